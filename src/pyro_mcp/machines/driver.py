@@ -1,0 +1,96 @@
+"""The driver contract: a driver gives birth to a machine and hands back one channel to the agent inside.
+
+Everything else (commands, files, shells) is the agent's. What a driver cannot promise it declares as a missing
+capability; nothing above ever asks which driver it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from pyro_mcp.protocol.channel import Channel
+from pyro_mcp.system.progress import Progress
+
+
+@dataclass(frozen=True)
+class Capabilities:
+    """What a driver's machines promise. `isolation` is the tier that results report."""
+
+    isolation: str
+    execution_mode: str
+    own_kernel: bool
+    restores: bool
+    memory_bound: bool
+
+
+@dataclass(frozen=True)
+class Image:
+    """A read-only disk image by content digest."""
+
+    digest: str
+    path: Path
+
+
+@dataclass(frozen=True)
+class GuestRuntime:
+    """What every guest boots: kernel, initramfs, and the image with the agent and its Python."""
+
+    digest: str
+    kernel: Path
+    initramfs: Path
+    image: Path
+
+
+@dataclass(frozen=True)
+class MachineSpec:
+    """A machine to be born. `directory` is its own, mode 0700, made by the caller and removed by the caller."""
+
+    machine_id: str
+    directory: Path
+    environment: Image | None
+    runtime: GuestRuntime | None
+    vcpu_count: int
+    mem_mib: int
+    scratch_mib: int
+    seed: Path | None = None
+
+
+class Machine(Protocol):
+    """A live machine. Its channel may end (machine died, wire broken); `on_exit` tells death itself."""
+
+    machine_id: str
+    capabilities: Capabilities
+    channel: Channel
+
+    @property
+    def pid(self) -> int: ...
+
+    def alive(self) -> bool: ...
+
+    def on_exit(self, callback: Callable[[], None]) -> None:
+        """Call `callback` once when the machine's process is gone, at once if it is."""
+
+    def terminate(self) -> None:
+        """End the machine now and wait until its process is gone. Idempotent."""
+
+    def last_words(self) -> str:
+        """The bounded, printable end of the console, for error messages. Untrusted."""
+
+
+class Driver(Protocol):
+    """Makes machines of one kind."""
+
+    name: str
+    capabilities: Capabilities
+
+    def launch(self, spec: MachineSpec, progress: Progress) -> Machine:
+        """Boot or restore a machine, configured and answering. On failure nothing of it is left running.
+
+        Raises `MachineFailed`, `MissingDependency`, `DiskFull` or `TimedOut`.
+        """
+
+    def adopt(self, machine_id: str, directory: Path) -> Machine | None:
+        """The live machine that an earlier node left in `directory`, reconnected; None if it is dead or not ours."""
