@@ -1,0 +1,145 @@
+"""One frozen `Settings`: where pyro keeps things and what it may use. The only reader of `os.environ`.
+
+Precedence, lowest first: built-in default < `/etc/pyro/config.toml` < `$XDG_CONFIG_HOME/pyro/config.toml`
+< environment variable `PYRO_<NAME>` < keyword given to `Settings.load` (a command-line flag).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from pyro_mcp.errors import InvalidArgument
+
+SYSTEM_CONFIG = Path("/etc/pyro/config.toml")
+_ISOLATION_TIERS = ("kvm",)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Validated settings. Paths are absolute; sizes are in MiB, times in seconds."""
+
+    state_dir: Path
+    cache_dir: Path
+    max_machines: int
+    memory_limit_mib: int
+    require_isolation: str | None
+    idle_seconds: float
+
+    @staticmethod
+    def load(environ: Mapping[str, str] | None = None, **overrides: Any) -> Settings:
+        """Settings of this process. Overrides that are None count as not given.
+
+        Raises `InvalidArgument` naming the setting and where it came from.
+        """
+        environ = os.environ if environ is None else environ
+        values = _defaults(environ)
+        for path in (SYSTEM_CONFIG, _config_home(environ) / "pyro" / "config.toml"):
+            _merge(values, _read_config(path), str(path))
+        from_environ = {name: environ.get(f"PYRO_{name.upper()}") or None for name in values}
+        _merge(values, from_environ, "the environment, as PYRO_*")
+        _merge(values, overrides, "the command line")
+        return Settings(**values)
+
+    def child_environ(self) -> dict[str, str]:
+        """The variables that make a child process load exactly these settings."""
+        pairs = ((field.name, getattr(self, field.name)) for field in fields(self))
+        return {f"PYRO_{name.upper()}": str(value) for name, value in pairs if value is not None}
+
+
+def _defaults(environ: Mapping[str, str]) -> dict[str, Any]:
+    return {
+        "state_dir": _xdg(environ, "XDG_STATE_HOME", ".local/state") / "pyro",
+        "cache_dir": _xdg(environ, "XDG_CACHE_HOME", ".cache") / "pyro",
+        "max_machines": 64,
+        "memory_limit_mib": max(1024, _host_memory_mib() * 3 // 4),
+        "require_isolation": None,
+        "idle_seconds": 300.0,
+    }
+
+
+def _home(environ: Mapping[str, str]) -> Path:
+    return Path(environ.get("HOME") or os.path.expanduser("~"))
+
+
+def _xdg(environ: Mapping[str, str], name: str, fallback: str) -> Path:
+    value = environ.get(name, "")
+    return Path(value) if value.startswith("/") else _home(environ) / fallback
+
+
+def _config_home(environ: Mapping[str, str]) -> Path:
+    return _xdg(environ, "XDG_CONFIG_HOME", ".config")
+
+
+def _host_memory_mib() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") >> 20
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_text("utf-8")
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidArgument(f"cannot read settings from {path}: {error}") from error
+    import tomllib  # here: most hosts have no file, and the CLI must start fast
+
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        hint = "Mend or remove the file"
+        raise InvalidArgument(f"cannot read settings from {path}: {error}", hint=hint) from error
+
+
+def _merge(values: dict[str, Any], given: Mapping[str, Any], origin: str) -> None:
+    """Put what is given over `values`; None counts as not given."""
+    for name, value in given.items():
+        if value is None:
+            continue
+        if name not in values:
+            hint = f"Known settings: {', '.join(sorted(values))}"
+            raise InvalidArgument(f"cannot use setting {name!r} from {origin}: unknown", hint=hint)
+        try:
+            values[name] = _PARSERS[name](value)
+        except (ValueError, TypeError) as error:
+            raise InvalidArgument(f"cannot use setting {name}={value!r} from {origin}: {error}") from error
+
+
+def _path(value: object) -> Path:
+    text = os.fspath(value) if isinstance(value, Path) else str(value)
+    if not text or "\0" in text:
+        raise ValueError("not a path")
+    return Path(os.path.abspath(os.path.expanduser(text)))
+
+
+def _count(value: object) -> int:
+    number = int(value) if isinstance(value, (int, str)) and not isinstance(value, bool) else 0
+    if not 1 <= number <= 1 << 30:
+        raise ValueError("not a whole number from 1 to 1073741824")
+    return number
+
+
+def _seconds(value: object) -> float:
+    number = float(value) if isinstance(value, (int, float, str)) and not isinstance(value, bool) else -1.0
+    if not 0 <= number <= 1e9:
+        raise ValueError("not a number of seconds from 0 to 1e9")
+    return number
+
+
+def _isolation(value: object) -> str:
+    if value not in _ISOLATION_TIERS:
+        raise ValueError(f"not one of: {', '.join(_ISOLATION_TIERS)}")
+    return str(value)
+
+
+_PARSERS = {
+    "state_dir": _path,
+    "cache_dir": _path,
+    "max_machines": _count,
+    "memory_limit_mib": _count,
+    "require_isolation": _isolation,
+    "idle_seconds": _seconds,
+}

@@ -1,0 +1,261 @@
+"""The one door to other programs: run one to its end, name a process for good, wait for one that is not ours.
+
+Never a shell: every command is an argument vector. A program that is missing becomes `MissingDependency` whose hint
+names the Debian package; a full disk becomes `DiskFull`; anything else that ends badly is `CommandFailed` with its last
+words.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+import shutil
+import signal
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pyro_mcp.errors import Cancelled, DiskFull, MissingDependency, PermissionDenied, PyroError, TimedOut
+
+PACKAGES: Mapping[str, str] = {
+    "cpio": "cpio",
+    "mkfs.erofs": "erofs-utils",
+    "mkfs.ext4": "e2fsprogs",
+    "mmdebstrap": "mmdebstrap",
+    "newuidmap": "uidmap",
+    "qemu-system-x86_64": "qemu-system-x86",
+    "setpriv": "util-linux",
+    "unshare": "util-linux",
+}
+"""Debian package of each program that pyro starts; the remedy in errors and in `doctor`."""
+
+_DIRECTORIES = ("/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin")
+_TAIL_BYTES = 1 << 16
+_FREE_SPACE = "Free disk space, for example with `pyro env prune`"
+
+
+class CommandFailed(PyroError):
+    """A program ran and ended with a status other than 0. `output` is the end of what it said."""
+
+    def __init__(self, message: str, *, status: int, output: str, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.status = status
+        self.output = output
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A program that ended well: its standard output and error, decoded, at most the last 64 KiB of each."""
+
+    stdout: str
+    stderr: str
+
+
+def find_program(name: str) -> Path | None:
+    """Where program `name` is; None when absent. System directories count even if PATH lacks them."""
+    found = shutil.which(name) or shutil.which(name, path=":".join(_DIRECTORIES))
+    return Path(found) if found else None
+
+
+def require_program(name: str) -> str:
+    """The path of program `name`. Raises `MissingDependency` with the package as remedy."""
+    found = find_program(name)
+    if found is None:
+        remedy = f"Install it: apt-get install {PACKAGES[name]}" if name in PACKAGES else "Install it"
+        raise MissingDependency(f"cannot run {name}: it is not installed", hint=remedy)
+    return str(found)
+
+
+def run(
+    argv: Sequence[str],
+    *,
+    cwd: Path | None = None,
+    env: Mapping[str, str] | None = None,
+    input: bytes | None = None,
+    timeout: float | None = None,
+    on_line: Callable[[str], None] | None = None,
+    cancelled: threading.Event | None = None,
+) -> Finished:
+    """Run `argv` in its own process group to its end; on timeout, cancel or any error the group is killed.
+
+    It dies with this process, too. `on_line` gets each line of standard error as it comes. Setting `cancelled`
+    ends the command within 0.2 s.
+    Raises `MissingDependency`, `PermissionDenied`, `DiskFull`, `TimedOut`, `Cancelled` or `CommandFailed`.
+    """
+    # The death signal hangs on the thread that starts the child: this one, which waits below.
+    command = [require_program("setpriv"), "--pdeathsig", "KILL", require_program(argv[0]), *argv[1:]]
+    with tempfile.TemporaryFile() as stdin, tempfile.TemporaryFile() as stdout:
+        try:
+            stdin.write(input or b"")
+            stdin.seek(0)
+            child = subprocess.Popen(
+                command,
+                stdin=stdin,
+                stdout=stdout,
+                stderr=subprocess.PIPE,
+                cwd=cwd,
+                env=env,
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise _cannot_start(argv[0], error) from error
+        try:
+            stderr = _listen(child, argv[0], timeout, on_line, cancelled)
+        finally:
+            _end_group(child)
+        if child.returncode:
+            raise _failure(argv, child.returncode, stderr)
+        stdout.seek(max(0, stdout.seek(0, os.SEEK_END) - _TAIL_BYTES))
+        return Finished(stdout.read().decode("utf-8", "replace"), stderr)
+
+
+def _listen(
+    child: subprocess.Popen[bytes],
+    name: str,
+    timeout: float | None,
+    on_line: Callable[[str], None] | None,
+    cancelled: threading.Event | None,
+) -> str:
+    """Standard error until its end, bounded to its tail; lines are handed on as they come."""
+    assert child.stderr is not None
+    deadline = None if timeout is None else time.monotonic() + timeout
+    tail, pending = b"", b""
+    poller = select.poll()
+    poller.register(child.stderr, select.POLLIN)
+    while True:
+        ready = poller.poll(_patience_ms(deadline, cancelled))
+        if cancelled is not None and cancelled.is_set():
+            raise Cancelled(f"cannot finish {name}: cancelled")
+        if deadline is not None and time.monotonic() >= deadline:
+            raise TimedOut(f"cannot finish {name}: no end after {timeout:g} s")
+        if not ready:
+            continue
+        chunk = os.read(child.stderr.fileno(), 1 << 16)
+        if not chunk:
+            break
+        tail = (tail + chunk)[-_TAIL_BYTES:]
+        *lines, pending = (pending + chunk)[-_TAIL_BYTES:].split(b"\n")
+        for line in lines if on_line else ():
+            on_line(line.decode("utf-8", "replace").rstrip("\r"))  # type: ignore[misc]
+    child.wait(None if deadline is None else max(0.0, deadline - time.monotonic()))
+    return tail.decode("utf-8", "replace")
+
+
+def _patience_ms(deadline: float | None, cancelled: threading.Event | None) -> int | None:
+    # An Event has no file descriptor: look at it five times a second, only where a caller may cancel.
+    waits = [] if deadline is None else [max(0.0, deadline - time.monotonic())]
+    if cancelled is not None:
+        waits.append(0.2)
+    return int(min(waits) * 1000) + 1 if waits else None
+
+
+def _end_group(child: subprocess.Popen[bytes]) -> None:
+    """Nothing of the command stays: kill its group, reap it, close our end."""
+    if child.poll() is None:
+        try:
+            os.killpg(child.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+        child.wait()
+    if child.stderr is not None:
+        child.stderr.close()
+
+
+def _cannot_start(name: str, error: OSError) -> PyroError:
+    if error.errno == errno.ENOSPC:
+        return DiskFull(f"cannot run {name}: {error.strerror}", hint=_FREE_SPACE)
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return PermissionDenied(f"cannot run {name}: {error.strerror}")
+    return CommandFailed(f"cannot run {name}: {error.strerror}", status=126, output="")
+
+
+def _failure(argv: Sequence[str], status: int, stderr: str) -> PyroError:
+    last = [line for line in stderr.strip().splitlines() if line.strip()][-3:]
+    words = " / ".join(last)[-600:] or "it said nothing"
+    if "No space left on device" in stderr:
+        return DiskFull(f"cannot finish {argv[0]}: no space left on device", hint=_FREE_SPACE)
+    how = f"killed by {signal.Signals(-status).name}" if status < 0 else f"exit {status}"
+    return CommandFailed(f"cannot finish {argv[0]}: {how}: {words}", status=status, output=stderr)
+
+
+@dataclass(frozen=True)
+class Identity:
+    """A process named for good: a pid alone comes back after a while, these three together do not.
+
+    `start_time` is in clock ticks since boot, `boot_id` is the kernel's.
+    """
+
+    pid: int
+    start_time: int
+    boot_id: str
+
+    @staticmethod
+    def of(pid: int) -> Identity | None:
+        """The identity of the live process `pid`; None when there is none, or only a zombie."""
+        start = _start_time(pid)
+        return None if start is None else Identity(pid, start, host_boot_id())
+
+    def alive(self) -> bool:
+        """Whether exactly this process still runs."""
+        return self.boot_id == host_boot_id() and _start_time(self.pid) == self.start_time
+
+    def open_pidfd(self) -> int | None:
+        """A pidfd of exactly this process, readable when it ends; None when it is gone. Close it."""
+        try:
+            descriptor = os.pidfd_open(self.pid)
+        except OSError:
+            return None
+        if self.alive():
+            return descriptor
+        os.close(descriptor)
+        return None
+
+    def kill(self, number: int = signal.SIGKILL) -> bool:
+        """Signal exactly this process; False when it is gone already."""
+        descriptor = self.open_pidfd()
+        if descriptor is None:
+            return False
+        try:
+            signal.pidfd_send_signal(descriptor, number)
+        except ProcessLookupError:
+            return False
+        finally:
+            os.close(descriptor)
+        return True
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until this process, anybody's child, has ended; False when `timeout` seconds pass first."""
+        descriptor = self.open_pidfd()
+        if descriptor is None:
+            return True
+        try:
+            return wait_pidfd(descriptor, timeout)
+        finally:
+            os.close(descriptor)
+
+
+def wait_pidfd(descriptor: int, timeout: float | None = None) -> bool:
+    """Wait until the process of a pidfd has ended; False when `timeout` seconds pass first."""
+    poller = select.poll()
+    poller.register(descriptor, select.POLLIN)
+    return bool(poller.poll(None if timeout is None else int(timeout * 1000)))
+
+
+def host_boot_id() -> str:
+    """The host kernel's id of this boot."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
+def _start_time(pid: int) -> int | None:
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text("utf-8", "replace")
+    except OSError:
+        return None
+    # The command name may hold spaces and brackets: fields count from the last bracket.
+    after = stat[stat.rindex(")") + 2 :].split()
+    return None if after[0] in ("Z", "X") else int(after[19])
