@@ -1,0 +1,97 @@
+"""The node's SQLite store: one file, one connection, one writer.
+
+The connection holds the file exclusively, so WAL needs no shared memory (below SQLite 3.51.3 two connections on one
+WAL can corrupt it) and nobody else can write. `synchronous=FULL`: what was acknowledged survives a power loss.
+Repositories get this object and write inside `transaction()`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pyro_mcp.errors import DiskFull, PyroError
+from pyro_mcp.store import migrate
+
+
+class Database:
+    """An open store. Safe to share between threads; transactions are serialised."""
+
+    def __init__(self, path: Path) -> None:
+        """Open or create `path` and bring it to this version's schema.
+
+        Raises `Unsupported` when a newer pyro wrote it (nothing is written then), `DiskFull`, or `PyroError` when
+        the file is damaged.
+        """
+        self.path = path
+        self._lock = threading.RLock()
+        migrate.refuse_newer(path)
+        with _translated(path, "open"):
+            _create_private(path)
+            self._connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=5)
+            try:
+                self._prepare()
+            except BaseException:
+                self._connection.close()
+                raise
+
+    def _prepare(self) -> None:
+        self._connection.row_factory = sqlite3.Row
+        for pragma in ("locking_mode=EXCLUSIVE", "journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+            self._connection.execute(f"PRAGMA {pragma}")
+        # 256 pages is 1 MiB: the store is small, and the node's memory is counted.
+        self._connection.execute("PRAGMA cache_size=256")
+        migrate.upgrade(self._connection)
+
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """All or nothing. On return everything inside is on disk; any error rolls it back."""
+        with self._lock, _translated(self.path, "write"):
+            self._connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._connection
+                self._connection.execute("COMMIT")
+            except BaseException:
+                if self._connection.in_transaction:
+                    self._connection.execute("ROLLBACK")
+                raise
+
+    def rows(self, sql: str, parameters: dict[str, Any] | None = None) -> list[sqlite3.Row]:
+        """The answer to one read-only statement."""
+        with self._lock, _translated(self.path, "read"):
+            return self._connection.execute(sql, parameters or {}).fetchall()
+
+    def check(self) -> str:
+        """SQLite's own verdict on the file: "ok" or its first complaint."""
+        return str(self.rows("PRAGMA quick_check(1)")[0][0])
+
+    def close(self) -> None:
+        """Fold the log into the file and let go of it. Idempotent."""
+        with self._lock:
+            self._connection.close()
+
+
+def _create_private(path: Path) -> None:
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
+
+
+@contextlib.contextmanager
+def _translated(path: Path, verb: str) -> Iterator[None]:
+    """SQLite's errors as ours."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        cause = str(error)
+        if "full" in cause:
+            raise DiskFull(f"cannot {verb} the store {path}: the disk is full", hint="Free some space") from error
+        hint = None
+        if isinstance(error, sqlite3.DatabaseError) and ("malformed" in cause or "not a database" in cause):
+            hint = f"Stop the node and move {path} away; a fresh one is made, and leftover machines are removed"
+        elif "locked" in cause:
+            hint = "Another program holds the file open; only the node may"
+        raise PyroError(f"cannot {verb} the store {path}: {cause}", hint=hint) from error

@@ -1,0 +1,92 @@
+"""The machines table: what exists, what is being done to it, and when it ends.
+
+A state that ends in -ing is an intent, written before the effect; a node that opens the store and finds one knows
+that its predecessor died in the middle.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from dataclasses import asdict, dataclass, fields
+from typing import Literal
+
+from pyro_mcp.store.database import Database
+
+State = Literal["creating", "created", "starting", "running", "stopping", "stopped", "failed", "deleting"]
+LIVE: frozenset[State] = frozenset({"creating", "starting", "running", "stopping"})
+"""States in which a machine may hold memory."""
+
+
+@dataclass(frozen=True, slots=True)
+class MachineRow:
+    """One machine. Times are Unix seconds; `deadline_ns` counts on the boot clock of the boot `boot_id`."""
+
+    machine_id: str
+    environment: str
+    digest: str | None
+    driver: str
+    isolation: str
+    execution_mode: str
+    vcpu_count: int
+    mem_mib: int
+    scratch_mib: int
+    state: State
+    one_shot: bool
+    ttl_seconds: int
+    created_at: float
+    expires_at: float
+    boot_id: str
+    deadline_ns: int
+    reason: str | None = None
+
+
+_COLUMNS = tuple(field.name for field in fields(MachineRow))
+_INSERT = (
+    f"INSERT INTO machines ({', '.join(_COLUMNS)}) VALUES ({', '.join(':' + name for name in _COLUMNS)})"
+)
+
+
+class Machines:
+    """The only code that writes the machines table. Every method is one transaction."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def insert(self, row: MachineRow) -> None:
+        with self._database.transaction() as connection:
+            connection.execute(_INSERT, asdict(row))
+
+    def get(self, machine_id: str) -> MachineRow | None:
+        found = self._database.rows("SELECT * FROM machines WHERE machine_id=:id", {"id": machine_id})
+        return _row(found[0]) if found else None
+
+    def list(self) -> list[MachineRow]:
+        """All machines, oldest first."""
+        return [_row(row) for row in self._database.rows("SELECT * FROM machines ORDER BY created_at, machine_id")]
+
+    def set_state(self, machine_id: str, state: State, *, reason: str | None = None) -> None:
+        """Enter `state`; `reason` replaces the earlier one. A machine that is gone stays gone."""
+        with self._database.transaction() as connection:
+            connection.execute(
+                "UPDATE machines SET state=:state, reason=:reason WHERE machine_id=:id",
+                {"id": machine_id, "state": state, "reason": reason},
+            )
+
+    def fail(self, machine_id: str, reason: str) -> None:
+        """A running machine has died by itself. One that is being stopped or deleted is left to whoever does it."""
+        with self._database.transaction() as connection:
+            connection.execute(
+                "UPDATE machines SET state='failed', reason=:reason WHERE machine_id=:id AND state='running'",
+                {"id": machine_id, "reason": reason},
+            )
+
+    def delete(self, machine_id: str) -> None:
+        """Forget it. Idempotent."""
+        with self._database.transaction() as connection:
+            connection.execute("DELETE FROM machines WHERE machine_id=:id", {"id": machine_id})
+
+
+def _row(row: sqlite3.Row) -> MachineRow:
+    values = dict(row)
+    values["one_shot"] = bool(values["one_shot"])
+    return MachineRow(**values)
