@@ -1,0 +1,77 @@
+"""Which driver makes the next machine: the strongest isolation that this host has proved."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from pyro_mcp.machines.host.driver import HostDriver
+
+from pyro_mcp.errors import IsolationUnavailable, MissingDependency
+from pyro_mcp.machines.driver import Driver, GuestRuntime, Image, MachineSpec
+from pyro_mcp.machines.preflight import Verdict, kvm_verdict
+from pyro_mcp.machines.qemu.command import BINARY
+from pyro_mcp.machines.qemu.driver import QemuDriver
+from pyro_mcp.settings import Settings
+from pyro_mcp.system.process import find_program
+
+PROBE_MEM_MIB = 256
+
+Notice = Callable[[str], None]
+
+
+class DriverCatalog:
+    """The drivers of one node. Each is made once, so that what it has verified stays verified."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._drivers: dict[str, Driver] = {
+            "tcg": QemuDriver(settings.cache_dir, accelerator="tcg"),
+            "kvm": QemuDriver(settings.cache_dir, accelerator="kvm"),
+            "host": HostDriver(),
+        }
+
+    def guest(self, environment: Image, runtime: GuestRuntime, notice: Notice) -> Driver:
+        """The driver for a guest. `notice` gets one line when KVM is there and had to be passed over.
+
+        Raises `IsolationUnavailable` when KVM is required and unusable, `MissingDependency` without QEMU.
+        """
+        if find_program(BINARY) is None:
+            raise MissingDependency(
+                f"cannot start a guest: {BINARY} is not installed",
+                hint="Install it: apt-get install qemu-system-x86. Or allow the bare host: --allow-host-compat",
+            )
+        verdict = self.verdict(environment, runtime)
+        if verdict.usable:
+            return self._drivers["kvm"]
+        if self._settings.require_isolation == "kvm":
+            raise IsolationUnavailable(
+                f"cannot start a guest: PYRO_REQUIRE_ISOLATION=kvm, and KVM is not usable here: {verdict.reason}",
+                hint=verdict.remedy,
+            )
+        notice(f"KVM is not usable here ({verdict.reason}); using software emulation, which is slower")
+        return self._drivers["tcg"]
+
+    def host(self) -> Driver:
+        """The driver of `host_compat`: no isolation, only ever by explicit choice."""
+        return self._drivers["host"]
+
+    def by_isolation(self, isolation: str) -> Driver:
+        """The driver whose machines report `isolation`, for adopting one."""
+        return next(driver for driver in self._drivers.values() if driver.capabilities.isolation == isolation)
+
+    def verdict(self, environment: Image, runtime: GuestRuntime) -> Verdict:
+        """Whether KVM is usable, proved by a guest of `environment` if nobody has asked since the host booted."""
+
+        def boot(seconds: float) -> None:
+            cache = self._settings.cache_dir
+            directory = Path(tempfile.mkdtemp(prefix="probe-", dir=cache))
+            try:
+                spec = MachineSpec("probe", directory, environment, runtime, 1, PROBE_MEM_MIB, 64)
+                QemuDriver(cache, accelerator="kvm", boot_seconds=seconds).boot(spec).terminate()
+            finally:
+                shutil.rmtree(directory, ignore_errors=True)
+
+        return kvm_verdict(self._settings.cache_dir, boot)

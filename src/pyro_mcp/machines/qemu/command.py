@@ -1,0 +1,114 @@
+"""The QEMU command line: one place, so that a template and its children differ only where they must."""
+
+from __future__ import annotations
+
+import json
+import platform
+from dataclasses import dataclass
+from pathlib import Path
+
+from pyro_mcp.machines.driver import MachineSpec
+from pyro_mcp.system.tsc import tsc_khz
+
+BINARY = {"x86_64": "qemu-system-x86_64", "aarch64": "qemu-system-aarch64"}.get(
+    platform.machine(), "qemu-system-x86_64"
+)
+
+COMMAND_VERSION = 1
+"""Part of every template's identity: raise it when the machine a guest sees changes."""
+
+DISK_BYTES = 256 * 1024**3
+"""Virtual size of the seed and scratch disks. Constant, so that files can change hands behind a restored device;
+sparse, so that it costs nothing."""
+
+SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Guest RAM: a private anonymous block, or a file that is written (`share`) or mapped copy-on-write."""
+
+    path: Path | None = None
+    share: bool = False
+
+
+@dataclass(frozen=True)
+class Sockets:
+    """Descriptors of listening Unix sockets that the VMM inherits."""
+
+    agent: int
+    monitor: int
+    console: int
+
+
+def build(
+    spec: MachineSpec,
+    *,
+    accelerator: str,
+    memory: Memory,
+    sockets: Sockets,
+    seed: Path,
+    scratch: Path,
+    incoming: bool = False,
+) -> list[str]:
+    """The argument vector for `spec`. `accelerator` is `kvm` or `tcg`."""
+    assert spec.runtime is not None
+    assert spec.environment is not None
+    return [
+        BINARY,
+        *("-name", f"pyro-{spec.machine_id},process=pyro-{spec.machine_id[:11]}"),
+        *("-no-user-config", "-nodefaults", "-nographic", "-no-reboot"),
+        *("-sandbox", SANDBOX),
+        *("-M", "microvm,acpi=on,rtc=on,memory-backend=ram"),
+        *("-accel", "kvm" if accelerator == "kvm" else "tcg,thread=multi"),
+        *("-cpu", "host" if accelerator == "kvm" else "max"),
+        *("-smp", str(spec.vcpu_count)),
+        *("-m", f"{spec.mem_mib}M"),
+        *("-object", json.dumps(_memory(spec.mem_mib, memory))),
+        *("-kernel", str(spec.runtime.kernel), "-initrd", str(spec.runtime.initramfs)),
+        *("-append", kernel_parameters(accelerator)),
+        *_port("monitor", sockets.monitor),
+        *("-mon", "chardev=monitor,mode=control"),
+        *_port("console", sockets.console),
+        *("-serial", "chardev:console"),
+        *("-device", "virtio-serial-device,max_ports=2"),
+        *_port("agent", sockets.agent),
+        *("-device", "virtserialport,chardev=agent,name=pyro.agent"),
+        *_disk("runtime", spec.runtime.image, read_only=True),
+        *_disk("environment", spec.environment.path, read_only=True),
+        *_disk("seed", seed, read_only=True),
+        *_disk("scratch", scratch, read_only=False),
+        *(("-incoming", "defer") if incoming else ()),
+    ]
+
+
+def kernel_parameters(accelerator: str) -> str:
+    """The kernel command line. `quiet` halves the boot: each console byte is an exit from the guest."""
+    words = ["console=ttyS0", "quiet", "panic=-1", "random.trust_cpu=on", "nowatchdog", "mitigations=auto"]
+    khz = tsc_khz()
+    if accelerator == "tcg" and khz is not None:
+        words += [f"tsc_early_khz={khz}", "no_timer_check"]
+    return " ".join(words)
+
+
+def _memory(mem_mib: int, memory: Memory) -> dict[str, object]:
+    common: dict[str, object] = {"id": "ram", "size": mem_mib * 1024**2}
+    if memory.path is None:
+        return {"qom-type": "memory-backend-ram", **common}
+    return {"qom-type": "memory-backend-file", **common, "mem-path": str(memory.path), "share": memory.share}
+
+
+def _port(name: str, fd: int) -> tuple[str, str]:
+    return "-chardev", f"socket,id={name},fd={fd},server=on,wait=off"
+
+
+def _disk(name: str, path: Path, *, read_only: bool) -> tuple[str, ...]:
+    """A raw disk. Format probing would let a guest that writes a QCOW2 header name host files."""
+    node: dict[str, object] = {
+        "driver": "raw",
+        "node-name": name,
+        "read-only": read_only,
+        "discard": "unmap",
+        "file": {"driver": "file", "filename": str(path), "read-only": read_only, "discard": "unmap"},
+    }
+    return "-blockdev", json.dumps(node), "-device", f"virtio-blk-device,drive={name},serial={name}"

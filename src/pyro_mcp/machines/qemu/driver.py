@@ -1,0 +1,303 @@
+"""The QEMU driver: a `microvm` under KVM where that is proved, under software emulation everywhere else."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import functools
+import os
+import secrets
+import shutil
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from pyro_mcp.errors import MachineFailed, MissingDependency
+from pyro_mcp.machines.disks import blank_device, new_scratch
+from pyro_mcp.machines.driver import Capabilities, MachineSpec
+from pyro_mcp.machines.qemu import vmm
+from pyro_mcp.machines.qemu.command import (
+    BINARY,
+    COMMAND_VERSION,
+    DISK_BYTES,
+    Memory,
+    Sockets,
+    build,
+    kernel_parameters,
+)
+from pyro_mcp.machines.qemu.qmp import Qmp
+from pyro_mcp.machines.qemu.vmm import Vmm
+from pyro_mcp.machines.template import RAM, STATE, Kind, Template, TemplateStore
+from pyro_mcp.protocol.channel import Channel, ChannelClosed, RemoteError
+from pyro_mcp.protocol.pipe import Pipe
+from pyro_mcp.system.progress import Progress
+
+BOOT_SECONDS = {"kvm": 30.0, "tcg": 120.0}
+"""How long a cold boot may take before it is given up; an emulated one on a busy host needs many seconds."""
+ANSWER_SECONDS = 30.0
+SCRATCH, TOKEN = "scratch.ext4", "token"
+MIGRATE_BANDWIDTH = 1 << 40
+
+
+class QemuDriver:
+    """Makes machines with `accelerator` `kvm` or `tcg`."""
+
+    name = "qemu"
+
+    def __init__(self, cache_dir: Path, *, accelerator: str, boot_seconds: float | None = None) -> None:
+        self._boot_seconds = boot_seconds or BOOT_SECONDS[accelerator]
+        self._cache_dir = cache_dir
+        self._accelerator = accelerator
+        self._templates = TemplateStore(cache_dir)
+        self.capabilities = Capabilities(
+            isolation="kvm-qemu" if accelerator == "kvm" else "emulated",
+            execution_mode="guest",
+            own_kernel=True,
+            restores=True,
+            memory_bound=True,
+        )
+
+    def launch(self, spec: MachineSpec, progress: Progress) -> QemuMachine:
+        """A configured machine, restored from its kind's template, which is made first if there is none."""
+        scratch = spec.directory / SCRATCH
+        if not scratch.exists():
+            new_scratch(self._cache_dir, scratch, spec.scratch_mib, device_bytes=DISK_BYTES)
+        template = self._template(spec, progress)
+        try:
+            return self._born(spec, scratch, template)
+        except MachineFailed:
+            # Sound by its digests and yet it does not run: say, an upgraded library under the same QEMU version.
+            self._templates.discard(template)
+            progress("the frozen guest did not restore; building it again", None)
+            return self._born(spec, scratch, self._template(spec, progress))
+
+    def boot(self, spec: MachineSpec) -> QemuMachine:
+        """A configured machine booted cold, without a template."""
+        scratch = spec.directory / SCRATCH
+        if not scratch.exists():
+            new_scratch(self._cache_dir, scratch, spec.scratch_mib, device_bytes=DISK_BYTES)
+        process = self._spawn(spec, scratch, Memory())
+        return self._configured(spec, process, self._boot_seconds)
+
+    def adopt(self, machine_id: str, directory: Path) -> QemuMachine | None:
+        process = vmm.adopt(directory)
+        if process is None:
+            return None
+        try:
+            channel, hello = _greet(process, ANSWER_SECONDS)
+        except MachineFailed:
+            process.terminate()
+            return None
+        machine = QemuMachine(machine_id, self.capabilities, process, channel)
+        with contextlib.suppress(OSError):
+            if secrets.compare_digest((directory / TOKEN).read_text(), str(hello.get("token"))):
+                return machine
+        machine.terminate()
+        return None
+
+    # -- birth
+
+    def _born(self, spec: MachineSpec, scratch: Path, template: Template) -> QemuMachine:
+        process = self._spawn(spec, scratch, Memory(template.ram), incoming=True)
+        try:
+            _load(process, template)
+        except MachineFailed as error:
+            process.terminate()
+            raise _explain(error, process) from None
+        return self._configured(spec, process, ANSWER_SECONDS)
+
+    def _configured(self, spec: MachineSpec, process: Vmm, seconds: float) -> QemuMachine:
+        try:
+            channel, _ = _greet(process, seconds)
+            machine = QemuMachine(spec.machine_id, self.capabilities, process, channel)
+            _configure(spec, channel)
+        except (MachineFailed, ChannelClosed, RemoteError, TimeoutError) as error:
+            process.terminate()
+            raise _explain(error, process) from None
+        return machine
+
+    def _spawn(self, spec: MachineSpec, scratch: Path, memory: Memory, *, incoming: bool = False) -> Vmm:
+        def command(sockets: Sockets) -> list[str]:
+            return build(
+                spec,
+                accelerator=self._accelerator,
+                memory=memory,
+                sockets=sockets,
+                seed=spec.seed or blank_device(self._cache_dir, DISK_BYTES),
+                scratch=scratch,
+                incoming=incoming,
+            )
+
+        return vmm.spawn(spec.directory, command)
+
+    # -- templates
+
+    def _template(self, spec: MachineSpec, progress: Progress) -> Template:
+        kind = self._kind(spec)
+        found = self._templates.get(kind)
+        if found is not None:
+            return found
+        progress(f"booting a {spec.vcpu_count} vCPU, {spec.mem_mib} MiB guest once, to freeze it", None)
+        return self._templates.build(kind, lambda directory: self._freeze(spec, directory))
+
+    def _kind(self, spec: MachineSpec) -> Kind:
+        assert spec.environment is not None
+        assert spec.runtime is not None
+        return Kind(
+            environment=spec.environment.digest,
+            runtime=spec.runtime.digest,
+            vcpu_count=spec.vcpu_count,
+            mem_mib=spec.mem_mib,
+            driver=self.name,
+            accelerator=self._accelerator,
+            vmm_version=qemu_version(),
+            command=f"{COMMAND_VERSION} {kernel_parameters(self._accelerator)}",
+            cpu_model=_cpu_model(),
+        )
+
+    def _freeze(self, spec: MachineSpec, directory: Path) -> None:
+        """Boot, wait until the agent serves, and write RAM and device state into `directory`."""
+        scratch = directory / SCRATCH
+        with scratch.open("wb") as file:
+            os.truncate(file.fileno(), DISK_BYTES)
+        placeholder = MachineSpec(
+            machine_id="template",
+            directory=directory,
+            environment=spec.environment,
+            runtime=spec.runtime,
+            vcpu_count=spec.vcpu_count,
+            mem_mib=spec.mem_mib,
+            scratch_mib=0,
+        )
+        process = self._spawn(placeholder, scratch, Memory(directory / RAM, share=True))
+        try:
+            channel, _ = _greet(process, self._boot_seconds)
+            _save(process, channel, directory / STATE)
+        except (MachineFailed, ChannelClosed, RemoteError, TimeoutError) as error:
+            raise _explain(error, process) from None
+        finally:
+            process.terminate()
+        for leftover in (vmm.AGENT, vmm.MONITOR, vmm.CONSOLE, vmm.IDENTITY, vmm.LOG, SCRATCH):
+            (directory / leftover).unlink(missing_ok=True)
+
+
+class QemuMachine:
+    """A live QEMU guest and the channel to its agent."""
+
+    def __init__(self, machine_id: str, capabilities: Capabilities, process: Vmm, channel: Channel) -> None:
+        self.machine_id = machine_id
+        self.capabilities = capabilities
+        self.channel = channel
+        self._process = process
+        process.on_exit(lambda: channel.close("the guest's machine has exited"))
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def alive(self) -> bool:
+        return self._process.alive()
+
+    def on_exit(self, callback: Callable[[], None]) -> None:
+        self._process.on_exit(callback)
+
+    def terminate(self) -> None:
+        self._process.terminate()
+
+    def last_words(self) -> str:
+        return self._process.last_words()
+
+
+@functools.cache
+def qemu_version() -> str:
+    """The version line of the installed QEMU. Raises `MissingDependency`."""
+    if shutil.which(BINARY) is None:
+        raise MissingDependency(
+            f"cannot start a guest: {BINARY} is not installed", hint="apt-get install qemu-system-x86"
+        )
+    return subprocess.run([BINARY, "--version"], capture_output=True, text=True, check=True).stdout.splitlines()[0]
+
+
+@functools.cache
+def _cpu_model() -> str:
+    """`-cpu host` and `-cpu max` follow the host's processor, so a template may not move to another one."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "unknown")
+
+
+def _greet(process: Vmm, seconds: float) -> tuple[Channel, dict[str, object]]:
+    """The open channel to the agent, and its hello. Raises `MachineFailed` when the guest does not answer in time."""
+    channel = Channel(Pipe(process.connect_agent().detach()), initiator=True, hello={"role": "node"})
+    process.on_exit(lambda: channel.close("the guest's machine has exited"))
+    try:
+        return channel, channel.start(seconds)
+    except (ChannelClosed, TimeoutError) as error:
+        raise MachineFailed(f"cannot reach the guest's agent: {error}") from None
+
+
+def _configure(spec: MachineSpec, channel: Channel) -> None:
+    """Give the guest its own clock, randomness, names and disks, before any user command."""
+    token = secrets.token_hex(16)
+    descriptor = os.open(spec.directory / TOKEN, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(token)
+    channel.call(
+        "configure",
+        {
+            "time_ns": time.time_ns(),
+            "entropy": base64.b64encode(secrets.token_bytes(64)).decode(),
+            "hostname": spec.machine_id,
+            "machine_id": secrets.token_hex(16),
+            "token": token,
+            "scratch": True,
+            "seed": spec.seed is not None,
+        },
+        timeout=ANSWER_SECONDS,
+    )
+
+
+def _save(process: Vmm, channel: Channel, state: Path) -> None:
+    """Freeze a guest whose agent waits for its next connection: it reopens its port when one has ended."""
+    monitor = process.connect_monitor()
+    try:
+        channel.close("to be frozen")
+        monitor.wait_event("VSERPORT_CHANGE", lambda data: data.get("open") is True)
+        monitor.execute("stop")
+        _shared_memory(monitor)
+        _to_file(monitor, "migrate", state, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+    finally:
+        monitor.close()
+
+
+def _load(process: Vmm, template: Template) -> None:
+    monitor = process.connect_monitor()
+    try:
+        _shared_memory(monitor)
+        _to_file(monitor, "migrate-incoming", template.state, os.O_RDONLY)
+        monitor.execute("cont")
+    finally:
+        monitor.close()
+
+
+def _shared_memory(monitor: Qmp) -> None:
+    names = ["x-ignore-shared", "events"]
+    capabilities = [{"capability": name, "state": True} for name in names]
+    monitor.execute("migrate-set-capabilities", capabilities=capabilities)
+
+
+def _to_file(monitor: Qmp, command: str, path: Path, flags: int) -> None:
+    """Move device state through a descriptor: QEMU's sandbox forbids it the helper that `exec:` would spawn."""
+    descriptor = os.open(path, flags | os.O_CLOEXEC, 0o600)
+    try:
+        monitor.send_descriptor("state", descriptor)
+    finally:
+        os.close(descriptor)
+    monitor.execute(command, uri="fd:state")
+    monitor.wait_migration()
+
+
+def _explain(error: Exception, process: Vmm) -> MachineFailed:
+    words = process.last_words()
+    hint = f"its last words were:\n{words}" if words else "run `pyro doctor` to check this host"
+    return MachineFailed(f"cannot start the guest: {error}", hint=hint)

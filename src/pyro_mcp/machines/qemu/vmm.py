@@ -1,0 +1,165 @@
+"""One QEMU process: spawned, watched and ended. It outlives the node that made it, and a later node finds it again."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import socket
+import subprocess
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+from pyro_mcp.errors import MachineFailed
+from pyro_mcp.machines.qemu.command import Sockets
+from pyro_mcp.machines.qemu.qmp import Qmp
+from pyro_mcp.system.process import Identity, require_program
+from pyro_mcp.system.sockets import connect_unix, listen_unix
+
+CONSOLE_BYTES = 64 * 1024
+AGENT, MONITOR, CONSOLE, IDENTITY, LOG = "agent.sock", "monitor.sock", "console.sock", "vmm.json", "vmm.log"
+
+
+def spawn(directory: Path, command: Callable[[Sockets], list[str]]) -> Vmm:
+    """Start QEMU with its sockets in `directory`. Raises `MissingDependency` when there is no QEMU.
+
+    The sockets listen before QEMU starts, so nobody ever waits for them to appear.
+    """
+    with contextlib.ExitStack() as stack:
+        listeners = [stack.enter_context(listen_unix(directory / name)) for name in (AGENT, MONITOR, CONSOLE)]
+        log = stack.enter_context((directory / LOG).open("wb"))
+        fds = [listener.fileno() for listener in listeners]
+        argv = command(Sockets(*fds))
+        argv[0] = require_program(argv[0])
+        child = subprocess.Popen(
+            argv,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            pass_fds=fds,
+            cwd=directory,
+            start_new_session=True,
+            env={"LANG": "C.UTF-8"},
+        )
+    identity = Identity.of(child.pid)
+    pidfd = identity.open_pidfd() if identity else None
+    if identity is None or pidfd is None:
+        child.wait()
+        raise MachineFailed("cannot start a guest: QEMU exited at once", hint=(directory / LOG).read_text()[-500:])
+    identity.save(directory / IDENTITY)
+    return Vmm(directory, identity, pidfd, child)
+
+
+def adopt(directory: Path) -> Vmm | None:
+    """The QEMU that an earlier node left in `directory`, or None when that process is gone.
+
+    One whose identity was never written down, because the node died in between, answers on its monitor and is ended.
+    """
+    identity = Identity.load(directory / IDENTITY)
+    if identity is None:
+        _quit_nameless(directory)
+        return None
+    pidfd = identity.open_pidfd()
+    return None if pidfd is None else Vmm(directory, identity, pidfd, None)
+
+
+def _quit_nameless(directory: Path) -> None:
+    with contextlib.suppress(OSError, MachineFailed):
+        monitor = Qmp(connect_unix(directory / MONITOR, timeout=10))
+        monitor.execute("quit")
+        monitor.close()
+
+
+class Vmm:
+    """A live QEMU process. `child` is set when this node is its parent and must reap it."""
+
+    def __init__(self, directory: Path, identity: Identity, pidfd: int, child: subprocess.Popen[bytes] | None) -> None:
+        self.directory = directory
+        self.identity = identity
+        self._child = child
+        self._gone = threading.Event()
+        self._lock = threading.Lock()
+        self._callbacks: list[Callable[[], None]] = []
+        self._console = bytearray()
+        self._pidfd = pidfd
+        threading.Thread(target=self._watch, name=f"vmm-{identity.pid}", daemon=True).start()
+
+    @property
+    def pid(self) -> int:
+        return self.identity.pid
+
+    def alive(self) -> bool:
+        return not self._gone.is_set()
+
+    def connect_agent(self) -> socket.socket:
+        return self._connect(AGENT)
+
+    def connect_monitor(self) -> Qmp:
+        return Qmp(self._connect(MONITOR))
+
+    def on_exit(self, callback: Callable[[], None]) -> None:
+        with self._lock:
+            if not self._gone.is_set():
+                self._callbacks.append(callback)
+                return
+        callback()
+
+    def terminate(self) -> None:
+        """SIGKILL and wait: a machine's state is on its disks, never in its process."""
+        with self._lock, contextlib.suppress(ProcessLookupError):
+            if not self._gone.is_set():
+                signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+        self._gone.wait()
+
+    def last_words(self) -> str:
+        """What QEMU and the guest's console said last; printable, at most 2,000 characters, untrusted."""
+        with contextlib.suppress(OSError):
+            log = (self.directory / LOG).read_bytes()[-1000:]
+            text = (log + bytes(self._console[-1000:])).decode("utf-8", "replace")
+            return "".join(c if c.isprintable() or c == "\n" else " " for c in text).strip()
+        return ""
+
+    def _connect(self, name: str) -> socket.socket:
+        try:
+            return connect_unix(self.directory / name, timeout=10)
+        except OSError as error:
+            raise MachineFailed(f"cannot reach the guest: {name}: {error}") from None
+
+    def _watch(self) -> None:
+        """Keep the end of the console and notice death. The console is read so that a chatty guest fills a ring
+        here, not a file on the host's disk."""
+        poller = select.poll()
+        poller.register(self._pidfd, select.POLLIN)
+        with contextlib.suppress(MachineFailed):
+            console = self._connect(CONSOLE)
+            poller.register(console, select.POLLIN)
+            self._pump(poller, console)
+        poller = select.poll()
+        poller.register(self._pidfd, select.POLLIN)
+        poller.poll()
+        if self._child is not None:
+            self._child.wait()
+        with self._lock:
+            self._gone.set()
+            os.close(self._pidfd)
+            callbacks = list(self._callbacks)
+        for callback in callbacks:
+            callback()
+
+    def _pump(self, poller: select.poll, console: socket.socket) -> None:
+        with console:
+            while True:
+                ready = {fd for fd, _ in poller.poll()}
+                if console.fileno() in ready:
+                    try:
+                        data = console.recv(65536)
+                    except OSError:
+                        return
+                    if not data:
+                        return
+                    self._console += data
+                    del self._console[:-CONSOLE_BYTES]
+                elif self._pidfd in ready:
+                    return

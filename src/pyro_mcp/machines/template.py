@@ -1,0 +1,140 @@
+"""Templates: a guest kind boots once and is frozen; later guests of that kind map its memory copy-on-write.
+
+A template is a directory `cache_dir/templates/<kind>/` with the RAM file, the device state and a manifest. It is
+published by one rename, so it is whole or absent. It is trusted only if its files are the very ones that were digested:
+once per node by content, after that by inode, size and times; anything else is removed and built again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from pyro_mcp.system.locks import locked
+
+from pyro_mcp.system.sparse import digest_sparse
+
+FORMAT = 1
+RAM, STATE, MANIFEST = "ram", "state", "manifest.json"
+
+
+@dataclass(frozen=True)
+class Kind:
+    """Everything that decides whether a frozen guest can stand for a new one."""
+
+    environment: str
+    runtime: str
+    vcpu_count: int
+    mem_mib: int
+    driver: str
+    accelerator: str
+    vmm_version: str
+    command: str
+    cpu_model: str
+
+    @property
+    def digest(self) -> str:
+        text = json.dumps({"format": FORMAT, **dataclasses.asdict(self)}, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+@dataclass(frozen=True)
+class Template:
+    """A frozen guest. Children map `ram` private and load `state`."""
+
+    directory: Path
+
+    @property
+    def ram(self) -> Path:
+        return self.directory / RAM
+
+    @property
+    def state(self) -> Path:
+        return self.directory / STATE
+
+
+class TemplateStore:
+    """The templates under `cache_dir`. Safe between threads and processes."""
+
+    def __init__(self, cache_dir: Path) -> None:
+        self._root = cache_dir / "templates"
+        self._lock = threading.Lock()
+        self._verified: dict[str, tuple[tuple[int, ...], ...]] = {}
+
+    def get(self, kind: Kind) -> Template | None:
+        """The template of `kind`, if there is a sound one. A damaged one is removed."""
+        directory = self._root / kind.digest
+        if not directory.exists():
+            return None
+        if self._sound(kind, directory):
+            return Template(directory)
+        shutil.rmtree(directory, ignore_errors=True)
+        return None
+
+    def build(self, kind: Kind, freeze: Callable[[Path], None]) -> Template:
+        """The template of `kind`, made if need be by `freeze(directory)`, which writes the RAM and state files there.
+
+        One builder at a time over all processes; the others wait and share its work.
+        """
+        self._root.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with locked(self._root / f"{kind.digest}.lock"):
+            self._sweep(kind)
+            found = self.get(kind)
+            if found is not None:
+                return found
+            temporary = Path(tempfile.mkdtemp(prefix=f"{kind.digest}.tmp-", dir=self._root))
+            try:
+                freeze(temporary)
+                self._seal(kind, temporary)
+                os.rename(temporary, self._root / kind.digest)
+            except BaseException:
+                shutil.rmtree(temporary, ignore_errors=True)
+                raise
+        return Template(self._root / kind.digest)
+
+    def discard(self, template: Template) -> None:
+        """Drop a template that did not restore. Machines that already map it keep their pages."""
+        with contextlib.suppress(OSError):
+            shutil.rmtree(template.directory)
+
+    def _sweep(self, kind: Kind) -> None:
+        """Remove what builders that died left; the lock says that none is alive."""
+        for leftover in self._root.glob(f"{kind.digest}.tmp-*"):
+            shutil.rmtree(leftover, ignore_errors=True)
+
+    def _seal(self, kind: Kind, directory: Path) -> None:
+        manifest = {
+            "format": FORMAT,
+            **dataclasses.asdict(kind),
+            "digests": {name: digest_sparse(directory / name) for name in (RAM, STATE)},
+        }
+        (directory / MANIFEST).write_text(json.dumps(manifest, indent=1, sort_keys=True))
+
+    def _sound(self, kind: Kind, directory: Path) -> bool:
+        try:
+            identity = tuple(_identity(directory / name) for name in (RAM, STATE))
+            with self._lock:
+                if self._verified.get(kind.digest) == identity:
+                    return True
+            digests = json.loads((directory / MANIFEST).read_text())["digests"]
+            sound = all(digest_sparse(directory / name) == digests[name] for name in (RAM, STATE))
+        except (OSError, ValueError, KeyError, TypeError):
+            return False
+        if sound:
+            with self._lock:
+                self._verified[kind.digest] = identity
+        return sound
+
+
+def _identity(path: Path) -> tuple[int, ...]:
+    stat = path.stat()
+    return stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
