@@ -1,0 +1,73 @@
+"""The rules of the house that a machine can check: layers, sizes, bans."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+SOURCE = ROOT / "src" / "pyro_mcp"
+MODULES = sorted(SOURCE.rglob("*.py"))
+
+EDGES = {"surfaces/cli/main.py", "surfaces/mcp.py", "protocol/channel.py"}
+"""Where a broad `except` may stand: CLI, MCP, and the loop that serves agent and node."""
+
+LONG_MODULES: dict[str, str] = {
+    "protocol/channel.py": "Channel and Stream share one lock discipline and are read together",
+}
+
+
+def name_of(path: Path) -> str:
+    return path.relative_to(SOURCE).as_posix()
+
+
+def test_imports_point_one_way() -> None:
+    command = [str(Path(sys.executable).with_name("lint-imports")), "--no-cache"]
+    finished = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert finished.returncode == 0, finished.stdout + finished.stderr
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_a_module_stays_readable(path: Path) -> None:
+    lines = path.read_text().count("\n")
+    assert lines <= 400 or name_of(path) in LONG_MODULES, f"{lines} lines: split it, or say here why not"
+    for function in functions(path):
+        length = (function.end_lineno or 0) - function.lineno + 1
+        assert length <= 60, f"{function.name} has {length} lines"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_a_module_says_what_it_is_for(path: Path) -> None:
+    text = path.read_text()
+    assert not text.strip() or ast.get_docstring(ast.parse(text)), "a module needs a docstring"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_broad_except_stands_at_the_edges_only(path: Path) -> None:
+    if name_of(path) in EDGES:
+        return
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ExceptHandler) and not raises_again(node):
+            caught = ast.unparse(node.type) if node.type else "everything"
+            assert caught not in {"Exception", "BaseException", "everything"}, f"line {node.lineno} swallows {caught}"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_the_environment_is_read_in_one_place(path: Path) -> None:
+    if name_of(path) != "settings.py":
+        assert "os.environ" not in path.read_text(), "read it through Settings"
+
+
+def functions(path: Path) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            yield node
+
+
+def raises_again(handler: ast.ExceptHandler) -> bool:
+    return any(isinstance(node, ast.Raise) and node.exc is None for node in ast.walk(handler))
