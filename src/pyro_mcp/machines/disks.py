@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
-from pyro_mcp.system.atomic import staged
+from pyro_mcp.system.atomic import disk_errors, make_directory
 
 from pyro_mcp.system import process
 from pyro_mcp.system.sparse import copy_sparse
@@ -18,28 +20,36 @@ MKFS = (
 )
 
 
-def blank_scratch(cache_dir: Path, mib: int) -> Path:
-    """The pristine ext4 image of `mib` MiB, made once per size and kept. Raises `MissingDependency`, `DiskFull`."""
-    path = cache_dir / "blank" / f"scratch-{mib}.ext4"
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with staged(path) as temporary:
-            with temporary.open("wb") as file:
-                os.truncate(file.fileno(), mib * 1024**2)
-            process.run([*MKFS, str(temporary)])
-    return path
-
-
 def new_scratch(cache_dir: Path, target: Path, mib: int, *, device_bytes: int) -> None:
-    """A fresh scratch disk at `target`: a file system of `mib` MiB on a device of constant virtual size."""
-    copy_sparse(blank_scratch(cache_dir, mib), target, size=device_bytes)
+    """A fresh scratch disk at `target`: a file system of `mib` MiB on a device of constant virtual size.
+
+    The pristine image is made once per size and kept. Raises `MissingDependency` or `DiskFull`.
+    """
+    with disk_errors("make a scratch disk"):
+        blank = cache_dir / "blank" / f"scratch-{mib}.ext4"
+        if not blank.exists():
+            _publish(blank, mib * 1024**2, lambda path: process.run([*MKFS, str(path)]))
+        copy_sparse(blank, target, size=device_bytes)
 
 
 def blank_device(cache_dir: Path, device_bytes: int) -> Path:
     """A shared, read-only, all-zero device for guests without a seed."""
-    path = cache_dir / "blank" / "device"
-    if not path.exists() or path.stat().st_size != device_bytes:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with staged(path) as temporary, temporary.open("wb") as file:
-            os.truncate(file.fileno(), device_bytes)
+    path = cache_dir / "blank" / f"device-{device_bytes}"
+    if not path.exists():
+        with disk_errors("make a blank disk"):
+            _publish(path, device_bytes, lambda _: None)
     return path
+
+
+def _publish(path: Path, size: int, fill: Callable[[Path], object]) -> None:
+    """Make a sparse file of `size` bytes, `fill` it and give it its name; two makers at once both succeed."""
+    make_directory(path.parent)
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+        temporary = Path(file.name)
+        try:
+            os.truncate(file.fileno(), size)
+            fill(temporary)
+            os.rename(temporary, path)
+        except BaseException:
+            temporary.unlink()
+            raise

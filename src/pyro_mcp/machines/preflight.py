@@ -14,8 +14,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from pyro_mcp.system.atomic import write_atomic
+from pyro_mcp.system.atomic import make_directory, write_file
 from pyro_mcp.system.locks import locked
+from pyro_mcp.system.process import host_boot_id
 
 from pyro_mcp.errors import PyroError
 from pyro_mcp.machines.qemu.driver import qemu_version
@@ -42,19 +43,19 @@ def kvm_verdict(cache_dir: Path, boot: Callable[[float], None]) -> Verdict:
     if quick is not None:
         return quick
     path = cache_dir / VERDICT
-    basis = {"boot_id": Path("/proc/sys/kernel/random/boot_id").read_text().strip(), "qemu": qemu_version()}
-    cache_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    basis = {"boot_id": host_boot_id(), "qemu": qemu_version()}
+    make_directory(cache_dir)
     with locked(path.with_suffix(".lock")):
         known = _recall(path, basis)
         if known is None:
             known = _probe(boot)
-            write_atomic(path, json.dumps({**basis, **dataclasses.asdict(known)}).encode())
+            write_file(path, json.dumps({**basis, **dataclasses.asdict(known)}).encode())
     return known
 
 
 def remembered_verdict(cache_dir: Path) -> Verdict | None:
     """What is known without booting anything; None when the probe has not run since the host booted."""
-    basis = {"boot_id": Path("/proc/sys/kernel/random/boot_id").read_text().strip(), "qemu": qemu_version()}
+    basis = {"boot_id": host_boot_id(), "qemu": qemu_version()}
     return _quick() or _recall(cache_dir / VERDICT, basis)
 
 

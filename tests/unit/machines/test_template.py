@@ -1,0 +1,99 @@
+"""The template store with files of the right shape; restoring a real guest is in tests/guest."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import threading
+from pathlib import Path
+
+import pytest
+
+from pyro_mcp.machines.template import MANIFEST, RAM, STATE, Kind, TemplateStore
+
+KIND = Kind("env", "runtime", 1, 1024, "qemu", "tcg", "7.2", "1 quiet", "EPYC")
+
+
+def freeze(directory: Path) -> None:
+    with (directory / RAM).open("wb") as file:
+        os.truncate(file.fileno(), 64 << 20)
+        os.pwrite(file.fileno(), b"memory", 32 << 20)
+    (directory / STATE).write_bytes(b"state")
+
+
+def test_every_input_is_part_of_the_kind() -> None:
+    for field in dataclasses.fields(Kind):
+        value = getattr(KIND, field.name)
+        other = dataclasses.replace(KIND, **{field.name: value + 1 if isinstance(value, int) else value + "x"})
+        assert other.digest != KIND.digest, field.name
+
+
+def test_it_is_built_once_and_found_by_the_next_node(tmp_path: Path) -> None:
+    built = TemplateStore(tmp_path).build(KIND, freeze)
+    found = TemplateStore(tmp_path).get(KIND)
+    assert found == built
+    manifest = json.loads((built.directory / MANIFEST).read_text())
+    assert manifest["environment"] == "env"
+    assert manifest["runtime"] == "runtime"
+
+
+def test_builders_at_once_share_the_work(tmp_path: Path) -> None:
+    calls: list[Path] = []
+
+    def count(directory: Path) -> None:
+        calls.append(directory)
+        freeze(directory)
+
+    threads = [threading.Thread(target=lambda: TemplateStore(tmp_path).build(KIND, count)) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(calls) == 1
+
+
+@pytest.mark.parametrize("name", [RAM, STATE, MANIFEST])
+@pytest.mark.parametrize("damage", ["flip", "truncate", "remove"])
+@pytest.mark.parametrize("known", [True, False], ids=["same node", "next node"])
+def test_a_damaged_one_is_rebuilt_never_trusted(tmp_path: Path, name: str, damage: str, known: bool) -> None:
+    store = TemplateStore(tmp_path)
+    built = store.build(KIND, freeze)
+    assert store.get(KIND) == built
+    path = built.directory / name
+    if damage == "flip":
+        with path.open("r+b") as file:
+            os.pwrite(file.fileno(), b"\xff", 32 << 20 if name == RAM else 0)
+    elif damage == "truncate":
+        os.truncate(path, path.stat().st_size // 2)
+    else:
+        path.unlink()
+    store = store if known else TemplateStore(tmp_path)
+    if known and name == MANIFEST:
+        assert store.get(KIND) == built  # its files are the very ones this node has digested
+        return
+    assert store.get(KIND) is None
+    assert not built.directory.exists()
+    assert store.build(KIND, freeze) == built
+    assert store.get(KIND) == built
+
+
+def test_a_failed_freeze_leaves_nothing_and_the_next_works(tmp_path: Path) -> None:
+    def fail(directory: Path) -> None:
+        freeze(directory)
+        raise OSError("no space left on device")
+
+    store = TemplateStore(tmp_path)
+    with pytest.raises(OSError):
+        store.build(KIND, fail)
+    assert [path.suffix for path in (tmp_path / "templates").iterdir()] == [".lock"]
+    assert store.get(KIND) is None
+    store.build(KIND, freeze)
+
+
+def test_what_a_killed_builder_left_is_swept(tmp_path: Path) -> None:
+    leftover = tmp_path / "templates" / f"{KIND.digest}.tmp-dead"
+    leftover.mkdir(parents=True)
+    (leftover / RAM).write_bytes(b"half")
+    TemplateStore(tmp_path).build(KIND, freeze)
+    assert not leftover.exists()
