@@ -1,0 +1,39 @@
+"""Node results: the small process that owns the machines.
+
+The node answers two verbs of its own beside the operations: `node_status` with a `NodeStatus` and `node_stop` with a
+`NodeStopped`, after which it stops its machines and exits. Neither ever starts a node.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from pyro_mcp.model.result import Result
+
+
+@dataclass(frozen=True, kw_only=True)
+class NodeStatus(Result):
+    """`running` is false, and the rest null, when there is no node for this state directory.
+
+    `resident_bytes` is the node's own memory, without its machines; `idle_seconds` is how long it stays with nothing
+    to do.
+    """
+
+    running: bool
+    state_dir: str
+    pid: int | None = None
+    version: str | None = None
+    started_at: datetime | None = None
+    idle_seconds: int | None = None
+    resident_bytes: int | None = None
+    machine_count: int | None = None
+    max_machines: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class NodeStopped(Result):
+    """`stopped` is false when there was no node. `machine_count` machines were deleted with it."""
+
+    stopped: bool
+    machine_count: int = 0

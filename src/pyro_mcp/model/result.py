@@ -1,0 +1,36 @@
+"""Result: the base of everything a verb returns.
+
+Results are frozen dataclasses that also answer `result["field"]` and `dict(result)`, so a program may treat one as
+the typed object or as the JSON it prints as.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+
+class Result:
+    """Base of result dataclasses. A field is an attribute and a key."""
+
+    __slots__ = ()
+
+    def __getitem__(self, field: str) -> Any:
+        if field in self.keys():
+            return getattr(self, field)
+        raise KeyError(field)
+
+    def __contains__(self, field: object) -> bool:
+        return field in self.keys()
+
+    def keys(self) -> list[str]:
+        """The names of the fields, in order."""
+        return list(getattr(self, "__dataclass_fields__", ()))
+
+    def get(self, field: str, default: Any = None) -> Any:
+        """The field's value, or `default` when there is no such field."""
+        return self[field] if field in self else default
+
+    def items(self) -> Iterator[tuple[str, Any]]:
+        """Field names and values, in order."""
+        return ((field, getattr(self, field)) for field in self.keys())

@@ -1,0 +1,121 @@
+"""Fields: the parameters of a verb, read once from its signature.
+
+`Annotated[int, Param(help="...", ge=1)]` is the only place where a parameter's help, range and form are written.
+The annotations are evaluated when somebody asks, one function at a time, so `pyro --help` pays for none of them.
+"""
+
+from __future__ import annotations
+
+import inspect
+import types
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+MISSING: Any = inspect.Parameter.empty
+
+
+@dataclass(frozen=True, slots=True)
+class Param:
+    """What a parameter means to people and machines.
+
+    `ge`/`le` bound numbers; `min_length`/`max_length` bound strings and lists; `pattern` is an unanchored regular
+    expression and `rule` says it in words. `cli` is how the command line takes it: `option` is `--name`,
+    `positional` a word in order, `command` everything after `--`, `stdin` the process's own standard input.
+    `tool` says which MCP servers show it: every one, only the `full` profile, only one started with
+    `host_compat` allowed, or `never`.
+    """
+
+    help: str = ""
+    ge: int | float | None = None
+    le: int | float | None = None
+    min_length: int | None = None
+    max_length: int | None = None
+    pattern: str | None = None
+    rule: str | None = None
+    metavar: str | None = None
+    cli: Literal["option", "positional", "command", "stdin"] = "option"
+    tool: Literal["always", "full", "host_compat", "never"] = "always"
+    stream: bool = False
+
+    @property
+    def limits(self) -> str:
+        """The range in words, such as `1 to 32`; empty when there is none."""
+        if self.ge is not None and self.le is not None:
+            return f"{self.ge} to {self.le}"
+        if self.ge is not None:
+            return f"at least {self.ge}"
+        if self.le is not None:
+            return f"at most {self.le}"
+        return self.rule or ""
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """One evaluated parameter: `type` is bare, without `Param` and without `None`."""
+
+    name: str
+    type: Any
+    optional: bool
+    default: Any
+    positional: bool
+    param: Param
+
+    @property
+    def required(self) -> bool:
+        return self.default is MISSING
+
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """The allowed words of a `Literal` parameter; empty for any other."""
+        return get_args(self.type) if get_origin(self.type) is Literal else ()
+
+    @property
+    def flag(self) -> str:
+        return "--" + self.name.replace("_", "-")
+
+
+@cache
+def fields_of(function: Callable[..., Any]) -> tuple[Field, ...]:
+    """The fields of `function` in order, without its first parameter, the call."""
+    namespace = inspect.unwrap(function).__globals__
+    parameters = list(inspect.signature(function).parameters.values())[1:]
+    return tuple(_field(parameter, namespace) for parameter in parameters)
+
+
+def return_type(function: Callable[..., Any]) -> Any:
+    """The evaluated result type of `function`."""
+    return _evaluate(function.__annotations__["return"], function.__globals__)
+
+
+def _field(parameter: inspect.Parameter, namespace: Mapping[str, Any]) -> Field:
+    annotation = _evaluate(parameter.annotation, namespace)
+    bare, optional, param = _peel(annotation)
+    positional = parameter.kind is not inspect.Parameter.KEYWORD_ONLY
+    return Field(parameter.name, bare, optional, parameter.default, positional, param or Param())
+
+
+def _evaluate(annotation: Any, namespace: Mapping[str, Any]) -> Any:
+    if isinstance(annotation, str):
+        # The text is this package's own source, never input: it is what `typing.get_type_hints` would evaluate.
+        return eval(annotation, dict(namespace))
+    return annotation
+
+
+def _peel(annotation: Any) -> tuple[Any, bool, Param | None]:
+    """Split an annotation into its bare type, whether None is allowed, and its `Param`."""
+    param: Param | None = None
+    optional = False
+    while True:
+        if get_origin(annotation) is Annotated:
+            annotation, *extras = get_args(annotation)
+            found = [extra for extra in extras if isinstance(extra, Param)]
+            param = param or (found[0] if found else None)
+            continue
+        members = get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else ()
+        if type(None) not in members:
+            return annotation, optional, param
+        optional = True
+        rest = [member for member in members if member is not type(None)]
+        annotation = rest[0] if len(rest) == 1 else Union[tuple(rest)]  # noqa: UP007

@@ -1,0 +1,138 @@
+"""Operation: a public verb, declared once and read by every surface.
+
+    @operation(tool="vm_run", cli=("run",), effects=Effects())
+    def run_in_vm(call: Call, environment: EnvironmentName, *, command: Command, ...) -> RunResult: ...
+
+The function's name is the verb on the wire and the SDK method, its signature the parameters, its docstring the help.
+The node calls `answer`; a client calls `request` and `result`.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
+
+from pyro_mcp.errors import InvalidArgument
+from pyro_mcp.operations.call import Call
+from pyro_mcp.operations.fields import Field, fields_of, return_type
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+@dataclass(frozen=True, slots=True)
+class Effects:
+    """What a verb does to the world outside a throw-away guest; decides how chat hosts ask for approval."""
+
+    read_only: bool = False
+    destructive: bool = False
+    idempotent: bool = False
+    open_world: bool = False
+
+
+@dataclass(frozen=True)
+class Operation(Generic[P, R]):
+    """A verb. `local` ones run in the caller's process, the others in the node; `titles` hold the tool's title."""
+
+    function: Callable[Concatenate[Call[Any], P], R]
+    effects: Effects
+    cli: tuple[str, ...] | None = None
+    tool: str | None = None
+    title: str | None = None
+    local: bool = False
+
+    @property
+    def name(self) -> str:
+        return self.function.__name__
+
+    @cached_property
+    def doc(self) -> str:
+        return inspect.cleandoc(self.function.__doc__ or "")
+
+    @property
+    def summary(self) -> str:
+        """The docstring's first paragraph on one line."""
+        return " ".join(self.doc.partition("\n\n")[0].split())
+
+    @property
+    def fields(self) -> tuple[Field, ...]:
+        return fields_of(self.function)
+
+    @cached_property
+    def result_type(self) -> type[R]:
+        kind: type[R] = return_type(self.function)
+        return kind
+
+    def request(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Python arguments as JSON parameters and, apart, the streams. Raises `TypeError` like a Python call would,
+        and `InvalidArgument` when a value breaks its rule."""
+        bound = inspect.signature(self.function).bind(None, *args, **kwargs).arguments
+        params, streams = {}, {}
+        for field in self.fields:
+            value = bound.get(field.name)
+            if field.param.stream:
+                if value is not None:
+                    streams[field.name], params[field.name] = value, True
+            elif field.name in bound and not (value is None and field.optional):
+                params[field.name] = list(value) if isinstance(value, tuple) else value
+        self.validate(params)
+        return params, streams
+
+    def validate(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        """The parameters, typed and complete with defaults. Raises `InvalidArgument` naming the parameter and its rule."""
+        from pyro_mcp.operations.validate import validate
+
+        return validate(self.name, self.fields, params)
+
+    def answer(self, call: Call[Any], params: Mapping[str, Any]) -> dict[str, Any]:
+        """Run the verb on untrusted JSON parameters and encode its result. Raises whatever the verb raises."""
+        from pyro_mcp.operations.encode import encode
+
+        arguments = self.validate(params)
+        for field in self.fields:
+            if field.param.stream:
+                arguments[field.name] = call.input() if arguments[field.name] else None
+        invoke: Callable[..., Any] = self.function
+        return encode(invoke(call, **arguments))
+
+    def result(self, payload: Mapping[str, Any]) -> R:
+        """The typed result of an encoded answer. Unknown fields of a newer node are ignored."""
+        from pyro_mcp.operations.encode import decode
+
+        return decode(payload, self.result_type)
+
+
+def operation(
+    *,
+    effects: Effects,
+    cli: tuple[str, ...] | None = None,
+    tool: str | None = None,
+    title: str | None = None,
+    local: bool = False,
+) -> Callable[[Callable[Concatenate[Call[Any], P], R]], Operation[P, R]]:
+    """Declare the decorated function a public verb."""
+
+    def declare(function: Callable[Concatenate[Call[Any], P], R]) -> Operation[P, R]:
+        return Operation(function, effects, cli, tool, title, local)
+
+    return declare
+
+
+def operations_in(module: object) -> Iterator[Operation[Any, Any]]:
+    """The operations that `module` defines, in order."""
+    for value in vars(module).values():
+        if isinstance(value, Operation) and value.function.__module__ == getattr(module, "__name__", None):
+            yield value
+
+
+def find(operations: Mapping[str, Operation[Any, Any]], name: str) -> Operation[Any, Any]:
+    """The operation called `name`. Raises `InvalidArgument` for a verb that does not exist."""
+    try:
+        return operations[name]
+    except KeyError:
+        raise InvalidArgument(
+            f"cannot call {name[:64]!r}: no such verb", hint="Client and node may be of different versions."
+        ) from None

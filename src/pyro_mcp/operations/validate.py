@@ -1,0 +1,104 @@
+"""Validate: untrusted parameters against a verb's fields, with messages for people.
+
+The same check runs in the client, for a quick answer without a node, and in the node, which trusts no client.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from functools import cache
+from typing import Annotated, Any, get_args, get_origin
+
+import msgspec
+
+from pyro_mcp.errors import InvalidArgument
+from pyro_mcp.operations.fields import Field
+
+_AT = re.compile(r" - at `\$\.?([^`]*)`$")
+
+
+def validate(verb: str, fields: tuple[Field, ...], params: Mapping[str, Any]) -> dict[str, Any]:
+    """The typed parameters with defaults filled in. Raises `InvalidArgument` for the first that breaks its rule."""
+    known = {field.name: field for field in fields}
+    for name in params:
+        if name not in known:
+            raise InvalidArgument(
+                f"cannot call {verb}: it has no parameter {name[:64]!r}", hint=f"It takes: {', '.join(known) or 'nothing'}."
+            )
+    return {field.name: _value(verb, field, params) for field in fields}
+
+
+def _value(verb: str, field: Field, params: Mapping[str, Any]) -> Any:
+    if field.name not in params:
+        if field.required:
+            raise InvalidArgument(f"cannot call {verb}: the parameter {field.name!r} is missing", hint=field.param.help or None)
+        return field.default
+    value = params[field.name]
+    if _has_nul(value):
+        raise _refused(verb, field, "it contains a NUL character")
+    try:
+        return msgspec.convert(value, json_type(field))
+    except msgspec.ValidationError as error:
+        raise _refused(verb, field, _reason(field, str(error), value)) from None
+
+
+def json_type(field: Field) -> Any:
+    """The type of `field` as msgspec reads it, for conversion and for JSON schema."""
+    return _json_type(field.type, field.optional, field.param.stream, field.param)
+
+
+@cache
+def _json_type(kind: Any, optional: bool, stream: bool, param: Any) -> Any:
+    if stream:
+        return bool
+    numbers = {"ge": param.ge, "le": param.le}
+    texts = {"min_length": param.min_length, "max_length": param.max_length}
+    typed = _constrained(kind, numbers, texts, param.pattern)
+    return typed | None if optional else typed
+
+
+def _constrained(kind: Any, numbers: dict[str, Any], texts: dict[str, Any], pattern: str | None) -> Any:
+    if get_origin(kind) not in (None, list, dict):
+        members = [_constrained(member, numbers, texts, pattern) for member in get_args(kind)] if _is_union(kind) else []
+        typed = members[0] if members else kind
+        for member in members[1:]:
+            typed = typed | member
+        return typed
+    rules = numbers if kind in (int, float) else texts if kind is not bool else {}
+    rules = {name: value for name, value in rules.items() if value is not None}
+    if kind is str and pattern is not None:
+        rules["pattern"] = pattern
+    return Annotated[kind, msgspec.Meta(**rules)] if rules else kind
+
+
+def _is_union(kind: Any) -> bool:
+    import types
+    import typing
+
+    return get_origin(kind) in (typing.Union, types.UnionType)
+
+
+def _has_nul(value: Any) -> bool:
+    if isinstance(value, str):
+        return "\0" in value
+    if isinstance(value, list):
+        return any(_has_nul(item) for item in value)
+    return isinstance(value, dict) and any(_has_nul(part) for pair in value.items() for part in pair)
+
+
+def _reason(field: Field, text: str, value: Any) -> str:
+    """msgspec's message in our words: the rule, then what was given."""
+    at = _AT.search(text)
+    core = _AT.sub("", text).replace("`", "")
+    if field.param.rule and isinstance(value, str):
+        core = f"expected {field.param.rule}"
+    elif field.param.limits and isinstance(value, int | float) and not isinstance(value, bool):
+        core = f"expected {field.param.limits}"
+    where = f" at {at.group(1)}" if at and at.group(1) else ""
+    shown = repr(value)
+    return f"{core[:1].lower()}{core[1:]}{where}, got {shown if len(shown) <= 80 else shown[:77] + '...'}"
+
+
+def _refused(verb: str, field: Field, reason: str) -> InvalidArgument:
+    return InvalidArgument(f"cannot call {verb}: {field.name}: {reason}", hint=field.param.help or None)
