@@ -1,0 +1,65 @@
+"""Real guests. Everything here boots QEMU with the real runtime and a real environment."""
+
+from __future__ import annotations
+
+import shutil
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from pyro_mcp.environments.runtime import ensure_runtime
+from pyro_mcp.environments.store import EnvironmentStore
+from pyro_mcp.machines.driver import GuestRuntime, Image, MachineSpec
+from pyro_mcp.machines.qemu.driver import QemuDriver, QemuMachine
+from pyro_mcp.settings import Settings
+from pyro_mcp.system.progress import silent
+
+pytestmark = pytest.mark.guest
+
+
+@pytest.fixture(scope="session")
+def runtime() -> GuestRuntime:
+    built = ensure_runtime(Settings.load(), silent)
+    return GuestRuntime(built.digest, built.kernel, built.initramfs, built.image)
+
+
+@pytest.fixture(scope="session")
+def environment() -> Image:
+    image = EnvironmentStore(Settings.load()).ensure("debian:12", silent)
+    return Image(image.digest, image.path)
+
+
+@pytest.fixture(scope="session")
+def driver(cache_dir: Path) -> QemuDriver:
+    return QemuDriver(cache_dir, accelerator="tcg")
+
+
+@pytest.fixture
+def new_spec(tmp_path: Path, runtime: GuestRuntime, environment: Image) -> Callable[..., MachineSpec]:
+    def make(**changes: int) -> MachineSpec:
+        machine_id = f"vm-{uuid.uuid4().hex[:12]}"
+        directory = tmp_path / machine_id
+        directory.mkdir(mode=0o700)
+        sizes = {"vcpu_count": 1, "mem_mib": 512, "scratch_mib": 1024, **changes}
+        return MachineSpec(machine_id, directory, environment, runtime, **sizes)
+
+    return make
+
+
+@pytest.fixture
+def launch(driver: QemuDriver, new_spec: Callable[..., MachineSpec]) -> Iterator[Callable[..., QemuMachine]]:
+    """Launch machines that are ended with the test."""
+    born: list[tuple[QemuMachine, Path]] = []
+
+    def make(**changes: int) -> QemuMachine:
+        spec = new_spec(**changes)
+        machine = driver.launch(spec, silent)
+        born.append((machine, spec.directory))
+        return machine
+
+    yield make
+    for machine, directory in born:
+        machine.terminate()
+        shutil.rmtree(directory, ignore_errors=True)

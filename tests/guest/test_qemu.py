@@ -1,0 +1,201 @@
+"""The QEMU driver against real guests: birth, individuality, death, adoption, damage."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from pyro_mcp.errors import MachineFailed
+from pyro_mcp.machines.driver import MachineSpec
+from pyro_mcp.machines.preflight import kvm_verdict
+from pyro_mcp.machines.qemu.driver import QemuDriver, QemuMachine
+from pyro_mcp.machines.template import RAM, STATE
+from pyro_mcp.protocol.channel import ChannelClosed, Data, Result
+from pyro_mcp.system.progress import silent
+
+pytestmark = pytest.mark.guest
+Launch = Callable[..., QemuMachine]
+
+
+def sh(machine: QemuMachine, line: str) -> str:
+    """What the shell line printed in the guest; it must succeed."""
+    stream = machine.channel.open("exec", {"argv": ["sh", "-c", line], "env": {}, "timeout_seconds": 60, "stdin": False})
+    output = bytearray()
+    for message in stream.messages():
+        if isinstance(message, Data):
+            output += message.data
+        elif isinstance(message, Result):
+            assert message.value["exit_code"] == 0, output
+    return output.decode().strip()
+
+
+def test_a_guest_has_its_own_kernel_and_userland(launch: Launch) -> None:
+    machine = launch()
+    assert sh(machine, "git --version").startswith("git version 2.")
+    assert "cloud-amd64" in sh(machine, "uname -r")
+    assert "bookworm" in sh(machine, "cat /etc/os-release")
+    assert sh(machine, "echo kept > /root/f && cat /root/f") == "kept"
+    assert sh(machine, "ls /sys/class/net") == "lo"
+    assert sh(machine, "id -u") == "0"
+
+
+def test_clones_differ_before_their_first_command_and_know_the_time(launch: Launch) -> None:
+    machines = [launch() for _ in range(3)]
+    line = (
+        "hostname; cat /etc/machine-id /proc/sys/kernel/random/boot_id; head -c 32 /dev/urandom | od -An -tx1; date +%s"
+    )
+    seen = [sh(machine, line).splitlines() for machine in machines]
+    now = time.time()
+    for index in range(len(seen[0]) - 1):
+        assert len({lines[index] for lines in seen}) == 3, [lines[index] for lines in seen]
+    for lines in seen:
+        assert abs(int(lines[-1]) - now) <= 3
+    assert [lines[0] for lines in seen] == [machine.machine_id for machine in machines]
+
+
+def test_two_guests_do_not_see_each_others_writes(launch: Launch) -> None:
+    one, two = launch(), launch()
+    sh(one, "head -c 8M /dev/urandom > /root/blob; sync; echo one > /etc/mark")
+    assert sh(two, "test ! -e /root/blob && test ! -e /etc/mark && echo clean") == "clean"
+
+
+def test_the_clock_runs_at_the_right_rate(launch: Launch) -> None:
+    machine = launch()
+    begun, first = time.monotonic(), float(sh(machine, "date +%s.%N"))
+    time.sleep(3)
+    elapsed, last = time.monotonic() - begun, float(sh(machine, "date +%s.%N"))
+    assert abs((last - first) - elapsed) < 0.5
+
+
+def test_a_node_that_comes_later_adopts_the_live_guest(
+    driver: QemuDriver, new_spec: Callable[..., MachineSpec], cache_dir: Path
+) -> None:
+    spec = new_spec()
+    machine = driver.launch(spec, silent)
+    try:
+        sh(machine, "echo before > /root/f")
+        machine.channel.close("the node dies")
+        again = QemuDriver(cache_dir, accelerator="tcg").adopt(spec.machine_id, spec.directory)
+        assert again is not None
+        assert again.pid == machine.pid
+        assert sh(again, "cat /root/f") == "before"
+        again.terminate()
+        assert driver.adopt(spec.machine_id, spec.directory) is None
+    finally:
+        machine.terminate()
+
+
+def test_a_guest_that_was_not_given_this_token_is_not_ours(
+    driver: QemuDriver, new_spec: Callable[..., MachineSpec]
+) -> None:
+    spec = new_spec()
+    machine = driver.launch(spec, silent)
+    machine.channel.close("the node dies")
+    (spec.directory / "token").write_text("another")
+    assert driver.adopt(spec.machine_id, spec.directory) is None
+    assert not machine.alive() or wait_dead(machine)
+
+
+def test_killing_the_vmm_ends_every_request_with_a_reason(launch: Launch) -> None:
+    machine = launch()
+    gone = threading.Event()
+    machine.on_exit(gone.set)
+    stream = machine.channel.open("exec", {"argv": ["sleep", "60"], "env": {}, "timeout_seconds": 60, "stdin": False})
+    machine.channel.ping()
+    os.kill(machine.pid, signal.SIGKILL)
+    with pytest.raises(ChannelClosed):
+        list(stream.messages())
+    assert gone.wait(5)
+    assert not machine.alive()
+
+
+def test_power_off_from_inside_is_noticed(launch: Launch) -> None:
+    machine = launch()
+    gone = threading.Event()
+    machine.on_exit(gone.set)
+    with pytest.raises((ChannelClosed, AssertionError)):
+        sh(machine, "sync; echo o > /proc/sysrq-trigger; sleep 30")
+    assert gone.wait(20)
+
+
+@pytest.mark.parametrize("name", [RAM, STATE])
+def test_a_damaged_template_is_rebuilt(
+    name: str, driver: QemuDriver, new_spec: Callable[..., MachineSpec], cache_dir: Path
+) -> None:
+    spec = new_spec(mem_mib=384)
+    driver.launch(spec, silent).terminate()
+    template = driver._templates.get(driver._kind(spec))
+    assert template is not None
+    path = template.directory / name
+    with path.open("r+b") as file:
+        os.pwrite(file.fileno(), b"\xde\xad" * 64, path.stat().st_size // 2)
+    spec = new_spec(mem_mib=384)
+    machine = QemuDriver(cache_dir, accelerator="tcg").launch(spec, silent)
+    try:
+        assert sh(machine, "echo well") == "well"
+    finally:
+        machine.terminate()
+
+
+def test_a_kernel_that_does_not_boot_is_one_clear_error_and_leaves_nothing(
+    new_spec: Callable[..., MachineSpec], cache_dir: Path, tmp_path: Path
+) -> None:
+    import dataclasses
+
+    spec = new_spec()
+    assert spec.runtime is not None
+    broken = tmp_path / "initramfs"
+    broken.write_bytes(b"not an archive")
+    spec = dataclasses.replace(spec, runtime=dataclasses.replace(spec.runtime, initramfs=broken))
+    with pytest.raises(MachineFailed, match="cannot start the guest") as caught:
+        QemuDriver(cache_dir, accelerator="tcg", boot_seconds=20).boot(spec)
+    assert caught.value.hint
+    assert "panic" in caught.value.hint
+    assert not [pid for pid in os.listdir("/proc") if pid.isdigit() and spec.machine_id in cmdline(pid)]
+
+
+def test_the_kvm_probe_is_bounded_and_its_verdict_remembered(
+    new_spec: Callable[..., MachineSpec], cache_dir: Path, tmp_path: Path
+) -> None:
+    calls: list[float] = []
+
+    def boot(seconds: float) -> None:
+        calls.append(seconds)
+        QemuDriver(cache_dir, accelerator="kvm", boot_seconds=seconds).boot(new_spec()).terminate()
+
+    begun = time.monotonic()
+    first = kvm_verdict(tmp_path / "cache", boot)
+    assert time.monotonic() - begun < 30
+    assert kvm_verdict(tmp_path / "cache", boot) == first
+    assert len(calls) <= 1
+    assert first.usable or first.reason
+
+
+def test_six_guests_at_once_have_their_own_contents(launch: Launch) -> None:
+    def use(number: int) -> str:
+        machine = launch()
+        return sh(machine, f"echo {number} > /root/n; sync; cat /root/n")
+
+    launch()  # the template
+    with ThreadPoolExecutor(6) as pool:
+        assert list(pool.map(use, range(6))) == [str(number) for number in range(6)]
+
+
+def cmdline(pid: str) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().decode("utf-8", "replace")
+    except OSError:
+        return ""
+
+
+def wait_dead(machine: QemuMachine) -> bool:
+    gone = threading.Event()
+    machine.on_exit(gone.set)
+    return gone.wait(5)
