@@ -37,7 +37,8 @@ BOOT_SECONDS = {"kvm": 30.0, "tcg": 120.0}
 """How long a cold boot may take before it is given up; an emulated one on a busy host needs many seconds."""
 ANSWER_SECONDS = 30.0
 SCRATCH, TOKEN = "scratch.ext4", "token"
-MIGRATE_BANDWIDTH = 1 << 40
+READY = b"pyro-agent: ready"
+"""What the agent says on the console when it waits for its first connection, which a template must not have had."""
 
 
 class QemuDriver:
@@ -157,7 +158,7 @@ class QemuDriver:
         )
 
     def _freeze(self, spec: MachineSpec, directory: Path) -> None:
-        """Boot, wait until the agent serves, and write RAM and device state into `directory`."""
+        """Boot, wait until the agent is ready to serve, and write RAM and device state into `directory`."""
         scratch = directory / SCRATCH
         with scratch.open("wb") as file:
             os.truncate(file.fileno(), DISK_BYTES)
@@ -172,9 +173,9 @@ class QemuDriver:
         )
         process = self._spawn(placeholder, scratch, Memory(directory / RAM, share=True))
         try:
-            channel, _ = _greet(process, self._boot_seconds)
-            _save(process, channel, directory / STATE)
-        except (MachineFailed, ChannelClosed, RemoteError, TimeoutError) as error:
+            process.wait_console(READY, self._boot_seconds)
+            _save(process, directory / STATE)
+        except MachineFailed as error:
             raise _explain(error, process) from None
         finally:
             process.terminate()
@@ -257,12 +258,9 @@ def _configure(spec: MachineSpec, channel: Channel) -> None:
     )
 
 
-def _save(process: Vmm, channel: Channel, state: Path) -> None:
-    """Freeze a guest whose agent waits for its next connection: it reopens its port when one has ended."""
+def _save(process: Vmm, state: Path) -> None:
     monitor = process.connect_monitor()
     try:
-        channel.close("to be frozen")
-        monitor.wait_event("VSERPORT_CHANGE", lambda data: data.get("open") is True)
         monitor.execute("stop")
         _shared_memory(monitor)
         _to_file(monitor, "migrate", state, os.O_WRONLY | os.O_CREAT | os.O_EXCL)

@@ -83,6 +83,7 @@ class Vmm:
         self._lock = threading.Lock()
         self._callbacks: list[Callable[[], None]] = []
         self._console = bytearray()
+        self._spoke = threading.Condition()
         self._pidfd = pidfd
         threading.Thread(target=self._watch, name=f"vmm-{identity.pid}", daemon=True).start()
 
@@ -112,6 +113,14 @@ class Vmm:
             if not self._gone.is_set():
                 signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
         self._gone.wait()
+
+    def wait_console(self, text: bytes, seconds: float) -> None:
+        """Wait until the console has said `text`. Raises `MachineFailed` when the machine dies or time is up first."""
+        with self._spoke:
+            self._spoke.wait_for(lambda: text in self._console or not self.alive(), seconds)
+            if text not in self._console:
+                why = "its machine has exited" if not self.alive() else f"no sign of life within {seconds:g} s"
+                raise MachineFailed(f"cannot boot the guest: {why}")
 
     def last_words(self) -> str:
         """What QEMU and the guest's console said last; printable, at most 2,000 characters, untrusted."""
@@ -145,6 +154,8 @@ class Vmm:
             self._gone.set()
             os.close(self._pidfd)
             callbacks = list(self._callbacks)
+        with self._spoke:
+            self._spoke.notify_all()
         for callback in callbacks:
             callback()
 
@@ -159,7 +170,9 @@ class Vmm:
                         return
                     if not data:
                         return
-                    self._console += data
-                    del self._console[:-CONSOLE_BYTES]
+                    with self._spoke:
+                        self._console += data
+                        del self._console[:-CONSOLE_BYTES]
+                        self._spoke.notify_all()
                 elif self._pidfd in ready:
                     return
