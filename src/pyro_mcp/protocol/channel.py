@@ -22,7 +22,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from pyro_mcp.protocol.frames import (
-    BULK,
     HEADER,
     MAX_DATA,
     PREAMBLE,
@@ -37,6 +36,9 @@ from pyro_mcp.protocol.frames import (
 from pyro_mcp.protocol.pipe import Pipe, PipeClosed
 
 WINDOW = 1024 * 1024
+FRAME_COST = 64
+"""Credit that each DATA or EVENT frame costs besides its payload, so that a stream of tiny pieces is bounded in
+memory by the same window, and a conforming sender can never overrun the receiver's queue."""
 MAX_STREAMS = 256
 MAX_QUEUED = 65536
 FRAME_SECONDS = 30.0
@@ -104,13 +106,14 @@ class Stream:
         self._peer_ended = False
         self._cancelled = False
         self._on_cancel: Callable[[], None] | None = None
+        self._watcher: Callable[[], None] | None = None
 
     # -- sending
 
     def send(self, data: bytes | bytearray | memoryview, tag: int = 0) -> None:
         """Send `data` of any length, waiting for credit. Raises `ChannelClosed`, also when the stream is over."""
         view = memoryview(data)
-        while len(view):
+        while view:
             piece = view[: min(MAX_DATA - 1, self._take_credit(len(view)))]
             self._channel._write(Kind.DATA, self._number, bytes((tag,)), piece)
             view = view[len(piece) :]
@@ -144,8 +147,17 @@ class Stream:
     def receive(self, timeout: float | None = None) -> Message:
         """The next message. Raises `RemoteError`, `ChannelClosed`, or `TimeoutError` after `timeout` seconds."""
         with self._condition:
-            if not self._condition.wait_for(lambda: self._inbox, timeout):
+            if not self._inbox and not self._condition.wait_for(lambda: self._inbox, timeout):
                 raise TimeoutError(f"no answer to {self.verb} within {timeout:g} s")
+        message = self.try_receive()
+        assert message is not None, "a stream has one consumer"
+        return message
+
+    def try_receive(self) -> Message | None:
+        """The next message if one has arrived; otherwise like `receive`."""
+        with self._condition:
+            if not self._inbox:
+                return None
             cost, message = self._inbox.popleft()
             if isinstance(message, RemoteError | ChannelClosed):
                 self._inbox.append((cost, message))
@@ -169,6 +181,18 @@ class Stream:
                 return
 
     @property
+    def room(self) -> int:
+        """How many bytes `send` takes now without waiting. Raises `ChannelClosed` when the stream is over."""
+        with self._condition:
+            if self._finished or self._channel.closed:
+                raise ChannelClosed(f"{self.verb} is over: {self._channel.reason or 'answered or cancelled'}")
+            return max(0, min(self._credit - FRAME_COST, MAX_DATA - 1))
+
+    def watch(self, callback: Callable[[], None] | None) -> None:
+        """Call `callback` after each message, grant of credit, cancellation or loss; on the reader's thread."""
+        self._watcher = callback
+
+    @property
     def cancelled(self) -> bool:
         return self._cancelled
 
@@ -184,12 +208,14 @@ class Stream:
 
     def _take_credit(self, wanted: int, *, whole: bool = False) -> int:
         with self._condition:
-            need = min(wanted, WINDOW) if whole else 1
+            need = FRAME_COST + (wanted if whole else 1)
+            if need > WINDOW:
+                raise ValueError(f"a notice of {wanted} bytes exceeds the window")
             self._condition.wait_for(lambda: self._credit >= need or self._finished or self._channel.closed)
             if self._finished or self._channel.closed:
                 raise ChannelClosed(f"{self.verb} is over: {self._channel.reason or 'answered or cancelled'}")
-            taken = min(wanted, self._credit, WINDOW if whole else MAX_DATA - 1)
-            self._credit -= taken
+            taken = wanted if whole else min(wanted, self._credit - FRAME_COST, MAX_DATA - 1)
+            self._credit -= taken + FRAME_COST
             return taken
 
     def _finish(self, kind: Kind, value: dict[str, Any]) -> None:
@@ -212,10 +238,9 @@ class Stream:
             case Kind.DATA:
                 if not frame.payload or self._peer_ended:
                     raise FrameError("DATA without a tag, or after END")
-                # An empty piece costs one, or a flood of them would be free.
-                self._put(Data(frame.payload[0], frame.payload[1:]), max(1, len(frame.payload) - 1))
+                self._put(Data(frame.payload[0], frame.payload[1:]), len(frame.payload) - 1 + FRAME_COST)
             case Kind.EVENT:
-                self._put(Event(frame.json()), len(frame.payload))
+                self._put(Event(frame.json()), len(frame.payload) + FRAME_COST)
             case Kind.END:
                 if self._peer_ended:
                     raise FrameError("END twice")
@@ -240,6 +265,7 @@ class Stream:
             self._queued += cost
             self._inbox.append((cost, message))
             self._condition.notify_all()
+        self._tell()
 
     def _grant(self, frame: Frame) -> None:
         if len(frame.payload) != HEADER.size:
@@ -249,6 +275,12 @@ class Stream:
             if self._credit > WINDOW:
                 raise FrameError("more credit than was spent")
             self._condition.notify_all()
+        self._tell()
+
+    def _tell(self) -> None:
+        watcher = self._watcher
+        if watcher:
+            watcher()
 
     def _cancel(self) -> None:
         with self._condition:
@@ -256,6 +288,7 @@ class Stream:
             callback, self._on_cancel = self._on_cancel, None
         if callback:
             callback()
+        self._tell()
 
     def _lost(self, reason: str) -> None:
         self._cancel()
@@ -263,6 +296,7 @@ class Stream:
             self._finished = True
             self._inbox.append((0, ChannelClosed(reason)))
             self._condition.notify_all()
+        self._tell()
 
 
 class Channel:

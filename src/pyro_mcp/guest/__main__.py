@@ -1,0 +1,5 @@
+import sys
+
+from pyro_mcp.guest.main import main
+
+sys.exit(main())

@@ -1,0 +1,92 @@
+"""disks: this guest's own disks become its root.
+
+The environment is below, read-only and shared by all; the scratch disk is above and takes every write. Disks are found
+by serial number, because their letters follow the order in which the bus finds them.
+"""
+
+from __future__ import annotations
+
+import os
+
+from pyro_mcp.guest.syscalls import (
+    MS_MOVE,
+    MS_NOATIME,
+    MS_NODEV,
+    MS_NOEXEC,
+    MS_NOSUID,
+    MS_RDONLY,
+    mount,
+)
+
+ENVIRONMENT, SCRATCH, ROOT = "/pyro/environment", "/pyro/scratch", "/pyro/root"
+RUNTIME = "/run/pyro/runtime"
+_QUIET = MS_NOSUID | MS_NODEV
+_LINKS = {"fd": "/proc/self/fd", "stdin": "fd/0", "stdout": "fd/1", "stderr": "fd/2"}
+
+
+def prepare() -> None:
+    """Before the freeze: everything that every guest of the kind shares."""
+    _prepare_run()
+    _prepare_dev()
+    for path in (ENVIRONMENT, SCRATCH, ROOT):
+        os.makedirs(path, exist_ok=True)
+    mount(find("environment"), ENVIRONMENT, "erofs", MS_RDONLY)
+
+
+def assemble() -> None:
+    """After it: mount the scratch disk, lay it over the environment, and make that the root of this process."""
+    mount(find("scratch"), SCRATCH, "ext4", MS_NOATIME)
+    upper, work = f"{SCRATCH}/upper", f"{SCRATCH}/work"
+    for path in (upper, work):
+        os.makedirs(path, mode=0o755, exist_ok=True)
+    mount("overlay", ROOT, "overlay", MS_NOATIME, f"lowerdir={ENVIRONMENT},upperdir={upper},workdir={work}")
+    for name in ("proc", "sys", "dev", "run"):
+        target = f"{ROOT}/{name}"
+        if not os.path.isdir(target):
+            os.mkdir(target)
+        mount(f"/{name}", target, "", MS_MOVE)
+    _enter(ROOT)
+    for path, mode in (("/tmp", 0o1777), ("/root", 0o700), ("/etc", 0o755)):
+        if not os.path.isdir(path):
+            os.mkdir(path)
+            os.chmod(path, mode)
+
+
+def find(serial: str) -> str:
+    """The device of the disk with this serial number. Raises `FileNotFoundError`."""
+    for name in os.listdir("/sys/block"):
+        try:
+            with open(f"/sys/block/{name}/serial", encoding="ascii", errors="replace") as file:
+                if file.read().strip() == serial:
+                    return f"/dev/{name}"
+        except OSError:
+            continue
+    raise FileNotFoundError(2, f"no disk with the serial number {serial!r}")
+
+
+def _prepare_run() -> None:
+    """Put /run on a tmpfs that can move into the new root as one, with the runtime at the same path in it."""
+    staging = "/pyro/run"
+    os.makedirs(staging, exist_ok=True)
+    mount("tmpfs", staging, "tmpfs", _QUIET, "mode=755")
+    os.makedirs(f"{staging}/pyro/runtime")
+    mount(RUNTIME, f"{staging}/pyro/runtime", "", MS_MOVE)
+    mount(staging, "/run", "", MS_MOVE)
+
+
+def _prepare_dev() -> None:
+    for name, target in _LINKS.items():
+        if not os.path.lexists(f"/dev/{name}"):
+            os.symlink(target, f"/dev/{name}")
+    for name in ("pts", "shm"):
+        os.makedirs(f"/dev/{name}", exist_ok=True)
+    mount("devpts", "/dev/pts", "devpts", MS_NOSUID | MS_NOEXEC, "gid=5,mode=620,ptmxmode=666")
+    mount("tmpfs", "/dev/shm", "tmpfs", _QUIET, "mode=1777")
+
+
+def _enter(root: str) -> None:
+    """Move `root` over / rather than only chroot into it, so that user namespaces still work in the guest."""
+    os.chdir(root)
+    mount(".", "/", "", MS_MOVE)
+    os.chroot(".")
+    os.chdir("/")

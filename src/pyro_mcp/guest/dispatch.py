@@ -1,0 +1,52 @@
+"""The verb table, and serving one connection with it.
+
+A handler gets the stream and returns the result, or raises `AgentError`; the channel's loop edge answers with whichever
+it was. What else goes wrong inside a verb answers `internal` and never ends the agent.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from pyro_mcp.guest.errors import AgentError, cause
+from pyro_mcp.protocol.channel import Channel, ChannelClosed, Stream
+from pyro_mcp.protocol.pipe import Pipe
+
+Verb = Callable[[Stream], dict[str, Any] | None]
+"""Returns the result, or None when it has answered by itself."""
+
+
+class Dispatcher:
+    """Answers requests from a table of verbs. `hello` is what each new peer is told about this agent."""
+
+    def __init__(self, verbs: Mapping[str, Verb], hello: dict[str, Any]) -> None:
+        self._verbs = verbs
+        self._hello = {"role": "agent", "verbs": sorted(verbs), **hello}
+
+    def handle(self, stream: Stream) -> None:
+        """Answer one request."""
+        verb = self._verbs.get(stream.verb)
+        if verb is None:
+            raise AgentError(
+                "unsupported", f"cannot {stream.verb[:64]}: this agent has no such verb", "Rebuild the guest runtime."
+            )
+        try:
+            result = verb(stream)
+        except OSError as error:
+            raise AgentError("internal", f"cannot {stream.verb}: {cause(error)}") from None
+        if result is not None:
+            stream.result(result)
+
+    def serve(self, pipe: Pipe, *, hello_timeout: float | None = None) -> str:
+        """Serve one connection until it ends; the reason. Requests still under way are cancelled by then."""
+        ended = threading.Event()
+        channel = Channel(pipe, initiator=False, hello=self._hello, handler=self.handle)
+        channel.on_close(lambda _reason: ended.set())
+        try:
+            channel.start(hello_timeout)
+            ended.wait()
+        except (ChannelClosed, TimeoutError):
+            channel.close()
+        return channel.reason

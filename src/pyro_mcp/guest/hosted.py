@@ -1,0 +1,137 @@
+"""The agent on the host, for `host_compat`: the same verbs, no isolation.
+
+Commands get a small environment made here, never the caller's, whose variables hold credentials. The agent is a
+subreaper, so that whatever a command leaves behind stays its descendant and dies with it.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import socket
+import threading
+import time
+from typing import Any
+
+from pyro_mcp.guest import exec as exec_verb
+from pyro_mcp.guest.children import descendants, reap_orphans
+from pyro_mcp.guest.dispatch import Dispatcher
+from pyro_mcp.guest.syscalls import become_subreaper
+from pyro_mcp.protocol.channel import Stream
+from pyro_mcp.protocol.pipe import Pipe
+
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+HELLO_SECONDS = 30.0
+
+
+class HostedAgent:
+    """Serves commands that start in `root`; `mark` is put into their environment as `PYRO_MACHINE`."""
+
+    def __init__(self, root: str, mark: str) -> None:
+        self._root = os.fsencode(root)
+        variables = {"PATH": PATH, "HOME": root, "LANG": "C.UTF-8", "TERM": "dumb", "SHELL": "/bin/sh"}
+        if mark:
+            variables["PYRO_MACHINE"] = mark
+        self._defaults = {os.fsencode(name): os.fsencode(value) for name, value in variables.items()}
+        self._wake_read, self._wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        verbs = {"exec": self._exec, "shutdown": self._shutdown}
+        self._dispatcher = Dispatcher(verbs, {"mode": "host", "pid": os.getpid()})
+
+    def serve_fd(self, fd: int) -> int:
+        """Serve the one connection on `fd`, then leave nothing running."""
+        os.set_inheritable(fd, False)
+        become_subreaper()
+        self._watch_signals()
+        threading.Thread(target=self._serve_once, args=(Pipe(fd),), daemon=True).start()
+        return self._reap_until_told()
+
+    def listen(self, path: str) -> int:
+        """Serve connections on the Unix socket `path`, one at a time, until `shutdown` or a signal."""
+        listener = _bind(path)
+        become_subreaper()
+        self._watch_signals()
+        threading.Thread(target=self._accept, args=(listener,), daemon=True).start()
+        code = self._reap_until_told()
+        try:
+            os.unlink(path)
+        except FileNotFoundError:
+            pass
+        return code
+
+    # -- verbs
+
+    def _exec(self, stream: Stream) -> dict[str, Any]:
+        return exec_verb.run(stream, self._defaults, self._root)
+
+    def _shutdown(self, stream: Stream) -> None:
+        stream.result({})
+        self._stop()
+
+    # -- life
+
+    def _accept(self, listener: socket.socket) -> None:
+        while True:
+            try:
+                connection, _ = listener.accept()
+            except OSError:
+                self._stop()
+                return
+            self._dispatcher.serve(Pipe(connection.detach()), hello_timeout=HELLO_SECONDS)
+
+    def _serve_once(self, pipe: Pipe) -> None:
+        self._dispatcher.serve(pipe)
+        self._stop()
+
+    def _stop(self) -> None:
+        os.write(self._wake_write, bytes((signal.SIGTERM,)))
+
+    def _watch_signals(self) -> None:
+        """Signals arrive as bytes on the wake pipe, next to the agent's own wish to stop."""
+        signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
+        for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, lambda _number, _frame: None)
+
+    def _reap_until_told(self) -> int:
+        poll = select.poll()
+        poll.register(self._wake_read, select.POLLIN)
+        again = False
+        while True:
+            poll.poll(100 if again else None)
+            try:
+                told = os.read(self._wake_read, 4096)
+            except BlockingIOError:
+                told = b""
+            if signal.SIGTERM in told or signal.SIGINT in told:
+                break
+            again = not reap_orphans()
+        _kill_descendants()
+        return 0
+
+
+def _bind(path: str) -> socket.socket:
+    """A listening socket at a path of any length: the kernel takes 107 bytes, so go through the directory."""
+    directory = os.open(os.path.dirname(path), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        listener.bind(f"/proc/self/fd/{directory}/{os.path.basename(path)}")
+    finally:
+        os.close(directory)
+    os.chmod(path, 0o600)
+    listener.listen(8)
+    return listener
+
+
+def _kill_descendants() -> None:
+    """Kill all that ever came from here. Repeated, because a process may fork between the look and the kill."""
+    for _ in range(100):
+        found = descendants(os.getpid())
+        if not found:
+            return
+        for pid in found:
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+        time.sleep(0.002)
+        reap_orphans()

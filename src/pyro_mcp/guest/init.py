@@ -1,0 +1,159 @@
+"""init: the agent as PID 1 of a guest.
+
+Its death ends the machine, so nothing may end it: every error of the port leads to the next connection, every error of
+a verb to an answer. Before serving it prepares all that guests of a kind share and touches every module it will ever
+use, since this is the state that a template freezes; `configure` then makes the restored copy a guest of its own.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import select
+import signal
+import threading
+import time
+from typing import Any, NoReturn
+
+from pyro_mcp.guest import disks, identity, syscalls
+from pyro_mcp.guest import exec as exec_verb
+from pyro_mcp.guest import params as read
+from pyro_mcp.guest.children import reap_orphans
+from pyro_mcp.guest.dispatch import Dispatcher
+from pyro_mcp.guest.errors import AgentError
+from pyro_mcp.guest.port import Port
+from pyro_mcp.protocol.channel import Stream
+
+ENVIRONMENT = {
+    b"PATH": b"/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+    b"HOME": b"/root",
+    b"LANG": b"C.UTF-8",
+    b"TERM": b"dumb",
+    b"USER": b"root",
+    b"LOGNAME": b"root",
+    b"SHELL": b"/bin/sh",
+}
+STOP_SECONDS = 1.0
+
+
+def run() -> NoReturn:
+    """Be PID 1. Never returns."""
+    try:
+        wake = _watch_children()
+        disks.prepare()
+        identity.raise_loopback()
+        agent = GuestAgent(Port())
+        threading.Thread(target=agent.serve_for_ever, name="serve", daemon=True).start()
+    except OSError as error:
+        # The host waits for this line on the console and reports it.
+        log(f"cannot start: {error}")
+        os.sync()
+        _give_up()
+    while True:
+        _reap(wake)
+
+
+class GuestAgent:
+    """The verbs of a guest. `exec` is refused until `configure` has given the guest its disks and its identity."""
+
+    def __init__(self, port: Port) -> None:
+        self._port = port
+        self._configured: dict[str, Any] | None = None
+        self._lock = threading.Lock()
+        verbs = {"configure": self.configure, "exec": self.exec, "shutdown": self.shutdown}
+        self._dispatcher = Dispatcher(verbs, {"mode": "guest", "kernel": os.uname().release})
+
+    def serve_for_ever(self) -> NoReturn:
+        """Serve one host after another."""
+        gc.collect()
+        gc.freeze()
+        log(f"ready after {time.monotonic():.2f} s")
+        while True:
+            try:
+                self._dispatcher.serve(self._port.next_connection())
+            except OSError as error:
+                log(f"port: {error}")
+                time.sleep(0.01)
+
+    def configure(self, stream: Stream) -> dict[str, Any]:
+        """time_ns, entropy (base64), hostname, machine_id, scratch → kernel, boot_id. Once in a guest's life."""
+        p = stream.params
+        time_ns = read.integer(p, "time_ns", least=0, most=1 << 62)
+        entropy = read.text(p, "entropy")
+        hostname = read.text(p, "hostname", limit=63)
+        machine_id = read.text(p, "machine_id", limit=32)
+        with self._lock:
+            if self._configured is not None:
+                raise AgentError("conflict", "cannot configure: this guest is configured already")
+            identity.step_clock(time_ns)
+            identity.reseed(entropy)
+            if read.flag(p, "scratch"):
+                disks.assemble()
+            identity.name_host(hostname, machine_id)
+            self._configured = {"kernel": os.uname().release, "boot_id": identity.boot_id()}
+            return self._configured
+
+    def exec(self, stream: Stream) -> dict[str, Any]:
+        """One command in the guest."""
+        if self._configured is None:
+            raise AgentError("conflict", "cannot exec: this guest is not configured yet")
+        return exec_verb.run(stream, ENVIRONMENT, b"/root")
+
+    def shutdown(self, stream: Stream) -> None:
+        """End every process, write everything to disk, answer, and switch the machine off."""
+        for number in (signal.SIGTERM, signal.SIGCONT):
+            _signal_all(number)
+        time.sleep(min(STOP_SECONDS, 0.2))
+        _signal_all(signal.SIGKILL)
+        os.sync()
+        stream.result({})
+        syscalls.power_off()
+
+
+def log(message: str) -> None:
+    """A short line on the console."""
+    try:
+        os.write(2, f"pyro-agent: {message}\n".encode()[:512])
+    except OSError:
+        pass
+
+
+def _watch_children() -> int:
+    """SIGCHLD, and every signal a user may send to PID 1, become bytes on a descriptor. Returns its reading end."""
+    wake_read, wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+    signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
+    for number in (signal.SIGCHLD, signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        # A handler and not SIG_IGN: commands would inherit the latter.
+        signal.signal(number, lambda _number, _frame: None)
+    return wake_read
+
+
+def _reap(wake: int) -> None:
+    """Wait for SIGCHLD, rest so that a command's own answer goes first, then take the orphans."""
+    try:
+        poll = select.poll()
+        poll.register(wake, select.POLLIN)
+        poll.poll()
+        time.sleep(0.05)
+        os.read(wake, 4096)
+        while not reap_orphans():
+            time.sleep(0.05)
+    except OSError as error:
+        log(f"reap: {error}")
+        time.sleep(1)
+
+
+def _signal_all(number: int) -> None:
+    try:
+        os.kill(-1, number)
+    except ProcessLookupError:
+        pass
+
+
+def _give_up() -> NoReturn:
+    while True:
+        try:
+            syscalls.power_off()
+        except OSError as error:
+            log(f"{error}")
+        time.sleep(60)

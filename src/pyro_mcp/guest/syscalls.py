@@ -1,0 +1,35 @@
+"""The few system calls that Python does not offer, through libc. They raise `OSError` like those it does."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+
+MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_NOATIME, MS_MOVE = 1, 2, 4, 8, 1024, 8192
+RB_POWER_OFF = 0x4321FEDC
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def mount(source: str, target: str, kind: str, flags: int = 0, options: str = "") -> None:
+    """mount(2)."""
+    data = options.encode() if options else None
+    if _libc.mount(source.encode(), target.encode(), kind.encode(), ctypes.c_ulong(flags), data):
+        _raise(f"mount {kind or source} on {target}")
+
+
+def power_off() -> None:
+    """reboot(2) with RB_POWER_OFF; returns only when refused."""
+    if _libc.reboot(ctypes.c_int(RB_POWER_OFF)):
+        _raise("power off")
+
+
+def become_subreaper() -> None:
+    """prctl(PR_SET_CHILD_SUBREAPER): orphans of descendants become children of this process."""
+    if _libc.prctl(36, 1, 0, 0, 0):
+        _raise("prctl")
+
+
+def _raise(what: str) -> None:
+    number = ctypes.get_errno()
+    raise OSError(number, f"{what}: {os.strerror(number)}")
