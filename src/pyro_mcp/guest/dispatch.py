@@ -25,6 +25,10 @@ class Dispatcher:
         self._verbs = verbs
         self._hello = {"role": "agent", "verbs": sorted(verbs), **hello}
 
+    def introduce(self, **facts: str) -> None:
+        """Add `facts` to the hello that later peers get."""
+        self._hello = {**self._hello, **facts}
+
     def handle(self, stream: Stream) -> None:
         """Answer one request."""
         verb = self._verbs.get(stream.verb)

@@ -76,12 +76,16 @@ class GuestAgent:
                 time.sleep(0.01)
 
     def configure(self, stream: Stream) -> dict[str, Any]:
-        """time_ns, entropy (base64), hostname, machine_id, scratch → kernel, boot_id. Once in a guest's life."""
+        """time_ns, entropy (base64), hostname, machine_id, token, scratch → kernel, boot_id. Once in a guest's life.
+
+        Later hellos carry `token`, by which a node that comes back knows this guest from another on the same socket.
+        """
         p = stream.params
         time_ns = read.integer(p, "time_ns", least=0, most=1 << 62)
         entropy = read.text(p, "entropy")
         hostname = read.text(p, "hostname", limit=63)
         machine_id = read.text(p, "machine_id", limit=32)
+        token = read.text(p, "token", limit=128)
         with self._lock:
             if self._configured is not None:
                 raise AgentError("conflict", "cannot configure: this guest is configured already")
@@ -91,6 +95,7 @@ class GuestAgent:
                 disks.assemble()
             identity.name_host(hostname, machine_id)
             self._configured = {"kernel": os.uname().release, "boot_id": identity.boot_id()}
+            self._dispatcher.introduce(token=token)
             return self._configured
 
     def exec(self, stream: Stream) -> dict[str, Any]:
