@@ -50,6 +50,11 @@ class Settings:
         return {f"PYRO_{name.upper()}": str(value) for name, value in pairs if value is not None}
 
 
+def host_environ() -> dict[str, str]:
+    """A copy of this process's environment, for a child process that needs more than `Settings`."""
+    return dict(os.environ)
+
+
 def _defaults(environ: Mapping[str, str]) -> dict[str, Any]:
     return {
         "state_dir": _xdg(environ, "XDG_STATE_HOME", ".local/state") / "pyro",

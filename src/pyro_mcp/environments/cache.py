@@ -1,0 +1,84 @@
+"""What a cached artefact is, and how it is trusted: a flat directory of files with a manifest that names each one.
+
+The full digest of every file is computed once, when it is made. Later uses compare the file's identity (size, times,
+inode), which no ordinary write leaves alone; where that differs, the digest decides.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pyro_mcp.system.atomic import write_file
+
+MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A published directory: its path and what its manifest says, without the bookkeeping of files."""
+
+    path: Path
+    facts: dict[str, Any]
+
+
+def digest_file(path: Path) -> str:
+    """SHA-256 of a file's content, in hex."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def digest_json(value: Any) -> str:
+    """SHA-256 of a JSON value in its canonical form, in hex."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def seal(directory: Path, facts: dict[str, Any], files: dict[str, str] | None = None) -> None:
+    """Write the manifest over all files of `directory`. `files` gives digests that are known already."""
+    known = files or {}
+    names = sorted(entry.name for entry in os.scandir(directory) if entry.name != MANIFEST)
+    digests = {name: known.get(name) or digest_file(directory / name) for name in names}
+    _write(directory, facts, digests)
+
+
+def open_entry(directory: Path) -> Entry | None:
+    """The entry in `directory`; None when it is absent, incomplete or damaged. Raises `OSError` for unreadable."""
+    manifest = read_manifest(directory)
+    if manifest is None:
+        return None
+    changed = [name for name, file in manifest["files"].items() if _identity(directory / name) != file["identity"]]
+    for name in changed:
+        if not _identity(directory / name) or digest_file(directory / name) != manifest["files"][name]["sha256"]:
+            return None
+    if changed and os.access(directory, os.W_OK):
+        _write(directory, manifest["facts"], {name: file["sha256"] for name, file in manifest["files"].items()})
+    return Entry(directory, manifest["facts"])
+
+
+def read_manifest(directory: Path) -> dict[str, Any] | None:
+    """The manifest of `directory` as it stands, its files unchecked; None when absent or unreadable as one."""
+    try:
+        manifest = json.loads((directory / MANIFEST).read_bytes())
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return None
+    shaped = isinstance(manifest, dict) and isinstance(manifest.get("files"), dict)
+    return manifest if shaped and isinstance(manifest.get("facts"), dict) else None
+
+
+def _write(directory: Path, facts: dict[str, Any], digests: dict[str, str]) -> None:
+    files = {name: {"sha256": sha, "identity": _identity(directory / name)} for name, sha in digests.items()}
+    text = json.dumps({"facts": facts, "files": files}, indent=1, sort_keys=True)
+    write_file(directory / MANIFEST, text.encode(), mode=0o644)
+
+
+def _identity(path: Path) -> list[int]:
+    """Size, times and inode of a regular file; empty when there is none."""
+    try:
+        status = os.lstat(path)
+    except FileNotFoundError:
+        return []
+    return [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]

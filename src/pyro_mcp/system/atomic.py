@@ -1,0 +1,83 @@
+"""All or nothing on disk: build beside, flush, rename. A reader sees the old thing, the new thing, or nothing."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from pyro_mcp.errors import DiskFull, PermissionDenied, PyroError
+
+FREE_SPACE = "Free disk space, for example with `pyro env prune`"
+
+
+@contextlib.contextmanager
+def disk_errors(what: str) -> Iterator[None]:
+    """Turn `OSError` into the error tree: "cannot <what>: <cause>"."""
+    try:
+        yield
+    except OSError as error:
+        cause = error.strerror or str(error)
+        where = f" ({error.filename})" if error.filename else ""
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise DiskFull(f"cannot {what}: {cause}{where}", hint=FREE_SPACE) from error
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise PermissionDenied(f"cannot {what}: {cause}{where}") from error
+        raise PyroError(f"cannot {what}: {cause}{where}") from error
+
+
+def make_directory(path: Path) -> Path:
+    """`path` as a private directory (0700 where we make it), with its parents."""
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return path
+
+
+def write_file(path: Path, data: bytes, *, mode: int = 0o600) -> None:
+    """Replace `path` by `data`, durably. Two writers of one path must hold a lock. Raises `OSError`."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}.new")
+    descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
+    try:
+        with open(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.rename(beside, path)
+    except OSError:
+        beside.unlink(missing_ok=True)
+        raise
+    sync_directory(path.parent)
+
+
+def publish_directory(built: Path, target: Path) -> None:
+    """Flush the flat directory `built` and rename it to `target`; one that stands there already is replaced.
+
+    The caller holds the lock of `target`. Raises `OSError`.
+    """
+    for entry in os.scandir(built):
+        if entry.is_file(follow_symlinks=False):
+            _sync(Path(entry.path), os.O_RDONLY)
+    sync_directory(built)
+    if target.exists():
+        aside = built.with_name(f"{built.name}.old")
+        os.rename(target, aside)
+        os.rename(built, target)
+        shutil.rmtree(aside)
+    else:
+        os.rename(built, target)
+    sync_directory(target.parent)
+
+
+def sync_directory(path: Path) -> None:
+    """Make renames and new names in `path` durable."""
+    _sync(path, os.O_RDONLY | os.O_DIRECTORY)
+
+
+def _sync(path: Path, flags: int) -> None:
+    descriptor = os.open(path, flags | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
