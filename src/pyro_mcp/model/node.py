@@ -1,15 +1,31 @@
 """Node results: the small process that owns the machines.
 
-The node answers two verbs of its own beside the operations: `node_status` with a `NodeStatus` and `node_stop` with a
-`NodeStopped`, after which it stops its machines and exits. Neither ever starts a node.
+The node answers two verbs of its own beside the operations: `node_status` with a `NodeStatus` and `node_stop`, which
+takes `force`, with a `NodeStopped`, after which it exits. Neither ever starts a node.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from pyro_mcp.model.result import Result
+
+
+@dataclass(frozen=True, kw_only=True)
+class NodeMachine(Result):
+    """One machine as the node sees its process: memory in bytes, null when it has no process.
+
+    `proportional_bytes` counts each shared page by the number of those who share it, so it is what the machine costs.
+    """
+
+    vm_id: str
+    environment: str
+    state: str
+    mem_mib: int
+    pid: int | None = None
+    resident_bytes: int | None = None
+    proportional_bytes: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,11 +45,17 @@ class NodeStatus(Result):
     resident_bytes: int | None = None
     machine_count: int | None = None
     max_machines: int | None = None
+    socket: str | None = None
+    client_count: int | None = None
+    memory_committed_mib: int | None = None
+    memory_limit_mib: int | None = None
+    machines: list[NodeMachine] = field(default_factory=list)
 
 
 @dataclass(frozen=True, kw_only=True)
 class NodeStopped(Result):
-    """`stopped` is false when there was no node. `machine_count` machines were deleted with it."""
+    """`stopped` is false when there was no node. `machine_count` machines were ended with it:
+    one-shot ones deleted, others powered off with their disks kept."""
 
     stopped: bool
     machine_count: int = 0

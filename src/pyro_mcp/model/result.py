@@ -6,7 +6,6 @@ the typed object or as the JSON it prints as.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 
@@ -16,12 +15,12 @@ class Result:
     __slots__ = ()
 
     def __getitem__(self, field: str) -> Any:
-        if field in self.keys():
-            return getattr(self, field)
-        raise KeyError(field)
+        if field not in self:
+            raise KeyError(field)
+        return getattr(self, field)
 
     def __contains__(self, field: object) -> bool:
-        return field in self.keys()
+        return field in getattr(self, "__dataclass_fields__", ())
 
     def keys(self) -> list[str]:
         """The names of the fields, in order."""
@@ -29,8 +28,8 @@ class Result:
 
     def get(self, field: str, default: Any = None) -> Any:
         """The field's value, or `default` when there is no such field."""
-        return self[field] if field in self else default
+        return getattr(self, field) if field in self else default
 
-    def items(self) -> Iterator[tuple[str, Any]]:
+    def items(self) -> list[tuple[str, Any]]:
         """Field names and values, in order."""
-        return ((field, getattr(self, field)) for field in self.keys())
+        return [(field, getattr(self, field)) for field in self.keys()]

@@ -44,4 +44,5 @@ def _inline(node: Any, components: Mapping[str, Any]) -> Any:
         return node
     if "$ref" in node:
         return _inline(components[node["$ref"].rpartition("/")[2]], components)
-    return {key: _inline(value, components) for key, value in node.items() if not (key == "title" and isinstance(value, str))}
+    kept = {key: value for key, value in node.items() if key != "title" or not isinstance(value, str)}
+    return {key: _inline(value, components) for key, value in kept.items()}

@@ -35,7 +35,7 @@ class Effects:
 
 @dataclass(frozen=True)
 class Operation(Generic[P, R]):
-    """A verb. `local` ones run in the caller's process, the others in the node; `titles` hold the tool's title."""
+    """A verb. `local` ones run in the caller's process, the others in the node; `title` is the tool's."""
 
     function: Callable[Concatenate[Call[Any], P], R]
     effects: Effects
@@ -82,7 +82,7 @@ class Operation(Generic[P, R]):
         return params, streams
 
     def validate(self, params: Mapping[str, Any]) -> dict[str, Any]:
-        """The parameters, typed and complete with defaults. Raises `InvalidArgument` naming the parameter and its rule."""
+        """The parameters, typed, with defaults. Raises `InvalidArgument` naming the parameter and its rule."""
         from pyro_mcp.operations.validate import validate
 
         return validate(self.name, self.fields, params)

@@ -6,9 +6,10 @@ The same check runs in the client, for a quick answer without a node, and in the
 from __future__ import annotations
 
 import re
+import types
 from collections.abc import Mapping
 from functools import cache
-from typing import Annotated, Any, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import msgspec
 
@@ -24,7 +25,8 @@ def validate(verb: str, fields: tuple[Field, ...], params: Mapping[str, Any]) ->
     for name in params:
         if name not in known:
             raise InvalidArgument(
-                f"cannot call {verb}: it has no parameter {name[:64]!r}", hint=f"It takes: {', '.join(known) or 'nothing'}."
+                f"cannot call {verb}: it has no parameter {name[:64]!r}",
+                hint=f"It takes: {', '.join(known) or 'nothing'}.",
             )
     return {field.name: _value(verb, field, params) for field in fields}
 
@@ -32,7 +34,7 @@ def validate(verb: str, fields: tuple[Field, ...], params: Mapping[str, Any]) ->
 def _value(verb: str, field: Field, params: Mapping[str, Any]) -> Any:
     if field.name not in params:
         if field.required:
-            raise InvalidArgument(f"cannot call {verb}: the parameter {field.name!r} is missing", hint=field.param.help or None)
+            raise _refused(verb, field, "it is missing")
         return field.default
     value = params[field.name]
     if _has_nul(value):
@@ -55,28 +57,20 @@ def _json_type(kind: Any, optional: bool, stream: bool, param: Any) -> Any:
     numbers = {"ge": param.ge, "le": param.le}
     texts = {"min_length": param.min_length, "max_length": param.max_length}
     typed = _constrained(kind, numbers, texts, param.pattern)
-    return typed | None if optional else typed
+    return Union[typed, None] if optional else typed  # noqa: UP007
 
 
 def _constrained(kind: Any, numbers: dict[str, Any], texts: dict[str, Any], pattern: str | None) -> Any:
-    if get_origin(kind) not in (None, list, dict):
-        members = [_constrained(member, numbers, texts, pattern) for member in get_args(kind)] if _is_union(kind) else []
-        typed = members[0] if members else kind
-        for member in members[1:]:
-            typed = typed | member
-        return typed
+    if get_origin(kind) in (Union, types.UnionType):
+        members = tuple(_constrained(member, numbers, texts, pattern) for member in get_args(kind))
+        return Union[members]  # noqa: UP007
+    if get_origin(kind) is Literal:
+        return kind
     rules = numbers if kind in (int, float) else texts if kind is not bool else {}
     rules = {name: value for name, value in rules.items() if value is not None}
     if kind is str and pattern is not None:
         rules["pattern"] = pattern
     return Annotated[kind, msgspec.Meta(**rules)] if rules else kind
-
-
-def _is_union(kind: Any) -> bool:
-    import types
-    import typing
-
-    return get_origin(kind) in (typing.Union, types.UnionType)
 
 
 def _has_nul(value: Any) -> bool:

@@ -11,9 +11,8 @@ from pyro_mcp.operations.operation import Effects, operation
 from pyro_mcp.workspaces.params import EnvironmentName
 
 if TYPE_CHECKING:
-    from pyro_mcp.workspaces.engine import Engine
-
     from pyro_mcp.operations.call import Call
+    from pyro_mcp.workspaces.engine import Engine
 
 _READ = Effects(read_only=True, idempotent=True)
 
@@ -21,7 +20,7 @@ _READ = Effects(read_only=True, idempotent=True)
 @operation(cli=("env", "list"), tool="vm_list_environments", title="List environments", effects=_READ)
 def list_environments(call: Call[Engine]) -> EnvironmentList:
     """List the environments of the catalogue and say which are installed."""
-    return call.engine.list_environments(call)
+    return EnvironmentList.of(call.engine.environments.list())
 
 
 @operation(cli=("env", "pull"), effects=Effects(idempotent=True, open_world=True))

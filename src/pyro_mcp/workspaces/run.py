@@ -19,9 +19,8 @@ from pyro_mcp.workspaces.params import (
 )
 
 if TYPE_CHECKING:
-    from pyro_mcp.workspaces.engine import Engine
-
     from pyro_mcp.operations.call import Call
+    from pyro_mcp.workspaces.engine import Engine
 
 
 @operation(cli=("run",), tool="vm_run", title="Run a command in a fresh machine", effects=Effects())
@@ -44,7 +43,7 @@ def run_in_vm(
     environment is pulled first when it is not installed, which takes minutes; afterwards a machine is there in a
     fraction of a second.
     """
-    return call.engine.run_in_vm(
+    return call.engine.vms.run(
         call,
         environment,
         command=command,

@@ -21,9 +21,8 @@ from pyro_mcp.workspaces.params import (
 )
 
 if TYPE_CHECKING:
-    from pyro_mcp.workspaces.engine import Engine
-
     from pyro_mcp.operations.call import Call
+    from pyro_mcp.workspaces.engine import Engine
 
 _READ = Effects(read_only=True, idempotent=True)
 
@@ -43,7 +42,7 @@ def create_vm(
 
     It holds its place until it is deleted or expires.
     """
-    return call.engine.create_vm(
+    return call.engine.vms.create(
         call,
         environment,
         vcpu_count=vcpu_count,
@@ -57,7 +56,7 @@ def create_vm(
 @operation(tool="vm_start", title="Start a machine", effects=Effects(idempotent=True))
 def start_vm(call: Call[Engine], vm_id: VmId) -> Vm:
     """Start a created or stopped machine and wait until commands can run in it."""
-    return call.engine.start_vm(call, vm_id)
+    return call.engine.vms.start(call, vm_id)
 
 
 @operation(tool="vm_exec", title="Run a command in a machine, then delete it", effects=Effects())
@@ -73,34 +72,34 @@ def exec_vm(
 
     A non-zero exit code is a result, not an error.
     """
-    return call.engine.exec_vm(call, vm_id, command=command, timeout_seconds=timeout_seconds, stdin=stdin)
+    return call.engine.vms.exec(call, vm_id, command=command, timeout_seconds=timeout_seconds, stdin=stdin)
 
 
 @operation(tool="vm_stop", title="Stop a machine", effects=Effects(idempotent=True))
 def stop_vm(call: Call[Engine], vm_id: VmId) -> Vm:
     """Stop a machine; its disk stays, what ran in it ends."""
-    return call.engine.stop_vm(call, vm_id)
+    return call.engine.vms.stop(vm_id)
 
 
 @operation(tool="vm_delete", title="Delete a machine", effects=Effects(destructive=True))
 def delete_vm(call: Call[Engine], vm_id: VmId) -> VmDeleted:
     """Delete a machine and everything it wrote, whatever its state."""
-    return call.engine.delete_vm(call, vm_id)
+    return call.engine.vms.delete(vm_id)
 
 
 @operation(tool="vm_status", title="Show a machine", effects=_READ)
 def status_vm(call: Call[Engine], vm_id: VmId) -> Vm:
     """Show a machine: its state, size and when it expires."""
-    return call.engine.status_vm(call, vm_id)
+    return call.engine.vms.status(vm_id)
 
 
 @operation(tool="vm_network_info", title="Show a machine's network", effects=_READ)
 def network_info_vm(call: Call[Engine], vm_id: VmId) -> VmNetwork:
     """Show what a machine can reach."""
-    return call.engine.network_info_vm(call, vm_id)
+    return call.engine.vms.network(vm_id)
 
 
 @operation(tool="vm_reap_expired", title="Delete expired machines", effects=Effects(destructive=True, idempotent=True))
 def reap_expired(call: Call[Engine]) -> ReapResult:
     """Delete every machine that has expired, without waiting for the node to do it."""
-    return call.engine.reap_expired(call)
+    return call.engine.vms.reap()
