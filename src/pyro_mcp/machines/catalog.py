@@ -33,16 +33,20 @@ class DriverCatalog:
             "host": HostDriver(),
         }
 
-    def guest(self, environment: Image, runtime: GuestRuntime, notice: Notice) -> Driver:
-        """The driver for a guest. `notice` gets one line when KVM is there and had to be passed over.
-
-        Raises `IsolationUnavailable` when KVM is required and unusable, `MissingDependency` without QEMU.
-        """
+    def require_guest(self) -> None:
+        """Raises `MissingDependency` when no guest can be made here, before anybody pulls an environment for one."""
         if find_program(BINARY) is None:
             raise MissingDependency(
                 f"cannot start a guest: {BINARY} is not installed",
                 hint="Install it: apt-get install qemu-system-x86. Or allow the bare host: --allow-host-compat",
             )
+
+    def guest(self, environment: Image, runtime: GuestRuntime, notice: Notice) -> Driver:
+        """The driver for a guest. `notice` gets one line when KVM is there and had to be passed over.
+
+        Raises `IsolationUnavailable` when KVM is required and unusable, `MissingDependency` without QEMU.
+        """
+        self.require_guest()
         verdict = self.verdict(environment, runtime)
         if verdict.usable:
             return self._drivers["kvm"]

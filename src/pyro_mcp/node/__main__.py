@@ -1,0 +1,94 @@
+"""`python -m pyro_mcp.node READY_FD SETTINGS_JSON`: the node's process, as `spawn` starts it.
+
+It forks once, so that it is never its starter's zombie, takes the lock for life, and writes one JSON object to the
+ready descriptor: `{"ready": true}` or `{"error": ...}`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import signal
+import sys
+from types import FrameType
+from typing import Any
+
+LOCK_SECONDS = 20
+
+
+def main(argv: list[str]) -> int:
+    """Be the node until nothing needs it. Returns the exit status."""
+    ready = int(argv[0])
+    os.set_inheritable(ready, False)
+    if os.fork():
+        os._exit(0)
+    os.umask(0o077)
+    from pyro_mcp.errors import PyroError
+
+    try:
+        node = _open(json.loads(argv[1]))
+    except PyroError as error:
+        print(f"cannot start: {error}", file=sys.stderr)
+        _tell(ready, {"error": error.to_wire()})
+        return error.exit_code
+    _tell(ready, {"ready": True})
+    node.run()
+    return 0
+
+
+def _open(values: dict[str, Any]) -> Any:
+    from pyro_mcp.node.log import BoundedLog
+    from pyro_mcp.node.place import Place
+    from pyro_mcp.settings import Settings
+
+    settings = Settings.load(**values)
+    place = Place.of(settings)
+    place.prepare()
+    _take_for_life(place)
+    BoundedLog(place.log).install()
+
+    from pyro_mcp.node.adopt import reconcile
+    from pyro_mcp.node.server import Node
+    from pyro_mcp.workspaces.engine import Engine
+
+    engine = Engine.open(settings)
+    reconcile(engine)
+    node = Node(settings, place, engine)
+    node.listen()
+    signal.signal(signal.SIGTERM, lambda number, frame: node.leave("SIGTERM"))
+    return node
+
+
+def _take_for_life(place: Any) -> None:
+    """Hold `node.lock` until this process ends. A predecessor on its way out is waited for."""
+    from pyro_mcp.errors import NodeUnavailable
+
+    def give_up(number: int, frame: FrameType | None) -> None:
+        raise TimeoutError
+
+    # Deliberately never closed: the kernel lets go of the lock when the process ends, however it ends.
+    descriptor = os.open(place.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    before = signal.signal(signal.SIGALRM, give_up)
+    signal.alarm(LOCK_SECONDS)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+    except TimeoutError:
+        raise NodeUnavailable(
+            f"cannot start the node: another one holds {place.lock} and does not answer",
+            hint=f"Find it with `fuser {place.lock}` and end it",
+        ) from None
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def _tell(ready: int, answer: dict[str, Any]) -> None:
+    with contextlib.suppress(BrokenPipeError):
+        os.write(ready, json.dumps(answer).encode())
+    os.close(ready)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,87 @@
+"""Reconcile on open: make the world agree with the store after whatever ended the last node.
+
+Machines that run go on running and are taken over. What belonged to a one-shot call is removed, because its caller
+lost the connection when the node died. An intent without an outcome is undone, and a directory or process that the
+store does not know is removed. Nothing is judged by a pid alone (see `system.process.Identity`).
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+from pyro_mcp.errors import PyroError
+from pyro_mcp.machines.driver import Machine
+from pyro_mcp.store.machines import MachineRow, Machines
+from pyro_mcp.workspaces.engine import Engine
+
+
+def reconcile(engine: Engine) -> None:
+    """Bring processes, directories and rows in line. One machine that resists is told in the log and left as it is."""
+    machines = Machines(engine.database)
+    for row in machines.list():
+        try:
+            _settle(engine, machines, row)
+        except PyroError as error:
+            print(f"cannot settle {row.machine_id}: {error}")
+    _remove_unknown(engine, {row.machine_id for row in machines.list()})
+
+
+def _settle(engine: Engine, machines: Machines, row: MachineRow) -> None:
+    machine = _find(engine, row)
+    if row.one_shot or row.state in ("creating", "deleting"):
+        _end(engine, row.machine_id, machine)
+        engine.fleet.remove(row.machine_id, "its caller went away with the last node")
+    elif row.state == "running" and machine is not None:
+        engine.fleet.adopt(row, machine)
+    elif row.state == "running":
+        _end(engine, row.machine_id, None)
+        machines.fail(row.machine_id, "it ended while no node watched it")
+    else:
+        _end(engine, row.machine_id, machine)
+        if row.state in ("starting", "stopping"):
+            machines.set_state(row.machine_id, "stopped", reason="a start or stop was interrupted")
+
+
+def _find(engine: Engine, row: MachineRow) -> Machine | None:
+    directory = engine.fleet.directory(row.machine_id)
+    if not directory.is_dir():
+        return None
+    return engine.drivers.by_isolation(row.isolation).adopt(row.machine_id, directory)
+
+
+def _end(engine: Engine, machine_id: str, machine: Machine | None) -> None:
+    if machine is not None:
+        machine.terminate()
+    _kill_inside(engine.fleet.directory(machine_id))
+
+
+def _kill_inside(directory: Path) -> None:
+    """End processes of ours that work in a machine's directory: a birth that was cut off before it wrote down whom
+    it had started. Drivers start their process there and nobody else has a reason to be there."""
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        try:
+            descriptor = os.pidfd_open(int(entry.name))
+        except OSError:
+            continue
+        try:
+            if Path(os.readlink(entry / "cwd").removesuffix(" (deleted)")) == directory:
+                print(f"ending process {entry.name}, left in {directory}")
+                signal.pidfd_send_signal(descriptor, signal.SIGKILL)
+        except OSError:
+            continue
+        finally:
+            os.close(descriptor)
+
+
+def _remove_unknown(engine: Engine, known: set[str]) -> None:
+    """Directories without a row: the row goes last on deletion and comes first on creation, so these are debris."""
+    home = engine.fleet.directory("any").parent
+    for directory in home.iterdir() if home.is_dir() else ():
+        if directory.name not in known:
+            print(f"removing {directory}, which no machine owns")
+            _kill_inside(directory)
+            engine.fleet.erase(directory.name)

@@ -1,0 +1,200 @@
+"""The node: accepts clients, answers their calls, and leaves when nothing needs it.
+
+The main thread only accepts and waits for the idle deadline; each client has a `Channel`, each call a pool thread of
+it. What a client leaves behind when it vanishes is cancelled call by call.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import socket
+import sys
+import threading
+import time
+
+from pyro_mcp.errors import PyroError
+from pyro_mcp.node import calls, lifecycle
+from pyro_mcp.node.place import MAX_CONTROL, About, Place, peer
+from pyro_mcp.node.reap import Reaper
+from pyro_mcp.node.verbs import operations
+from pyro_mcp.operations.operation import find
+from pyro_mcp.protocol.channel import Channel, ChannelClosed, Stream
+from pyro_mcp.protocol.pipe import Pipe
+from pyro_mcp.settings import Settings
+from pyro_mcp.system.locks import try_locked
+from pyro_mcp.system.sockets import listen_unix
+from pyro_mcp.version import VERSION
+from pyro_mcp.workspaces.engine import Engine
+
+HELLO_SECONDS = 10.0
+BACKLOG = 1024
+MAX_CLIENTS = 128
+DRAIN_SECONDS = 10.0
+
+
+class Node:
+    """One process's node. `listen`, then `run` until `leave`."""
+
+    def __init__(self, settings: Settings, place: Place, engine: Engine) -> None:
+        self.settings = settings
+        self.place = place
+        self.engine = engine
+        self.started_at = time.time()
+        self._clients: set[Channel] = set()
+        self._calls = 0
+        self._changed = threading.Condition()
+        self._idle_since = time.monotonic()
+        self._leaving: str | None = None
+        self._wake_read, self._wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        self._listener: socket.socket | None = None
+        self._reaper = Reaper(engine)
+        engine.on_change(self._wake)
+
+    # -- life
+
+    def listen(self) -> None:
+        """Say who this is and open the socket. Holding `node.lock` is the caller's business."""
+        About(os.getpid(), VERSION, sys.executable).save(self.place)
+        self._listener = listen_unix(self.place.socket_path, backlog=BACKLOG)
+        self._listener.setblocking(False)
+
+    def run(self) -> None:
+        """Serve until `leave` or until idle for long enough; then close everything."""
+        assert self._listener is not None
+        self._reaper.start()
+        poller = select.poll()
+        poller.register(self._wake_read, select.POLLIN)
+        poller.register(self._listener, select.POLLIN)
+        while True:
+            if self._leaving is not None:
+                break
+            remaining = self._idle_remaining()
+            if remaining is not None and remaining <= 0:
+                if self._retire():
+                    break
+                poller.register(self._listener, select.POLLIN)
+                continue
+            poller.poll(None if remaining is None else remaining * 1000 + 1)
+            self._drain_wake()
+            self._accept_all()
+        self._shut(self._leaving or f"idle for {self.settings.idle_seconds:g} s")
+
+    def leave(self, reason: str) -> None:
+        """Make `run` return soon. Safe from any thread and from a signal handler."""
+        self._leaving = reason
+        self._wake()
+
+    @property
+    def client_count(self) -> int:
+        return len(self._clients)
+
+    # -- idleness
+
+    def _idle_remaining(self) -> float | None:
+        """Seconds until this node may leave; None while somebody needs it."""
+        with self._changed:
+            if self._clients or self.engine.busy:
+                self._idle_since = time.monotonic()
+                return None
+            return self._idle_since + self.settings.idle_seconds - time.monotonic()
+
+    def _retire(self) -> bool:
+        """Stop listening unless somebody is just arriving. Under `start.lock`: nobody starts a node meanwhile."""
+        assert self._listener is not None
+        with try_locked(self.place.start_lock) as free:
+            if free:
+                self.place.socket_path.unlink(missing_ok=True)
+                # Whoever connected before the unlink is in the queue by now, and nobody can follow.
+                if not self._accept_all():
+                    self._listener.close()
+                    self.place.about.unlink(missing_ok=True)
+                    return True
+                self._listener.close()
+                self.listen()
+        with self._changed:
+            self._idle_since = time.monotonic()
+        return False
+
+    def _wake(self) -> None:
+        with contextlib.suppress(BlockingIOError, OSError):
+            os.write(self._wake_write, b"x")
+
+    def _drain_wake(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            while os.read(self._wake_read, 4096):
+                pass
+
+    # -- clients
+
+    def _accept_all(self) -> int:
+        """Greet whoever waits; returns how many did."""
+        assert self._listener is not None
+        count = 0
+        with contextlib.suppress(BlockingIOError, ConnectionAbortedError):
+            while True:
+                connection, _ = self._listener.accept()
+                count += 1
+                self._admit(connection)
+        return count
+
+    def _admit(self, connection: socket.socket) -> None:
+        if peer(connection)[1] != os.geteuid() or len(self._clients) >= MAX_CLIENTS:
+            connection.close()
+            return
+        channel = Channel(
+            Pipe(connection.detach()),
+            initiator=False,
+            hello={"pyro": VERSION, "role": "node", "pid": os.getpid()},
+            handler=self._handle,
+            max_control=MAX_CONTROL,
+        )
+        with self._changed:
+            self._clients.add(channel)
+        channel.on_close(lambda reason: self._gone(channel))
+        threading.Thread(target=self._greet, args=(channel,), name="greet", daemon=True).start()
+
+    def _greet(self, channel: Channel) -> None:
+        with contextlib.suppress(ChannelClosed, TimeoutError):
+            channel.start(HELLO_SECONDS)
+
+    def _gone(self, channel: Channel) -> None:
+        with self._changed:
+            self._clients.discard(channel)
+            self._idle_since = time.monotonic()
+        self._wake()
+
+    def _handle(self, stream: Stream) -> None:
+        with self._changed:
+            self._calls += 1
+        try:
+            if stream.verb in lifecycle.VERBS:
+                stream.result(lifecycle.VERBS[stream.verb](self, stream.params))
+            else:
+                calls.answer(stream, find(operations(), stream.verb), self.engine, self.settings)
+        finally:
+            with self._changed:
+                self._calls -= 1
+                self._changed.notify_all()
+
+    # -- the end
+
+    def _shut(self, reason: str) -> None:
+        """Cancel what is under way, give it time to clean up, and let go of everything."""
+        print(f"leaving: {reason}")
+        assert self._listener is not None
+        with contextlib.suppress(FileNotFoundError):
+            if self._listener.fileno() >= 0:
+                self._listener.close()
+                self.place.socket_path.unlink()
+                self.place.about.unlink()
+        for channel in list(self._clients):
+            channel.close(f"the node is leaving: {reason}")
+        with self._changed:
+            self._changed.wait_for(lambda: self._calls == 0, DRAIN_SECONDS)
+        self._reaper.stop()
+        try:
+            self.engine.close()
+        except PyroError as error:
+            print(f"cannot close cleanly: {error}")

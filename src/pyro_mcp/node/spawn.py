@@ -1,0 +1,153 @@
+"""The client's side of the node's life: find the one that runs, or start one and wait until it is ready.
+
+Starts are serialised by `start.lock`, so the losers of a race wait for the winner and then connect. Readiness, or the
+reason why there is none, comes through an inherited pipe. A node of another pyro version is asked to leave; it does
+when it owns no machines.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import select
+import socket
+import subprocess
+import sys
+import time
+
+from pyro_mcp.errors import Conflict, NodeUnavailable, PyroError
+from pyro_mcp.node.place import MAX_CONTROL, About, Place, peer
+from pyro_mcp.settings import Settings
+from pyro_mcp.system.locks import locked
+from pyro_mcp.version import VERSION
+
+START_SECONDS = 30.0
+STOP_SECONDS = 10.0
+_ATTEMPTS = 3
+
+
+def ensure_node(settings: Settings) -> socket.socket:
+    """A connection to the node of `settings.state_dir`, which is started if none runs.
+
+    Raises `NodeUnavailable` when it does not start, `Conflict` when a node of another version still owns machines,
+    `PermissionDenied` when the state directory is not this user's, and whatever keeps the node from opening its store.
+    """
+    place = Place.of(settings)
+    place.prepare()
+    for _ in range(_ATTEMPTS):
+        connection = place.connect() or _start_or_join(settings, place)
+        stranger = _other_version(place, connection)
+        if stranger is None:
+            return connection
+        _ask_to_leave(connection, stranger)
+    raise NodeUnavailable("cannot start the node: others of another version keep being started", hint=_LOOK_AT_LOG)
+
+
+def connect_node(settings: Settings) -> socket.socket | None:
+    """A connection to the node that runs, of whatever version; None when none does. Starts nothing."""
+    return Place.of(settings).connect()
+
+
+_LOOK_AT_LOG = "Look at node.log in the state directory"
+
+
+def _start_or_join(settings: Settings, place: Place) -> socket.socket:
+    with locked(place.start_lock):
+        connection = place.connect()
+        if connection is None:
+            _start(settings, place)
+            connection = place.connect()
+    if connection is None:
+        raise NodeUnavailable("cannot reach the node: it ended right after its start", hint=_log_tail(place))
+    return connection
+
+
+def _start(settings: Settings, place: Place) -> None:
+    """Start a detached node and wait for its word. Raises what it reports, or `NodeUnavailable`."""
+    values = {field.name: getattr(settings, field.name) for field in dataclasses.fields(settings)}
+    ready, told = os.pipe2(os.O_CLOEXEC)
+    argv = [sys.executable, "-P", "-m", "pyro_mcp.node", str(told), json.dumps(values, default=str)]
+    try:
+        with place.log.open("ab") as log:
+            child = subprocess.Popen(
+                argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, pass_fds=[told], cwd="/", start_new_session=True
+            )
+    except OSError as error:
+        os.close(ready)
+        raise NodeUnavailable(f"cannot start the node: {error}") from error
+    finally:
+        os.close(told)
+    try:
+        # The child forks at once and leaves, so that the node is nobody's zombie.
+        child.wait(START_SECONDS)
+        answer = _read_all(ready, START_SECONDS)
+    except (TimeoutError, subprocess.TimeoutExpired):
+        child.kill()
+        child.wait()
+        raise NodeUnavailable(
+            f"cannot start the node: not ready after {START_SECONDS:g} s", hint=_log_tail(place)
+        ) from None
+    finally:
+        os.close(ready)
+    if not answer:
+        raise NodeUnavailable("cannot start the node: it ended before it was ready", hint=_log_tail(place))
+    refusal = json.loads(answer).get("error")
+    if refusal is not None:
+        raise PyroError.from_wire(refusal)
+
+
+def _read_all(fd: int, seconds: float) -> bytes:
+    deadline = time.monotonic() + seconds
+    poller = select.poll()
+    poller.register(fd, select.POLLIN)
+    answer = b""
+    while poller.poll(max(0.0, deadline - time.monotonic()) * 1000):
+        piece = os.read(fd, 65536)
+        if not piece:
+            return answer
+        answer += piece
+    raise TimeoutError
+
+
+def _log_tail(place: Place) -> str:
+    with contextlib.suppress(OSError):
+        lines = place.log.read_bytes()[-4096:].decode("utf-8", "replace").strip().splitlines()
+        if lines:
+            return f"Its log {place.log} ends with: {lines[-1][:500]}"
+    return f"Its log is {place.log}"
+
+
+def _other_version(place: Place, connection: socket.socket) -> About | None:
+    about = About.load(place)
+    if about is None or about.version == VERSION or about.pid != peer(connection)[0]:
+        return None
+    return about
+
+
+def _ask_to_leave(connection: socket.socket, stranger: About) -> None:
+    """Returns once the node of another version has closed the connection. Raises `Conflict` when it stays."""
+    from pyro_mcp.protocol.channel import Channel, ChannelClosed, RemoteError
+    from pyro_mcp.protocol.pipe import Pipe
+
+    who = f"the node (process {stranger.pid}) is pyro {stranger.version}, this is {VERSION}"
+    channel = Channel(
+        Pipe(connection.detach()), initiator=True, hello={"pyro": VERSION, "role": "client"}, max_control=MAX_CONTROL
+    )
+    try:
+        channel.start(STOP_SECONDS)
+        channel.call("node_stop", {}, STOP_SECONDS)
+    except ChannelClosed as error:
+        if "protocol violation" in str(error) or "speaks version" in str(error):
+            raise Conflict(f"cannot use the node: {who}", hint=f"End it: kill {stranger.pid}") from None
+    except RemoteError as error:
+        reason = PyroError.from_wire(error.payload).message
+        raise Conflict(
+            f"cannot use the node: {who}, and it does not leave: {reason}",
+            hint="Delete its machines, or end them all with `pyro node stop --force`",
+        ) from None
+    except TimeoutError:
+        raise NodeUnavailable(f"cannot use the node: {who}, and it does not answer") from None
+    finally:
+        channel.close("asked it to leave")

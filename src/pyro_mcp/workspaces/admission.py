@@ -1,0 +1,51 @@
+"""Admission: whether one more machine fits, decided before anything is made."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+
+from pyro_mcp.errors import Capacity, InvalidArgument
+from pyro_mcp.settings import Settings
+from pyro_mcp.store.machines import LIVE, MachineRow
+
+VCPUS_PER_CORE = 4
+
+
+def committed_mib(rows: Iterable[MachineRow]) -> int:
+    """Memory promised to machines that run, or are on their way up or down."""
+    return sum(row.mem_mib for row in rows if row.state in LIVE)
+
+
+def check_size(vcpu_count: int) -> None:
+    """Raises `InvalidArgument` for more virtual processors than make sense here."""
+    cores = os.cpu_count() or 1
+    if vcpu_count > cores * VCPUS_PER_CORE:
+        raise InvalidArgument(
+            f"cannot make a machine with {vcpu_count} vCPUs: this host has {cores} cores",
+            hint=f"Ask for at most {cores * VCPUS_PER_CORE}",
+        )
+
+
+def check_place(rows: list[MachineRow], settings: Settings) -> None:
+    """Raises `Capacity` when there are as many machines as may be."""
+    if len(rows) >= settings.max_machines:
+        raise Capacity(
+            f"cannot make another machine: there are {len(rows)} of at most {settings.max_machines}",
+            hint="Delete some, wait until they expire, or raise max_machines (PYRO_MAX_MACHINES)",
+        )
+
+
+def check_memory(rows: list[MachineRow], mem_mib: int, settings: Settings) -> None:
+    """Raises `Capacity` when `mem_mib` more would exceed the memory limit."""
+    used = committed_mib(rows)
+    free = settings.memory_limit_mib - used
+    if mem_mib <= free:
+        return
+    hint = f"Ask for at most {free} MiB, or end other machines" if free >= 128 else "Stop or delete other machines"
+    if used == 0:
+        hint = f"Ask for at most {free} MiB"
+    raise Capacity(
+        f"cannot start a machine of {mem_mib} MiB: {used} of {settings.memory_limit_mib} MiB are taken",
+        hint=f"{hint}; the limit is memory_limit_mib (PYRO_MEMORY_LIMIT_MIB)",
+    )

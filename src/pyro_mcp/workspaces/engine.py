@@ -1,0 +1,108 @@
+"""Engine: what the verbs of a node work with, put together once. It knows no verb itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Protocol
+
+from pyro_mcp.machines.driver import Driver, GuestRuntime, Image
+from pyro_mcp.settings import Settings
+from pyro_mcp.store.database import Database
+from pyro_mcp.store.machines import Machines
+from pyro_mcp.system.clock import Clock
+from pyro_mcp.system.progress import Progress
+from pyro_mcp.workspaces.faults import Faults, no_faults
+from pyro_mcp.workspaces.fleet import Fleet
+
+if TYPE_CHECKING:
+    from pyro_mcp.environments.store import EnvironmentStore
+
+    from pyro_mcp.workspaces.vms import Vms
+
+
+class Drivers(Protocol):
+    """Where machines come from; `machines.catalog.DriverCatalog` outside of tests."""
+
+    def require_guest(self) -> None: ...
+
+    def guest(self, environment: Image, runtime: GuestRuntime, notice: Callable[[str], None]) -> Driver: ...
+
+    def host(self) -> Driver: ...
+
+    def by_isolation(self, isolation: str) -> Driver: ...
+
+
+class Engine:
+    """Settings, store, environments, drivers and the fleet of one node."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        database: Database,
+        *,
+        drivers: Drivers | None = None,
+        environments: Any = None,
+        clock: Clock | None = None,
+        faults: Faults = no_faults,
+    ) -> None:
+        self.settings = settings
+        self.database = database
+        self.clock = clock or Clock()
+        self.faults = faults
+        self.fleet = Fleet(settings, Machines(database), self.clock, faults)
+        if drivers is not None:
+            self.drivers = drivers
+        if environments is not None:
+            self.environments = environments
+
+    @classmethod
+    def open(cls, settings: Settings) -> Engine:
+        """The engine over the store in `settings.state_dir`. Raises what `Database` raises."""
+        return cls(settings, Database(settings.state_dir / "pyro.db"))
+
+    @cached_property
+    def drivers(self) -> Drivers:
+        from pyro_mcp.machines.catalog import DriverCatalog
+
+        return DriverCatalog(self.settings)
+
+    @cached_property
+    def environments(self) -> EnvironmentStore:
+        from pyro_mcp.environments.store import EnvironmentStore
+
+        return EnvironmentStore(self.settings)
+
+    @cached_property
+    def vms(self) -> Vms:
+        from pyro_mcp.workspaces.vms import Vms
+
+        return Vms(self)
+
+    def runtime(self, progress: Progress) -> GuestRuntime:
+        """The guest runtime, built when absent."""
+        from pyro_mcp.environments.runtime import ensure_runtime
+
+        made = ensure_runtime(self.settings, progress)
+        return GuestRuntime(made.digest, made.kernel, made.initramfs, made.image)
+
+    @property
+    def busy(self) -> bool:
+        """Whether a machine exists, so that a node is needed to end it in time."""
+        return bool(self.fleet.rows())
+
+    def on_change(self, callback: Callable[[], None]) -> None:
+        """Call `callback` whenever a machine comes, goes or changes."""
+        self.fleet.on_change(callback)
+
+    def stop_all(self) -> None:
+        """Remove one-shot machines and power off the rest, keeping their disks."""
+        for row in self.fleet.rows():
+            if row.one_shot:
+                self.fleet.remove(row.machine_id, "the node was stopped")
+            elif row.state == "running":
+                self.fleet.stop(row.machine_id)
+
+    def close(self) -> None:
+        """Let go of the store. Machines that run go on running; the next node adopts them."""
+        self.database.close()

@@ -1,0 +1,147 @@
+"""Exec: one command in a live machine, its output passed on as it comes and captured in bounds.
+
+The agent is the guest's, so nothing it answers is believed: numbers are checked, time is the host's, silence ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import shlex
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from pyro_mcp.errors import Cancelled, MachineFailed, PyroError
+from pyro_mcp.machines.driver import Machine
+from pyro_mcp.operations.call import STDERR, STDOUT, Call
+from pyro_mcp.protocol.channel import ChannelClosed, Data, RemoteError, Result, Stream
+from pyro_mcp.workspaces.capture import Capture
+
+GRACE_SECONDS = 20.0
+"""How long after the command's own timeout the agent may take to say so, on an emulated and busy machine."""
+CANCEL_SECONDS = 5.0
+_SIGNAL = re.compile(r"SIG[A-Z0-9+]{1,12}")
+
+
+def words(command: str | list[str]) -> list[str]:
+    """The argument vector: a line is the shell's to read, a list is run as it stands."""
+    return ["/bin/sh", "-c", command] if isinstance(command, str) else command
+
+
+def shown(command: str | list[str]) -> str:
+    """The command as a person would type it."""
+    return command if isinstance(command, str) else shlex.join(command)
+
+
+def run_command(
+    call: Call[Any],
+    machine: Machine,
+    command: str | list[str],
+    *,
+    timeout_seconds: float,
+    stdin: bytes | Iterable[bytes] | None,
+) -> dict[str, Any]:
+    """Run `command` in `machine`; the fields of a `CommandResult`.
+
+    Raises `Cancelled` when the caller went away (the command has been ended then), `MachineFailed` when the machine
+    ended or its agent broke the rules, and what the agent refuses, such as `InvalidArgument`.
+    """
+    begun = time.monotonic()
+    captures = {STDOUT: Capture(), STDERR: Capture()}
+    try:
+        stream = machine.channel.open(
+            "exec", {"argv": words(command), "timeout_seconds": timeout_seconds, "stdin": stdin is not None}
+        )
+        with _cancellable(call, machine, stream):
+            if stdin is not None:
+                threading.Thread(target=_feed, args=(stream, stdin), name="stdin", daemon=True).start()
+            answer = _follow(call, stream, captures, begun + timeout_seconds + GRACE_SECONDS)
+    except ChannelClosed as error:
+        call.check()
+        raise _died(machine, command, str(error)) from None
+    except TimeoutError:
+        raise _died(machine, command, "its agent stopped answering") from None
+    except RemoteError as error:
+        raise PyroError.from_wire(error.payload) from None
+    call.check()
+    return {
+        "command": shown(command),
+        "duration_ms": int((time.monotonic() - begun) * 1000),
+        "execution_mode": machine.capabilities.execution_mode,
+        "isolation": machine.capabilities.isolation,
+        **_checked(answer),
+        **_captured(captures),
+    }
+
+
+def _follow(call: Call[Any], stream: Stream, captures: dict[int, Capture], deadline: float) -> dict[str, Any]:
+    """Pass on and keep output until the result."""
+    while True:
+        message = stream.receive(max(0.0, deadline - time.monotonic()))
+        if isinstance(message, Result):
+            return message.value
+        if isinstance(message, Data) and message.tag in captures:
+            captures[message.tag].add(message.data)
+            try:
+                call.output(message.tag, message.data)
+            except Cancelled:
+                stream.cancel()
+                raise
+
+
+@contextlib.contextmanager
+def _cancellable(call: Call[Any], machine: Machine, stream: Stream) -> Iterator[None]:
+    """While inside, a cancelled call ends the command, and the machine's channel if the agent does not react."""
+    timers: list[threading.Timer] = []
+
+    def cancel() -> None:
+        timer = threading.Timer(CANCEL_SECONDS, machine.channel.close, ["it ignored a cancelled command"])
+        timer.daemon = True
+        timer.start()
+        timers.append(timer)
+        stream.cancel()
+
+    forget = call.on_cancel(cancel)
+    try:
+        yield
+    finally:
+        forget()
+        for timer in timers:
+            timer.cancel()
+
+
+def _feed(stream: Stream, stdin: bytes | Iterable[bytes]) -> None:
+    """Pass the caller's input on; runs until its end or until the command is over."""
+    with contextlib.suppress(ChannelClosed):
+        for piece in (stdin,) if isinstance(stdin, bytes) else stdin:
+            stream.send(piece, 0)
+        stream.end()
+
+
+def _checked(answer: dict[str, Any]) -> dict[str, Any]:
+    code, signal, timed_out = answer.get("exit_code"), answer.get("signal"), answer.get("timed_out")
+    named = signal is None or (isinstance(signal, str) and _SIGNAL.fullmatch(signal) is not None)
+    if type(code) is not int or not 0 <= code <= 255 or not named or not isinstance(timed_out, bool):
+        raise MachineFailed("cannot read the command's outcome: the guest's agent broke the protocol")
+    return {"exit_code": code, "signal": signal, "timed_out": timed_out}
+
+
+def _captured(captures: dict[int, Capture]) -> dict[str, Any]:
+    out, err = captures[STDOUT].finish(), captures[STDERR].finish()
+    return {
+        "stdout": out.text,
+        "stderr": err.text,
+        "stdout_dropped_bytes": out.dropped_bytes,
+        "stderr_dropped_bytes": err.dropped_bytes,
+        "truncated": bool(out.dropped_bytes or err.dropped_bytes),
+        "encoding_lossy": out.lossy or err.lossy,
+    }
+
+
+def _died(machine: Machine, command: str | list[str], cause: str) -> MachineFailed:
+    line = shown(command).splitlines()[0][:80]
+    said = machine.last_words().strip().splitlines()[-3:]
+    hint = f"The machine's last words: {' / '.join(said)[-600:]}" if said else "Try again in a new machine"
+    return MachineFailed(f"cannot finish `{line}`: the machine {machine.machine_id} is gone: {cause}", hint=hint)

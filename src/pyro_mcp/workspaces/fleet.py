@@ -1,0 +1,284 @@
+"""Fleet: the machines of this node, from admission to deletion.
+
+Every change of a machine is written before it is made and after (`store.machines`), under that machine's lock; the
+fleet's own lock covers only admission, so one slow boot holds up nobody else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from pyro_mcp.errors import Conflict, NotFound, PyroError
+from pyro_mcp.machines.driver import Driver, GuestRuntime, Image, Machine, MachineSpec
+from pyro_mcp.protocol.channel import ChannelClosed, RemoteError
+from pyro_mcp.settings import Settings
+from pyro_mcp.store.machines import MachineRow, Machines
+from pyro_mcp.system.atomic import disk_errors
+from pyro_mcp.system.clock import Clock
+from pyro_mcp.system.progress import Progress
+from pyro_mcp.workspaces import admission
+from pyro_mcp.workspaces.faults import Faults, no_faults
+
+SHUTDOWN_SECONDS = 10.0
+
+
+@dataclass(frozen=True)
+class Boot:
+    """What a machine is born from. Without images it is no guest."""
+
+    driver: Driver
+    environment: Image | None = None
+    runtime: GuestRuntime | None = None
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A machine and its process, if it has one."""
+
+    row: MachineRow
+    pid: int | None
+
+
+class Fleet:
+    """All machines of one state directory. Every method may be called from any thread."""
+
+    def __init__(self, settings: Settings, machines: Machines, clock: Clock, faults: Faults = no_faults) -> None:
+        self._settings = settings
+        self._machines = machines
+        self._clock = clock
+        self._faults = faults
+        self._live: dict[str, Machine] = {}
+        self._admitting = threading.Lock()
+        self._locks: dict[str, threading.RLock] = {}
+        self._ended: dict[str, str] = {}
+        self._listeners: list[Callable[[], None]] = []
+
+    # -- looking
+
+    def on_change(self, callback: Callable[[], None]) -> None:
+        """Call `callback` whenever a machine has come, gone or changed state."""
+        self._listeners.append(callback)
+
+    def rows(self) -> list[MachineRow]:
+        return self._machines.list()
+
+    def get(self, machine_id: str) -> MachineRow:
+        """Raises `NotFound`, whose hint lists the machines there are."""
+        row = self._machines.get(machine_id)
+        if row is None or row.state == "deleting":
+            known = [row.machine_id for row in self._machines.list() if row.state != "deleting"]
+            shown = ", ".join(known[:10]) + (f" and {len(known) - 10} more" if len(known) > 10 else "")
+            hint = f"There are: {shown}" if known else "There are none; create one first"
+            raise NotFound(f"cannot find the machine {machine_id}: it does not exist or has expired", hint=hint)
+        return row
+
+    def live(self, machine_id: str) -> Machine:
+        """The running machine. Raises `NotFound`, or `Conflict` when it does not run."""
+        row = self.get(machine_id)
+        machine = self._live.get(machine_id)
+        if row.state != "running" or machine is None:
+            why = f": {row.reason}" if row.reason else ""
+            raise Conflict(f"cannot use {machine_id}: it is {row.state}{why}", hint="Start it first")
+        return machine
+
+    def census(self) -> list[Seen]:
+        """Every machine with the id of its process."""
+        found = []
+        for row in self._machines.list():
+            machine = self._live.get(row.machine_id)
+            found.append(Seen(row, machine.pid if machine else None))
+        return found
+
+    def committed_mib(self) -> int:
+        return admission.committed_mib(self._machines.list())
+
+    def directory(self, machine_id: str) -> Path:
+        """The machine's own directory."""
+        return self._settings.state_dir / "machines" / machine_id
+
+    def ended_because(self, machine_id: str) -> str | None:
+        """Why the fleet itself ended a machine that somebody was using; None if it did not."""
+        return self._ended.get(machine_id)
+
+    # -- coming
+
+    def admit(self, row: MachineRow) -> None:
+        """Write the intent to make a machine, or raise `Capacity`. A row that starts right away takes memory."""
+        with self._admitting:
+            rows = self._machines.list()
+            admission.check_place(rows, self._settings)
+            admission.check_memory(rows, row.mem_mib, self._settings)
+            self._machines.insert(row)
+        self._changed("admitted")
+        with disk_errors(f"make the machine {row.machine_id}"):
+            self.directory(row.machine_id).mkdir(mode=0o700, parents=True)
+        self._faults("directory made")
+
+    def created(self, machine_id: str) -> MachineRow:
+        """An admitted machine is complete and waits to be started."""
+        self._machines.set_state(machine_id, "created")
+        self._changed("created")
+        return self.get(machine_id)
+
+    def start(self, machine_id: str, boot: Boot, progress: Progress) -> Machine:
+        """Bring an admitted, created or stopped machine up. One that fails to start is `failed`, with the reason."""
+        with self._locked(machine_id):
+            row = self.get(machine_id)
+            running = self._live.get(machine_id)
+            if row.state == "running" and running is not None:
+                return running
+            if row.state not in ("creating", "created", "stopped", "failed"):
+                raise Conflict(f"cannot start {machine_id}: it is {row.state}")
+            if row.state != "creating":
+                self._claim(row)
+            try:
+                return self._launch(row, boot, progress)
+            except PyroError as error:
+                self._machines.set_state(machine_id, "failed", reason=error.message[:500])
+                self._changed("start failed")
+                raise
+
+    def adopt(self, row: MachineRow, machine: Machine) -> None:
+        """Take over a live machine that an earlier node has left."""
+        self._live[row.machine_id] = machine
+        self._machines.set_state(row.machine_id, "running")
+        machine.on_exit(lambda: self._died(row.machine_id, machine))
+        self._changed("adopted")
+
+    def _claim(self, row: MachineRow) -> None:
+        with self._admitting:
+            admission.check_memory(self._machines.list(), row.mem_mib, self._settings)
+            self._machines.set_state(row.machine_id, "starting")
+        self._changed("claimed")
+
+    def _launch(self, row: MachineRow, boot: Boot, progress: Progress) -> Machine:
+        spec = MachineSpec(
+            machine_id=row.machine_id,
+            directory=self.directory(row.machine_id),
+            environment=boot.environment,
+            runtime=boot.runtime,
+            vcpu_count=row.vcpu_count,
+            mem_mib=row.mem_mib,
+            scratch_mib=row.scratch_mib,
+        )
+        self._ended.pop(row.machine_id, None)
+        machine = boot.driver.launch(spec, progress)
+        self._faults("launched")
+        try:
+            self._machines.set_state(row.machine_id, "running")
+        except PyroError:
+            machine.terminate()
+            raise
+        self._live[row.machine_id] = machine
+        machine.on_exit(lambda: self._died(row.machine_id, machine))
+        self._changed("running")
+        return machine
+
+    # -- going
+
+    def stop(self, machine_id: str) -> MachineRow:
+        """Power off; the disk stays. A machine that does not run is left as it is."""
+        with self._locked(machine_id):
+            row = self.get(machine_id)
+            if row.state == "running":
+                self._machines.set_state(machine_id, "stopping")
+                self._changed("stopping")
+                machine = self._live.pop(machine_id, None)
+                if machine is not None:
+                    _power_off(machine)
+                self._faults("powered off")
+                self._machines.set_state(machine_id, "stopped")
+                self._changed("stopped")
+            return self.get(machine_id)
+
+    def remove(self, machine_id: str, why: str) -> bool:
+        """End a machine in whatever state and erase everything of it; False when it was gone already.
+
+        Raises `PermissionDenied` or `PyroError` when its files cannot be removed; its row then stays `deleting`.
+        """
+        with self._locked(machine_id):
+            if self._machines.get(machine_id) is None:
+                return False
+            self._machines.set_state(machine_id, "deleting", reason=why)
+            self._changed("deleting")
+            machine = self._live.pop(machine_id, None)
+            if machine is not None:
+                self._ended[machine_id] = why
+                machine.terminate()
+            self._faults("terminated")
+            self.erase(machine_id)
+            self._faults("erased")
+            self._machines.delete(machine_id)
+            self._changed("deleted")
+        self._locks.pop(machine_id, None)
+        return True
+
+    def forget_end(self, machine_id: str) -> None:
+        """Whoever used the machine has learned why it ended."""
+        self._ended.pop(machine_id, None)
+
+    def erase(self, machine_id: str) -> None:
+        """Remove a machine's directory, if there is one. Raises `PermissionDenied` or `PyroError`."""
+        with disk_errors(f"remove the machine {machine_id}"), contextlib.suppress(FileNotFoundError):
+            shutil.rmtree(self.directory(machine_id))
+
+    def _died(self, machine_id: str, machine: Machine) -> None:
+        """A machine's process has ended, by itself or through us; runs on its watcher's thread."""
+        if self._live.get(machine_id) is machine:
+            del self._live[machine_id]
+            try:
+                self._machines.fail(machine_id, "its process ended unexpectedly")
+            except PyroError as error:
+                print(f"cannot record the end of {machine_id}: {error}")
+            self._notify()
+
+    # -- time
+
+    def next_expiry(self) -> float | None:
+        """Seconds until the next machine expires, at most 0 when one has; None without machines."""
+        return min((self._remaining(row) for row in self._machines.list()), default=None)
+
+    def reap(self) -> list[str]:
+        """Remove every machine whose time is up; their ids. One that cannot be removed does not spare the others."""
+        gone = []
+        for row in self._machines.list():
+            if self._remaining(row) <= 0:
+                try:
+                    if self.remove(row.machine_id, f"its {row.ttl_seconds} s to live have passed"):
+                        gone.append(row.machine_id)
+                except PyroError as error:
+                    print(f"cannot reap {row.machine_id}: {error}")
+        return gone
+
+    def _remaining(self, row: MachineRow) -> float:
+        return self._clock.remaining(row.boot_id, row.deadline_ns, row.expires_at)
+
+    # -- small things
+
+    @contextlib.contextmanager
+    def _locked(self, machine_id: str) -> Iterator[None]:
+        with self._locks.setdefault(machine_id, threading.RLock()):
+            yield
+
+    def _changed(self, step: str) -> None:
+        self._faults(step)
+        self._notify()
+
+    def _notify(self) -> None:
+        for listener in self._listeners:
+            listener()
+
+
+def _power_off(machine: Machine) -> None:
+    """Let the guest write out what it has cached and end; if it does not, end it."""
+    gone = threading.Event()
+    machine.on_exit(gone.set)
+    with contextlib.suppress(ChannelClosed, RemoteError, TimeoutError):
+        machine.channel.call("shutdown", {}, SHUTDOWN_SECONDS)
+        gone.wait(SHUTDOWN_SECONDS)
+    machine.terminate()
