@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from urllib.parse import unquote
 
+from pyro_mcp.environments.archive import host_proxies, host_sources
 from pyro_mcp.errors import PermissionDenied
 from pyro_mcp.system.process import CommandFailed, find_program, require_program, run
 from pyro_mcp.system.progress import Progress
@@ -38,6 +39,7 @@ def bootstrap(
     *,
     variant: str,
     include: Sequence[str],
+    suite: str = SUITE,
     progress: Progress,
     options: Sequence[str] = (),
     cancelled: threading.Event | None = None,
@@ -50,7 +52,9 @@ def bootstrap(
     require_program("mmdebstrap")
     argv = ["mmdebstrap", "--mode=root", f"--variant={variant}", "--format=directory", *options]
     argv += [f"--include={','.join(include)}"] if include else []
-    confined([*argv, SUITE, str(target)], progress=progress, cancelled=cancelled)
+    argv += [f"--aptopt={proxy}" for proxy in host_proxies()]
+    sources = host_sources(suite)
+    confined([*argv, suite, str(target), *sources], progress=progress, cancelled=cancelled)
 
 
 def remove_tree(path: Path) -> None:

@@ -61,12 +61,18 @@ def open_entry(directory: Path) -> Entry | None:
 
 def read_manifest(directory: Path) -> dict[str, Any] | None:
     """The manifest of `directory` as it stands, its files unchecked; None when absent or unreadable as one."""
+    manifest = read_json(directory / MANIFEST)
+    shaped = isinstance(manifest.get("files"), dict) and isinstance(manifest.get("facts"), dict)
+    return manifest if shaped else None
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in `path`; empty when the file is absent or holds none."""
     try:
-        manifest = json.loads((directory / MANIFEST).read_bytes())
+        value = json.loads(path.read_bytes())
     except (FileNotFoundError, NotADirectoryError, ValueError):
-        return None
-    shaped = isinstance(manifest, dict) and isinstance(manifest.get("files"), dict)
-    return manifest if shaped and isinstance(manifest.get("facts"), dict) else None
+        return {}
+    return value if isinstance(value, dict) else {}
 
 
 def _write(directory: Path, facts: dict[str, Any], digests: dict[str, str]) -> None:

@@ -19,7 +19,7 @@ from pyro_mcp.environments import cache
 from pyro_mcp.environments.bootstrap import SUITE, archive_versions, bootstrap, remove_tree
 from pyro_mcp.errors import PyroError, Unsupported
 from pyro_mcp.settings import Settings
-from pyro_mcp.system.atomic import make_directory, publish_directory
+from pyro_mcp.system.atomic import make_directory, publish_directory, replace_link
 from pyro_mcp.system.process import run
 from pyro_mcp.system.progress import Progress
 
@@ -113,7 +113,7 @@ def build_packages(settings: Settings, progress: Progress, cancelled: threading.
         if cache.open_entry(target) is None:
             cache.seal(product, facts)
             publish_directory(product, target)
-        _point(base / "current", facts["digest"])
+        replace_link(base / "current", facts["digest"])
     finally:
         remove_tree(work)
     packages = current_packages(settings)
@@ -189,10 +189,3 @@ def _one(root: Path, *candidates: str) -> Path:
         if path.is_file():
             return path
     raise PyroError(f"cannot build the guest runtime: the packages hold no {candidates[0]}")
-
-
-def _point(link: Path, name: str) -> None:
-    beside = link.with_name(f".{link.name}.new")
-    beside.unlink(missing_ok=True)
-    beside.symlink_to(name)
-    os.rename(beside, link)

@@ -70,6 +70,15 @@ def publish_directory(built: Path, target: Path) -> None:
     sync_directory(target.parent)
 
 
+def replace_link(link: Path, target: str) -> None:
+    """Point the symbolic link `link` at `target`, whatever it pointed at before. Raises `OSError`."""
+    beside = link.with_name(f".{link.name}.{os.getpid()}.new")
+    beside.unlink(missing_ok=True)
+    beside.symlink_to(target)
+    os.rename(beside, link)
+    sync_directory(link.parent)
+
+
 def sync_directory(path: Path) -> None:
     """Make renames and new names in `path` durable."""
     _sync(path, os.O_RDONLY | os.O_DIRECTORY)

@@ -1,0 +1,191 @@
+"""The environments on this host: list, pull, lease, prune.
+
+    <cache>/environments/<digest>/          image.erofs · manifest.json, read-only once published
+    <cache>/environments/<digest>.leases/   see `leases`
+    <cache>/environments/names/<name>       link to the image that the name means now
+    <cache>/environments/.build-<name>/     a build under way, or what a killed one left
+
+Locks: `.lock-<name>` is held while `<name>` is built, so two pulls share the work and leftovers can be told from work;
+`.lock` is held while leases and names change, so a prune never takes what somebody is about to use.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import threading
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from pyro_mcp.environments import cache, leases
+from pyro_mcp.environments.bootstrap import remove_tree
+from pyro_mcp.environments.catalog import CATALOG, CATALOG_VERSION, Recipe, find_recipe
+from pyro_mcp.environments.debian import build_debian
+from pyro_mcp.environments.prune import prune
+from pyro_mcp.errors import Conflict, NotFound, PyroError
+from pyro_mcp.model.environment import Environment, PruneResult
+from pyro_mcp.settings import Settings
+from pyro_mcp.system.atomic import disk_errors, make_directory, publish_directory, replace_link
+from pyro_mcp.system.locks import locked
+from pyro_mcp.system.progress import Progress, silent
+
+IMAGE = "image.erofs"
+_ACQUIRE_ATTEMPTS = 3
+
+
+@dataclass(frozen=True)
+class EnvironmentImage:
+    """An installed environment's image, checked: a read-only erofs file."""
+
+    name: str
+    digest: str
+    path: Path
+
+
+class EnvironmentStore:
+    """The environments below `settings.cache_dir`. Safe between threads and processes; keeps no state of its own.
+
+    Every method may raise `DiskFull`, `PermissionDenied` or another `PyroError` for what the disk refuses.
+    """
+
+    catalog_version = CATALOG_VERSION
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._base = settings.cache_dir / "environments"
+
+    def list(self) -> list[Environment]:
+        """The whole catalogue, installed or not."""
+        with disk_errors("list environments"):
+            return [self._describe(recipe) for recipe in CATALOG.values()]
+
+    def inspect(self, name: str) -> Environment:
+        """One environment. Raises `NotFound`."""
+        with disk_errors(f"inspect environment {name[:80]}"):
+            return self._describe(find_recipe(name))
+
+    def pull(self, name: str, progress: Progress = silent, *, cancelled: threading.Event | None = None) -> Environment:
+        """Install `name` if it is not, or is damaged or made by an older recipe. Raises `NotFound`, `Cancelled`."""
+        self.ensure(name, progress, cancelled=cancelled)
+        return self.inspect(name)
+
+    def ensure(
+        self, name: str, progress: Progress = silent, *, cancelled: threading.Event | None = None
+    ) -> EnvironmentImage:
+        """The image of `name`, built when absent. Two callers share one build; a killed one leaves no trace.
+
+        Lease it before use, or use `acquire`. Raises `NotFound`, `MissingDependency`, `Cancelled`.
+        """
+        recipe = find_recipe(name)
+        with disk_errors(f"install environment {name}"):
+            found = self._installed(recipe)
+            if found is not None:
+                return self._image(recipe, found)
+            make_directory(self._base / "names")
+
+            def waiting() -> None:
+                progress(f"Waiting for another process that installs {name}", None)
+
+            with locked(self._base / f".lock-{name}", on_wait=waiting, cancelled=cancelled):
+                found = self._installed(recipe) or self._build(recipe, progress, cancelled)
+                return self._image(recipe, found)
+
+    def lease(self, digest: str, owner_dir: Path) -> None:
+        """Keep the image `digest` from being pruned while the directory `owner_dir` exists. Raises `NotFound`."""
+        with disk_errors("lease an environment"):
+            make_directory(self._base)
+            with locked(self._base / ".lock"):
+                if not (self._base / digest / IMAGE).is_file():
+                    raise NotFound(
+                        f"cannot lease environment {digest[:12]}: it was removed meanwhile", hint="Try again"
+                    )
+                leases.take(self._base / digest, owner_dir)
+
+    def release(self, digest: str, owner_dir: Path) -> None:
+        """Give a lease back before its owner goes. Harmless when there is none."""
+        with disk_errors("release an environment"):
+            leases.release(self._base / digest, owner_dir)
+
+    def acquire(
+        self, name: str, owner_dir: Path, progress: Progress = silent, *, cancelled: threading.Event | None = None
+    ) -> EnvironmentImage:
+        """`ensure` and `lease` in one, also while somebody else prunes."""
+        for _ in range(_ACQUIRE_ATTEMPTS):
+            image = self.ensure(name, progress, cancelled=cancelled)
+            try:
+                self.lease(image.digest, owner_dir)
+            except NotFound:
+                continue
+            return image
+        raise Conflict(f"cannot use environment {name}: it is being removed over and over", hint="Try again")
+
+    def prune(self) -> PruneResult:
+        """Remove every image that no machine uses, what it made necessary, and the leftovers of dead builds."""
+        with disk_errors("prune environments"):
+            return prune(self._settings)
+
+    def _installed(self, recipe: Recipe) -> cache.Entry | None:
+        """The entry that the name means, if it is whole and today's recipe made it."""
+        entry = cache.open_entry(self._base / "names" / recipe.name)
+        return entry if entry is not None and entry.facts.get("recipe") == _inputs_digest(recipe) else None
+
+    def _image(self, recipe: Recipe, entry: cache.Entry) -> EnvironmentImage:
+        digest = str(entry.facts["digest"])
+        return EnvironmentImage(recipe.name, digest, self._base / digest / IMAGE)
+
+    def _build(self, recipe: Recipe, progress: Progress, cancelled: threading.Event | None) -> cache.Entry:
+        work = self._base / f".build-{recipe.name}"
+        remove_tree(work)
+        try:
+            product = work / "product"
+            product.mkdir(parents=True)
+            facts = build_debian(recipe, work, product / IMAGE, progress, cancelled)
+            progress("Checking and publishing the image", 0.95)
+            facts["digest"] = cache.digest_file(product / IMAGE)
+            facts |= {"name": recipe.name, "recipe": _inputs_digest(recipe), "installed_at": _now()}
+            cache.seal(product, facts, {IMAGE: facts["digest"]})
+            self._publish(recipe, product, str(facts["digest"]))
+        finally:
+            remove_tree(work)
+        entry = self._installed(recipe)
+        if entry is None:
+            raise PyroError(f"cannot install environment {recipe.name}: its files changed while they were stored")
+        progress(f"Installed {recipe.name}", 1.0)
+        return entry
+
+    def _publish(self, recipe: Recipe, product: Path, digest: str) -> None:
+        with locked(self._base / ".lock"):
+            publish_directory(product, self._base / digest)
+            replace_link(self._base / "names" / recipe.name, f"../{digest}")
+
+    def _describe(self, recipe: Recipe) -> Environment:
+        entry = self._installed(recipe)
+        facts = entry.facts if entry else {}
+        image = None if entry is None else self._image(recipe, entry).path
+        return Environment(
+            name=recipe.name,
+            version=recipe.version,
+            description=recipe.description,
+            default_packages=[*recipe.shown],
+            distribution=recipe.distribution,
+            distribution_version=recipe.distribution_version,
+            platform=f"linux-{platform.machine()}",
+            installed=entry is not None,
+            cache_dir=str(self._settings.cache_dir),
+            install_dir=str(image.parent) if image else None,
+            catalog_version=CATALOG_VERSION,
+            digest=facts.get("digest"),
+            size_bytes=os.stat(image).st_size if image else None,
+            installed_at=facts.get("installed_at"),
+            source=facts.get("source", []),
+            packages=facts.get("packages", {}),
+        )
+
+
+def _inputs_digest(recipe: Recipe) -> str:
+    return cache.digest_json(recipe.inputs(platform.machine()))
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
