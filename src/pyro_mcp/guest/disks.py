@@ -33,8 +33,26 @@ def prepare() -> None:
     mount(find("environment"), ENVIRONMENT, "erofs", MS_RDONLY)
 
 
+_assembled = False
+_EXT4_MAGIC_AT, _EXT4_MAGIC = 1080, b"\x53\xef"
+
+
+def has_scratch() -> bool:
+    """Whether a formatted scratch disk is attached. A template meant for disks that hold data already has a blank."""
+    with open(find("scratch"), "rb", buffering=0) as disk:
+        return os.pread(disk.fileno(), len(_EXT4_MAGIC), _EXT4_MAGIC_AT) == _EXT4_MAGIC
+
+
 def assemble() -> None:
-    """After it: mount the scratch disk, lay it over the environment, and make that the root of this process."""
+    """Mount the scratch disk, lay it over the environment, and make that the root of this process. Idempotent.
+
+    For a fresh scratch disk this happens before the freeze: mounting takes an emulated guest 0.1 s, and every fresh
+    guest starts from a copy of the very disk that was mounted.
+    """
+    global _assembled
+    if _assembled:
+        return
+    _assembled = True
     mount(find("scratch"), SCRATCH, "ext4", MS_NOATIME)
     upper, work = f"{SCRATCH}/upper", f"{SCRATCH}/work"
     for path in (upper, work):

@@ -13,6 +13,7 @@ import select
 from pyro_mcp.protocol.pipe import Pipe
 
 PORT_NAME = "pyro.agent"
+READ_PIECE, WRITE_PIECE = 4096, 32768
 
 
 class Port:
@@ -27,7 +28,7 @@ class Port:
         """Wait until a host is connected; a pipe to it."""
         while not self._connected():
             self._edge.poll()
-        return Pipe(os.dup(self._fd))
+        return Pipe(os.dup(self._fd), read_piece=READ_PIECE, write_piece=WRITE_PIECE)
 
     def _connected(self) -> bool:
         poll = select.poll()

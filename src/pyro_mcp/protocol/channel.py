@@ -11,19 +11,15 @@ Whatever the peer sends is checked against what it may send now; the first broke
 from __future__ import annotations
 
 import contextlib
-import queue
 import sys
 import threading
 import time
-import traceback
 from collections import deque
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any
 
 from pyro_mcp.protocol.frames import (
     HEADER,
-    MAX_DATA,
     PREAMBLE,
     VERSION,
     Decoder,
@@ -34,269 +30,41 @@ from pyro_mcp.protocol.frames import (
     encode_json,
 )
 from pyro_mcp.protocol.pipe import Pipe, PipeClosed
+from pyro_mcp.protocol.stream import (
+    FRAME_COST,
+    WINDOW,
+    ChannelClosed,
+    Data,
+    End,
+    Event,
+    Message,
+    RemoteError,
+    Result,
+    Stream,
+)
+from pyro_mcp.protocol.workers import Workers
 
-WINDOW = 1024 * 1024
-FRAME_COST = 64
-"""Credit that each DATA or EVENT frame costs besides its payload, so that a stream of tiny pieces is bounded in
-memory by the same window, and a conforming sender can never overrun the receiver's queue."""
+__all__ = [
+    "FRAME_COST",
+    "WINDOW",
+    "Channel",
+    "ChannelClosed",
+    "Data",
+    "End",
+    "Event",
+    "Handler",
+    "Message",
+    "RemoteError",
+    "Result",
+    "Stream",
+]
+
 MAX_STREAMS = 256
-MAX_QUEUED = 65536
 FRAME_SECONDS = 30.0
 SEND_SECONDS = 60.0
-READ_SIZE = 256 * 1024
+SMALL = 4096
 
-
-class ChannelClosed(Exception):
-    """The connection is gone; `str` says why. Nothing is known about work that was under way."""
-
-
-class RemoteError(Exception):
-    """The peer answered with an error. `payload` holds its `code`, `message` and `hint`, untrusted."""
-
-    def __init__(self, payload: dict[str, Any]) -> None:
-        super().__init__(str(payload.get("message"))[:4096])
-        self.payload = payload
-
-
-@dataclass(frozen=True, slots=True)
-class Data:
-    """A tagged piece of a byte stream. Tags: 0 input, 1 output, 2 error output."""
-
-    tag: int
-    data: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Event:
-    """A JSON notice, such as progress."""
-
-    value: dict[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class End:
-    """The peer will send no more DATA on this stream."""
-
-
-@dataclass(frozen=True, slots=True)
-class Result:
-    """The answer; nothing follows it."""
-
-    value: dict[str, Any]
-
-
-Message = Data | Event | End | Result
-Handler = Callable[["Stream"], None]
-
-
-class Stream:
-    """One request and its answer. Made by `Channel.open` or handed to the handler; never constructed elsewhere."""
-
-    def __init__(self, channel: Channel, number: int, verb: str, params: dict[str, Any]) -> None:
-        self.verb = verb
-        self.params = params
-        self._channel = channel
-        self._number = number
-        self._condition = threading.Condition()
-        self._inbox: deque[tuple[int, Message | RemoteError | ChannelClosed]] = deque()
-        self._credit = WINDOW
-        self._unread = 0
-        self._queued = 0
-        self._finished = False
-        self._peer_ended = False
-        self._cancelled = False
-        self._on_cancel: Callable[[], None] | None = None
-        self._watcher: Callable[[], None] | None = None
-
-    # -- sending
-
-    def send(self, data: bytes | bytearray | memoryview, tag: int = 0) -> None:
-        """Send `data` of any length, waiting for credit. Raises `ChannelClosed`, also when the stream is over."""
-        view = memoryview(data)
-        while view:
-            piece = view[: min(MAX_DATA - 1, self._take_credit(len(view)))]
-            self._channel._write(Kind.DATA, self._number, bytes((tag,)), piece)
-            view = view[len(piece) :]
-
-    def event(self, value: dict[str, Any]) -> None:
-        """Send a JSON notice; waits for credit like data."""
-        payload = encode_json(value)
-        self._take_credit(len(payload), whole=True)
-        self._channel._write(Kind.EVENT, self._number, payload)
-
-    def end(self) -> None:
-        """Say that no more data follows from this side."""
-        self._channel._write(Kind.END, self._number)
-
-    def result(self, value: dict[str, Any]) -> None:
-        """Answer and finish. Only the handler's side may."""
-        self._finish(Kind.RESULT, value)
-
-    def error(self, payload: dict[str, Any]) -> None:
-        """Answer with an error (`code`, `message`, `hint`) and finish."""
-        self._finish(Kind.ERROR, payload)
-
-    def cancel(self) -> None:
-        """Ask the handler's side to stop. The answer still comes; a stream that is over is left alone."""
-        if not self._finished:
-            with contextlib.suppress(ChannelClosed):
-                self._channel._write(Kind.CANCEL, self._number)
-
-    # -- receiving
-
-    def receive(self, timeout: float | None = None) -> Message:
-        """The next message. Raises `RemoteError`, `ChannelClosed`, or `TimeoutError` after `timeout` seconds."""
-        with self._condition:
-            if not self._inbox and not self._condition.wait_for(lambda: self._inbox, timeout):
-                raise TimeoutError(f"no answer to {self.verb} within {timeout:g} s")
-        message = self.try_receive()
-        assert message is not None, "a stream has one consumer"
-        return message
-
-    def try_receive(self) -> Message | None:
-        """The next message if one has arrived; otherwise like `receive`."""
-        with self._condition:
-            if not self._inbox:
-                return None
-            cost, message = self._inbox.popleft()
-            if isinstance(message, RemoteError | ChannelClosed):
-                self._inbox.append((cost, message))
-                raise message
-            self._queued -= cost
-            self._unread += cost
-            grant = 0
-            if self._unread >= WINDOW // 4:
-                grant, self._unread = self._unread, 0
-        if grant and not self._finished:
-            with contextlib.suppress(ChannelClosed):
-                self._channel._write(Kind.CREDIT, self._number, HEADER.pack(grant, 0, 0))
-        return message
-
-    def messages(self) -> Iterator[Message]:
-        """Messages up to and including the result."""
-        while True:
-            message = self.receive()
-            yield message
-            if isinstance(message, Result):
-                return
-
-    @property
-    def room(self) -> int:
-        """How many bytes `send` takes now without waiting. Raises `ChannelClosed` when the stream is over."""
-        with self._condition:
-            if self._finished or self._channel.closed:
-                raise ChannelClosed(f"{self.verb} is over: {self._channel.reason or 'answered or cancelled'}")
-            return max(0, min(self._credit - FRAME_COST, MAX_DATA - 1))
-
-    def watch(self, callback: Callable[[], None] | None) -> None:
-        """Call `callback` after each message, grant of credit, cancellation or loss; on the reader's thread."""
-        self._watcher = callback
-
-    @property
-    def cancelled(self) -> bool:
-        return self._cancelled
-
-    def on_cancel(self, callback: Callable[[], None] | None) -> None:
-        """Call `callback` once, on the reader's thread, when the peer cancels or the connection ends."""
-        with self._condition:
-            self._on_cancel = callback
-            fire = self._cancelled
-        if fire and callback:
-            callback()
-
-    # -- called by the channel
-
-    def _take_credit(self, wanted: int, *, whole: bool = False) -> int:
-        with self._condition:
-            need = FRAME_COST + (wanted if whole else 1)
-            if need > WINDOW:
-                raise ValueError(f"a notice of {wanted} bytes exceeds the window")
-            self._condition.wait_for(lambda: self._credit >= need or self._finished or self._channel.closed)
-            if self._finished or self._channel.closed:
-                raise ChannelClosed(f"{self.verb} is over: {self._channel.reason or 'answered or cancelled'}")
-            taken = wanted if whole else min(wanted, self._credit - FRAME_COST, MAX_DATA - 1)
-            self._credit -= taken + FRAME_COST
-            return taken
-
-    def _finish(self, kind: Kind, value: dict[str, Any]) -> None:
-        payload = encode_json(value)
-        if len(payload) > self._channel.max_control:
-            payload = encode_json({"code": "protocol", "message": f"{self.verb} answered with {len(payload)} bytes"})
-            kind = Kind.ERROR
-        self._close()
-        self._channel._forget(self._number)
-        self._channel._write(kind, self._number, payload)
-
-    def _close(self) -> None:
-        with self._condition:
-            self._finished = True
-            self._condition.notify_all()
-
-    def _deliver(self, frame: Frame) -> None:
-        """Take one frame for this stream; raises `FrameError` if the peer may not send it now."""
-        match frame.kind:
-            case Kind.DATA:
-                if not frame.payload or self._peer_ended:
-                    raise FrameError("DATA without a tag, or after END")
-                self._put(Data(frame.payload[0], frame.payload[1:]), len(frame.payload) - 1 + FRAME_COST)
-            case Kind.EVENT:
-                self._put(Event(frame.json()), len(frame.payload) + FRAME_COST)
-            case Kind.END:
-                if self._peer_ended:
-                    raise FrameError("END twice")
-                self._peer_ended = True
-                self._put(End(), 0)
-            case Kind.CREDIT:
-                self._grant(frame)
-            case Kind.RESULT | Kind.ERROR if self._channel._opened_here(self._number):
-                value = frame.json()
-                self._close()
-                self._channel._forget(self._number)
-                self._put(Result(value) if frame.kind is Kind.RESULT else RemoteError(value), 0)
-            case Kind.CANCEL if not self._channel._opened_here(self._number):
-                self._cancel()
-            case _:
-                raise FrameError(f"{frame.kind.name} is not allowed here")
-
-    def _put(self, message: Message | RemoteError | ChannelClosed, cost: int) -> None:
-        with self._condition:
-            if self._queued + self._unread + cost > WINDOW or len(self._inbox) >= MAX_QUEUED:
-                raise FrameError("the peer ignored flow control")
-            self._queued += cost
-            self._inbox.append((cost, message))
-            self._condition.notify_all()
-        self._tell()
-
-    def _grant(self, frame: Frame) -> None:
-        if len(frame.payload) != HEADER.size:
-            raise FrameError("malformed CREDIT")
-        with self._condition:
-            self._credit += HEADER.unpack(frame.payload)[0]
-            if self._credit > WINDOW:
-                raise FrameError("more credit than was spent")
-            self._condition.notify_all()
-        self._tell()
-
-    def _tell(self) -> None:
-        watcher = self._watcher
-        if watcher:
-            watcher()
-
-    def _cancel(self) -> None:
-        with self._condition:
-            self._cancelled = True
-            callback, self._on_cancel = self._on_cancel, None
-        if callback:
-            callback()
-        self._tell()
-
-    def _lost(self, reason: str) -> None:
-        self._cancel()
-        with self._condition:
-            self._finished = True
-            self._inbox.append((0, ChannelClosed(reason)))
-            self._condition.notify_all()
-        self._tell()
+Handler = Callable[[Stream], None]
 
 
 class Channel:
@@ -323,7 +91,7 @@ class Channel:
         self._hello = hello
         self._handler = handler
         self._frame_seconds = frame_seconds
-        self._workers = _Workers()
+        self._workers = Workers()
         self._write_lock = threading.Lock()
         self._condition = threading.Condition()
         self._streams: dict[int, Stream] = {}
@@ -427,10 +195,13 @@ class Channel:
     # -- for streams
 
     def _write(self, kind: Kind, stream: int, *payload: bytes | memoryview) -> None:
-        header = HEADER.pack(sum(map(len, payload)), stream, kind)
+        length = sum(map(len, payload))
+        header = HEADER.pack(length, stream, kind)
+        # Each part is a call into the guest's device, so only a body that is dear to copy travels apart.
+        parts = [b"".join((header, *payload))] if length <= SMALL else [b"".join((header, *payload[:-1])), payload[-1]]
         try:
             with self._write_lock:
-                self._pipe.write_all([header, *payload], deadline=time.monotonic() + SEND_SECONDS)
+                self._pipe.write_all(parts, deadline=time.monotonic() + SEND_SECONDS)
         except (PipeClosed, TimeoutError) as error:
             self.close(f"cannot send: {error}")
             raise ChannelClosed(self.reason) from None
@@ -450,21 +221,20 @@ class Channel:
 
     def _greet(self) -> None:
         payload = encode_json({**self._hello, "version": VERSION})
-        header, body = encode(Kind.HELLO, 0, payload)
+        greeting = b"".join((PREAMBLE, *encode(Kind.HELLO, 0, payload)))
         with self._write_lock:
             try:
-                self._pipe.write_all([PREAMBLE, header, body], deadline=time.monotonic() + SEND_SECONDS)
+                self._pipe.write_all([greeting], deadline=time.monotonic() + SEND_SECONDS)
             except (PipeClosed, TimeoutError) as error:
                 raise ChannelClosed(f"cannot send: {error}") from None
 
     def _read_loop(self) -> None:
         decoder = Decoder(max_control=self.max_control)
-        buffer = memoryview(bytearray(READ_SIZE))
         deadline: float | None = None
         try:
             while not self.closed:
-                count = self._pipe.read_into(buffer, deadline=deadline)
-                frames = decoder.feed(buffer[:count])
+                count = self._pipe.read_into(decoder.space(), deadline=deadline)
+                frames = decoder.advance(count)
                 for frame in frames:
                     self._dispatch(frame)
                 if not decoder.partial:
@@ -541,7 +311,7 @@ class Channel:
         except Exception as error:  # noqa: BLE001
             to_wire = getattr(error, "to_wire", None)
             if to_wire is None:
-                traceback.print_exc(file=sys.stderr)
+                sys.excepthook(type(error), error, error.__traceback__)
                 payload = {"code": "internal", "message": f"cannot {stream.verb}: {type(error).__name__}"}
             else:
                 payload = to_wire()
@@ -557,33 +327,3 @@ class Channel:
             stream._deliver(frame)
         elif not known or number == 0:
             raise FrameError(f"{frame.kind.name} for stream {number}, which was never opened")
-
-
-class _Workers:
-    """Daemon threads that are kept for reuse: starting one costs a guest under emulation a millisecond."""
-
-    def __init__(self) -> None:
-        self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
-        self._lock = threading.Lock()
-        self._idle = 0
-        self._threads = 0
-
-    def submit(self, job: Callable[[], None]) -> None:
-        with self._lock:
-            if self._idle:
-                self._idle -= 1
-            else:
-                self._threads += 1
-                threading.Thread(target=self._run, name="channel-worker", daemon=True).start()
-        self._jobs.put(job)
-
-    def stop(self) -> None:
-        with self._lock:
-            for _ in range(self._threads):
-                self._jobs.put(None)
-
-    def _run(self) -> None:
-        while (job := self._jobs.get()) is not None:
-            job()
-            with self._lock:
-                self._idle += 1

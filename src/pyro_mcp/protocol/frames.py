@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import json
 import struct
-from dataclasses import dataclass
 from enum import IntEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 VERSION = 1
 PREAMBLE = b"\x00pyro-wire\x00\r\n\x1a\x01"
@@ -21,6 +20,7 @@ new connection over an old virtio-serial port, with half a frame still in its bu
 HEADER = struct.Struct("!IIB")
 MAX_DATA = 256 * 1024
 MAX_NOISE = 8 * 1024 * 1024
+CAPACITY = MAX_DATA + 64 * 1024
 
 
 class Kind(IntEnum):
@@ -45,16 +45,18 @@ class FrameError(Exception):
     """The peer sent something no conforming peer sends; the connection cannot be trusted further."""
 
 
-@dataclass(frozen=True, slots=True)
-class Frame:
+class Frame(NamedTuple):
+    """One message. `tag` is that of DATA and not part of its payload."""
+
     kind: Kind
     stream: int
     payload: bytes = b""
+    tag: int = 0
 
     def json(self) -> dict[str, Any]:
         """The payload as a JSON object. Raises `FrameError` for anything else, however it is malformed."""
         try:
-            value = json.loads(self.payload.decode("utf-8"), parse_constant=_refuse_constant)
+            value = _parse(self.payload.decode("utf-8"))
         except (ValueError, RecursionError) as error:
             raise FrameError(f"{self.kind.name} payload is not JSON: {type(error).__name__}") from None
         if not isinstance(value, dict):
@@ -66,9 +68,14 @@ def _refuse_constant(name: str) -> None:
     raise ValueError(name)
 
 
+_parse = json.JSONDecoder(parse_constant=_refuse_constant).decode
+_format = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
+_KINDS = {int(kind): kind for kind in Kind}
+
+
 def encode_json(value: dict[str, Any]) -> bytes:
     """Compact JSON. Lone surrogates (from undecodable file names) survive as escapes."""
-    return json.dumps(value, separators=(",", ":"), allow_nan=False).encode("ascii")
+    return _format(value).encode("ascii")
 
 
 def encode(kind: Kind, stream: int, payload: bytes | memoryview = b"") -> tuple[bytes, bytes | memoryview]:
@@ -79,60 +86,100 @@ def encode(kind: Kind, stream: int, payload: bytes | memoryview = b"") -> tuple[
 class Decoder:
     """Turns received bytes into frames.
 
-    `max_control` caps JSON payloads in bytes; DATA payloads are capped by `MAX_DATA`. Memory stays below one
-    frame plus one read, whatever the peer claims in a header, because a length is refused before it is awaited.
+    Bytes are received straight into `space()` and taken from there once, into each frame's own payload: under
+    emulation every further copy is felt. `max_control` caps JSON payloads in bytes; DATA payloads are capped by
+    `MAX_DATA`. Memory stays below one frame plus one read, whatever the peer claims in a header, because a length is
+    refused before it is awaited.
     """
 
     def __init__(self, *, max_control: int) -> None:
         self._max_control = max_control
-        self._buffer = bytearray()
+        self._buffer = bytearray(CAPACITY)
+        self._view = memoryview(self._buffer)
+        self._start = self._end = 0
         self._synced = False
         self._noise = 0
 
     @property
     def partial(self) -> bool:
         """Whether a frame has begun and not ended."""
-        return self._synced and bool(self._buffer)
+        return self._synced and self._end > self._start
 
-    def feed(self, data: bytes | memoryview) -> list[Frame]:
-        """The frames completed by `data`, in order. Raises `FrameError` on the first broken rule."""
-        self._buffer += data
+    def space(self) -> memoryview:
+        """Where to receive the next bytes; never empty."""
+        return self._view[self._end :]
+
+    def advance(self, count: int) -> list[Frame]:
+        """The frames completed by the `count` bytes received into `space()`, in order. Raises `FrameError`."""
+        self._end += count
         if not self._synced and not self._sync():
             return []
         frames: list[Frame] = []
-        position, size, buffer = 0, len(self._buffer), self._buffer
-        while size - position >= HEADER.size:
-            length, stream, raw_kind = HEADER.unpack_from(buffer, position)
+        wanted = HEADER.size
+        while self._end - self._start >= HEADER.size:
+            length, stream, raw_kind = HEADER.unpack_from(self._buffer, self._start)
             kind = self._check(length, raw_kind)
-            end = position + HEADER.size + length
-            if end > size:
+            wanted = HEADER.size + length
+            if self._end - self._start < wanted:
                 break
-            frames.append(Frame(kind, stream, bytes(memoryview(buffer)[position + HEADER.size : end])))
-            position = end
-        if position:
-            del buffer[:position]
+            frames.append(self._take(kind, stream, self._start + HEADER.size, self._start + wanted))
+            self._start += wanted
+            wanted = HEADER.size
+        self._make_room(wanted)
         return frames
 
+    def feed(self, data: bytes | memoryview) -> list[Frame]:
+        """The frames completed by `data`, for bytes that are elsewhere already."""
+        frames: list[Frame] = []
+        while len(data):
+            space = self.space()
+            count = min(len(space), len(data))
+            space[:count] = data[:count]
+            frames += self.advance(count)
+            data = data[count:]
+        return frames
+
+    def _take(self, kind: Kind, stream: int, begin: int, end: int) -> Frame:
+        if kind is not Kind.DATA:
+            return Frame(kind, stream, bytes(self._view[begin:end]))
+        if begin == end:
+            raise FrameError("DATA without a tag")
+        return Frame(kind, stream, bytes(self._view[begin + 1 : end]), self._buffer[begin])
+
+    def _make_room(self, wanted: int) -> None:
+        """Room for the rest of a frame of `wanted` bytes. A rare large one gets a large buffer, for its time."""
+        held = self._end - self._start
+        size = max(CAPACITY, wanted)
+        if held == 0 and size == len(self._buffer):
+            self._start = self._end = 0
+        elif self._start + wanted > len(self._buffer) or self._end == len(self._buffer) or size < len(self._buffer):
+            rest = bytes(self._view[self._start : self._end])
+            if size != len(self._buffer):
+                self._buffer = bytearray(size)
+                self._view = memoryview(self._buffer)
+            self._view[:held] = rest
+            self._start, self._end = 0, held
+
     def _check(self, length: int, raw_kind: int) -> Kind:
-        try:
-            kind = Kind(raw_kind)
-        except ValueError:
-            raise FrameError(f"unknown frame kind {raw_kind}") from None
+        kind = _KINDS.get(raw_kind)
+        if kind is None:
+            raise FrameError(f"unknown frame kind {raw_kind}")
         cap = MAX_DATA if kind is Kind.DATA else self._max_control
         if length > cap:
             raise FrameError(f"{kind.name} frame of {length} bytes exceeds the cap of {cap}")
         return kind
 
     def _sync(self) -> bool:
-        at = self._buffer.find(PREAMBLE)
+        at = self._buffer.find(PREAMBLE, self._start, self._end)
         if at >= 0:
-            del self._buffer[: at + len(PREAMBLE)]
+            self._start = at + len(PREAMBLE)
             self._synced = True
             return True
-        surplus = len(self._buffer) - len(PREAMBLE) + 1
+        surplus = self._end - self._start - len(PREAMBLE) + 1
         if surplus > 0:
             self._noise += surplus
-            del self._buffer[:surplus]
+            self._start += surplus
         if self._noise > MAX_NOISE:
             raise FrameError("no preamble found: the peer does not speak this protocol")
+        self._make_room(len(PREAMBLE))
         return False

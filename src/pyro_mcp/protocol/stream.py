@@ -1,0 +1,288 @@
+"""Stream: one request over a channel, with its data both ways and its one answer.
+
+A sender may have `WINDOW` unread bytes under way; the receiver grants more as its consumer reads. A consumer either
+blocks in `receive`, or is told by `watch` and takes what there is, so that one poll loop can serve a stream
+together with descriptors.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple, Protocol
+
+from pyro_mcp.protocol.frames import HEADER, MAX_DATA, Frame, FrameError, Kind, encode_json
+
+WINDOW = 1024 * 1024
+FRAME_COST = 64
+"""Credit that each DATA or EVENT frame costs besides its payload, so that a stream of tiny pieces is bounded in
+memory by the same window, and a conforming sender can never overrun the receiver's queue."""
+MAX_QUEUED = 65536
+
+
+class ChannelClosed(Exception):
+    """The connection is gone; `str` says why. Nothing is known about work that was under way."""
+
+
+class RemoteError(Exception):
+    """The peer answered with an error. `payload` holds its `code`, `message` and `hint`, untrusted."""
+
+    def __init__(self, payload: dict[str, Any]) -> None:
+        super().__init__(str(payload.get("message"))[:4096])
+        self.payload = payload
+
+
+class Data(NamedTuple):
+    """A tagged piece of a byte stream. Tags: 0 input, 1 output, 2 error output."""
+
+    tag: int
+    data: bytes
+
+
+class Event(NamedTuple):
+    """A JSON notice, such as progress."""
+
+    value: dict[str, Any]
+
+
+class End:
+    """The peer will send no more DATA on this stream."""
+
+
+class Result(NamedTuple):
+    """The answer; nothing follows it."""
+
+    value: dict[str, Any]
+
+
+Message = Data | Event | End | Result
+
+
+class Link(Protocol):
+    """What a stream needs of the channel it runs over."""
+
+    max_control: int
+
+    @property
+    def closed(self) -> bool: ...
+
+    @property
+    def reason(self) -> str: ...
+
+    def _write(self, kind: Kind, stream: int, *payload: bytes | memoryview) -> None: ...
+
+    def _forget(self, number: int) -> None: ...
+
+    def _opened_here(self, number: int) -> bool: ...
+
+
+class Stream:
+    """One request and its answer. Made by `Channel.open` or handed to the handler; never constructed elsewhere."""
+
+    def __init__(self, channel: Link, number: int, verb: str, params: dict[str, Any]) -> None:
+        self.verb = verb
+        self.params = params
+        self._channel = channel
+        self._number = number
+        self._condition = threading.Condition()
+        self._inbox: deque[tuple[int, Message | RemoteError | ChannelClosed]] = deque()
+        self._credit = WINDOW
+        self._unread = 0
+        self._queued = 0
+        self._finished = False
+        self._peer_ended = False
+        self._cancelled = False
+        self._on_cancel: Callable[[], None] | None = None
+        self._watcher: Callable[[], None] | None = None
+
+    # -- sending
+
+    def send(self, data: bytes | bytearray | memoryview, tag: int = 0) -> None:
+        """Send `data` of any length, waiting for credit. Raises `ChannelClosed`, also when the stream is over."""
+        view = memoryview(data)
+        while view:
+            piece = view[: min(MAX_DATA - 1, self._take_credit(len(view)))]
+            self._channel._write(Kind.DATA, self._number, bytes((tag,)), piece)
+            view = view[len(piece) :]
+
+    def event(self, value: dict[str, Any]) -> None:
+        """Send a JSON notice; waits for credit like data."""
+        payload = encode_json(value)
+        self._take_credit(len(payload), whole=True)
+        self._channel._write(Kind.EVENT, self._number, payload)
+
+    def end(self) -> None:
+        """Say that no more data follows from this side."""
+        self._channel._write(Kind.END, self._number)
+
+    def result(self, value: dict[str, Any]) -> None:
+        """Answer and finish. Only the handler's side may."""
+        self._finish(Kind.RESULT, value)
+
+    def error(self, payload: dict[str, Any]) -> None:
+        """Answer with an error (`code`, `message`, `hint`) and finish."""
+        self._finish(Kind.ERROR, payload)
+
+    def cancel(self) -> None:
+        """Ask the handler's side to stop. The answer still comes; a stream that is over is left alone."""
+        if not self._finished:
+            with contextlib.suppress(ChannelClosed):
+                self._channel._write(Kind.CANCEL, self._number)
+
+    # -- receiving
+
+    def receive(self, timeout: float | None = None) -> Message:
+        """The next message. Raises `RemoteError`, `ChannelClosed`, or `TimeoutError` after `timeout` seconds."""
+        with self._condition:
+            if not self._inbox and not self._condition.wait_for(lambda: self._inbox, timeout):
+                raise TimeoutError(f"no answer to {self.verb} within {timeout:g} s")
+        message = self.try_receive()
+        assert message is not None, "a stream has one consumer"
+        return message
+
+    def try_receive(self) -> Message | None:
+        """The next message if one has arrived; otherwise like `receive`."""
+        with self._condition:
+            if not self._inbox:
+                return None
+            cost, message = self._inbox.popleft()
+            if isinstance(message, RemoteError | ChannelClosed):
+                self._inbox.append((cost, message))
+                raise message
+            self._queued -= cost
+            self._unread += cost
+            grant = 0
+            if self._unread >= WINDOW // 4:
+                grant, self._unread = self._unread, 0
+        if grant and not self._finished:
+            with contextlib.suppress(ChannelClosed):
+                self._channel._write(Kind.CREDIT, self._number, HEADER.pack(grant, 0, 0))
+        return message
+
+    def messages(self) -> Iterator[Message]:
+        """Messages up to and including the result."""
+        while True:
+            message = self.receive()
+            yield message
+            if isinstance(message, Result):
+                return
+
+    @property
+    def room(self) -> int:
+        """How many bytes `send` takes now without waiting. Raises `ChannelClosed` when the stream is over."""
+        with self._condition:
+            if self._finished or self._channel.closed:
+                raise ChannelClosed(f"{self.verb} is over: {self._channel.reason or 'answered or cancelled'}")
+            return max(0, min(self._credit - FRAME_COST, MAX_DATA - 1))
+
+    def watch(self, callback: Callable[[], None] | None) -> None:
+        """Call `callback` after each message, grant of credit, cancellation or loss; on the reader's thread."""
+        self._watcher = callback
+
+    @property
+    def cancelled(self) -> bool:
+        return self._cancelled
+
+    def on_cancel(self, callback: Callable[[], None] | None) -> None:
+        """Call `callback` once, on the reader's thread, when the peer cancels or the connection ends."""
+        with self._condition:
+            self._on_cancel = callback
+            fire = self._cancelled
+        if fire and callback:
+            callback()
+
+    # -- called by the channel
+
+    def _take_credit(self, wanted: int, *, whole: bool = False) -> int:
+        with self._condition:
+            need = FRAME_COST + (wanted if whole else 1)
+            if need > WINDOW:
+                raise ValueError(f"a notice of {wanted} bytes exceeds the window")
+            self._condition.wait_for(lambda: self._credit >= need or self._finished or self._channel.closed)
+            if self._finished or self._channel.closed:
+                raise ChannelClosed(f"{self.verb} is over: {self._channel.reason or 'answered or cancelled'}")
+            taken = wanted if whole else min(wanted, self._credit - FRAME_COST, MAX_DATA - 1)
+            self._credit -= taken + FRAME_COST
+            return taken
+
+    def _finish(self, kind: Kind, value: dict[str, Any]) -> None:
+        payload = encode_json(value)
+        if len(payload) > self._channel.max_control:
+            payload = encode_json({"code": "protocol", "message": f"{self.verb} answered with {len(payload)} bytes"})
+            kind = Kind.ERROR
+        self._close()
+        self._channel._forget(self._number)
+        self._channel._write(kind, self._number, payload)
+
+    def _close(self) -> None:
+        with self._condition:
+            self._finished = True
+            self._condition.notify_all()
+
+    def _deliver(self, frame: Frame) -> None:
+        """Take one frame for this stream; raises `FrameError` if the peer may not send it now."""
+        match frame.kind:
+            case Kind.DATA:
+                if self._peer_ended:
+                    raise FrameError("DATA after END")
+                self._put(Data(frame.tag, frame.payload), len(frame.payload) + FRAME_COST)
+            case Kind.EVENT:
+                self._put(Event(frame.json()), len(frame.payload) + FRAME_COST)
+            case Kind.END:
+                if self._peer_ended:
+                    raise FrameError("END twice")
+                self._peer_ended = True
+                self._put(End(), 0)
+            case Kind.CREDIT:
+                self._grant(frame)
+            case Kind.RESULT | Kind.ERROR if self._channel._opened_here(self._number):
+                value = frame.json()
+                self._close()
+                self._channel._forget(self._number)
+                self._put(Result(value) if frame.kind is Kind.RESULT else RemoteError(value), 0)
+            case Kind.CANCEL if not self._channel._opened_here(self._number):
+                self._cancel()
+            case _:
+                raise FrameError(f"{frame.kind.name} is not allowed here")
+
+    def _put(self, message: Message | RemoteError | ChannelClosed, cost: int) -> None:
+        with self._condition:
+            if self._queued + self._unread + cost > WINDOW or len(self._inbox) >= MAX_QUEUED:
+                raise FrameError("the peer ignored flow control")
+            self._queued += cost
+            self._inbox.append((cost, message))
+            self._condition.notify_all()
+        self._tell()
+
+    def _grant(self, frame: Frame) -> None:
+        if len(frame.payload) != HEADER.size:
+            raise FrameError("malformed CREDIT")
+        with self._condition:
+            self._credit += HEADER.unpack(frame.payload)[0]
+            if self._credit > WINDOW:
+                raise FrameError("more credit than was spent")
+            self._condition.notify_all()
+        self._tell()
+
+    def _tell(self) -> None:
+        watcher = self._watcher
+        if watcher:
+            watcher()
+
+    def _cancel(self) -> None:
+        with self._condition:
+            self._cancelled = True
+            callback, self._on_cancel = self._on_cancel, None
+        if callback:
+            callback()
+        self._tell()
+
+    def _lost(self, reason: str) -> None:
+        self._cancel()
+        with self._condition:
+            self._finished = True
+            self._inbox.append((0, ChannelClosed(reason)))
+            self._condition.notify_all()
+        self._tell()
