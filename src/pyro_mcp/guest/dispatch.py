@@ -6,13 +6,15 @@ it was. What else goes wrong inside a verb answers `internal` and never ends the
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from pyro_mcp.guest.errors import AgentError, cause
-from pyro_mcp.protocol.channel import Channel, ChannelClosed, Stream
+from pyro_mcp.protocol.channel import Channel, Stream
 from pyro_mcp.protocol.pipe import Pipe
+from pyro_mcp.protocol.workers import Workers
+
+READY_WORKERS = 2
 
 Verb = Callable[[Stream], dict[str, Any] | None]
 """Returns the result, or None when it has answered by itself."""
@@ -23,6 +25,7 @@ class Dispatcher:
 
     def __init__(self, verbs: Mapping[str, Verb], hello: dict[str, Any]) -> None:
         self._verbs = verbs
+        self._workers = Workers(ready=READY_WORKERS)
         self._hello = {"role": "agent", "verbs": sorted(verbs), **hello}
 
     def introduce(self, **facts: str) -> None:
@@ -43,14 +46,7 @@ class Dispatcher:
         if result is not None:
             stream.result(result)
 
-    def serve(self, pipe: Pipe, *, hello_timeout: float | None = None) -> str:
+    def serve(self, pipe: Pipe) -> str:
         """Serve one connection until it ends; the reason. Requests still under way are cancelled by then."""
-        ended = threading.Event()
-        channel = Channel(pipe, initiator=False, hello=self._hello, handler=self.handle)
-        channel.on_close(lambda _reason: ended.set())
-        try:
-            channel.start(hello_timeout)
-            ended.wait()
-        except (ChannelClosed, TimeoutError):
-            channel.close()
-        return channel.reason
+        channel = Channel(pipe, initiator=False, hello=self._hello, handler=self.handle, workers=self._workers)
+        return channel.serve()

@@ -22,7 +22,6 @@ from pyro_mcp.protocol.channel import Stream
 from pyro_mcp.protocol.pipe import Pipe
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-HELLO_SECONDS = 30.0
 
 
 class HostedAgent:
@@ -77,7 +76,7 @@ class HostedAgent:
             except OSError:
                 self._stop()
                 return
-            self._dispatcher.serve(Pipe(connection.detach()), hello_timeout=HELLO_SECONDS)
+            self._dispatcher.serve(Pipe(connection.detach()))
 
     def _serve_once(self, pipe: Pipe) -> None:
         self._dispatcher.serve(pipe)

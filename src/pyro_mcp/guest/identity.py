@@ -67,10 +67,17 @@ def boot_id() -> str:
 
 
 def _write(path: str, content: str) -> None:
-    """Replace `path`, also when the image made it a link."""
+    """Put `content` into `path`; a link, which some images have there, is replaced and not followed."""
+    flags = os.O_WRONLY | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
-        os.unlink(path)
-    except FileNotFoundError:
-        pass
-    with open(path, "w", encoding="utf-8") as file:
-        file.write(content)
+        file = os.open(path, flags)
+    except OSError:
+        try:
+            os.unlink(path)
+        except FileNotFoundError:
+            pass
+        file = os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o644)
+    try:
+        os.write(file, content.encode())
+    finally:
+        os.close(file)

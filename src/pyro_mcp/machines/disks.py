@@ -7,9 +7,8 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from pyro_mcp.system.atomic import disk_errors, make_directory
-
 from pyro_mcp.system import process
+from pyro_mcp.system.atomic import disk_errors, make_directory
 from pyro_mcp.system.sparse import copy_sparse
 
 MKFS = (

@@ -14,12 +14,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from pyro_mcp.errors import PyroError
+from pyro_mcp.machines.qemu.driver import qemu_version
 from pyro_mcp.system.atomic import make_directory, write_file
 from pyro_mcp.system.locks import locked
 from pyro_mcp.system.process import host_boot_id
-
-from pyro_mcp.errors import PyroError
-from pyro_mcp.machines.qemu.driver import qemu_version
 
 PROBE_SECONDS = 8.0
 """A guest under real KVM answers within 2 s, also on a busy host."""

@@ -1,6 +1,7 @@
 """Templates: a guest kind boots once and is frozen; later guests of that kind map its memory copy-on-write.
 
-A template is a directory `cache_dir/templates/<kind>/` with the RAM file, the device state and a manifest. It is
+A template is a directory `cache_dir/templates/<kind>/` with the RAM file, the device state, the scratch disk and a
+manifest. It is
 published by one rename, so it is whole or absent. It is trusted only if its files are the very ones that were digested:
 once per node by content, after that by inode, size and times; anything else is removed and built again.
 """
@@ -20,11 +21,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pyro_mcp.system.locks import locked
-
 from pyro_mcp.system.sparse import digest_sparse
 
 FORMAT = 1
-RAM, STATE, MANIFEST = "ram", "state", "manifest.json"
+RAM, STATE, SCRATCH, MANIFEST = "ram", "state", "scratch", "manifest.json"
+FILES = (RAM, STATE, SCRATCH)
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,9 @@ class Kind:
     vmm_version: str
     command: str
     cpu_model: str
+    scratch_mib: int
+    """Size of the blank scratch disk that was mounted when the guest was frozen; 0 for a guest without one, which
+    children mount themselves because theirs holds data already."""
 
     @property
     def digest(self) -> str:
@@ -49,7 +53,7 @@ class Kind:
 
 @dataclass(frozen=True)
 class Template:
-    """A frozen guest. Children map `ram` private and load `state`."""
+    """A frozen guest. Children map `ram` private, load `state`, and start from a copy of `scratch`."""
 
     directory: Path
 
@@ -60,6 +64,10 @@ class Template:
     @property
     def state(self) -> Path:
         return self.directory / STATE
+
+    @property
+    def scratch(self) -> Path:
+        return self.directory / SCRATCH
 
 
 class TemplateStore:
@@ -115,18 +123,18 @@ class TemplateStore:
         manifest = {
             "format": FORMAT,
             **dataclasses.asdict(kind),
-            "digests": {name: digest_sparse(directory / name) for name in (RAM, STATE)},
+            "digests": {name: digest_sparse(directory / name) for name in FILES},
         }
         (directory / MANIFEST).write_text(json.dumps(manifest, indent=1, sort_keys=True))
 
     def _sound(self, kind: Kind, directory: Path) -> bool:
         try:
-            identity = tuple(_identity(directory / name) for name in (RAM, STATE))
+            identity = tuple(_identity(directory / name) for name in FILES)
             with self._lock:
                 if self._verified.get(kind.digest) == identity:
                     return True
             digests = json.loads((directory / MANIFEST).read_text())["digests"]
-            sound = all(digest_sparse(directory / name) == digests[name] for name in (RAM, STATE))
+            sound = all(digest_sparse(directory / name) == digests[name] for name in FILES)
         except (OSError, ValueError, KeyError, TypeError):
             return False
         if sound:

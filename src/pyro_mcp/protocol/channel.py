@@ -71,7 +71,8 @@ class Channel:
     """One connection. `initiator` speaks first and opens odd streams; the other side opens even ones.
 
     `hello` is sent along with the protocol version; `handler` runs on a worker thread for each stream the peer opens,
-    and what it raises becomes the stream's error. `max_control` caps each JSON payload in bytes, both ways.
+    and what it raises becomes the stream's error. `max_control` caps each JSON payload in bytes, both ways. `workers`
+    given here are the caller's and outlive the channel.
     """
 
     def __init__(
@@ -83,6 +84,7 @@ class Channel:
         handler: Handler | None = None,
         max_control: int = 1024 * 1024,
         frame_seconds: float = FRAME_SECONDS,
+        workers: Workers | None = None,
     ) -> None:
         self.max_control = max_control
         self.peer: dict[str, Any] = {}
@@ -91,7 +93,8 @@ class Channel:
         self._hello = hello
         self._handler = handler
         self._frame_seconds = frame_seconds
-        self._workers = Workers()
+        self._workers = workers or Workers()
+        self._owns_workers = workers is None
         self._write_lock = threading.Lock()
         self._condition = threading.Condition()
         self._streams: dict[int, Stream] = {}
@@ -117,6 +120,11 @@ class Channel:
         self._require_open()
         return self.peer
 
+    def serve(self) -> str:
+        """Serve the peer, who speaks first, on this very thread until the connection ends; the reason."""
+        self._read_loop()
+        return self.reason
+
     @property
     def closed(self) -> bool:
         return self._reason is not None
@@ -139,7 +147,8 @@ class Channel:
         self._pipe.close()
         for stream in streams:
             stream._lost(reason)
-        self._workers.stop()
+        if self._owns_workers:
+            self._workers.stop()
         if callback:
             callback(reason)
 

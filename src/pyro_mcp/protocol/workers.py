@@ -8,27 +8,35 @@ from collections.abc import Callable
 
 
 class Workers:
-    """Daemon threads that are kept for reuse: starting one costs a guest under emulation a millisecond."""
+    """Daemon threads that are kept for reuse, `ready` of them started ahead.
 
-    def __init__(self) -> None:
+    Starting one costs a restored guest under emulation ten milliseconds, most of it for code not yet translated.
+    """
+
+    def __init__(self, ready: int = 0) -> None:
         self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
-        self._idle = 0
+        self._idle = ready
         self._threads = 0
+        for _ in range(ready):
+            self._start()
 
     def submit(self, job: Callable[[], None]) -> None:
         with self._lock:
             if self._idle:
                 self._idle -= 1
             else:
-                self._threads += 1
-                threading.Thread(target=self._run, name="channel-worker", daemon=True).start()
+                self._start()
         self._jobs.put(job)
 
     def stop(self) -> None:
         with self._lock:
             for _ in range(self._threads):
                 self._jobs.put(None)
+
+    def _start(self) -> None:
+        self._threads += 1
+        threading.Thread(target=self._run, name="channel-worker", daemon=True).start()
 
     def _run(self) -> None:
         while (job := self._jobs.get()) is not None:

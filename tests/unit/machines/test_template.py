@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from pyro_mcp.machines.template import MANIFEST, RAM, STATE, Kind, TemplateStore
+from pyro_mcp.machines.template import MANIFEST, RAM, SCRATCH, STATE, Kind, TemplateStore
 
-KIND = Kind("env", "runtime", 1, 1024, "qemu", "tcg", "7.2", "1 quiet", "EPYC")
+KIND = Kind("env", "runtime", 1, 1024, "qemu", "tcg", "7.2", "1 quiet", "EPYC", 8192)
 
 
 def freeze(directory: Path) -> None:
@@ -20,6 +20,7 @@ def freeze(directory: Path) -> None:
         os.truncate(file.fileno(), 64 << 20)
         os.pwrite(file.fileno(), b"memory", 32 << 20)
     (directory / STATE).write_bytes(b"state")
+    (directory / SCRATCH).write_bytes(b"scratch")
 
 
 def test_every_input_is_part_of_the_kind() -> None:
@@ -53,7 +54,7 @@ def test_builders_at_once_share_the_work(tmp_path: Path) -> None:
     assert len(calls) == 1
 
 
-@pytest.mark.parametrize("name", [RAM, STATE, MANIFEST])
+@pytest.mark.parametrize("name", [RAM, STATE, SCRATCH, MANIFEST])
 @pytest.mark.parametrize("damage", ["flip", "truncate", "remove"])
 @pytest.mark.parametrize("known", [True, False], ids=["same node", "next node"])
 def test_a_damaged_one_is_rebuilt_never_trusted(tmp_path: Path, name: str, damage: str, known: bool) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import dataclasses
 import functools
 import os
 import secrets
@@ -14,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from pyro_mcp.errors import MachineFailed, MissingDependency
+from pyro_mcp.machines import template
 from pyro_mcp.machines.disks import blank_device, new_scratch
 from pyro_mcp.machines.driver import Capabilities, MachineSpec
 from pyro_mcp.machines.qemu import vmm
@@ -28,10 +30,12 @@ from pyro_mcp.machines.qemu.command import (
 )
 from pyro_mcp.machines.qemu.qmp import Qmp
 from pyro_mcp.machines.qemu.vmm import Vmm
-from pyro_mcp.machines.template import RAM, STATE, Kind, Template, TemplateStore
+from pyro_mcp.machines.template import Kind, Template, TemplateStore
 from pyro_mcp.protocol.channel import Channel, ChannelClosed, RemoteError
 from pyro_mcp.protocol.pipe import Pipe
+from pyro_mcp.system.atomic import disk_errors
 from pyro_mcp.system.progress import Progress
+from pyro_mcp.system.sparse import copy_sparse
 
 BOOT_SECONDS = {"kvm": 30.0, "tcg": 120.0}
 """How long a cold boot may take before it is given up; an emulated one on a busy host needs many seconds."""
@@ -60,18 +64,18 @@ class QemuDriver:
         )
 
     def launch(self, spec: MachineSpec, progress: Progress) -> QemuMachine:
-        """A configured machine, restored from its kind's template, which is made first if there is none."""
-        scratch = spec.directory / SCRATCH
-        if not scratch.exists():
-            new_scratch(self._cache_dir, scratch, spec.scratch_mib, device_bytes=DISK_BYTES)
-        template = self._template(spec, progress)
+        """A configured machine, restored from its kind's template, which is made first if there is none.
+
+        A scratch disk that stands in the machine's directory is kept; otherwise the machine gets a fresh one.
+        """
+        frozen = self._template(spec, progress)
         try:
-            return self._born(spec, scratch, template)
+            return self._restore(spec, frozen)
         except MachineFailed:
             # Sound by its digests and yet it does not run: say, an upgraded library under the same QEMU version.
-            self._templates.discard(template)
+            self._templates.discard(frozen)
             progress("the frozen guest did not restore; building it again", None)
-            return self._born(spec, scratch, self._template(spec, progress))
+            return self._restore(spec, self._template(spec, progress))
 
     def boot(self, spec: MachineSpec) -> QemuMachine:
         """A configured machine booted cold, without a template."""
@@ -99,10 +103,23 @@ class QemuDriver:
 
     # -- birth
 
-    def _born(self, spec: MachineSpec, scratch: Path, template: Template) -> QemuMachine:
-        process = self._spawn(spec, scratch, Memory(template.ram), incoming=True)
+    def _restore(self, spec: MachineSpec, frozen: Template) -> QemuMachine:
+        scratch = spec.directory / SCRATCH
+        fresh = not scratch.exists()
+        if fresh:
+            with disk_errors("make a scratch disk"):
+                copy_sparse(frozen.scratch, scratch)
         try:
-            _load(process, template)
+            return self._load(spec, scratch, frozen)
+        except MachineFailed:
+            if fresh:
+                scratch.unlink()
+            raise
+
+    def _load(self, spec: MachineSpec, scratch: Path, frozen: Template) -> QemuMachine:
+        process = self._spawn(spec, scratch, Memory(frozen.ram), incoming=True)
+        try:
+            _load_state(process, frozen.state)
         except MachineFailed as error:
             process.terminate()
             raise _explain(error, process) from None
@@ -140,7 +157,7 @@ class QemuDriver:
         if found is not None:
             return found
         progress(f"booting a {spec.vcpu_count} vCPU, {spec.mem_mib} MiB guest once, to freeze it", None)
-        return self._templates.build(kind, lambda directory: self._freeze(spec, directory))
+        return self._templates.build(kind, lambda directory: self._freeze(spec, kind.scratch_mib, directory))
 
     def _kind(self, spec: MachineSpec) -> Kind:
         assert spec.environment is not None
@@ -155,31 +172,26 @@ class QemuDriver:
             vmm_version=qemu_version(),
             command=f"{COMMAND_VERSION} {kernel_parameters(self._accelerator)}",
             cpu_model=_cpu_model(),
+            scratch_mib=0 if (spec.directory / SCRATCH).exists() else spec.scratch_mib,
         )
 
-    def _freeze(self, spec: MachineSpec, directory: Path) -> None:
+    def _freeze(self, spec: MachineSpec, scratch_mib: int, directory: Path) -> None:
         """Boot, wait until the agent is ready to serve, and write RAM and device state into `directory`."""
-        scratch = directory / SCRATCH
-        with scratch.open("wb") as file:
-            os.truncate(file.fileno(), DISK_BYTES)
-        placeholder = MachineSpec(
-            machine_id="template",
-            directory=directory,
-            environment=spec.environment,
-            runtime=spec.runtime,
-            vcpu_count=spec.vcpu_count,
-            mem_mib=spec.mem_mib,
-            scratch_mib=0,
-        )
-        process = self._spawn(placeholder, scratch, Memory(directory / RAM, share=True))
+        scratch = directory / template.SCRATCH
+        if scratch_mib:
+            new_scratch(self._cache_dir, scratch, scratch_mib, device_bytes=DISK_BYTES)
+        else:
+            copy_sparse(blank_device(self._cache_dir, DISK_BYTES), scratch)
+        placeholder = dataclasses.replace(spec, machine_id="template", directory=directory, seed=None)
+        process = self._spawn(placeholder, scratch, Memory(directory / template.RAM, share=True))
         try:
             process.wait_console(READY, self._boot_seconds)
-            _save(process, directory / STATE)
+            _save(process, directory / template.STATE)
         except MachineFailed as error:
             raise _explain(error, process) from None
         finally:
             process.terminate()
-        for leftover in (vmm.AGENT, vmm.MONITOR, vmm.CONSOLE, vmm.IDENTITY, vmm.LOG, SCRATCH):
+        for leftover in (vmm.AGENT, vmm.MONITOR, vmm.CONSOLE, vmm.IDENTITY, vmm.LOG):
             (directory / leftover).unlink(missing_ok=True)
 
 
@@ -268,11 +280,11 @@ def _save(process: Vmm, state: Path) -> None:
         monitor.close()
 
 
-def _load(process: Vmm, template: Template) -> None:
+def _load_state(process: Vmm, state: Path) -> None:
     monitor = process.connect_monitor()
     try:
         _shared_memory(monitor)
-        _to_file(monitor, "migrate-incoming", template.state, os.O_RDONLY)
+        _to_file(monitor, "migrate-incoming", state, os.O_RDONLY)
         monitor.execute("cont")
     finally:
         monitor.close()
