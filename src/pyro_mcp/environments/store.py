@@ -102,6 +102,14 @@ class EnvironmentStore:
                     )
                 leases.take(self._base / digest, owner_dir)
 
+    def leased(self, digest: str) -> EnvironmentImage:
+        """The image `digest`, which the caller holds a lease on, whatever its name means by now. Raises `NotFound`."""
+        with disk_errors("open an environment"):
+            entry = cache.open_entry(self._base / digest)
+        if entry is None:
+            raise NotFound(f"cannot find environment {digest[:12]}: its image is gone or damaged")
+        return EnvironmentImage(str(entry.facts.get("name")), digest, self._base / digest / IMAGE)
+
     def release(self, digest: str, owner_dir: Path) -> None:
         """Give a lease back before its owner goes. Harmless when there is none."""
         with disk_errors("release an environment"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
@@ -17,7 +18,7 @@ from pyro_mcp.workspaces.fleet import Fleet
 
 if TYPE_CHECKING:
     from pyro_mcp.environments.store import EnvironmentStore
-
+    from pyro_mcp.workspaces.images import Images
     from pyro_mcp.workspaces.vms import Vms
 
 
@@ -50,7 +51,9 @@ class Engine:
         self.database = database
         self.clock = clock or Clock()
         self.faults = faults
-        self.fleet = Fleet(settings, Machines(database), self.clock, faults)
+        self.fleet = Fleet(
+            settings, Machines(database), self.clock, faults=faults, release=lambda row: self.images.release(row)
+        )
         if drivers is not None:
             self.drivers = drivers
         if environments is not None:
@@ -79,11 +82,17 @@ class Engine:
 
         return Vms(self)
 
-    def runtime(self, progress: Progress) -> GuestRuntime:
+    @cached_property
+    def images(self) -> Images:
+        from pyro_mcp.workspaces.images import Images
+
+        return Images(self)
+
+    def runtime(self, progress: Progress, cancelled: threading.Event | None = None) -> GuestRuntime:
         """The guest runtime, built when absent."""
         from pyro_mcp.environments.runtime import ensure_runtime
 
-        made = ensure_runtime(self.settings, progress)
+        made = ensure_runtime(self.settings, progress, cancelled=cancelled)
         return GuestRuntime(made.digest, made.kernel, made.initramfs, made.image)
 
     @property

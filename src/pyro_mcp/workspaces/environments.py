@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pyro_mcp.model.environment import Environment, PruneResult
-
 from pyro_mcp.model.environment_list import EnvironmentList
 from pyro_mcp.operations.operation import Effects, operation
 from pyro_mcp.workspaces.params import EnvironmentName
@@ -20,7 +19,7 @@ _READ = Effects(read_only=True, idempotent=True)
 @operation(cli=("env", "list"), tool="vm_list_environments", title="List environments", effects=_READ)
 def list_environments(call: Call[Engine]) -> EnvironmentList:
     """List the environments of the catalogue and say which are installed."""
-    return EnvironmentList.of(call.engine.environments.list())
+    return call.engine.images.list()
 
 
 @operation(cli=("env", "pull"), effects=Effects(idempotent=True, open_world=True))
@@ -29,16 +28,16 @@ def pull_environment(call: Call[Engine], environment: EnvironmentName) -> Enviro
 
     An interrupted pull leaves nothing behind; two at once share the work.
     """
-    return call.engine.pull_environment(call, environment)
+    return call.engine.images.pull(call, environment)
 
 
 @operation(cli=("env", "inspect"), effects=_READ)
 def inspect_environment(call: Call[Engine], environment: EnvironmentName) -> Environment:
     """Show one environment: what is in it, where it came from and where it is installed."""
-    return call.engine.inspect_environment(call, environment)
+    return call.engine.images.inspect(environment)
 
 
 @operation(cli=("env", "prune"), effects=Effects(destructive=True, idempotent=True))
 def prune_environments(call: Call[Engine]) -> PruneResult:
     """Remove images that no machine uses and no current environment needs, and give back their disk space."""
-    return call.engine.prune_environments(call)
+    return call.engine.images.prune()

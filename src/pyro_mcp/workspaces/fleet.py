@@ -47,11 +47,21 @@ class Seen:
 class Fleet:
     """All machines of one state directory. Every method may be called from any thread."""
 
-    def __init__(self, settings: Settings, machines: Machines, clock: Clock, faults: Faults = no_faults) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        machines: Machines,
+        clock: Clock,
+        *,
+        faults: Faults = no_faults,
+        release: Callable[[MachineRow], None] = lambda row: None,
+    ) -> None:
+        """`release` gives back what a machine holds outside its directory; called on removal."""
         self._settings = settings
         self._machines = machines
         self._clock = clock
         self._faults = faults
+        self._release = release
         self._live: dict[str, Machine] = {}
         self._admitting = threading.Lock()
         self._locks: dict[str, threading.RLock] = {}
@@ -202,7 +212,8 @@ class Fleet:
         Raises `PermissionDenied` or `PyroError` when its files cannot be removed; its row then stays `deleting`.
         """
         with self._locked(machine_id):
-            if self._machines.get(machine_id) is None:
+            row = self._machines.get(machine_id)
+            if row is None:
                 return False
             self._machines.set_state(machine_id, "deleting", reason=why)
             self._changed("deleting")
@@ -211,6 +222,7 @@ class Fleet:
                 self._ended[machine_id] = why
                 machine.terminate()
             self._faults("terminated")
+            self._release(row)
             self.erase(machine_id)
             self._faults("erased")
             self._machines.delete(machine_id)

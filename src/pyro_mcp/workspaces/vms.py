@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, cast
 
 from pyro_mcp.errors import IsolationUnavailable, MissingDependency, PyroError, TimedOut, Unsupported
-from pyro_mcp.machines.driver import Image, Machine
+from pyro_mcp.machines.driver import Machine
 from pyro_mcp.model.machine import ReapResult, Vm, VmDeleted, VmNetwork, VmState
 from pyro_mcp.model.process import Cleanup, ExecutionMode, Isolation, RunResult
 from pyro_mcp.operations.call import Call
@@ -52,7 +52,7 @@ class Vms:
         self._fleet.admit(row)
         removal = _Removal(self._engine, row.machine_id, "one-shot machine")
         with removal:
-            self._lease(boot, row.machine_id)
+            self._engine.images.lease(row)
             machine = self._start(call, row.machine_id, boot)
             call.check()
             done = self._exec(call, machine, command, timeout_seconds, stdin)
@@ -63,7 +63,7 @@ class Vms:
         row = self._row(environment, boot, one_shot=False, **size)
         self._fleet.admit(row)
         try:
-            self._lease(boot, row.machine_id)
+            self._engine.images.lease(row)
             call.check()
         except PyroError:
             self._fleet.remove(row.machine_id, "it could not be created")
@@ -137,24 +137,18 @@ class Vms:
         except (IsolationUnavailable, MissingDependency) as error:
             if not allow_host_compat:
                 raise
-            self._engine.environments.inspect(environment)
+            self._engine.images.inspect(environment)
             call.notice(f"{error.message}; running on this host WITHOUT isolation, as allowed")
             return Boot(self._engine.drivers.host())
 
     def _guest_boot(self, call: Call[Engine], environment: str) -> Boot:
         self._engine.drivers.require_guest()
-        found = self._engine.environments.ensure(environment, call.progress)
-        runtime = self._engine.runtime(call.progress)
-        image = Image(found.digest, found.path)
+        image, runtime = self._engine.images.for_guest(call, environment)
         return Boot(self._engine.drivers.guest(image, runtime, call.notice), image, runtime)
 
     def _boot_again(self, call: Call[Engine], row: MachineRow) -> Boot:
-        """What `row` was born from. A guest's disk fits only the image it was made on."""
         driver = self._engine.drivers.by_isolation(row.isolation)
-        if row.digest is None:
-            return Boot(driver)
-        found = self._engine.environments.image(row.digest)
-        return Boot(driver, Image(found.digest, found.path), self._engine.runtime(call.progress))
+        return Boot(driver) if row.digest is None else Boot(driver, *self._engine.images.of_machine(call, row))
 
     def _row(
         self,
@@ -187,11 +181,6 @@ class Vms:
             boot_id=clock.boot_id,
             deadline_ns=clock.boot_ns() + ttl_seconds * NANO,
         )
-
-    def _lease(self, boot: Boot, machine_id: str) -> None:
-        if boot.environment is not None:
-            self._engine.environments.lease(boot.environment.digest, self._fleet.directory(machine_id))
-            self._engine.faults("leased")
 
     def _start(self, call: Call[Engine], machine_id: str, boot: Boot) -> Machine:
         call.progress("starting the machine", None)
