@@ -108,4 +108,5 @@ class Cancelled(PyroError):
     code, exit_code = "cancelled", 130
 
 
-_BY_CODE: dict[str, type[PyroError]] = {kind.code: kind for kind in [PyroError, *PyroError.__subclasses__()]}
+_KINDS: list[type[PyroError]] = [PyroError, *PyroError.__subclasses__()]
+_BY_CODE = {kind.code: kind for kind in _KINDS}
