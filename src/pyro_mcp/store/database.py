@@ -33,7 +33,7 @@ class Database:
         migrate.refuse_newer(path)
         with _translated(path, "open"):
             _create_private(path)
-            self._connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=5)
+            self._connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=1)
             try:
                 self._prepare()
             except BaseException:

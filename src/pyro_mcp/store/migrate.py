@@ -15,6 +15,7 @@ from pathlib import Path
 from pyro_mcp.errors import Unsupported
 
 APPLICATION_ID = 0x7079726F
+_MAGIC = b"SQLite format 3\0"
 _HEADER_BYTES = 100
 _USER_VERSION = struct.Struct(">I")
 _USER_VERSION_AT = 60
@@ -30,7 +31,7 @@ def refuse_newer(path: Path) -> None:
     """Raise `Unsupported` when a newer pyro wrote `path`; reads the header only, so nothing is ever written."""
     with contextlib.suppress(FileNotFoundError), path.open("rb") as file:
         header = file.read(_HEADER_BYTES)
-        if len(header) == _HEADER_BYTES:
+        if len(header) == _HEADER_BYTES and header.startswith(_MAGIC):
             _refuse(_USER_VERSION.unpack_from(header, _USER_VERSION_AT)[0])
 
 

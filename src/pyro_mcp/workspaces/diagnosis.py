@@ -105,9 +105,10 @@ def _kvm(view: _View) -> Iterator[DoctorCheck]:
     usable, detail, remedy = _kvm_verdict(view.settings)
     if usable:
         yield _check("kvm", "ok", detail)
+    elif usable is None:
+        yield _check("kvm", "warning", detail, remedy)
     elif view.settings.require_isolation == "kvm":
-        status: CheckStatus = "warning" if usable is None else "missing"
-        yield _check("kvm", status, f"{detail}; PYRO_REQUIRE_ISOLATION=kvm forbids anything else", remedy)
+        yield _check("kvm", "missing", f"{detail}; PYRO_REQUIRE_ISOLATION=kvm forbids anything else", remedy)
     else:
         yield _check("kvm", "warning", f"{detail}; guests run in software emulation, about 20 times slower", remedy)
 
@@ -132,10 +133,11 @@ def _tier(settings: Settings) -> str | None:
 
 
 def _boundary(view: _View) -> Iterator[DoctorCheck]:
-    if _tier(view.settings) == "kvm-qemu":
+    tier = _tier(view.settings)
+    if tier == "kvm-qemu":
         yield _check("isolation", "ok", "kvm-qemu: a hardware-backed virtual machine")
         return
-    detail = "emulated: QEMU does not support software emulation as a security boundary; it keeps mistakes in"
+    detail = f"{tier or 'not proved yet, possibly emulated'}: QEMU does not support software emulation as a security boundary; it keeps mistakes in"
     yield _check("isolation", "warning", detail, "For hostile code use a host with KVM and PYRO_REQUIRE_ISOLATION=kvm")
 
 
