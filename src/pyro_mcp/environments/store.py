@@ -87,7 +87,7 @@ class EnvironmentStore:
             def waiting() -> None:
                 progress(f"Waiting for another process that installs {name}", None)
 
-            with locked(self._base / f".lock-{name}", on_wait=waiting, cancelled=cancelled):
+            with locked(self._base / f".lock-{_file_name(name)}", on_wait=waiting, cancelled=cancelled):
                 found = self._installed(recipe) or self._build(recipe, progress, cancelled)
                 return self._image(recipe, found)
 
@@ -143,7 +143,7 @@ class EnvironmentStore:
         return EnvironmentImage(recipe.name, digest, self._base / digest / IMAGE)
 
     def _build(self, recipe: Recipe, progress: Progress, cancelled: threading.Event | None) -> cache.Entry:
-        work = self._base / f".build-{recipe.name}"
+        work = self._base / f".build-{_file_name(recipe.name)}"
         remove_tree(work)
         try:
             product = work / "product"
@@ -193,6 +193,11 @@ class EnvironmentStore:
 
 def _inputs_digest(recipe: Recipe) -> str:
     return cache.digest_json(recipe.inputs(platform.machine()))
+
+
+def _file_name(name: str) -> str:
+    """`name` for a path: apt takes a colon in the path of its keys for a separator, and then trusts none of them."""
+    return name.replace(":", "_")
 
 
 def _now() -> str:
