@@ -46,17 +46,20 @@ class HostedAgent:
         return self._reap_until_told()
 
     def listen(self, path: str) -> int:
-        """Serve connections on the Unix socket `path`, one at a time, until `shutdown` or a signal."""
-        listener = _bind(path)
-        become_subreaper()
-        self._watch_signals()
-        threading.Thread(target=self._accept, args=(listener,), daemon=True).start()
-        code = self._reap_until_told()
+        """Serve on a new Unix socket at `path`, which is gone afterwards."""
+        code = self.serve_listener(_bind(path))
         try:
             os.unlink(path)
         except FileNotFoundError:
             pass
         return code
+
+    def serve_listener(self, listener: socket.socket) -> int:
+        """Serve connections, one at a time, until `shutdown` or a signal; then leave nothing running."""
+        become_subreaper()
+        self._watch_signals()
+        threading.Thread(target=self._accept, args=(listener,), daemon=True).start()
+        return self._reap_until_told()
 
     # -- verbs
 
@@ -106,6 +109,12 @@ class HostedAgent:
             again = not reap_orphans()
         _kill_descendants()
         return 0
+
+
+def inherited_listener(fd: int) -> socket.socket:
+    """The listening socket that the parent left open as `fd`."""
+    os.set_inheritable(fd, False)
+    return socket.socket(fileno=fd)
 
 
 def _bind(path: str) -> socket.socket:

@@ -2,6 +2,7 @@
 
     main.py                          PID 1 in a guest
     main.py --listen PATH --root DIR one connection at a time on a Unix socket, commands start in DIR
+    main.py --listener N --root DIR  the same on an inherited listening socket
     main.py --fd N --root DIR        one connection on an inherited descriptor, then exit
 
 On the host there is no isolation at all: commands run as the caller, in a plain directory.
@@ -13,7 +14,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-USAGE = "usage: python -m pyro_mcp.guest [--listen PATH | --fd N] --root DIR [--mark TEXT]"
+USAGE = "usage: python -m pyro_mcp.guest [--listen PATH | --listener N | --fd N] --root DIR [--mark TEXT]"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -24,9 +25,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         init.run()
     options = dict(zip(arguments[::2], arguments[1::2], strict=False))
-    known = {"--listen", "--fd", "--root", "--mark"}
-    one_way_in = ("--listen" in options) != ("--fd" in options)
-    if len(arguments) % 2 or not one_way_in or not set(options) <= known or "--root" not in options:
+    ways_in = {"--listen", "--listener", "--fd"} & set(options)
+    if len(arguments) % 2 or len(ways_in) != 1 or set(options) - ways_in - {"--mark"} != {"--root"}:
         print(USAGE, file=sys.stderr)
         return 2
     from pyro_mcp.guest import hosted
@@ -34,4 +34,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     agent = hosted.HostedAgent(os.path.abspath(options["--root"]), options.get("--mark", ""))
     if "--fd" in options:
         return agent.serve_fd(int(options["--fd"]))
+    if "--listener" in options:
+        return agent.serve_listener(hosted.inherited_listener(int(options["--listener"])))
     return agent.listen(os.path.abspath(options["--listen"]))
