@@ -1,0 +1,59 @@
+"""Catalog: which operations a surface shows, and where they are declared.
+
+The first word of a command names the one module whose declarations must be read to parse it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from importlib import import_module
+from typing import Any, Literal, get_args
+
+from pyro_mcp.errors import InvalidArgument
+from pyro_mcp.operations.fields import Field
+from pyro_mcp.operations.operation import Operation, operations_in
+
+Profile = Literal["vm-run", "workspace-core", "workspace-full"]
+DEFAULT_PROFILE: Profile = "workspace-core"
+PROFILES: tuple[str, ...] = get_args(Profile)
+
+COMMANDS: dict[str, tuple[str, str]] = {
+    "run": ("run", "run one command in a fresh machine"),
+    "env": ("environments", "list, install and remove environments"),
+    "doctor": ("doctor", "show what this host can do and what is missing"),
+}
+"""First word of a command → the module of `workspaces` that declares it, and its line in `pyro --help`."""
+
+_TOOL_MODULES = ("run", "vm", "environments")
+
+
+def operations(module: str) -> Iterator[Operation[Any, Any]]:
+    """The operations that `workspaces.<module>` declares."""
+    return operations_in(import_module(f"pyro_mcp.workspaces.{module}"))
+
+
+def every_operation() -> Iterator[Operation[Any, Any]]:
+    """All operations of all modules."""
+    for module in ("run", "vm", "environments", "doctor"):
+        yield from operations(module)
+
+
+def tools(profile: str) -> tuple[Operation[Any, Any], ...]:
+    """The operations that the MCP profile shows. Raises `InvalidArgument` for a profile that does not exist.
+
+    `workspace-core` equals `vm-run` until the workspace tools exist.
+    """
+    if profile not in PROFILES:
+        raise InvalidArgument(f"cannot serve profile {profile!r}: unknown", hint=f"Profiles: {', '.join(PROFILES)}.")
+    found = [operation for module in _TOOL_MODULES for operation in operations(module) if operation.tool]
+    return tuple(operation for operation in found if profile == "workspace-full" or operation.tool == "vm_run")
+
+
+def tool_fields(operation: Operation[Any, Any], profile: str, *, allow_host_compat: bool) -> tuple[Field, ...]:
+    """The parameters a tool shows. What could widen isolation is absent unless the server was started with it."""
+    shown = {"always"}
+    if profile == "workspace-full":
+        shown.add("full")
+    if allow_host_compat:
+        shown.add("host_compat")
+    return tuple(field for field in operation.fields if field.param.tool in shown)

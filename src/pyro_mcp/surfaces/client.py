@@ -1,0 +1,230 @@
+"""Client: one connection to the node, shared by every thread of a process.
+
+The node is started on demand. When it goes away in the middle of a request, the answer is `NodeUnavailable`, and a new
+node is asked for at once, because its first act is to end what the old one left behind.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pyro_mcp.errors import InvalidArgument, NodeUnavailable, ProtocolError, PyroError
+from pyro_mcp.operations.call import Call
+from pyro_mcp.protocol.channel import Channel, ChannelClosed, Data, Event, RemoteError, Result, Stream
+from pyro_mcp.protocol.pipe import Pipe
+from pyro_mcp.version import VERSION
+
+if TYPE_CHECKING:
+    import socket
+
+    from pyro_mcp.operations.operation import Operation
+    from pyro_mcp.settings import Settings
+
+HELLO_SECONDS = 10.0
+CANCEL_SECONDS = 5.0
+INPUT_PIECE = 64 * 1024
+
+Input = bytes | Iterable[bytes] | int
+"""What feeds a command: bytes, pieces of them, or a file descriptor that is read as far as it goes."""
+
+
+def _nothing(*_: Any) -> None:
+    """The listener of somebody who does not listen."""
+
+
+@dataclass(frozen=True, slots=True)
+class Listener:
+    """Who hears what happens before the answer. Called on the thread that waits for it."""
+
+    progress: Callable[[str, float | None], None] = _nothing
+    notice: Callable[[str], None] = _nothing
+    output: Callable[[int, bytes], None] = _nothing
+
+
+class Client:
+    """The way to the node of one state directory. Every method may be called from any thread."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._lock = threading.Lock()
+        self._channel: Channel | None = None
+        self._closed = False
+
+    @property
+    def settings(self) -> Settings:
+        return self._settings
+
+    def call(
+        self,
+        operation: Operation[Any, Any],
+        params: dict[str, Any],
+        inputs: dict[str, Any] | None = None,
+        listener: Listener | None = None,
+    ) -> dict[str, Any]:
+        """Run `operation` and return its encoded result. Raises `PyroError`; a `KeyboardInterrupt` ends the command."""
+        if operation.local:
+            return operation.answer(Call(None, self._settings), params)
+        return self.begin(operation.name, params, inputs).wait(listener or Listener())
+
+    def begin(self, verb: str, params: dict[str, Any], inputs: dict[str, Any] | None = None) -> Request:
+        """Send a request without waiting for its answer. Raises `PyroError`."""
+        try:
+            stream = self._open(verb, params)
+        except ValueError as error:
+            raise InvalidArgument(f"cannot call {verb}: {error}", hint="Pass large data through a file.") from None
+        request = Request(self, stream)
+        for source in (inputs or {}).values():
+            request.feed(source)
+        return request
+
+    def close(self) -> None:
+        """End the connection; requests under way are cancelled by it."""
+        with self._lock:
+            self._closed = True
+            if self._channel is not None:
+                self._channel.close("the client is done")
+                self._channel = None
+
+    def reconcile(self) -> None:
+        """After the node was lost: have a new one look at what is left. Its own failure is not the caller's news."""
+        with contextlib.suppress(PyroError, OSError):
+            self._connected()
+
+    def _open(self, verb: str, params: dict[str, Any]) -> Stream:
+        # A node that goes idle closes its connections, so the first failure may only mean that it has left.
+        for attempt in (1, 2):
+            channel = self._connected()
+            try:
+                return channel.open(verb, params)
+            except ChannelClosed as error:
+                if attempt == 2:
+                    raise _lost(verb, str(error)) from None
+        raise AssertionError("unreachable")
+
+    def _connected(self) -> Channel:
+        with self._lock:
+            if self._closed:
+                raise NodeUnavailable("cannot reach the node: this Pyro is closed", hint="Make a new Pyro().")
+            if self._channel is None or self._channel.closed:
+                from pyro_mcp.node.spawn import ensure_node
+
+                self._channel = converse(ensure_node(self._settings))
+            return self._channel
+
+
+class Request:
+    """One request under way."""
+
+    def __init__(self, client: Client, stream: Stream) -> None:
+        self._client = client
+        self._stream = stream
+
+    def feed(self, source: Input) -> None:
+        """Send `source` as the command's input, on a thread of its own, and then its end."""
+        threading.Thread(target=self._pump, args=(source,), name="stdin", daemon=True).start()
+
+    def cancel(self) -> None:
+        """Ask the node to stop. `wait` still returns, with the answer or with `Cancelled`."""
+        self._stream.cancel()
+
+    def wait(self, listener: Listener) -> dict[str, Any]:
+        """The encoded result. Raises `PyroError`; a `KeyboardInterrupt` is passed on once the command has ended."""
+        try:
+            return self._collect(listener, None)
+        except BaseException as error:
+            if not isinstance(error, PyroError):
+                self._abandon()
+            raise
+
+    def _collect(self, listener: Listener, timeout: float | None) -> dict[str, Any]:
+        try:
+            while True:
+                message = self._stream.receive(timeout)
+                if isinstance(message, Result):
+                    return message.value
+                if isinstance(message, Data):
+                    listener.output(message.tag, message.data)
+                elif isinstance(message, Event):
+                    _hear(listener, message.value)
+        except RemoteError as error:
+            raise PyroError.from_wire(error.payload) from None
+        except ChannelClosed as error:
+            self._client.reconcile()
+            raise _lost(self._stream.verb, str(error)) from None
+
+    def _abandon(self) -> None:
+        """Cancel, and wait a little for the answer, so that the command is dead when the caller goes on."""
+        self._stream.cancel()
+        with contextlib.suppress(PyroError, TimeoutError):
+            self._collect(Listener(), CANCEL_SECONDS)
+
+    def _pump(self, source: Input) -> None:
+        pieces = _read_pieces(source) if isinstance(source, int) else (source,) if isinstance(source, bytes) else source
+        with contextlib.suppress(ChannelClosed):
+            try:
+                for piece in pieces:
+                    self._stream.send(piece, 0)
+            except OSError:
+                self.cancel()
+            self._stream.end()
+
+
+def converse(connection: socket.socket) -> Channel:
+    """A started channel over a connected socket. Raises `NodeUnavailable` or `ProtocolError`."""
+    from pyro_mcp.node.place import MAX_CONTROL
+
+    hello = {"pyro": VERSION, "role": "client"}
+    channel = Channel(Pipe(connection.detach()), initiator=True, hello=hello, max_control=MAX_CONTROL)
+    try:
+        channel.start(HELLO_SECONDS)
+    except TimeoutError as error:
+        raise NodeUnavailable(f"cannot reach the node: {error}", hint="Look at `pyro node status`.") from None
+    except ChannelClosed as error:
+        raise ProtocolError(
+            f"cannot talk to the node: {error}", hint="Run `pyro node stop`; the next command starts a new one."
+        ) from None
+    return channel
+
+
+def call_running_node(settings: Settings, verb: str) -> dict[str, Any] | None:
+    """The answer of the node that runs to one of its own verbs; None when none runs. Never starts one."""
+    from pyro_mcp.node.spawn import connect_node
+
+    connection = connect_node(settings)
+    if connection is None:
+        return None
+    channel = converse(connection)
+    try:
+        return channel.call(verb, {}, 60.0)
+    except RemoteError as error:
+        raise PyroError.from_wire(error.payload) from None
+    except (ChannelClosed, TimeoutError) as error:
+        raise NodeUnavailable(f"cannot {verb.replace('_', ' ')}: {error}", hint="Look at its log, node.log.") from None
+    finally:
+        channel.close("asked and answered")
+
+
+def _read_pieces(fd: int) -> Iterable[bytes]:
+    while piece := os.read(fd, INPUT_PIECE):
+        yield piece
+
+
+def _hear(listener: Listener, event: dict[str, Any]) -> None:
+    if "progress" in event:
+        fraction = event.get("fraction")
+        known = isinstance(fraction, int | float) and not isinstance(fraction, bool)
+        listener.progress(str(event["progress"]), min(max(float(fraction), 0.0), 1.0) if known else None)
+    elif "notice" in event:
+        listener.notice(str(event["notice"]))
+
+
+def _lost(verb: str, reason: str) -> NodeUnavailable:
+    return NodeUnavailable(
+        f"cannot finish {verb}: the connection to the node was lost ({reason})",
+        hint="The node was killed or crashed; what was left has been cleaned up. Run it again, or look at node.log.",
+    )

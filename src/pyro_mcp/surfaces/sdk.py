@@ -1,0 +1,95 @@
+"""Sdk: `Pyro`, the operations as methods.
+
+Each method is read from its operation with the full static type: `call` is dropped, `self` takes its place.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar, cast
+
+from pyro_mcp.operations.operation import Operation
+from pyro_mcp.settings import Settings
+from pyro_mcp.surfaces.client import Client, Listener
+from pyro_mcp.workspaces import environments, run, vm
+
+if TYPE_CHECKING:
+    from mcp.server import Server
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def sdk_method(operation: Operation[P, R]) -> Callable[Concatenate[Pyro, P], R]:
+    """`operation` as a method of `Pyro`."""
+
+    def method(self: Pyro, *args: Any, **kwargs: Any) -> R:
+        params, inputs = operation.request(args, kwargs)
+        return operation.result(self._client.call(operation, params, inputs, self._listener))
+
+    method.__doc__ = operation.doc
+    method.__name__ = operation.name
+    method.__qualname__ = f"Pyro.{operation.name}"
+    # The signature that `help()` shows is the verb's own.
+    method.__wrapped__ = functools.partial(operation.function)  # type: ignore[attr-defined]
+    return cast("Callable[Concatenate[Pyro, P], R]", method)
+
+
+class Pyro:
+    """Disposable machines from Python. A context manager; safe to share between threads; one connection.
+
+    `state_dir` and `cache_dir` replace the configured directories. `on_progress(message, fraction)` hears what long
+    calls do (`fraction` is 0 to 1, or None), `on_notice(text)` the fallbacks they take, and `on_output(tag, data)` a
+    command's output as it comes (tag 1 is stdout, 2 stderr). All are called on the thread that made the call.
+
+    Every method raises `PyroError`. A non-zero exit code of a command is a result, not an error.
+    """
+
+    def __init__(
+        self,
+        *,
+        state_dir: str | Path | None = None,
+        cache_dir: str | Path | None = None,
+        on_progress: Callable[[str, float | None], None] | None = None,
+        on_notice: Callable[[str], None] | None = None,
+        on_output: Callable[[int, bytes], None] | None = None,
+    ) -> None:
+        self._client = Client(Settings.load(state_dir=state_dir, cache_dir=cache_dir))
+        hears = {"progress": on_progress, "notice": on_notice, "output": on_output}
+        self._listener = Listener(**{name: callback for name, callback in hears.items() if callback is not None})
+
+    list_environments = sdk_method(environments.list_environments)
+    pull_environment = sdk_method(environments.pull_environment)
+    inspect_environment = sdk_method(environments.inspect_environment)
+    prune_environments = sdk_method(environments.prune_environments)
+
+    create_vm = sdk_method(vm.create_vm)
+    start_vm = sdk_method(vm.start_vm)
+    exec_vm = sdk_method(vm.exec_vm)
+    stop_vm = sdk_method(vm.stop_vm)
+    delete_vm = sdk_method(vm.delete_vm)
+    status_vm = sdk_method(vm.status_vm)
+    network_info_vm = sdk_method(vm.network_info_vm)
+    reap_expired = sdk_method(vm.reap_expired)
+    run_in_vm = sdk_method(run.run_in_vm)
+
+    def create_server(self, profile: str = "workspace-core", *, allow_host_compat: bool = False) -> Server[Any]:
+        """An MCP server over this connection; see `pyro_mcp.create_server`."""
+        from pyro_mcp.surfaces.mcp import build_server
+
+        return build_server(self._client, profile, allow_host_compat=allow_host_compat)
+
+    def close(self) -> None:
+        """End the connection. What is still under way is cancelled; machines that were created stay."""
+        self._client.close()
+
+    def __enter__(self) -> Pyro:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
