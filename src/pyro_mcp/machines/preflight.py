@@ -87,6 +87,11 @@ def _probe(boot: Callable[[float], None]) -> Verdict:
     try:
         boot(PROBE_SECONDS)
     except PyroError as error:
-        first = error.message.splitlines()[0]
-        return Verdict(False, f"a guest did not boot under it: {first}", "use a host with hardware virtualisation")
+        return Verdict(False, f"a guest did not boot under it: {_cause(error)}", "use a host with hardware virtualisation")
     return Verdict(True, "a guest booted under it")
+
+
+def _cause(error: PyroError) -> str:
+    """QEMU's own complaint where it made one, otherwise ours."""
+    said = [line for line in (error.hint or "").splitlines() if line.startswith("qemu-system")]
+    return said[0].partition(": ")[2] if said else error.message.splitlines()[0]
