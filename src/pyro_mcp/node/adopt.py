@@ -68,7 +68,7 @@ def _kill_inside(directory: Path) -> None:
         except OSError:
             continue
         try:
-            if Path(os.readlink(entry / "cwd").removesuffix(" (deleted)")) == directory:
+            if Path(os.readlink(entry / "cwd").removesuffix(" (deleted)")).is_relative_to(directory):
                 print(f"ending process {entry.name}, left in {directory}")
                 signal.pidfd_send_signal(descriptor, signal.SIGKILL)
         except OSError:

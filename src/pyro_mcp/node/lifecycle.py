@@ -68,8 +68,8 @@ def stop(node: Node, params: Mapping[str, Any]) -> dict[str, Any]:
             f"cannot stop the node: it owns {len(rows)} machine{'s' * (len(rows) > 1)} ({names})",
             hint="Delete them, wait for the calls under way, or end all with `pyro node stop --force`",
         )
+    node.hide()
     node.engine.stop_all()
-    node.leave("asked to stop")
     return encode(NodeStopped(stopped=True, machine_count=len(rows)))
 
 

@@ -47,6 +47,7 @@ class Node:
         self._changed = threading.Condition()
         self._idle_since = time.monotonic()
         self._leaving: str | None = None
+        self._hidden = False
         self._wake_read, self._wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self._listener: socket.socket | None = None
         self._reaper = Reaper(engine)
@@ -85,6 +86,11 @@ class Node:
         """Make `run` return soon. Safe from any thread and from a signal handler."""
         self._leaving = reason
         self._wake()
+
+    def hide(self) -> None:
+        """Be found by no new client: whoever comes now starts the next node, which waits until this one is gone."""
+        self._hidden = True
+        self.place.socket_path.unlink(missing_ok=True)
 
     @property
     def client_count(self) -> int:
@@ -171,6 +177,8 @@ class Node:
         try:
             if stream.verb in lifecycle.VERBS:
                 stream.result(lifecycle.VERBS[stream.verb](self, stream.params))
+                if self._hidden:
+                    self.leave("asked to stop")
             else:
                 calls.answer(stream, find(operations(), stream.verb), self.engine, self.settings)
         finally:
@@ -184,11 +192,10 @@ class Node:
         """Cancel what is under way, give it time to clean up, and let go of everything."""
         print(f"leaving: {reason}")
         assert self._listener is not None
-        with contextlib.suppress(FileNotFoundError):
-            if self._listener.fileno() >= 0:
-                self._listener.close()
-                self.place.socket_path.unlink()
-                self.place.about.unlink()
+        if self._listener.fileno() >= 0:
+            self.hide()
+            self._listener.close()
+            self.place.about.unlink(missing_ok=True)
         for channel in list(self._clients):
             channel.close(f"the node is leaving: {reason}")
         with self._changed:

@@ -1,0 +1,127 @@
+"""An engine over machines that need no virtualisation: the host_compat driver, whose agent is the real one.
+
+`python fleetlab.py STATE_DIR ACTION N` runs ACTION in a process of its own that kills itself at the N-th fault point;
+it prints the step's name, or `done` when there was no N-th.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from pyro_mcp.errors import IsolationUnavailable
+from pyro_mcp.machines.host.driver import HostDriver
+from pyro_mcp.operations.call import Call
+from pyro_mcp.settings import Settings
+from pyro_mcp.store.database import Database
+from pyro_mcp.workspaces.engine import Engine
+from pyro_mcp.workspaces.faults import Faults, no_faults
+
+SIZE = {"vcpu_count": 1, "mem_mib": 128, "ttl_seconds": 600, "network": False, "allow_host_compat": True}
+
+
+class HostOnly:
+    """Drivers of a host on which no guest can boot."""
+
+    def __init__(self, driver: Any = None) -> None:
+        self._driver = driver or HostDriver()
+
+    def require_guest(self) -> None:
+        raise IsolationUnavailable("cannot start a guest: not here")
+
+    def guest(self, *_: Any) -> Any:
+        raise AssertionError
+
+    def host(self) -> Any:
+        return self._driver
+
+    def by_isolation(self, isolation: str) -> Any:
+        return self._driver
+
+
+class NoEnvironments:
+    """A catalogue that knows every name and has no images."""
+
+    catalog_version = "0"
+
+    def inspect(self, name: str) -> None:
+        return None
+
+
+def engine_at(state_dir: Path, *, faults: Faults = no_faults, driver: Any = None, **overrides: Any) -> Engine:
+    state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    settings = Settings.load(state_dir=state_dir, cache_dir=state_dir / "cache", **overrides)
+    database = Database(state_dir / "pyro.db")
+    return Engine(settings, database, drivers=HostOnly(driver), environments=NoEnvironments(), faults=faults)
+
+
+class Ears:
+    """A call that remembers what it was told."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.notices: list[str] = []
+        self.output = {1: b"", 2: b""}
+        self.wrote = threading.Event()
+        self.call: Call[Engine] = Call(engine, engine.settings, lambda *_: None, self.notices.append, self._write)
+
+    def _write(self, tag: int, data: bytes) -> None:
+        self.output[tag] += data
+        self.wrote.set()
+
+
+def act_run(engine: Engine) -> None:
+    Ears(engine).call.engine.vms.run(
+        Ears(engine).call, "debian:12", command="echo hello; sleep 0.05", timeout_seconds=20, stdin=None, **SIZE
+    )
+
+
+def act_life(engine: Engine) -> None:
+    """Every transition of a machine that is not one-shot."""
+    call = Ears(engine).call
+    made = engine.vms.create(call, "debian:12", **SIZE)
+    engine.vms.start(call, made.vm_id)
+    engine.vms.stop(made.vm_id)
+    engine.vms.start(call, made.vm_id)
+    engine.vms.delete(made.vm_id)
+
+
+ACTIONS: dict[str, Callable[[Engine], None]] = {"run": act_run, "life": act_life}
+
+
+def _killer(countdown: int) -> Faults:
+    def faults(step: str) -> None:
+        nonlocal countdown
+        countdown -= 1
+        if countdown == 0:
+            print(step, flush=True)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    return faults
+
+
+def main(argv: list[str]) -> int:
+    engine = engine_at(Path(argv[0]), faults=_killer(int(argv[2])))
+    ACTIONS[argv[1]](engine)
+    print("done", flush=True)
+    return 0
+
+
+def processes_of(state_dir: Path) -> Iterator[int]:
+    """Processes that work in or were started with something below `state_dir`."""
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and int(entry.name) != os.getpid():
+            try:
+                words = (entry / "cmdline").read_bytes().decode("utf-8", "replace")
+                if str(state_dir) in words or str(state_dir) in os.readlink(entry / "cwd"):
+                    yield int(entry.name)
+            except OSError:
+                continue
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
