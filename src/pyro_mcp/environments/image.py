@@ -46,5 +46,5 @@ def make_initramfs(tree: Path, archive: Path) -> None:
     for name in names:
         os.utime(tree / name, (0, 0), follow_symlinks=False)
     listing = "\0".join(names).encode()
-    argv = ["cpio", "--quiet", "-o", "-0", "-H", "newc", "--reproducible", "-R", "0:0", "-O", str(archive)]
+    argv = ["cpio", "--quiet", "-o", "-0", "-H", "newc", "--reproducible", "-R", "0:0", "-O", str(archive.absolute())]
     run(argv, cwd=tree, input=listing, timeout=120.0)

@@ -17,13 +17,14 @@ from typing import Any
 
 from pyro_mcp.environments import cache
 from pyro_mcp.environments.bootstrap import SUITE, archive_versions, bootstrap, remove_tree
+from pyro_mcp.environments.kernel import unpack_kernel
 from pyro_mcp.errors import PyroError, Unsupported
 from pyro_mcp.settings import Settings
 from pyro_mcp.system.atomic import make_directory, publish_directory, replace_link
 from pyro_mcp.system.process import run
 from pyro_mcp.system.progress import Progress
 
-RECIPE_VERSION = 1
+RECIPE_VERSION = 2
 PYTHON = "python3.11"
 GUEST_ROOT = "/run/pyro/runtime"
 KERNEL_PACKAGES = {"x86_64": "linux-image-cloud-amd64", "aarch64": "linux-image-cloud-arm64"}
@@ -57,7 +58,7 @@ class Packages:
 
     @property
     def kernel(self) -> Path:
-        return self.path / "vmlinuz"
+        return self.path / "kernel"
 
     @property
     def busybox(self) -> Path:
@@ -128,7 +129,7 @@ def _harvest(root: Path, product: Path) -> dict[str, Any]:
     if len(kernels) != 1:
         raise PyroError(f"cannot build the guest runtime: {len(kernels)} kernels in the package")
     version = kernels[0].name.removeprefix("vmlinuz-")
-    shutil.copyfile(kernels[0], product / "vmlinuz")
+    unpack_kernel(kernels[0], product / "kernel")
     shutil.copyfile(_one(root, "bin/busybox", "usr/bin/busybox"), product / "busybox")
     for name in MODULES:
         found = list((root / "lib/modules" / version / "kernel").rglob(f"{name}.ko"))

@@ -1,6 +1,6 @@
 """The guest runtime: what every guest boots, whatever its environment. Built once, cached by content, checked on use.
 
-    <cache>/runtime/<digest>/   vmlinuz · initramfs · image.erofs · manifest.json
+    <cache>/runtime/<digest>/   kernel · initramfs · image.erofs · manifest.json
     <cache>/packages/<digest>/  the part that comes from Debian, see `packages`
 
 The digest covers Debian's part, the agent's source and the start-up script, so a changed input is a new runtime. A
@@ -33,7 +33,7 @@ from pyro_mcp.system.locks import locked
 from pyro_mcp.system.process import run
 from pyro_mcp.system.progress import Progress, scaled, silent
 
-RECIPE_VERSION = 1
+RECIPE_VERSION = 2
 _SOURCE = Path(__file__).resolve().parent.parent
 _DATA = Path(__file__).resolve().parent / "data"
 _AGENT_PARTS = ("protocol", "guest", "version.py")
@@ -113,7 +113,7 @@ def _open(settings: Settings, packages: Packages) -> Runtime | None:
         return None
     return Runtime(
         digest=digest,
-        kernel=entry.path / "vmlinuz",
+        kernel=entry.path / "kernel",
         kernel_version=packages.kernel_version,
         initramfs=entry.path / "initramfs",
         image=entry.path / "image.erofs",
@@ -130,7 +130,7 @@ def _build(settings: Settings, packages: Packages, progress: Progress) -> Runtim
         product = work / "product"
         product.mkdir(parents=True)
         progress("Packing the agent", 0.0)
-        shutil.copyfile(packages.kernel, product / "vmlinuz")
+        os.link(packages.kernel, product / "kernel")
         _pack_initramfs(packages, work / "initramfs", product / "initramfs")
         _pack_agent(packages, work / "image", product / "image.erofs")
         cache.seal(product, {"digest": digest, "packages": packages.digest, "versions": packages.versions})

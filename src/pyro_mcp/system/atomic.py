@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import shutil
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -36,8 +37,8 @@ def make_directory(path: Path) -> Path:
 
 
 def write_file(path: Path, data: bytes, *, mode: int = 0o600) -> None:
-    """Replace `path` by `data`, durably. Two writers of one path must hold a lock. Raises `OSError`."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}.new")
+    """Replace `path` by `data`, durably; of two writers at once the last one wins. Raises `OSError`."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.new")
     descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
     try:
         with open(descriptor, "wb") as file:
@@ -72,7 +73,7 @@ def publish_directory(built: Path, target: Path) -> None:
 
 def replace_link(link: Path, target: str) -> None:
     """Point the symbolic link `link` at `target`, whatever it pointed at before. Raises `OSError`."""
-    beside = link.with_name(f".{link.name}.{os.getpid()}.new")
+    beside = link.with_name(f".{link.name}.{os.getpid()}.{threading.get_ident()}.new")
     beside.unlink(missing_ok=True)
     beside.symlink_to(target)
     os.rename(beside, link)

@@ -8,6 +8,7 @@ words.
 from __future__ import annotations
 
 import errno
+import json
 import os
 import select
 import shutil
@@ -17,13 +18,14 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from pyro_mcp.errors import Cancelled, DiskFull, MissingDependency, PermissionDenied, PyroError, TimedOut
 
 PACKAGES: Mapping[str, str] = {
     "cpio": "cpio",
+    "lz4": "lz4",
     "mkfs.erofs": "erofs-utils",
     "mkfs.ext4": "e2fsprogs",
     "mmdebstrap": "mmdebstrap",
@@ -199,6 +201,18 @@ class Identity:
         """The identity of the live process `pid`; None when there is none, or only a zombie."""
         start = _start_time(pid)
         return None if start is None else Identity(pid, start, host_boot_id())
+
+    @staticmethod
+    def load(path: Path) -> Identity | None:
+        """The identity kept at `path`; None when there is none or it cannot be read as one."""
+        try:
+            return Identity(**json.loads(path.read_text()))
+        except (OSError, ValueError, TypeError):
+            return None
+
+    def save(self, path: Path) -> None:
+        """Keep this identity at `path`, for whoever looks after the process next."""
+        path.write_text(json.dumps(asdict(self)))
 
     def alive(self) -> bool:
         """Whether exactly this process still runs."""
