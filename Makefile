@@ -1,0 +1,45 @@
+# One entry for everything; `make` lists it. Each target sets up what it needs, so order never matters.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+BIN := .venv/bin
+
+.PHONY: help setup demo test test-slow check format bench wheel wheel-check lock
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: ## Install what is missing: system packages through apt, Python packages through uv
+	@scripts/setup.sh
+
+demo: setup ## Show it work: build a guest, boot it, run commands in it
+	@$(BIN)/pyro demo
+
+test: setup ## Run all tests but the slow ones
+	$(BIN)/pytest -m "not slow"
+
+test-slow: setup ## Run the long tests
+	$(BIN)/pytest -m slow
+
+check: setup ## Lint, types, layers
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+format: setup ## Format the code
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: setup ## Measure speed and memory against raw QEMU
+	@$(BIN)/python benchmarks/run.py
+
+wheel: setup ## Build the wheel into dist/
+	@scripts/uv.sh build --wheel --quiet --out-dir dist
+
+wheel-check: setup ## Build the wheel, install it in a clean place and run that
+	@scripts/wheel-check.sh
+
+lock: setup ## Renew requirements.lock from pyproject.toml
+	@scripts/uv.sh pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	  --custom-compile-command 'make lock' --group dev --upgrade --output-file requirements.lock pyproject.toml
