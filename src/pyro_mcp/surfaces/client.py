@@ -191,7 +191,7 @@ def converse(connection: socket.socket) -> Channel:
     return channel
 
 
-def call_running_node(settings: Settings, verb: str) -> dict[str, Any] | None:
+def call_running_node(settings: Settings, verb: str, params: dict[str, Any] | None = None) -> dict[str, Any] | None:
     """The answer of the node that runs to one of its own verbs; None when none runs. Never starts one."""
     from pyro_mcp.node.spawn import connect_node
 
@@ -200,7 +200,7 @@ def call_running_node(settings: Settings, verb: str) -> dict[str, Any] | None:
         return None
     channel = converse(connection)
     try:
-        return channel.call(verb, {}, 60.0)
+        return channel.call(verb, params, 60.0)
     except RemoteError as error:
         raise PyroError.from_wire(error.payload) from None
     except (ChannelClosed, TimeoutError) as error:

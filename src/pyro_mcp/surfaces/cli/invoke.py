@@ -1,0 +1,67 @@
+"""Invoke: run an operation for the command line and show its answer."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from pyro_mcp.errors import InvalidArgument
+from pyro_mcp.operations.operation import Operation
+from pyro_mcp.settings import Settings
+from pyro_mcp.surfaces.cli import render
+from pyro_mcp.surfaces.cli.output import Output
+from pyro_mcp.surfaces.client import Client
+
+STDIN_FD = 0
+
+
+def settings_of(namespace: argparse.Namespace) -> Settings:
+    """The settings with this command line's flags on top."""
+    return Settings.load(state_dir=namespace.state_dir, cache_dir=namespace.cache_dir)
+
+
+def run_operation(namespace: argparse.Namespace) -> int:
+    """The handler of every command that is an operation. Returns the exit code; raises `PyroError`."""
+    operation: Operation[Any, Any] = namespace.operation
+    output: Output = namespace.output
+    params, inputs = arguments(operation, namespace)
+    operation.validate(params)
+    client = Client(settings_of(namespace))
+    try:
+        payload = client.call(operation, params, inputs, output.listener())
+    finally:
+        output.finish()
+        client.close()
+    if output.as_json:
+        output.document(payload)
+    else:
+        render.show(operation.name, operation.result(payload), output)
+    return exit_code(operation.name, payload)
+
+
+def arguments(operation: Operation[Any, Any], namespace: argparse.Namespace) -> tuple[dict[str, Any], dict[str, int]]:
+    """The parameters and the streams that the command line gave."""
+    params: dict[str, Any] = {}
+    inputs: dict[str, int] = {}
+    for field in operation.fields:
+        if field.param.cli == "command":
+            if not namespace.words:
+                program = namespace.leaf.prog
+                raise InvalidArgument(
+                    f"cannot read the command line: `{program}` needs a command",
+                    hint=f"Put it after --, as in `{program} debian:12 -- git --version`.",
+                )
+            params[field.name] = namespace.words
+        elif hasattr(namespace, field.name):
+            params[field.name] = getattr(namespace, field.name)
+            if field.param.stream and params[field.name]:
+                inputs[field.name] = STDIN_FD
+    return params, inputs
+
+
+def exit_code(name: str, payload: dict[str, Any]) -> int:
+    """A command's own code for the verbs that run one; 1 when the doctor found this host not ready; otherwise 0."""
+    if name == "diagnose":
+        return 0 if payload.get("ready") else 1
+    code = payload.get("exit_code", 0)
+    return code if isinstance(code, int) and 0 <= code <= 255 else 1

@@ -1,0 +1,197 @@
+"""Parser: the command line, read from the operations.
+
+Only the chosen command's parameters are evaluated; the others are a word and a line of help. Everything after `--` is
+the command to run and never looked at, so its words keep their boundaries.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from typing import Any, NoReturn
+
+from pyro_mcp.errors import InvalidArgument
+from pyro_mcp.operations.fields import Field
+from pyro_mcp.operations.operation import Operation
+from pyro_mcp.surfaces import catalog
+from pyro_mcp.version import VERSION
+
+OWN_COMMANDS: dict[str, tuple[str, str]] = {
+    "demo": ("demo", "a short tour: create, start, exec, delete"),
+    "node": ("node", "look at the process that owns the machines, or stop it"),
+    "mcp": ("serve", "serve the tools to a chat host"),
+    "completion": ("completion", "print a completion script for bash, zsh or fish"),
+}
+"""First word of a command that is no operation → the module of `surfaces.cli` that adds it, and its line of help."""
+
+Handler = Callable[[argparse.Namespace], int]
+
+
+class Parser(argparse.ArgumentParser):
+    """An `ArgumentParser` that raises `InvalidArgument` and knows which word was meant."""
+
+    def __init__(self, **options: Any) -> None:
+        options.setdefault("allow_abbrev", False)
+        options.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
+        super().__init__(**options)
+
+    def error(self, message: str) -> NoReturn:
+        raise InvalidArgument(f"cannot read the command line: {message}", hint=f"See `{self.prog} --help`.")
+
+    def meant(self, wrong: str) -> str | None:
+        """The known flag or command closest to `wrong`."""
+        from difflib import get_close_matches
+
+        known = [flag for action in self._actions for flag in action.option_strings]
+        for action in self._actions:
+            known += [str(choice) for choice in action.choices or ()]
+        return next(iter(get_close_matches(wrong.partition("=")[0], known, 1)), None)
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is not None and value not in action.choices:
+            what = "command" if isinstance(action, argparse._SubParsersAction) else f"{action.metavar or action.dest}"
+            raise self.unknown(what, str(value), ", ".join(map(str, action.choices)))
+
+    def unknown(self, what: str, wrong: str, known: str | None = None) -> InvalidArgument:
+        """The error for a word nobody knows, with the one that was probably meant."""
+        meant = self.meant(wrong)
+        hint = f"Did you mean {meant}?" if meant else f"Known: {known}." if known else f"See `{self.prog} --help`."
+        return InvalidArgument(f"cannot read the command line: unknown {what} {wrong!r}", hint=hint)
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """The parsed command line; `handler` is what to call with it, `words` what stood after `--` (None: no `--`).
+
+    Raises `InvalidArgument`, or `SystemExit` after `--help` and `--version`.
+    """
+    before, words = split(argv)
+    first = next((word for word in before if not word.startswith("-")), None)
+    root = build(first if first in catalog.COMMANDS or first in OWN_COMMANDS else "")
+    namespace, surplus = root.parse_known_args(before)
+    leaf: Parser = getattr(namespace, "leaf", root)
+    if surplus:
+        raise _surplus(leaf, surplus)
+    if not hasattr(namespace, "handler"):
+        leaf.print_help(sys.stderr)
+        raise InvalidArgument("cannot read the command line: no command given", hint=f"See `{leaf.prog} --help`.")
+    namespace.words = words
+    if words is not None and not getattr(namespace, "takes_words", False):
+        raise InvalidArgument(f"cannot read the command line: `{leaf.prog}` takes nothing after --")
+    return namespace
+
+
+def split(argv: Sequence[str]) -> tuple[list[str], list[str] | None]:
+    """What stands before the first `--`, and what stands after it."""
+    if "--" not in argv:
+        return list(argv), None
+    at = list(argv).index("--")
+    return list(argv[:at]), list(argv[at + 1 :])
+
+
+def build(only: str | None) -> Parser:
+    """The parser with the parameters of command `only`; None for all of them, an empty text for none."""
+    root = Parser(prog="pyro", description="Disposable sandboxes in real virtual machines.")
+    root.add_argument("--version", action="version", version=f"pyro {VERSION}")
+    commands = root.add_subparsers(title="commands", metavar="COMMAND", parser_class=Parser)
+    for word, (module, line) in catalog.COMMANDS.items():
+        if only in (None, word):
+            _add_operations(commands, word, list(catalog.operations(module)), line)
+        else:
+            commands.add_parser(word, help=line)
+    for word, (module, line) in OWN_COMMANDS.items():
+        added = commands.add_parser(word, help=line, description=line)
+        if only in (None, word):
+            added.set_defaults(leaf=added)
+            import_module(f"pyro_mcp.surfaces.cli.{module}").configure(added)
+    return root
+
+
+def common_options(parser: argparse.ArgumentParser, *, json: bool = True) -> None:
+    """The options that every command takes."""
+    group = parser.add_argument_group("common options")
+    if json:
+        group.add_argument("--json", action="store_true", help="print one JSON document")
+    group.add_argument("--state-dir", metavar="DIR", help="where machines and records are kept")
+    group.add_argument("--cache-dir", metavar="DIR", help="where images are kept")
+
+
+def add_leaf(
+    commands: Any, word: str, handler: Handler, line: str, description: str | None = None, **options: Any
+) -> Parser:
+    """A command that does something: registered with its handler and the common options."""
+    added: Parser = commands.add_parser(word, help=line, description=description or line, **options)
+    added.set_defaults(handler=handler, leaf=added)
+    return added
+
+
+def _add_operations(commands: Any, word: str, operations: list[Operation[Any, Any]], line: str) -> None:
+    shown = [operation for operation in operations if operation.cli]
+    if len(shown) == 1 and len(shown[0].cli or ()) == 1:
+        _add_operation(commands, word, shown[0], line)
+        return
+    group = commands.add_parser(word, help=line, description=line)
+    group.set_defaults(leaf=group)
+    inner = group.add_subparsers(title="commands", metavar="COMMAND", parser_class=Parser)
+    for operation in shown:
+        _add_operation(inner, (operation.cli or ())[-1], operation, operation.summary)
+
+
+def _add_operation(commands: Any, word: str, operation: Operation[Any, Any], line: str) -> None:
+    from pyro_mcp.surfaces.cli.invoke import run_operation
+
+    added = add_leaf(commands, word, run_operation, line, operation.doc)
+    takes_words = False
+    for field in operation.fields:
+        takes_words = takes_words or field.param.cli == "command"
+        _add_field(added, field)
+    common_options(added)
+    if takes_words:
+        added.usage = added.format_usage().removeprefix("usage: ").rstrip() + " -- CMD ..."
+        added.epilog = "Everything after -- is the command; its words are passed on as they stand."
+    added.set_defaults(operation=operation, takes_words=takes_words)
+
+
+def _add_field(parser: argparse.ArgumentParser, field: Field) -> None:
+    """One parameter as an option or argument. What is not given stays absent, so the verb's default rules."""
+    text = describe(field).replace("%", "%%")
+    if field.param.cli == "command":
+        return
+    if field.param.cli == "stdin":
+        parser.add_argument("-i", f"--{field.name}", action="store_true", help=text, default=argparse.SUPPRESS)
+    elif field.param.cli == "positional":
+        parser.add_argument(field.name, metavar=field.param.metavar or field.name.upper(), help=text)
+    elif field.type is bool:
+        parser.add_argument(field.flag, action="store_true", help=text, default=argparse.SUPPRESS)
+    else:
+        kind = field.type if field.type in (int, float) else str
+        parser.add_argument(
+            field.flag,
+            type=kind,
+            choices=field.choices or None,
+            metavar=field.param.metavar,
+            help=text,
+            default=argparse.SUPPRESS,
+        )
+
+
+def describe(field: Field) -> str:
+    """The help of a parameter with its limits and default."""
+    notes = [field.param.limits] if field.param.limits and field.type in (int, float) else []
+    notes += [", ".join(field.choices)] if field.choices else []
+    if not field.required and field.default not in (None, False):
+        notes.append(f"default {field.default}")
+    return field.param.help + (f" ({'; '.join(notes)})" if notes else "")
+
+
+def _surplus(leaf: Parser, surplus: list[str]) -> InvalidArgument:
+    wrong = surplus[0]
+    if wrong.startswith("-"):
+        return leaf.unknown("flag", wrong)
+    if leaf.get_default("takes_words"):
+        return InvalidArgument(
+            f"cannot read the command line: unexpected {wrong!r}",
+            hint=f"Put the command after --, as in `{leaf.prog} ENV -- {wrong} ...`.",
+        )
+    return leaf.unknown("argument", wrong)

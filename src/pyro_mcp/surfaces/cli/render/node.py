@@ -1,0 +1,36 @@
+"""The node, for a person."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pyro_mcp.model.node import NodeStatus, NodeStopped
+from pyro_mcp.surfaces.cli.render.common import facts, size
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+def draw_status(console: Console, status: NodeStatus) -> None:
+    """Whether it runs, and what it holds."""
+    if not status.running:
+        console.print(f"no node runs for {status.state_dir}; the next command starts one", soft_wrap=True)
+        return
+    started = status.started_at.strftime("%Y-%m-%d %H:%M:%S UTC") if status.started_at else ""
+    facts(
+        console,
+        (
+            ("node", f"running, process {status.pid}, version {status.version}"),
+            ("since", started),
+            ("machines", f"{status.machine_count} of at most {status.max_machines}"),
+            ("memory", size(status.resident_bytes)),
+            ("leaves after", f"{status.idle_seconds} s idle"),
+            ("state", status.state_dir),
+        ),
+    )
+
+
+def draw_stopped(console: Console, result: NodeStopped) -> None:
+    """What ended."""
+    machines = f" and {result.machine_count} machines with it" if result.machine_count else ""
+    console.print(f"the node has stopped{machines}" if result.stopped else "no node was running")
