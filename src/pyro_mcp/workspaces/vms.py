@@ -197,12 +197,19 @@ class Vms:
         try:
             done = run_command(call, machine, command, timeout_seconds=timeout_seconds, stdin=stdin)
         except PyroError:
-            why = self._fleet.ended_because(machine.machine_id)
-            if why is None:
-                raise
-            raise TimedOut(f"cannot finish the command: {machine.machine_id} was removed meanwhile: {why}") from None
+            self._told_to_end(machine)
+            raise
+        if done["signal"]:
+            # An agent that is asked to leave may still have the time to report the command it killed.
+            self._told_to_end(machine)
         self._engine.faults("executed")
         return done
+
+    def _told_to_end(self, machine: Machine) -> None:
+        """Raises `TimedOut` when the fleet itself has ended `machine` under a running command."""
+        why = self._fleet.ended_because(machine.machine_id)
+        if why is not None:
+            raise TimedOut(f"cannot finish the command: {machine.machine_id} was removed meanwhile: {why}") from None
 
 
 class _Removal:
