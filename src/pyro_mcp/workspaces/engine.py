@@ -114,4 +114,5 @@ class Engine:
 
     def close(self) -> None:
         """Let go of the store. Machines that run go on running; the next node adopts them."""
+        self.fleet.let_go()
         self.database.close()

@@ -249,6 +249,12 @@ class Fleet:
                 print(f"cannot record the end of {machine_id}: {error}")
             self._notify()
 
+    def let_go(self) -> None:
+        """Hang up on the machines that run and leave them to the next node."""
+        live, self._live = self._live, {}
+        for machine in live.values():
+            machine.channel.close("the node is leaving")
+
     # -- time
 
     def next_expiry(self) -> float | None:
