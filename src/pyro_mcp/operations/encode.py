@@ -32,8 +32,8 @@ def decode(payload: Mapping[str, Any], kind: type[T]) -> T:
 def schema(kind: Any) -> dict[str, Any]:
     """The JSON schema of `kind`, self-contained and without titles."""
     document, components = msgspec.json.schema_components([kind], ref_template="#/$defs/{name}")
-    root: dict[str, Any] = document[0]
-    return _inline(root, components)
+    root: dict[str, Any] = _inline(document[0], components)
+    return root
 
 
 def _inline(node: Any, components: Mapping[str, Any]) -> Any:

@@ -75,6 +75,15 @@ class Field:
     def flag(self) -> str:
         return "--" + self.name.replace("_", "-")
 
+    @property
+    def description(self) -> str:
+        """The help with the limits and the default: some readers see nothing but this text."""
+        notes = [self.param.limits] if self.param.limits and self.type in (int, float) else []
+        notes += [", ".join(self.choices)] if self.choices else []
+        if not self.required and self.default not in (None, False):
+            notes.append(f"default {self.default}")
+        return self.param.help + (f" ({'; '.join(notes)})" if notes else "")
+
 
 @cache
 def fields_of(function: Callable[..., Any]) -> tuple[Field, ...]:

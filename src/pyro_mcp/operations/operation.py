@@ -70,7 +70,8 @@ class Operation(Generic[P, R]):
         """Python arguments as JSON parameters and, apart, the streams. Raises `TypeError` like a Python call would,
         and `InvalidArgument` when a value breaks its rule."""
         bound = inspect.signature(self.function).bind(None, *args, **kwargs).arguments
-        params, streams = {}, {}
+        params: dict[str, Any] = {}
+        streams: dict[str, Any] = {}
         for field in self.fields:
             value = bound.get(field.name)
             if field.param.stream:

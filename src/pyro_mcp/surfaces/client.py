@@ -33,7 +33,7 @@ Input = bytes | Iterable[bytes] | int
 """What feeds a command: bytes, pieces of them, or a file descriptor that is read as far as it goes."""
 
 
-def _nothing(*_: Any) -> None:
+def deaf(*_: Any) -> None:
     """The listener of somebody who does not listen."""
 
 
@@ -41,9 +41,9 @@ def _nothing(*_: Any) -> None:
 class Listener:
     """Who hears what happens before the answer. Called on the thread that waits for it."""
 
-    progress: Callable[[str, float | None], None] = _nothing
-    notice: Callable[[str], None] = _nothing
-    output: Callable[[int, bytes], None] = _nothing
+    progress: Callable[[str, float | None], None] = deaf
+    notice: Callable[[str], None] = deaf
+    output: Callable[[int, bytes], None] = deaf
 
 
 class Client:
@@ -217,8 +217,8 @@ def _read_pieces(fd: int) -> Iterable[bytes]:
 def _hear(listener: Listener, event: dict[str, Any]) -> None:
     if "progress" in event:
         fraction = event.get("fraction")
-        known = isinstance(fraction, int | float) and not isinstance(fraction, bool)
-        listener.progress(str(event["progress"]), min(max(float(fraction), 0.0), 1.0) if known else None)
+        share = min(max(float(fraction), 0.0), 1.0) if isinstance(fraction, int | float) else None
+        listener.progress(str(event["progress"]), share)
     elif "notice" in event:
         listener.notice(str(event["notice"]))
 

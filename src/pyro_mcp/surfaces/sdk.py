@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar, cast
 
 from pyro_mcp.operations.operation import Operation
 from pyro_mcp.settings import Settings
-from pyro_mcp.surfaces.client import Client, Listener
+from pyro_mcp.surfaces.client import Client, Listener, deaf
 from pyro_mcp.workspaces import environments, run, vm
 
 if TYPE_CHECKING:
@@ -58,8 +58,7 @@ class Pyro:
         on_output: Callable[[int, bytes], None] | None = None,
     ) -> None:
         self._client = Client(Settings.load(state_dir=state_dir, cache_dir=cache_dir))
-        hears = {"progress": on_progress, "notice": on_notice, "output": on_output}
-        self._listener = Listener(**{name: callback for name, callback in hears.items() if callback is not None})
+        self._listener = Listener(on_progress or deaf, on_notice or deaf, on_output or deaf)
 
     list_environments = sdk_method(environments.list_environments)
     pull_environment = sdk_method(environments.pull_environment)

@@ -43,7 +43,7 @@ def _run(argv: Sequence[str]) -> int:
         return _report(Cancelled("cannot finish the command: it was interrupted"), argv, namespace)
     except (BrokenPipeError, SystemExit):
         raise
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001
         return _report(_internal(error), argv, namespace)
 
 

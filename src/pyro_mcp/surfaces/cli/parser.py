@@ -155,7 +155,7 @@ def _add_operation(commands: Any, word: str, operation: Operation[Any, Any], lin
 
 def _add_field(parser: argparse.ArgumentParser, field: Field) -> None:
     """One parameter as an option or argument. What is not given stays absent, so the verb's default rules."""
-    text = describe(field).replace("%", "%%")
+    text = field.description.replace("%", "%%")
     if field.param.cli == "command":
         return
     if field.param.cli == "stdin":
@@ -174,15 +174,6 @@ def _add_field(parser: argparse.ArgumentParser, field: Field) -> None:
             help=text,
             default=argparse.SUPPRESS,
         )
-
-
-def describe(field: Field) -> str:
-    """The help of a parameter with its limits and default."""
-    notes = [field.param.limits] if field.param.limits and field.type in (int, float) else []
-    notes += [", ".join(field.choices)] if field.choices else []
-    if not field.required and field.default not in (None, False):
-        notes.append(f"default {field.default}")
-    return field.param.help + (f" ({'; '.join(notes)})" if notes else "")
 
 
 def _surplus(leaf: Parser, surplus: list[str]) -> InvalidArgument:

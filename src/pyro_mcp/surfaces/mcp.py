@@ -1,0 +1,176 @@
+"""Mcp: the operations as tools of a Model Context Protocol server.
+
+The SDK's low-level `Server` is used because it takes our schemas as they are and serves both protocol eras. Each call
+runs the blocking client in a worker thread, so a slow one holds up no other; when the host cancels, the node is told
+and the guest's command ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import anyio
+import anyio.from_thread
+import anyio.to_thread
+from mcp.server import Server, ServerRequestContext
+from mcp.types import CallToolRequestParams, CallToolResult, ListToolsResult, PaginatedRequestParams
+
+from pyro_mcp.errors import InvalidArgument, PyroError
+from pyro_mcp.settings import Settings
+from pyro_mcp.surfaces import catalog
+from pyro_mcp.surfaces.client import Client, Listener, Request
+from pyro_mcp.surfaces.mcp_tools import BoundTool, answer, refusal
+from pyro_mcp.version import VERSION
+
+if TYPE_CHECKING:
+    from pyro_mcp.operations.operation import Operation
+
+MAX_CALLS = 128
+QUIET_SECONDS = 1.0
+HEARTBEAT_SECONDS = 5.0
+
+INSTRUCTIONS = """\
+Runs commands in disposable Linux virtual machines. vm_run starts a fresh machine, runs one command and deletes the
+machine: nothing is kept between calls, and nothing of the user's computer is visible inside. Environments: debian:12
+(git), debian:12-base (minimal), debian:12-build (git, gcc, make, cmake, python3). A non-zero exit_code is a result, not
+a failure of the tool. Commands are killed after timeout_seconds (default 30). Long output is cut in the middle and
+says so. The first use of an environment installs it, which takes minutes and reports progress."""
+
+
+def create_server(
+    profile: str = catalog.DEFAULT_PROFILE, *, settings: Settings | None = None, allow_host_compat: bool = False
+) -> Server[Any]:
+    """An MCP server with the tools of `profile`, ready for `server.run(...)` or an in-process `mcp.Client(server)`.
+
+    The node is started by the first call, not here. `allow_host_compat` lets a call ask for a plain host process.
+    Raises `InvalidArgument` for an unknown profile.
+    """
+    return build_server(Client(settings or Settings.load()), profile, allow_host_compat=allow_host_compat)
+
+
+def serve(settings: Settings, profile: str, *, allow_host_compat: bool = False) -> NoReturn:
+    """Serve over standard input and output until the host has done; the process ends here."""
+    from pyro_mcp.surfaces.mcp_stdio import serve_stdio
+
+    serve_stdio(create_server(profile, settings=settings, allow_host_compat=allow_host_compat))
+
+
+def build_server(client: Client, profile: str, *, allow_host_compat: bool) -> Server[Any]:
+    """A server whose tools go through `client`."""
+    bound = [BoundTool(one, profile, allow_host_compat=allow_host_compat) for one in catalog.tools(profile)]
+    tools = {tool.name: tool for tool in bound}
+    calls = ToolCalls(client, tools)
+
+    async def list_tools(context: ServerRequestContext[Any], params: PaginatedRequestParams | None) -> ListToolsResult:
+        return ListToolsResult(tools=[tool.describe() for tool in tools.values()])
+
+    return Server(
+        "pyro",
+        version=VERSION,
+        title="pyro",
+        instructions=INSTRUCTIONS,
+        on_list_tools=list_tools,
+        on_call_tool=calls.call,
+    )
+
+
+class ToolCalls:
+    """Answers `tools/call`. Every failure becomes a tool error the model can read."""
+
+    def __init__(self, client: Client, tools: dict[str, BoundTool]) -> None:
+        self._client = client
+        self._tools = tools
+        self._limiter: anyio.CapacityLimiter | None = None
+
+    async def call(self, context: ServerRequestContext[Any], params: CallToolRequestParams) -> CallToolResult:
+        """The edge of this surface."""
+        try:
+            tool = self._tool(params.name)
+            return await self._run(context, tool, tool.params(params.arguments or {}))
+        except PyroError as error:
+            return refusal(error)
+        except Exception as error:  # noqa: BLE001
+            return refusal(PyroError(f"cannot call {params.name[:64]}: {type(error).__name__}: {str(error)[:500]}"))
+
+    def _tool(self, name: str) -> BoundTool:
+        if name not in self._tools:
+            hint = f"The tools are: {', '.join(self._tools)}."
+            raise InvalidArgument(f"cannot call {name[:64]!r}: there is no such tool here", hint=hint)
+        return self._tools[name]
+
+    async def _run(self, context: ServerRequestContext[Any], tool: BoundTool, params: dict[str, Any]) -> CallToolResult:
+        if self._limiter is None:
+            self._limiter = anyio.CapacityLimiter(MAX_CALLS)
+        job = Job(self._client, tool.operation, params)
+        try:
+            async with anyio.create_task_group() as group:
+                group.start_soon(job.relay, context)
+                payload = await anyio.to_thread.run_sync(job.run, abandon_on_cancel=True, limiter=self._limiter)
+                group.cancel_scope.cancel()
+        except BaseExceptionGroup as errors:
+            raise _first(errors) from None
+        except anyio.get_cancelled_exc_class():
+            with anyio.CancelScope(shield=True):
+                await anyio.to_thread.run_sync(job.cancel)
+            raise
+        return answer(payload)
+
+
+class Job:
+    """One call: the blocking part in a worker thread, its progress on the event loop."""
+
+    def __init__(self, client: Client, operation: Operation[Any, Any], params: dict[str, Any]) -> None:
+        self._client = client
+        self._operation = operation
+        self._params = params
+        self._lock = threading.Lock()
+        self._request: Request | None = None
+        self._cancelled = False
+        self._news = anyio.Event()
+        self._message = ""
+
+    def run(self) -> dict[str, Any]:
+        """Blocks for the answer; the node knows the call until it has answered."""
+        request = self._client.begin(self._operation.name, self._params)
+        with self._lock:
+            self._request = request
+            cancelled = self._cancelled
+        if cancelled:
+            request.cancel()
+        return request.wait(Listener(progress=self._heard, notice=lambda text: self._heard(text, None)))
+
+    def cancel(self) -> None:
+        """End the guest's command, also when the request is only just being sent."""
+        with self._lock:
+            self._cancelled = True
+            request = self._request
+        if request is not None:
+            request.cancel()
+
+    async def relay(self, context: ServerRequestContext[Any]) -> None:
+        """Pass progress on, at most one report a second and at least one in five; some hosts end a silent call.
+
+        The number is seconds since the start, which always grows as the protocol demands; the share is in the text.
+        """
+        begun = time.monotonic()
+        while True:
+            with anyio.move_on_after(HEARTBEAT_SECONDS):
+                await self._news.wait()
+            self._news = anyio.Event()
+            await context.session.report_progress(round(time.monotonic() - begun, 3), None, self._message or "running")
+            await anyio.sleep(QUIET_SECONDS)
+
+    def _heard(self, message: str, fraction: float | None) -> None:
+        self._message = message if fraction is None else f"{message} ({fraction:.0%})"
+        # After a cancellation nobody listens, and the loop may be gone.
+        with contextlib.suppress(RuntimeError, anyio.get_cancelled_exc_class()):
+            anyio.from_thread.run_sync(lambda: self._news.set())
+
+
+def _first(errors: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The one error of a task group that holds one."""
+    inner = errors.exceptions[0]
+    return _first(inner) if isinstance(inner, BaseExceptionGroup) else inner

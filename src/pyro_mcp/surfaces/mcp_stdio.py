@@ -1,0 +1,80 @@
+"""Mcp stdio: serve over standard input and output, and leave at once when told to.
+
+While serving, descriptor 0 is the null device and descriptor 1 is stderr, so that stray output of a library or a child
+never reaches the protocol. Lines are bounded. On a signal and at the end of input the process leaves through
+`os._exit`: a thread that waits for the node must not hold it up, and the node ends what a lost client had running.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import sys
+from io import BufferedReader, TextIOWrapper
+from typing import Any, NoReturn
+
+import anyio
+from mcp.server import Server
+from mcp.server.stdio import stdio_server
+
+MAX_LINE = 16 * 1024 * 1024
+
+
+class BoundedLines:
+    """Text lines from a binary reader. A line beyond the bound is swallowed and becomes one that is no JSON."""
+
+    def __init__(self, source: BufferedReader, limit: int = MAX_LINE) -> None:
+        self._source = source
+        self._limit = limit
+
+    def readline(self) -> str:
+        """The next line, or an empty text at the end."""
+        line = self._source.readline(self._limit + 1)
+        if len(line) <= self._limit:
+            return line.decode("utf-8", "replace")
+        while line and not line.endswith(b"\n"):
+            line = self._source.readline(self._limit)
+        return "line too long\n"
+
+
+def serve_stdio(server: Server[Any]) -> NoReturn:
+    """Serve until input ends or SIGINT or SIGTERM comes; then leave the process with exit code 0."""
+    source, sink = _claim()
+    anyio.run(_serve, server, source, sink)
+    _leave()
+
+
+async def _serve(server: Server[Any], source: Any, sink: Any) -> None:
+    async with anyio.create_task_group() as group:
+        group.start_soon(_leave_on_signal)
+        async with stdio_server(anyio.wrap_file(source), anyio.wrap_file(sink)) as (reads, writes):
+            group.start_soon(_run_then_leave, server, reads, writes)
+
+
+async def _run_then_leave(server: Server[Any], reads: Any, writes: Any) -> None:
+    await server.run(reads, writes, server.create_initialization_options())
+    _leave()
+
+
+async def _leave_on_signal() -> None:
+    with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, signal.SIGHUP) as signals:
+        async for _ in signals:
+            _leave()
+
+
+def _leave() -> NoReturn:
+    os._exit(0)
+
+
+def _claim() -> tuple[BoundedLines, TextIOWrapper]:
+    """The protocol's two ends, on descriptors of their own; 0 and 1 are diverted."""
+    sys.stdout.flush()
+    reads = fcntl.fcntl(0, fcntl.F_DUPFD_CLOEXEC, 3)
+    writes = fcntl.fcntl(1, fcntl.F_DUPFD_CLOEXEC, 3)
+    null = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+    os.dup2(null, 0)
+    os.close(null)
+    os.dup2(2, 1)
+    source = os.fdopen(reads, "rb")
+    return BoundedLines(source), TextIOWrapper(os.fdopen(writes, "wb"), encoding="utf-8", write_through=True)

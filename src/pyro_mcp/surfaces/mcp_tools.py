@@ -1,0 +1,143 @@
+"""Mcp tools: an operation as a chat host sees it: schema, annotations, and an answer short enough to be kept."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from mcp.types import CallToolResult, TextContent, Tool, ToolAnnotations
+
+from pyro_mcp.errors import InvalidArgument, PyroError
+from pyro_mcp.operations.encode import schema
+from pyro_mcp.operations.fields import Field
+from pyro_mcp.operations.operation import Operation
+from pyro_mcp.operations.validate import json_type
+from pyro_mcp.surfaces import catalog
+
+STREAM_CHARS = 8_000
+ANSWER_CHARS = 10_000
+"""Hosts cut or refuse long answers (the tightest at about 12,000 characters), so we cut first, and say where."""
+
+_STREAMS = ("stderr", "stdout")
+
+
+class BoundTool:
+    """One operation as one server shows it: with the parameters that this profile and these permissions allow."""
+
+    def __init__(self, operation: Operation[Any, Any], profile: str, *, allow_host_compat: bool) -> None:
+        self.operation = operation
+        self.name = operation.tool or operation.name
+        self._fields = catalog.tool_fields(operation, profile, allow_host_compat=allow_host_compat)
+
+    def describe(self) -> Tool:
+        """The tool as `tools/list` gives it."""
+        effects = self.operation.effects
+        reaches_out = effects.open_world or any(field.name == "network" for field in self._fields)
+        return Tool(
+            name=self.name,
+            title=self.operation.title,
+            description=self.operation.doc,
+            input_schema=input_schema(self._fields),
+            output_schema=schema(self.operation.result_type),
+            annotations=ToolAnnotations(
+                title=self.operation.title,
+                read_only_hint=effects.read_only,
+                destructive_hint=effects.destructive,
+                idempotent_hint=effects.idempotent,
+                open_world_hint=reaches_out,
+            ),
+            _meta={"anthropic/alwaysLoad": True} if self.name == "vm_run" else None,
+        )
+
+    def params(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """The arguments as parameters. Raises `InvalidArgument`, also for a parameter this server does not show."""
+        known = {field.name: field for field in self._fields}
+        for name in arguments:
+            if name not in known:
+                raise InvalidArgument(
+                    f"cannot call {self.name}: it has no parameter {str(name)[:64]!r}",
+                    hint=f"It takes: {', '.join(known) or 'nothing'}.",
+                )
+        given = {
+            name: value
+            for name, value in arguments.items()
+            if value is not None or (known[name].required and not known[name].optional)
+        }
+        self.operation.validate(given)
+        return given
+
+
+def input_schema(fields: tuple[Field, ...]) -> dict[str, Any]:
+    """The JSON schema of a tool's arguments; anything not named is refused."""
+    properties = {}
+    for field in fields:
+        shape = {"description": field.description, **schema(json_type(field))}
+        if not field.required and field.default is not None:
+            shape["default"] = field.default
+        properties[field.name] = shape
+    required = [field.name for field in fields if field.required]
+    return {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
+
+
+def answer(payload: Mapping[str, Any]) -> CallToolResult:
+    """A result, structured and as text, both complete."""
+    shown = clip(_encodable(payload))
+    text = json.dumps(shown, ensure_ascii=False)
+    return CallToolResult(content=[TextContent(text=text)], structured_content=shown)
+
+
+def refusal(error: PyroError) -> CallToolResult:
+    """An error as text only: some hosts check structured content against the schema of a success."""
+    parts = [f"{error.message} [{error.code}]"]
+    if error.hint:
+        parts.append(f"Hint: {error.hint}")
+    text = str(_encodable("\n".join(parts)))
+    return CallToolResult(content=[TextContent(text=text)], is_error=True)
+
+
+def clip(payload: Mapping[str, Any]) -> dict[str, Any]:
+    """`payload` with its streams last and cut to head and tail; what was cut is counted where the result counts."""
+    shown = {name: value for name, value in payload.items() if name not in _STREAMS}
+    left = ANSWER_CHARS
+    for name in _STREAMS:
+        if not isinstance(payload.get(name), str):
+            continue
+        text = payload[name]
+        limit = min(STREAM_CHARS, left)
+        if name == "stderr":
+            limit = max(2_000, min(limit, ANSWER_CHARS - len(str(payload.get("stdout", "")))))
+        kept, dropped = _cut(text, limit)
+        left -= len(kept)
+        if dropped:
+            shown["truncated"] = True
+            count = f"{name}_dropped_bytes"
+            shown[count] = int(shown.get(count) or 0) + dropped
+        shown[name] = kept
+    if "stderr" in shown:
+        shown["stderr"] = shown.pop("stderr")
+    if "stdout" in shown:
+        shown["stdout"] = shown.pop("stdout")
+    return shown
+
+
+def _cut(text: str, limit: int) -> tuple[str, int]:
+    """At most about `limit` characters of `text`, and the number of bytes left out."""
+    if len(text) <= limit:
+        return text, 0
+    head, tail = limit * 5 // 8, limit * 3 // 8
+    middle = text[head : len(text) - tail]
+    dropped = len(middle.encode("utf-8", "replace"))
+    mark = f"\n[... {dropped} bytes left out here; redirect to a file and read it in parts ...]\n"
+    return text[:head] + mark + text[len(text) - tail :], dropped
+
+
+def _encodable(value: Any) -> Any:
+    """`value` with lone surrogates, which no JSON host can read, replaced."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "replace").decode("utf-8")
+    if isinstance(value, Mapping):
+        return {_encodable(name): _encodable(part) for name, part in value.items()}
+    if isinstance(value, list):
+        return [_encodable(part) for part in value]
+    return value
