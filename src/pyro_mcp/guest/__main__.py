@@ -1,3 +1,5 @@
+"""`python -m pyro_mcp.guest`: the agent."""
+
 import sys
 
 from pyro_mcp.guest.main import main

@@ -74,14 +74,15 @@ class Pipe:
         pending: list[Buffer] = []
         for part in parts:
             if self._write_piece and len(part) > self._write_piece:
-                pending += _pieces(memoryview(part), self._write_piece)
+                view = memoryview(part)
+                pending += (view[at : at + self._write_piece] for at in range(0, len(view), self._write_piece))
             elif len(part):
                 pending.append(part)
         self._enter()
         try:
             while pending:
                 try:
-                    count = os.writev(self._write_fd, pending)
+                    count = os.writev(self._write_fd, pending[:_MAX_PIECES])
                 except BlockingIOError:
                     self._wait(self._writable, self._write_fd, select.POLLOUT, deadline)
                     continue

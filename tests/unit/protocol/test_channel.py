@@ -1,0 +1,201 @@
+"""Two well-behaved channels."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable
+
+import pytest
+
+from pyro_mcp.protocol.channel import Channel, ChannelClosed, Data, End, Event, RemoteError, Result, Stream
+from pyro_mcp.protocol.pipe import Pipe, PipeClosed
+
+Connect = Callable[..., tuple[Channel, Channel]]
+
+
+def echo(stream: Stream) -> None:
+    for message in iter(stream.receive, End()):
+        if isinstance(message, End):
+            break
+        assert isinstance(message, Data)
+        stream.send(message.data, tag=message.tag)
+    stream.result({"params": stream.params})
+
+
+def test_call_and_result(connect: Connect) -> None:
+    client, _ = connect(lambda stream: stream.result({"verb": stream.verb, **stream.params}))
+    assert client.call("greet", {"name": "grüß"}, timeout=5) == {"verb": "greet", "name": "grüß"}
+
+
+def test_data_both_ways_larger_than_every_window(connect: Connect) -> None:
+    client, _ = connect(echo)
+    sent = os.urandom(8 * 1024 * 1024)
+    stream = client.open("echo", {"n": 1})
+    threading.Thread(target=lambda: (stream.send(sent, tag=1), stream.end())).start()
+    got = b""
+    for message in stream.messages():
+        if isinstance(message, Data):
+            got += message.data
+        elif isinstance(message, Result):
+            assert message.value == {"params": {"n": 1}}
+    assert got == sent
+
+
+def test_tiny_pieces_to_a_slow_reader_wait_for_it(connect: Connect) -> None:
+    """Unbuffered output to a stalled consumer: the sender waits, and the connection lives."""
+    sent = threading.Event()
+
+    def handler(stream: Stream) -> None:
+        for _ in range(100_000):
+            stream.send(b"x", tag=1)
+        sent.set()
+        stream.result({})
+
+    client, _ = connect(handler)
+    stream = client.open("drip")
+    assert not sent.wait(1)
+    assert sum(len(message.data) for message in stream.messages() if isinstance(message, Data)) == 100_000
+
+
+def test_errors_travel_and_surprises_stay_home(connect: Connect, capfd: pytest.CaptureFixture[str]) -> None:
+    class Typed(Exception):
+        def to_wire(self) -> dict[str, object]:
+            return {"code": "not_found", "message": "no such thing", "hint": None}
+
+    def handler(stream: Stream) -> None:
+        raise Typed if stream.verb == "typed" else RuntimeError("secret detail")
+
+    client, _ = connect(handler)
+    with pytest.raises(RemoteError, match="no such thing"):
+        client.call("typed", timeout=5)
+    with pytest.raises(RemoteError) as caught:
+        client.call("surprise", timeout=5)
+    assert caught.value.payload["code"] == "internal"
+    assert "secret" not in str(caught.value)
+    assert "secret detail" in capfd.readouterr().err
+
+
+def test_a_handler_without_an_answer_answers_internal(connect: Connect) -> None:
+    client, _ = connect(lambda stream: None)
+    with pytest.raises(RemoteError, match="no answer"):
+        client.call("forgetful", timeout=5)
+
+
+def test_cancel_and_watch(connect: Connect) -> None:
+    told = threading.Event()
+
+    def handler(stream: Stream) -> None:
+        stream.watch(told.set)
+        while not stream.cancelled:
+            told.wait(5)
+            told.clear()
+        stream.result({"cancelled": True})
+
+    client, _ = connect(handler)
+    stream = client.open("wait")
+    stream.cancel()
+    assert stream.receive(5) == Result({"cancelled": True})
+
+
+def test_room_and_try_receive_never_wait(connect: Connect) -> None:
+    seen: dict[str, object] = {}
+    proceed = threading.Event()
+
+    def handler(stream: Stream) -> None:
+        seen["empty"] = stream.try_receive()
+        begun = time.monotonic()
+        while stream.room:
+            stream.send(b"x" * stream.room)
+        seen["seconds"] = time.monotonic() - begun
+        proceed.set()
+        stream.result({})
+
+    client, _ = connect(handler)
+    stream = client.open("fill")
+    assert proceed.wait(5)
+    assert seen["empty"] is None
+    assert list(stream.messages())[-1] == Result({})
+
+
+def test_the_end_of_one_side_ends_the_other(connect: Connect) -> None:
+    cancelled = threading.Event()
+
+    def handler(stream: Stream) -> None:
+        stream.on_cancel(cancelled.set)
+        stream.receive()
+
+    client, server = connect(handler)
+    stream = client.open("wait")
+    client.ping()
+    client.close("enough")
+    with pytest.raises(ChannelClosed, match="enough"):
+        stream.receive(5)
+    assert cancelled.wait(5)
+    with pytest.raises(ChannelClosed):
+        client.open("more")
+    assert server.closed
+
+
+def test_ping_answers_while_a_handler_is_busy(connect: Connect) -> None:
+    client, _ = connect(lambda stream: time.sleep(0.5))
+    client.open("sleep")
+    assert client.ping(5) < 0.3
+
+
+def test_events_carry_json(connect: Connect) -> None:
+    def handler(stream: Stream) -> None:
+        stream.event({"progress": 0.5})
+        stream.result({})
+
+    client, _ = connect(handler)
+    assert list(client.open("work").messages()) == [Event({"progress": 0.5}), Result({})]
+
+
+def test_call_timeout_cancels(connect: Connect) -> None:
+    cancelled = threading.Event()
+
+    def handler(stream: Stream) -> None:
+        stream.on_cancel(cancelled.set)
+        cancelled.wait(5)
+        stream.result({})
+
+    client, _ = connect(handler)
+    with pytest.raises(TimeoutError):
+        client.call("wait", timeout=0.1)
+    assert cancelled.wait(5)
+
+
+def test_no_thread_or_descriptor_stays(connect: Connect) -> None:
+    threads, fds = threading.active_count(), len(os.listdir("/proc/self/fd"))
+    for _ in range(10):
+        client, server = connect(lambda stream: stream.result({}))
+        client.call("x", timeout=5)
+        client.close()
+        server.close()
+    deadline = time.monotonic() + 5
+    while threading.active_count() > threads and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert threading.active_count() <= threads
+    assert len(os.listdir("/proc/self/fd")) <= fds
+
+
+@pytest.mark.parametrize(("read_piece", "write_piece"), [(0, 0), (4096, 32768), (700, 500)])
+def test_a_pipe_moves_bytes_whatever_its_pieces(read_piece: int, write_piece: int) -> None:
+    read_fd, write_fd = os.pipe()
+    pipe = Pipe(read_fd, write_fd, read_piece=read_piece, write_piece=write_piece)
+    sent = os.urandom(300_000)
+    writer = threading.Thread(target=pipe.write_all, args=([sent[:100], b"", sent[100:]],))
+    writer.start()
+    got = bytearray()
+    buffer = memoryview(bytearray(65536))
+    while len(got) < len(sent):
+        got += buffer[: pipe.read_into(buffer, deadline=time.monotonic() + 5)]
+    writer.join()
+    assert got == sent
+    with pytest.raises(TimeoutError):
+        pipe.read_into(buffer, deadline=time.monotonic() + 0.05)
+    pipe.close()
+    with pytest.raises(PipeClosed):
+        pipe.read_into(buffer)
