@@ -73,9 +73,7 @@ class Bench:
     @contextlib.contextmanager
     def spec(self) -> Iterator[MachineSpec]:
         with tempfile.TemporaryDirectory(prefix="pyro-bench-", dir=self.settings.state_dir) as name:
-            yield MachineSpec(
-                f"vm-{uuid.uuid4().hex[:12]}", Path(name), self.environment, self.runtime, 1, 1024, 8192
-            )
+            yield MachineSpec(f"vm-{uuid.uuid4().hex[:12]}", Path(name), self.environment, self.runtime, 1, 1024, 8192)
 
     @property
     def driver(self) -> QemuDriver:
@@ -138,7 +136,14 @@ def cold_boot(bench: Bench) -> Iterator[Row]:
             return bare_boot(bench, spec.directory)
 
     ours, theirs = interleave(pyro, bare, bench.runs)
-    yield Row("cold boot to agent ready", ours * 1e3, "ms", theirs * 1.3e3, theirs * 1e3, "bare QEMU, same kernel and initramfs")
+    yield Row(
+        "cold boot to agent ready",
+        ours * 1e3,
+        "ms",
+        theirs * 1.3e3,
+        theirs * 1e3,
+        "bare QEMU, same kernel and initramfs",
+    )
 
 
 def bare_boot(bench: Bench, directory: Path) -> float:
@@ -155,7 +160,12 @@ def bare_boot(bench: Bench, directory: Path) -> float:
         *("-device", "virtio-serial-device", "-chardev", f"socket,id=agent,path={path},server=on,wait=off"),
         *("-device", "virtserialport,chardev=agent,name=pyro.agent"),
     ]
-    images = {"runtime": bench.runtime.image, "environment": bench.environment.path, "seed": scratch, "scratch": scratch}
+    images = {
+        "runtime": bench.runtime.image,
+        "environment": bench.environment.path,
+        "seed": scratch,
+        "scratch": scratch,
+    }
     for name, image in images.items():
         argv += ["-drive", f"if=none,id={name},file={image},format=raw,readonly=on"]
         argv += ["-device", f"virtio-blk-device,drive={name},serial={name}"]
@@ -255,7 +265,9 @@ def bulk(bench: Bench) -> Iterator[Row]:
         during = {"in": exec_during(channel, into), "out": exec_during(channel, out)}
     raw = BULK_MIB / bench.median(host_pipe, 3)
     for name, rate in (("into", rate_in), ("out of", rate_out)):
-        yield Row(f"{BULK_MIB} MiB {name} a guest", rate, "MB/s", 60, raw, "the same through a pipe on the host", least=True)
+        yield Row(
+            f"{BULK_MIB} MiB {name} a guest", rate, "MB/s", 60, raw, "the same through a pipe on the host", least=True
+        )
     for name, value in during.items():
         yield Row(f"exec meanwhile ({name}), against idle", value / idle, "x", 3, idle * 1e3, "idle exec, ms")
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -16,7 +19,7 @@ from pyro_mcp.errors import MachineFailed
 from pyro_mcp.machines.driver import MachineSpec
 from pyro_mcp.machines.preflight import kvm_verdict
 from pyro_mcp.machines.qemu.driver import QemuDriver, QemuMachine
-from pyro_mcp.machines.template import RAM, STATE
+from pyro_mcp.machines.template import RAM, SCRATCH, STATE
 from pyro_mcp.protocol.channel import ChannelClosed, Data, Result
 from pyro_mcp.system.progress import silent
 
@@ -26,7 +29,9 @@ Launch = Callable[..., QemuMachine]
 
 def sh(machine: QemuMachine, line: str) -> str:
     """What the shell line printed in the guest; it must succeed."""
-    stream = machine.channel.open("exec", {"argv": ["sh", "-c", line], "env": {}, "timeout_seconds": 60, "stdin": False})
+    stream = machine.channel.open(
+        "exec", {"argv": ["sh", "-c", line], "env": {}, "timeout_seconds": 60, "stdin": False}
+    )
     output = bytearray()
     for message in stream.messages():
         if isinstance(message, Data):
@@ -64,6 +69,35 @@ def test_two_guests_do_not_see_each_others_writes(launch: Launch) -> None:
     one, two = launch(), launch()
     sh(one, "head -c 8M /dev/urandom > /root/blob; sync; echo one > /etc/mark")
     assert sh(two, "test ! -e /root/blob && test ! -e /etc/mark && echo clean") == "clean"
+
+
+def test_a_scratch_disk_that_stands_is_kept(driver: QemuDriver, new_spec: Callable[..., MachineSpec]) -> None:
+    spec = new_spec()
+    machine = driver.launch(spec, silent)
+    sh(machine, "echo kept > /root/f; sync")
+    machine.terminate()
+    machine = driver.launch(spec, silent)
+    try:
+        assert sh(machine, "cat /root/f; hostname").split() == ["kept", spec.machine_id]
+    finally:
+        machine.terminate()
+
+
+@pytest.mark.slow
+def test_twenty_cold_boots_under_load_all_succeed(driver: QemuDriver, new_spec: Callable[..., MachineSpec]) -> None:
+    """Both cores busy: the trap is a guest that cannot calibrate its clock and hangs."""
+    busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(os.cpu_count() or 1)]
+    try:
+        for _ in range(20):
+            machine = driver.boot(new_spec())
+            try:
+                assert sh(machine, "echo well") == "well"
+            finally:
+                machine.terminate()
+    finally:
+        for process in busy:
+            process.kill()
+            process.wait()
 
 
 def test_the_clock_runs_at_the_right_rate(launch: Launch) -> None:
@@ -125,13 +159,12 @@ def test_power_off_from_inside_is_noticed(launch: Launch) -> None:
     assert gone.wait(20)
 
 
-@pytest.mark.parametrize("name", [RAM, STATE])
+@pytest.mark.parametrize("name", [RAM, STATE, SCRATCH])
 def test_a_damaged_template_is_rebuilt(
     name: str, driver: QemuDriver, new_spec: Callable[..., MachineSpec], cache_dir: Path
 ) -> None:
-    spec = new_spec(mem_mib=384)
-    driver.launch(spec, silent).terminate()
-    template = driver._templates.get(driver._kind(spec))
+    driver.launch(new_spec(mem_mib=384), silent).terminate()
+    template = driver._templates.get(driver._kind(new_spec(mem_mib=384)))
     assert template is not None
     path = template.directory / name
     with path.open("r+b") as file:
@@ -147,8 +180,6 @@ def test_a_damaged_template_is_rebuilt(
 def test_a_kernel_that_does_not_boot_is_one_clear_error_and_leaves_nothing(
     new_spec: Callable[..., MachineSpec], cache_dir: Path, tmp_path: Path
 ) -> None:
-    import dataclasses
-
     spec = new_spec()
     assert spec.runtime is not None
     broken = tmp_path / "initramfs"
