@@ -32,7 +32,7 @@ format: setup ## Format the code
 	$(BIN)/ruff format .
 
 bench: setup ## Measure speed and memory against raw QEMU
-	@$(BIN)/python benchmarks/run.py
+	@$(BIN)/python benchmarks/bench.py
 
 wheel: setup ## Build the wheel into dist/
 	@scripts/uv.sh build --wheel --quiet --out-dir dist
