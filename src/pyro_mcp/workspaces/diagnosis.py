@@ -137,7 +137,8 @@ def _boundary(view: _View) -> Iterator[DoctorCheck]:
     if tier == "kvm-qemu":
         yield _check("isolation", "ok", "kvm-qemu: a hardware-backed virtual machine")
         return
-    detail = f"{tier or 'not proved yet, possibly emulated'}: QEMU does not support software emulation as a security boundary; it keeps mistakes in"
+    known = tier or "not proved yet, possibly emulated"
+    detail = f"{known}: QEMU does not support software emulation as a security boundary; it keeps mistakes in"
     yield _check("isolation", "warning", detail, "For hostile code use a host with KVM and PYRO_REQUIRE_ISOLATION=kvm")
 
 

@@ -220,8 +220,8 @@ def test_two_processes_never_hold_one_store(settings: Settings) -> None:
     """Started by hand beside a running one, a node waits for the lock and then gives up or takes over."""
     first = pid_of(ensure_node(settings))
     read, write = os.pipe()
-    values = json.dumps({"state_dir": str(settings.state_dir), "cache_dir": str(settings.cache_dir), "idle_seconds": 30})
-    argv = [sys.executable, "-m", "pyro_mcp.node", str(write), values]
+    values = {"state_dir": str(settings.state_dir), "cache_dir": str(settings.cache_dir), "idle_seconds": 30}
+    argv = [sys.executable, "-m", "pyro_mcp.node", str(write), json.dumps(values)]
     subprocess.run(argv, pass_fds=[write], check=True, stdout=subprocess.DEVNULL)
     os.close(write)
     end(first)

@@ -59,12 +59,20 @@ def test_an_acknowledged_row_survives_a_kill(tmp_path: Path) -> None:
     database.close()
 
 
+def _delete_and_stumble(database: Database) -> None:
+    with database.transaction() as connection:
+        connection.execute("DELETE FROM machines")
+        connection.execute("DELETE FROM no_such")
+
+
 def test_a_transaction_is_all_or_nothing(tmp_path: Path) -> None:
     database = Database(tmp_path / "pyro.db")
     machines = Machines(database)
-    with pytest.raises(RuntimeError, match="in the middle"), database.transaction() as connection:
-        connection.execute("UPDATE machines SET state='failed'")
-        raise RuntimeError("in the middle")
+    machines.insert(a_row("vm-kept"))
+    with pytest.raises(PyroError, match="no such table"):
+        _delete_and_stumble(database)
+    assert [row.machine_id for row in machines.list()] == ["vm-kept"]
+    machines.delete("vm-kept")
     with pytest.raises(PyroError, match="cannot write the store"):
         machines.insert(a_row(state="dreaming"))
     assert machines.list() == []

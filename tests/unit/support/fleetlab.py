@@ -1,7 +1,7 @@
 """An engine over machines that need no virtualisation: the host_compat driver, whose agent is the real one.
 
-`python fleetlab.py STATE_DIR ACTION N` runs ACTION in a process of its own that kills itself at the N-th fault point;
-it prints the step's name, or `done` when there was no N-th.
+`python fleetlab.py STATE_DIR ACTION N [guest]` runs ACTION in a process of its own that kills itself at the N-th fault
+point; it prints the step's name, or `done` when there was no N-th. With `guest` the machines are real guests.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from pyro_mcp.workspaces.engine import Engine
 from pyro_mcp.workspaces.faults import Faults, no_faults
 
 SIZE = {"vcpu_count": 1, "mem_mib": 128, "ttl_seconds": 600, "network": False, "allow_host_compat": True}
+GUEST_SIZE = {**SIZE, "mem_mib": 512, "allow_host_compat": False}
 
 
 class HostOnly:
@@ -60,6 +61,12 @@ def engine_at(state_dir: Path, *, faults: Faults = no_faults, driver: Any = None
     return Engine(settings, database, drivers=HostOnly(driver), environments=NoEnvironments(), faults=faults)
 
 
+def guest_engine_at(state_dir: Path, *, faults: Faults = no_faults) -> Engine:
+    """An engine with the real drivers and environments, over the user's image cache."""
+    state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return Engine(Settings.load(state_dir=state_dir), Database(state_dir / "pyro.db"), faults=faults)
+
+
 class Ears:
     """A call that remembers what it was told."""
 
@@ -75,9 +82,7 @@ class Ears:
 
 
 def act_run(engine: Engine) -> None:
-    Ears(engine).call.engine.vms.run(
-        Ears(engine).call, "debian:12", command="echo hello; sleep 0.05", timeout_seconds=20, stdin=None, **SIZE
-    )
+    engine.vms.run(Ears(engine).call, "debian:12", command="echo hello", timeout_seconds=20, stdin=None, **SIZE)
 
 
 def act_life(engine: Engine) -> None:
@@ -90,7 +95,11 @@ def act_life(engine: Engine) -> None:
     engine.vms.delete(made.vm_id)
 
 
-ACTIONS: dict[str, Callable[[Engine], None]] = {"run": act_run, "life": act_life}
+def act_guest(engine: Engine) -> None:
+    engine.vms.run(Ears(engine).call, "debian:12", command="true", timeout_seconds=60, stdin=None, **GUEST_SIZE)
+
+
+ACTIONS: dict[str, Callable[[Engine], None]] = {"run": act_run, "life": act_life, "guest": act_guest}
 
 
 def _killer(countdown: int) -> Faults:
@@ -105,7 +114,8 @@ def _killer(countdown: int) -> Faults:
 
 
 def main(argv: list[str]) -> int:
-    engine = engine_at(Path(argv[0]), faults=_killer(int(argv[2])))
+    make = guest_engine_at if argv[3:] == ["guest"] else engine_at
+    engine = make(Path(argv[0]), faults=_killer(int(argv[2])))
     ACTIONS[argv[1]](engine)
     print("done", flush=True)
     return 0
