@@ -39,6 +39,9 @@ def _value(verb: str, field: Field, params: Mapping[str, Any]) -> Any:
     value = params[field.name]
     if _has_nul(value):
         raise _refused(verb, field, "it contains a NUL character")
+    if field.param.pattern and isinstance(value, str) and value.endswith("\n"):
+        # `$` in a regular expression matches before a last newline too.
+        raise _refused(verb, field, "it ends with a newline")
     try:
         return msgspec.convert(value, json_type(field))
     except msgspec.ValidationError as error:
@@ -95,4 +98,4 @@ def _reason(field: Field, text: str, value: Any) -> str:
 
 
 def _refused(verb: str, field: Field, reason: str) -> InvalidArgument:
-    return InvalidArgument(f"cannot call {verb}: {field.name}: {reason}", hint=field.param.help or None)
+    return InvalidArgument(f"cannot call {verb}: {field.name}: {reason}", hint=f"{field.name}: {field.description}.")

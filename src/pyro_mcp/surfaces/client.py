@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 HELLO_SECONDS = 10.0
 CANCEL_SECONDS = 5.0
+STALE_SECONDS = 5.0
 INPUT_PIECE = 64 * 1024
 
 Input = bytes | Iterable[bytes] | int
@@ -49,11 +51,14 @@ class Listener:
 class Client:
     """The way to the node of one state directory. Every method may be called from any thread."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, connect: Callable[[Settings], socket.socket] | None = None) -> None:
+        """`connect` finds or starts the node; left out, `pyro_mcp.node.spawn.ensure_node` does."""
         self._settings = settings
+        self._connect = connect
         self._lock = threading.Lock()
         self._channel: Channel | None = None
         self._closed = False
+        self._used = 0.0
 
     @property
     def settings(self) -> Settings:
@@ -110,11 +115,22 @@ class Client:
         with self._lock:
             if self._closed:
                 raise NodeUnavailable("cannot reach the node: this Pyro is closed", hint="Make a new Pyro().")
-            if self._channel is None or self._channel.closed:
-                from pyro_mcp.node.spawn import ensure_node
-
-                self._channel = converse(ensure_node(self._settings))
+            if self._channel is None or self._channel.closed or self._went_silent(self._channel):
+                self._channel = converse((self._connect or _ensure_node)(self._settings))
+            self._used = time.monotonic()
             return self._channel
+
+    def _went_silent(self, channel: Channel) -> bool:
+        """Whether a connection unused for a while leads nowhere. Asked before a request is sent, because one that was
+        sent into a closing connection may or may not have been heard, and must not be sent twice."""
+        if time.monotonic() - self._used < STALE_SECONDS:
+            return False
+        try:
+            channel.ping()
+        except (ChannelClosed, TimeoutError):
+            channel.close("it went silent")
+            return True
+        return False
 
 
 class Request:
@@ -172,6 +188,12 @@ class Request:
             except OSError:
                 self.cancel()
             self._stream.end()
+
+
+def _ensure_node(settings: Settings) -> socket.socket:
+    from pyro_mcp.node.spawn import ensure_node
+
+    return ensure_node(settings)
 
 
 def converse(connection: socket.socket) -> Channel:

@@ -1,0 +1,149 @@
+"""Every verb: declared well enough that each surface can be made from it."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import pytest
+
+from pyro_mcp.errors import InvalidArgument, ProtocolError
+from pyro_mcp.model.process import Cleanup, RunResult
+from pyro_mcp.operations.call import Call
+from pyro_mcp.operations.encode import decode, encode, schema
+from pyro_mcp.operations.fields import Param
+from pyro_mcp.operations.operation import Effects, Operation, operation
+from pyro_mcp.operations.validate import json_type
+from pyro_mcp.surfaces import catalog
+from pyro_mcp.workspaces.run import run_in_vm
+from pyro_mcp.workspaces.vm import status_vm
+
+VERBS = list(catalog.every_operation())
+
+RESULT = RunResult(
+    command="true",
+    exit_code=0,
+    duration_ms=3,
+    execution_mode="guest",
+    isolation="emulated",
+    vm_id="vm-0123456789ab",
+    environment="debian:12",
+    cleanup=Cleanup(deleted=True, reason="one-shot"),
+)
+
+
+@pytest.mark.parametrize("verb", VERBS, ids=lambda verb: verb.name)
+def test_a_verb_explains_itself(verb: Operation[Any, Any]) -> None:
+    assert verb.summary.endswith(".")
+    for field in verb.fields:
+        assert field.param.help, field.name
+        assert field.positional or field.name not in {"environment", "vm_id"}, "identifiers are positional"
+        schema(json_type(field))
+    assert schema(verb.result_type)["type"] == "object"
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"vcpu_count": 0}, "vcpu_count: expected 1 to 32, got 0"),
+        ({"vcpu_count": 10**30}, "expected 1 to 32"),
+        ({"mem_mib": -1}, "mem_mib: expected 128 to"),
+        ({"mem_mib": "1024"}, "mem_mib: expected int"),
+        ({"timeout_seconds": True}, "timeout_seconds: expected int"),
+        ({"timeout_seconds": 1.5}, "timeout_seconds"),
+        ({"command": []}, "command: expected"),
+        ({"command": ""}, "command: expected"),
+        ({"command": [1]}, "command: expected"),
+        ({"command": ["a", "b\0c"]}, "NUL"),
+        ({"environment": "../x"}, "a name such as debian:12"),
+        ({"environment": "debian:12\n"}, "newline"),
+        ({"environment": "x" * 1000}, "a name such as debian:12"),
+        ({"network": "yes"}, "network: expected bool"),
+        ({"stdin": "text"}, "stdin: expected bool"),
+        ({"colour": "red"}, "no parameter 'colour'"),
+    ],
+)
+def test_a_bad_parameter_is_named_with_its_rule(given: dict[str, Any], words: str) -> None:
+    good = {"environment": "debian:12", "command": ["true"]}
+    with pytest.raises(InvalidArgument) as caught:
+        run_in_vm.validate({**good, **given})
+    assert words in caught.value.message
+    assert len(caught.value.message) < 400
+    assert caught.value.hint
+
+
+def test_a_missing_parameter_is_named() -> None:
+    with pytest.raises(InvalidArgument, match="command: it is missing"):
+        run_in_vm.validate({"environment": "debian:12"})
+
+
+def test_defaults_are_the_verbs_own() -> None:
+    filled = run_in_vm.validate({"environment": "debian:12", "command": "true"})
+    assert filled["vcpu_count"] == 1
+    assert filled["mem_mib"] == 1024
+    assert filled["timeout_seconds"] == 30
+    assert filled["allow_host_compat"] is False
+
+
+def test_python_arguments_become_parameters_and_streams() -> None:
+    params, streams = run_in_vm.request(("debian:12",), {"command": ("a", "b"), "stdin": b"x"})
+    assert params == {"environment": "debian:12", "command": ["a", "b"], "stdin": True}
+    assert streams == {"stdin": b"x"}
+
+
+def test_a_wrong_call_fails_like_any_python_call() -> None:
+    with pytest.raises(TypeError):
+        run_in_vm.request(("debian:12", "true"), {})
+    with pytest.raises(TypeError):
+        status_vm.request((), {})
+
+
+def test_a_verb_answers_untrusted_parameters_and_gets_its_input() -> None:
+    @operation(effects=Effects())
+    def shout(
+        call: Call[None],
+        *,
+        word: Annotated[str, Param(help="w")],
+        stdin: Annotated[bytes | None, Param(help="s", stream=True)] = None,
+    ) -> Cleanup:
+        """Shout."""
+        call.output(1, word.upper().encode())
+        return Cleanup(deleted=stdin is None, reason=b"".join(stdin or ()).decode())  # type: ignore[arg-type]
+
+    heard: list[tuple[int, bytes]] = []
+    call: Call[None] = Call(None, write=lambda tag, data: heard.append((tag, data)), read=lambda: [b"a", b"b"])
+    assert shout.answer(call, {"word": "hi", "stdin": True}) == {"deleted": False, "reason": "ab"}
+    assert shout.answer(call, {"word": "hi"}) == {"deleted": True, "reason": ""}
+    assert heard == [(1, b"HI"), (1, b"HI")]
+    with pytest.raises(InvalidArgument):
+        shout.answer(call, {})
+
+
+def test_a_cancelled_call_tells_each_listener_once() -> None:
+    call: Call[None] = Call(None)
+    told: list[str] = []
+    forget = call.on_cancel(lambda: told.append("forgotten"))
+    call.on_cancel(lambda: told.append("first"))
+    forget()
+    call.cancel()
+    call.cancel()
+    call.on_cancel(lambda: told.append("late"))
+    assert told == ["first", "late"]
+
+
+def test_results_are_objects_and_mappings() -> None:
+    assert RESULT["exit_code"] == RESULT.exit_code == 0
+    assert RESULT["cleanup"]["deleted"] is True
+    assert dict(RESULT)["vm_id"] == "vm-0123456789ab"
+    assert RESULT.get("nothing", 5) == 5
+    assert "stdout" in RESULT
+    with pytest.raises(KeyError):
+        RESULT["nothing"]
+    with pytest.raises(KeyError):
+        RESULT["keys"]
+
+
+def test_results_survive_the_wire() -> None:
+    assert decode(encode(RESULT), RunResult) == RESULT
+    assert decode({**encode(RESULT), "added_later": 1}, RunResult) == RESULT
+    with pytest.raises(ProtocolError, match="RunResult"):
+        decode({"command": 5}, RunResult)

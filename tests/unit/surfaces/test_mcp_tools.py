@@ -1,0 +1,152 @@
+"""Tools as a chat host sees them: exact schemas, honest annotations, answers that fit."""
+
+from __future__ import annotations
+
+import json
+from io import BytesIO
+from typing import Any
+
+import anyio
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from mcp import Client
+
+from pyro_mcp.errors import InvalidArgument, NotFound
+from pyro_mcp.surfaces import catalog
+from pyro_mcp.surfaces.mcp import INSTRUCTIONS, create_server
+from pyro_mcp.surfaces.mcp_stdio import BoundedLines
+from pyro_mcp.surfaces.mcp_tools import ANSWER_CHARS, BoundTool, answer, clip, refusal
+
+VM_TOOLS = {
+    *("vm_list_environments", "vm_create", "vm_start", "vm_exec", "vm_stop", "vm_delete", "vm_status"),
+    *("vm_network_info", "vm_reap_expired"),
+}
+
+
+def bound(profile: str, **permissions: bool) -> dict[str, BoundTool]:
+    allowed = permissions.get("allow_host_compat", False)
+    return {one.tool or "": BoundTool(one, profile, allow_host_compat=allowed) for one in catalog.tools(profile)}
+
+
+def test_profiles_show_what_the_contract_says() -> None:
+    assert set(bound("vm-run")) == {"vm_run"}
+    assert set(bound("workspace-core")) >= {"vm_run"}
+    assert set(bound("workspace-full")) >= {"vm_run"} | VM_TOOLS
+    with pytest.raises(InvalidArgument, match="unknown"):
+        catalog.tools("everything")
+
+
+def test_no_argument_widens_isolation_unless_the_server_was_started_so() -> None:
+    shown = bound("vm-run")["vm_run"].describe().input_schema["properties"]
+    assert not {"allow_host_compat", "network", "stdin"} & set(shown)
+    assert "network" in bound("workspace-full")["vm_run"].describe().input_schema["properties"]
+    allowed = bound("vm-run", allow_host_compat=True)["vm_run"]
+    assert "allow_host_compat" in allowed.describe().input_schema["properties"]
+    with pytest.raises(InvalidArgument, match="no parameter 'allow_host_compat'"):
+        bound("workspace-full")["vm_run"].params(
+            {"environment": "debian:12", "command": "true", "allow_host_compat": True}
+        )
+
+
+def test_schemas_are_complete_and_lean() -> None:
+    for tool in bound("workspace-full").values():
+        listed = tool.describe()
+        text = json.dumps([listed.input_schema, listed.output_schema])
+        assert '"$ref"' not in text
+        assert '"title"' not in text
+        assert listed.input_schema["additionalProperties"] is False
+        for shape in listed.input_schema["properties"].values():
+            assert shape["description"]
+    whole = sum(len(tool.describe().model_dump_json(exclude_none=True)) for tool in bound("workspace-full").values())
+    assert whole < 20_000
+    run = bound("vm-run")["vm_run"].describe().input_schema
+    assert run["required"] == ["environment", "command"]
+    assert run["properties"]["mem_mib"]["minimum"] == 128
+    assert "default 1024" in run["properties"]["mem_mib"]["description"]
+
+
+def test_annotations_are_honest() -> None:
+    def hints(profile: str, name: str) -> tuple[Any, ...]:
+        notes = bound(profile)[name].describe().annotations
+        assert notes is not None
+        return notes.read_only_hint, notes.destructive_hint, notes.open_world_hint
+
+    assert hints("vm-run", "vm_run") == (False, False, False)
+    assert hints("workspace-full", "vm_run") == (False, False, True)
+    assert hints("workspace-full", "vm_status") == (True, False, False)
+    assert hints("workspace-full", "vm_delete") == (False, True, False)
+    assert hints("workspace-full", "vm_exec") == (False, False, False)
+
+
+def test_null_for_an_optional_argument_means_its_default() -> None:
+    given_arguments = {"environment": "debian:12", "command": "true", "mem_mib": None}
+    assert bound("vm-run")["vm_run"].params(given_arguments) == {"environment": "debian:12", "command": "true"}
+
+
+@given(st.text(max_size=40_000), st.text(max_size=40_000))
+def test_what_is_cut_is_counted_and_the_rest_is_exact(stdout: str, stderr: str) -> None:
+    shown = clip({"stdout": stdout, "stderr": stderr, "exit_code": 0, "stdout_dropped_bytes": 0})
+    assert list(shown)[-2:] == ["stderr", "stdout"]
+    assert len(shown["stdout"]) + len(shown["stderr"]) < ANSWER_CHARS + 500
+    for name, text in (("stdout", stdout), ("stderr", stderr)):
+        if shown[name] != text:
+            assert shown["truncated"] is True
+            assert shown[f"{name}_dropped_bytes"] > 0
+            assert f"[... {shown[f'{name}_dropped_bytes']} bytes left out" in shown[name]
+
+
+def test_counts_add_to_what_the_guest_had_dropped() -> None:
+    shown = clip({"stdout": "x" * 100_000, "stderr": "", "stdout_dropped_bytes": 50})
+    assert shown["stdout_dropped_bytes"] == 50 + 100_000 - 8_000
+    assert shown["stdout"].startswith("xxx")
+    assert shown["stdout"].endswith("xxx")
+
+
+def test_a_long_stdout_leaves_room_for_stderr() -> None:
+    shown = clip({"stdout": "x" * 100_000, "stderr": "y" * 100_000})
+    assert shown["stderr"].count("y") >= 2_000
+    assert shown["stdout"].count("x") >= 7_000
+
+
+def test_text_and_structure_say_the_same() -> None:
+    result = answer({"stdout": "é\ud800", "exit_code": 3})
+    assert json.loads(result.content[0].text) == result.structured_content == {"exit_code": 3, "stdout": "é?"}
+    result.model_dump_json()
+
+
+def test_errors_are_text_only() -> None:
+    result = refusal(NotFound("cannot find x: gone", hint="Look."))
+    assert result.is_error
+    assert result.structured_content is None
+    assert result.content[0].text == "cannot find x: gone [not_found]\nHint: Look."
+
+
+def test_instructions_are_short() -> None:
+    assert len(INSTRUCTIONS) < 2_000
+
+
+@pytest.mark.parametrize("mode", ["legacy", "auto"])
+def test_bad_calls_are_errors_the_model_can_read(mode: str, tmp_path: Any) -> None:
+    from pyro_mcp.settings import Settings
+
+    async def talk() -> None:
+        server = create_server("vm-run", settings=Settings.load({}, state_dir=tmp_path / "state"))
+        async with Client(server, mode=mode) as client:
+            for name, arguments, words in (
+                ("vm_rnu", {}, "no such tool"),
+                ("vm_run", {}, "environment: it is missing"),
+                ("vm_run", {"environment": "debian:12", "command": "x", "mem_mib": 1}, "expected 128 to"),
+                ("vm_run", {"environment": "debian:12", "command": "x", "host": "y"}, "no parameter 'host'"),
+            ):
+                result = await client.call_tool(name, arguments)
+                assert result.is_error
+                assert words in result.content[0].text
+
+    anyio.run(talk)
+    assert not (tmp_path / "state").exists(), "a bad call starts no node"
+
+
+def test_a_monstrous_line_is_swallowed_and_the_next_one_read() -> None:
+    lines = BoundedLines(BytesIO(b"x" * 1000 + b"\nnext\n" + b"y" * 1000), limit=100)  # type: ignore[arg-type]
+    assert [lines.readline() for _ in range(4)] == ["line too long\n", "next\n", "line too long\n", ""]

@@ -1,0 +1,124 @@
+"""The command line: read from the verbs, quick, and helpful about what was meant."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+
+import pytest
+
+from pyro_mcp.errors import InvalidArgument
+from pyro_mcp.surfaces.cli.invoke import arguments
+from pyro_mcp.surfaces.cli.parser import build, parse, split
+
+
+def test_words_after_the_dashes_keep_their_boundaries() -> None:
+    namespace = parse(["run", "debian:12", "--json", "--", "sh", "-lc", "a  b", "--", "--help"])
+    assert arguments(namespace.operation, namespace)[0]["command"] == ["sh", "-lc", "a  b", "--", "--help"]
+    assert namespace.json is True
+
+
+def test_flags_become_parameters_and_what_is_left_out_stays_out() -> None:
+    namespace = parse(["run", "--vcpu-count", "2", "debian:12", "--network", "-i", "--", "true"])
+    params, inputs = arguments(namespace.operation, namespace)
+    assert params == {
+        "environment": "debian:12",
+        "command": ["true"],
+        "vcpu_count": 2,
+        "network": True,
+        "stdin": True,
+    }
+    assert inputs == {"stdin": 0}
+
+
+@pytest.mark.parametrize(
+    ("line", "message", "hint"),
+    [
+        (["rnu"], "unknown command 'rnu'", "run"),
+        (["run", "debian:12", "--vcpu-cont", "2", "--", "x"], "--vcpu-cont", "--vcpu-count"),
+        (["run", "debian:12", "--vcpu-count", "two", "--", "x"], "invalid int value", "--help"),
+        (["run", "--json", "--", "x"], "ENV", "--help"),
+        (["run", "debian:12", "git", "--version"], "unexpected 'git'", "after --"),
+        (["env"], "no command", "pyro env --help"),
+        (["env", "lst"], "unknown command 'lst'", "list"),
+        (["env", "list", "--", "x"], "takes nothing after --", None),
+        (["mcp", "serve", "--profile", "vm-rnu"], "vm-rnu", "vm-run"),
+        ([], "no command", "pyro --help"),
+        (["completion", "tcsh"], "tcsh", None),
+    ],
+)
+def test_a_bad_line_is_answered_with_what_was_meant(line: list[str], message: str, hint: str | None) -> None:
+    with pytest.raises(InvalidArgument) as caught:
+        parse(line)
+    assert message in caught.value.message
+    if hint:
+        assert hint in str(caught.value.hint)
+
+
+def test_a_missing_command_is_told() -> None:
+    for line in (["run", "debian:12"], ["run", "debian:12", "--"]):
+        namespace = parse(line)
+        with pytest.raises(InvalidArgument, match="needs a command"):
+            arguments(namespace.operation, namespace)
+
+
+def test_only_the_first_dashes_count() -> None:
+    assert split(["a", "--", "b", "--", "c"]) == (["a"], ["b", "--", "c"])
+    assert split(["a"]) == (["a"], None)
+
+
+def test_every_command_can_be_built_and_has_help() -> None:
+    for parser in leaves(build(None)):
+        text = parser.format_help()
+        assert "--state-dir" in text or "completion" in parser.prog or "SHELL" in text
+
+
+def leaves(parser: object) -> list[object]:
+    found: list[object] = []
+    for action in parser._actions:  # type: ignore[attr-defined]
+        children = getattr(action, "choices", None)
+        if isinstance(children, dict):
+            for child in children.values():
+                found += leaves(child)
+    return found or [parser]
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_knows_commands_and_flags(shell: str) -> None:
+    done = subprocess.run([sys.executable, "-m", "pyro_mcp", "completion", shell], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "vcpu-count" in done.stdout
+    assert "workspace-core" in done.stdout or shell == "fish"
+    if shell == "bash":
+        subprocess.run(["bash", "-n"], input=done.stdout, text=True, check=True)
+
+
+def test_help_imports_nothing_heavy_and_is_quick() -> None:
+    code = (
+        "import sys, contextlib, io\n"
+        "from pyro_mcp.surfaces.cli.main import main\n"
+        "with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit): main(['--help'])\n"
+        "heavy = {'mcp', 'pydantic', 'rich', 'msgspec', 'sqlite3', 'asyncio', 'anyio', 'subprocess'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+    walls = []
+    for _ in range(5):
+        begun = time.perf_counter()
+        subprocess.run([sys.executable, "-m", "pyro_mcp", "--help"], check=True, stdout=subprocess.DEVNULL)
+        walls.append(time.perf_counter() - begun)
+    assert min(walls) < 0.120
+
+
+def test_errors_are_json_when_json_was_asked_for(tmp_path: object) -> None:
+    import json
+
+    line = [sys.executable, "-m", "pyro_mcp", "run", "debian:12", "--json", "--vcpu-count", "0", "--", "true"]
+    done = subprocess.run([*line[:6], "--state-dir", str(tmp_path), *line[6:]], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr == ""
+    error = json.loads(done.stdout)["error"]
+    assert error["code"] == "invalid_argument"
+    assert error["exit_code"] == 2
+    assert not list(tmp_path.iterdir()), "a bad flag starts no node"  # type: ignore[attr-defined]
