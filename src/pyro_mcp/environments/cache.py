@@ -50,20 +50,25 @@ def open_entry(directory: Path) -> Entry | None:
     manifest = read_manifest(directory)
     if manifest is None:
         return None
-    changed = [name for name, file in manifest["files"].items() if _identity(directory / name) != file["identity"]]
-    for name in changed:
-        if not _identity(directory / name) or digest_file(directory / name) != manifest["files"][name]["sha256"]:
+    files = manifest["files"]
+    changed = [name for name, file in files.items() if _identity(directory / name) != file["identity"]]
+    try:
+        if any(digest_file(directory / name) != files[name]["sha256"] for name in changed):
             return None
-    if changed and os.access(directory, os.W_OK):
-        _write(directory, manifest["facts"], {name: file["sha256"] for name, file in manifest["files"].items()})
+        if changed and os.access(directory, os.W_OK):
+            _write(directory, manifest["facts"], {name: file["sha256"] for name, file in files.items()})
+    except FileNotFoundError:  # damaged, or pruned at this moment
+        return None
     return Entry(directory, manifest["facts"])
 
 
 def read_manifest(directory: Path) -> dict[str, Any] | None:
     """The manifest of `directory` as it stands, its files unchecked; None when absent or unreadable as one."""
     manifest = read_json(directory / MANIFEST)
-    shaped = isinstance(manifest.get("files"), dict) and isinstance(manifest.get("facts"), dict)
-    return manifest if shaped else None
+    files = manifest.get("files")
+    if not isinstance(files, dict) or not isinstance(manifest.get("facts"), dict):
+        return None
+    return manifest if files and all(map(_is_file_record, files.values())) else None
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -73,6 +78,15 @@ def read_json(path: Path) -> dict[str, Any]:
     except (FileNotFoundError, NotADirectoryError, ValueError):
         return {}
     return value if isinstance(value, dict) else {}
+
+
+def _is_file_record(value: Any) -> bool:
+    return isinstance(value, dict) and isinstance(value.get("sha256"), str) and isinstance(value.get("identity"), list)
+
+
+def file_name(name: str) -> str:
+    """`name` for a path: apt takes a colon in the path of its keys for a separator, and then trusts none of them."""
+    return name.replace(":", "_")
 
 
 def _write(directory: Path, facts: dict[str, Any], digests: dict[str, str]) -> None:

@@ -42,7 +42,7 @@ def sweep(image: Path) -> bool:
         if os.path.exists(link.path):
             alive = True
         else:
-            os.unlink(link.path)
+            Path(link.path).unlink(missing_ok=True)
     if not alive:
         leases.rmdir()
     return alive

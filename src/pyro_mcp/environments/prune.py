@@ -60,15 +60,22 @@ class _Sweep:
                     self._delete(build)
         with locked(base / ".lock"):
             for image in _digests(base):
-                names = self._names(image)
-                label = names[0].name if names else image.name
-                if leases.sweep(image):
-                    self.kept.append(label)
-                    continue
-                for name in names:
-                    name.unlink()
-                self._delete(image)
-                self.removed.append(label)
+                self._image(image)
+
+    def _image(self, image: Path) -> None:
+        names = self._names(image)
+        label = names[0].name if names else image.name
+        with contextlib.ExitStack() as held:
+            locks = [self._environments / f".lock-{cache.file_name(name.name)}" for name in names]
+            # A locked name is being installed or leased at this moment.
+            free = all(held.enter_context(try_locked(lock)) for lock in locks)
+            if leases.sweep(image) or not free:
+                self.kept.append(label)
+                return
+            for name in names:
+                name.unlink()
+            self._delete(image)
+            self.removed.append(label)
 
     def runtimes(self, *, keep: str) -> None:
         """Runtimes and Debian parts other than the current ones, unless somebody builds just now."""

@@ -81,8 +81,9 @@ def ensure_runtime(
 
 def find_runtime(settings: Settings) -> Runtime | None:
     """The runtime for today's agent if it is built and undamaged; None otherwise. Builds nothing."""
-    packages = current_packages(settings)
-    return None if packages is None else _open(settings, packages)
+    with disk_errors("open the guest runtime"):
+        packages = current_packages(settings)
+        return None if packages is None else _open(settings, packages)
 
 
 def runtime_digest(packages: Packages) -> str:

@@ -11,9 +11,11 @@ Locks: `.lock-<name>` is held while `<name>` is built, so two pulls share the wo
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import threading
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,7 +25,7 @@ from pyro_mcp.environments.bootstrap import remove_tree
 from pyro_mcp.environments.catalog import CATALOG, CATALOG_VERSION, Recipe, find_recipe
 from pyro_mcp.environments.debian import build_debian
 from pyro_mcp.environments.prune import prune
-from pyro_mcp.errors import Conflict, NotFound, PyroError
+from pyro_mcp.errors import NotFound
 from pyro_mcp.model.environment import Environment, PruneResult
 from pyro_mcp.settings import Settings
 from pyro_mcp.system.atomic import disk_errors, make_directory, publish_directory, replace_link
@@ -31,7 +33,6 @@ from pyro_mcp.system.locks import locked
 from pyro_mcp.system.progress import Progress, silent
 
 IMAGE = "image.erofs"
-_ACQUIRE_ATTEMPTS = 3
 
 
 @dataclass(frozen=True)
@@ -82,12 +83,7 @@ class EnvironmentStore:
             found = self._installed(recipe)
             if found is not None:
                 return self._image(recipe, found)
-            make_directory(self._base / "names")
-
-            def waiting() -> None:
-                progress(f"Waiting for another process that installs {name}", None)
-
-            with locked(self._base / f".lock-{_file_name(name)}", on_wait=waiting, cancelled=cancelled):
+            with self._name_lock(name, progress, cancelled):
                 found = self._installed(recipe) or self._build(recipe, progress, cancelled)
                 return self._image(recipe, found)
 
@@ -103,12 +99,13 @@ class EnvironmentStore:
                 leases.take(self._base / digest, owner_dir)
 
     def leased(self, digest: str) -> EnvironmentImage:
-        """The image `digest`, which the caller holds a lease on, whatever its name means by now. Raises `NotFound`."""
+        """The image `digest`, which the caller holds a lease on. Raises `NotFound` when it is gone or damaged."""
         with disk_errors("open an environment"):
             entry = cache.open_entry(self._base / digest)
         if entry is None:
-            raise NotFound(f"cannot find environment {digest[:12]}: its image is gone or damaged")
-        return EnvironmentImage(str(entry.facts.get("name")), digest, self._base / digest / IMAGE)
+            hint = "Create the machine again; its disk fits only the image it was made on"
+            raise NotFound(f"cannot open environment {digest[:12]}: its image is gone or damaged", hint=hint)
+        return EnvironmentImage(str(entry.facts["name"]), digest, entry.path / IMAGE)
 
     def release(self, digest: str, owner_dir: Path) -> None:
         """Give a lease back before its owner goes. Harmless when there is none."""
@@ -119,19 +116,27 @@ class EnvironmentStore:
         self, name: str, owner_dir: Path, progress: Progress = silent, *, cancelled: threading.Event | None = None
     ) -> EnvironmentImage:
         """`ensure` and `lease` in one, also while somebody else prunes."""
-        for _ in range(_ACQUIRE_ATTEMPTS):
-            image = self.ensure(name, progress, cancelled=cancelled)
-            try:
-                self.lease(image.digest, owner_dir)
-            except NotFound:
-                continue
+        recipe = find_recipe(name)
+        with disk_errors(f"install environment {name}"), self._name_lock(name, progress, cancelled):
+            # Prune leaves alone what is named by a locked name, so nothing can go between these two.
+            found = self._installed(recipe) or self._build(recipe, progress, cancelled)
+            image = self._image(recipe, found)
+            self.lease(image.digest, owner_dir)
             return image
-        raise Conflict(f"cannot use environment {name}: it is being removed over and over", hint="Try again")
 
     def prune(self) -> PruneResult:
         """Remove every image that no machine uses, what it made necessary, and the leftovers of dead builds."""
         with disk_errors("prune environments"):
             return prune(self._settings)
+
+    @contextlib.contextmanager
+    def _name_lock(self, name: str, progress: Progress, cancelled: threading.Event | None) -> Iterator[None]:
+        def waiting() -> None:
+            progress(f"Waiting for another process that installs {name}", None)
+
+        make_directory(self._base / "names")
+        with locked(self._base / f".lock-{cache.file_name(name)}", on_wait=waiting, cancelled=cancelled):
+            yield
 
     def _installed(self, recipe: Recipe) -> cache.Entry | None:
         """The entry that the name means, if it is whole and today's recipe made it."""
@@ -143,7 +148,7 @@ class EnvironmentStore:
         return EnvironmentImage(recipe.name, digest, self._base / digest / IMAGE)
 
     def _build(self, recipe: Recipe, progress: Progress, cancelled: threading.Event | None) -> cache.Entry:
-        work = self._base / f".build-{_file_name(recipe.name)}"
+        work = self._base / f".build-{cache.file_name(recipe.name)}"
         remove_tree(work)
         try:
             product = work / "product"
@@ -151,16 +156,14 @@ class EnvironmentStore:
             facts = build_debian(recipe, work, product / IMAGE, progress, cancelled)
             progress("Checking and publishing the image", 0.95)
             facts["digest"] = cache.digest_file(product / IMAGE)
+            facts["size_bytes"] = os.stat(product / IMAGE).st_size
             facts |= {"name": recipe.name, "recipe": _inputs_digest(recipe), "installed_at": _now()}
             cache.seal(product, facts, {IMAGE: facts["digest"]})
             self._publish(recipe, product, str(facts["digest"]))
         finally:
             remove_tree(work)
-        entry = self._installed(recipe)
-        if entry is None:
-            raise PyroError(f"cannot install environment {recipe.name}: its files changed while they were stored")
         progress(f"Installed {recipe.name}", 1.0)
-        return entry
+        return cache.Entry(self._base / facts["digest"], facts)
 
     def _publish(self, recipe: Recipe, product: Path, digest: str) -> None:
         with locked(self._base / ".lock"):
@@ -184,7 +187,7 @@ class EnvironmentStore:
             install_dir=str(image.parent) if image else None,
             catalog_version=CATALOG_VERSION,
             digest=facts.get("digest"),
-            size_bytes=os.stat(image).st_size if image else None,
+            size_bytes=facts.get("size_bytes"),
             installed_at=facts.get("installed_at"),
             source=facts.get("source", []),
             packages=facts.get("packages", {}),
@@ -193,11 +196,6 @@ class EnvironmentStore:
 
 def _inputs_digest(recipe: Recipe) -> str:
     return cache.digest_json(recipe.inputs(platform.machine()))
-
-
-def _file_name(name: str) -> str:
-    """`name` for a path: apt takes a colon in the path of its keys for a separator, and then trusts none of them."""
-    return name.replace(":", "_")
 
 
 def _now() -> str:

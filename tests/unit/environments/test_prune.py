@@ -1,0 +1,129 @@
+"""Pruning takes what nobody uses, and only that."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import threading
+from pathlib import Path
+
+import pytest
+
+from pyro_mcp.environments.store import EnvironmentStore
+from pyro_mcp.errors import NotFound
+from pyro_mcp.settings import Settings
+from pyro_mcp.system.locks import locked
+
+from .conftest import FakeBuilder
+
+
+@pytest.fixture
+def owner(tmp_path: Path) -> Path:
+    path = tmp_path / "machines" / "vm-1"
+    path.mkdir(parents=True)
+    return path
+
+
+def test_an_empty_cache(store: EnvironmentStore) -> None:
+    assert store.prune().removed == []
+
+
+def test_unused_goes_and_used_stays(store: EnvironmentStore, builder: FakeBuilder, owner: Path) -> None:
+    used, unused = store.acquire("debian:12", owner), store.ensure("debian:12-base")
+    pruned = store.prune()
+    assert pruned.kept == ["debian:12"]
+    assert pruned.removed == ["debian:12-base"]
+    assert pruned.freed_bytes > 0
+    assert used.path.exists()
+    assert not unused.path.parent.exists()
+    assert [found.name for found in store.list() if found.installed] == ["debian:12"]
+
+
+def test_a_lease_ends_with_its_owner(store: EnvironmentStore, builder: FakeBuilder, owner: Path) -> None:
+    image = store.acquire("debian:12", owner)
+    shutil.rmtree(owner)
+    assert store.prune().removed == ["debian:12"]
+    base = image.path.parent.parent
+    assert sorted(entry.name for entry in base.iterdir()) == [".lock", ".lock-debian_12", "names"]
+    assert list((base / "names").iterdir()) == []
+
+
+def test_a_lease_can_be_given_back(store: EnvironmentStore, builder: FakeBuilder, owner: Path) -> None:
+    image = store.acquire("debian:12", owner)
+    store.lease(image.digest, owner)
+    store.release(image.digest, owner)
+    store.release(image.digest, owner)
+    assert store.prune().removed == ["debian:12"]
+    with pytest.raises(NotFound, match="removed meanwhile"):
+        store.lease(image.digest, owner)
+
+
+def test_an_image_about_to_be_leased_stays(
+    store: EnvironmentStore, builder: FakeBuilder, owner: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lease = store.lease
+
+    def prune_then_lease(digest: str, owner_dir: Path) -> None:
+        assert store.prune().removed == []
+        lease(digest, owner_dir)
+
+    monkeypatch.setattr(store, "lease", prune_then_lease)
+    assert store.acquire("debian:12", owner).path.exists()
+
+
+def test_leftovers_go_and_a_build_under_way_stays(
+    store: EnvironmentStore, builder: FakeBuilder, settings: Settings
+) -> None:
+    base = settings.cache_dir / "environments"
+    for name in ("debian_12", "debian_12-base"):
+        (base / f".build-{name}" / "root").mkdir(parents=True)
+    with locked(base / ".lock-debian_12"):
+        pruned = store.prune()
+    assert pruned.deleted == [str(base / ".build-debian_12-base")]
+    assert (base / ".build-debian_12").exists()
+
+
+def test_templates_of_a_removed_image_go(
+    store: EnvironmentStore, builder: FakeBuilder, settings: Settings, owner: Path
+) -> None:
+    image = store.acquire("debian:12", owner)
+    for kind, digest in (("gone", "0" * 64), ("other-runtime", image.digest)):
+        directory = settings.cache_dir / "templates" / kind
+        directory.mkdir(parents=True)
+        (directory / "manifest.json").write_text(json.dumps({"environment": digest, "runtime": "none"}))
+        (directory / "ram").write_bytes(b"x" * 8192)
+    pruned = store.prune()
+    assert pruned.freed_bytes >= 16384
+    assert list((settings.cache_dir / "templates").iterdir()) == []
+
+
+def test_pulls_and_prunes_at_once(settings: Settings, builder: FakeBuilder, tmp_path: Path) -> None:
+    """Whoever acquires has an image that stays, however often others prune."""
+    failures: list[object] = []
+    done = threading.Event()
+
+    def use(number: int) -> None:
+        store = EnvironmentStore(settings)
+        for turn in range(8):
+            owner = tmp_path / f"owner-{number}-{turn}"
+            owner.mkdir()
+            image = store.acquire("debian:12", owner)
+            if image.path.read_bytes() != b"image of debian:12":
+                failures.append(image)
+            owner.rmdir()
+
+    def prune() -> None:
+        while not done.is_set():
+            EnvironmentStore(settings).prune()
+            done.wait(0.02)
+
+    pruner = threading.Thread(target=prune)
+    pruner.start()
+    users = [threading.Thread(target=use, args=(number,)) for number in range(3)]
+    for user in users:
+        user.start()
+    for user in users:
+        user.join()
+    done.set()
+    pruner.join()
+    assert failures == []
