@@ -44,7 +44,7 @@ def run() -> NoReturn:
         if disks.has_scratch():
             disks.assemble()
             # Makes the files: after a restore it is quicker to fill them than to copy them up from the image.
-            identity.name_host("pyro", "0" * 32)
+            identity.name_host("vm-" + "0" * 12, "0" * 32)
             _warm()
         identity.raise_loopback()
         agent = GuestAgent(Port())
