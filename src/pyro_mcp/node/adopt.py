@@ -14,7 +14,10 @@ from pathlib import Path
 from pyro_mcp.errors import PyroError
 from pyro_mcp.machines.driver import Machine
 from pyro_mcp.store.machines import MachineRow, Machines
+from pyro_mcp.system.process import wait_pidfd
 from pyro_mcp.workspaces.engine import Engine
+
+DEATH_SECONDS = 5.0
 
 
 def reconcile(engine: Engine) -> None:
@@ -71,6 +74,7 @@ def _kill_inside(directory: Path) -> None:
             if Path(os.readlink(entry / "cwd").removesuffix(" (deleted)")).is_relative_to(directory):
                 print(f"ending process {entry.name}, left in {directory}")
                 signal.pidfd_send_signal(descriptor, signal.SIGKILL)
+                wait_pidfd(descriptor, DEATH_SECONDS)
         except OSError:
             continue
         finally:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pyro_mcp.workspaces.capture import Capture
 
 
+@settings(deadline=None)
 @given(st.lists(st.binary(max_size=40), max_size=40), st.integers(min_value=2, max_value=64))
 def test_every_byte_is_kept_or_counted(pieces: list[bytes], limit: int) -> None:
     capture = Capture(limit)
@@ -21,6 +22,7 @@ def test_every_byte_is_kept_or_counted(pieces: list[bytes], limit: int) -> None:
         assert f"[pyro: {got.dropped_bytes} bytes dropped here]" in got.text
 
 
+@settings(deadline=None)
 @given(st.text(min_size=10, max_size=200), st.integers(min_value=8, max_value=40))
 def test_a_cut_never_makes_valid_text_lossy(text: str, limit: int) -> None:
     text = text.encode("utf-8", "ignore").decode()
