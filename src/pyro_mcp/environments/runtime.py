@@ -4,7 +4,7 @@
     <cache>/packages/<digest>/  the part that comes from Debian, see `packages`
 
 The digest covers Debian's part, the agent's source and the start-up script, so a changed input is a new runtime. A
-new kernel is fetched on an explicit `pyro env pull` only, never behind a running command's back.
+newer kernel is fetched only when a caller asks for it (`refresh`), never behind a running command's back.
 """
 
 from __future__ import annotations
