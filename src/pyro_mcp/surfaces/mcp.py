@@ -131,6 +131,8 @@ class Job:
         self._cancelled = False
         self._news = anyio.Event()
         self._message = ""
+        # Asked for here, on the event loop: a worker thread cannot.
+        self._not_heard = (RuntimeError, anyio.get_cancelled_exc_class())
 
     def run(self) -> dict[str, Any]:
         """Blocks for the answer; the node knows the call until it has answered."""
@@ -166,7 +168,7 @@ class Job:
     def _heard(self, message: str, fraction: float | None) -> None:
         self._message = message if fraction is None else f"{message} ({fraction:.0%})"
         # After a cancellation nobody listens, and the loop may be gone.
-        with contextlib.suppress(RuntimeError, anyio.get_cancelled_exc_class()):
+        with contextlib.suppress(*self._not_heard):
             anyio.from_thread.run_sync(lambda: self._news.set())
 
 

@@ -5,7 +5,7 @@ Each method is read from its operation with the full static type: `call` is drop
 
 from __future__ import annotations
 
-import functools
+import inspect
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
@@ -33,9 +33,15 @@ def sdk_method(operation: Operation[P, R]) -> Callable[Concatenate[Pyro, P], R]:
     method.__doc__ = operation.doc
     method.__name__ = operation.name
     method.__qualname__ = f"Pyro.{operation.name}"
-    # The signature that `help()` shows is the verb's own.
-    method.__wrapped__ = functools.partial(operation.function)  # type: ignore[attr-defined]
+    method.__signature__ = _signature(operation)  # type: ignore[attr-defined]
     return cast("Callable[Concatenate[Pyro, P], R]", method)
+
+
+def _signature(operation: Operation[P, R]) -> inspect.Signature:
+    """What `help()` shows: the verb's own parameters, with `self` in the place of the call."""
+    signature = inspect.signature(operation.function)
+    first, *rest = signature.parameters.values()
+    return signature.replace(parameters=[first.replace(name="self", annotation=first.empty), *rest])
 
 
 class Pyro:

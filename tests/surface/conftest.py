@@ -1,0 +1,141 @@
+"""One way to speak to each surface, so that a scenario is written once and holds on all of them.
+
+All run against a real node of their own and real guests; the images are shared with the user's cache.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+import anyio.from_thread
+import pytest
+from mcp import Client
+from mcp.client.stdio import StdioServerParameters, stdio_client
+
+from pyro_mcp import Pyro, PyroError
+from pyro_mcp.operations.encode import encode
+
+PYRO = [sys.executable, "-m", "pyro_mcp"]
+
+
+class Problem(Exception):
+    """A refusal, as every surface tells it: `code` and `message`."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(f"{message} [{code}]")
+        self.code = code
+        self.message = message
+
+
+class SdkSurface:
+    """The Python SDK."""
+
+    def __init__(self, environ: dict[str, str]) -> None:
+        self._pyro = Pyro(state_dir=environ["PYRO_STATE_DIR"], cache_dir=environ["PYRO_CACHE_DIR"])
+
+    def run(self, environment: str, command: list[str], **params: Any) -> dict[str, Any]:
+        return self._call(lambda: self._pyro.run_in_vm(environment, command=command, **params))
+
+    def environments(self) -> dict[str, Any]:
+        return self._call(self._pyro.list_environments)
+
+    def close(self) -> None:
+        self._pyro.close()
+
+    @staticmethod
+    def _call(call: Any) -> dict[str, Any]:
+        try:
+            return encode(call())
+        except PyroError as error:
+            raise Problem(error.code, error.message) from error
+
+
+class CliSurface:
+    """The command line, with `--json`."""
+
+    def __init__(self, environ: dict[str, str]) -> None:
+        self._environ = environ
+
+    def run(self, environment: str, command: list[str], **params: Any) -> dict[str, Any]:
+        flags: list[str] = []
+        for name, value in params.items():
+            flag = "--" + name.replace("_", "-")
+            flags += [flag] if value is True else [flag, str(value)]
+        return self._call("run", environment, *flags, "--json", "--", *command)
+
+    def environments(self) -> dict[str, Any]:
+        return self._call("env", "list", "--json")
+
+    def close(self) -> None:
+        """Nothing stays open."""
+
+    def _call(self, *words: str) -> dict[str, Any]:
+        done = subprocess.run([*PYRO, *words], env=self._environ, capture_output=True, text=True, timeout=300)
+        answer: dict[str, Any] = json.loads(done.stdout)
+        if "error" in answer:
+            assert done.returncode == answer["error"]["exit_code"]
+            raise Problem(answer["error"]["code"], answer["error"]["message"])
+        if "exit_code" in answer:
+            assert done.returncode == answer["exit_code"]
+        return answer
+
+
+class McpSurface:
+    """The MCP server over stdio, in one protocol era."""
+
+    def __init__(self, environ: dict[str, str], mode: str) -> None:
+        args = [*PYRO[1:], "mcp", "serve", "--profile", "workspace-full"]
+        parameters = StdioServerParameters(command=PYRO[0], args=args, env=environ)
+        self._portal_context = anyio.from_thread.start_blocking_portal()
+        self._portal = self._portal_context.__enter__()
+        self._leave: Future[None] | None = None
+        self._client_context = self._portal.wrap_async_context_manager(
+            Client(stdio_client(parameters), mode=mode)  # type: ignore[arg-type]
+        )
+        self._client = self._client_context.__enter__()
+
+    def run(self, environment: str, command: list[str], **params: Any) -> dict[str, Any]:
+        return self.call("vm_run", {"environment": environment, "command": command, **params})
+
+    def environments(self) -> dict[str, Any]:
+        return self.call("vm_list_environments", {})
+
+    def call(self, tool: str, arguments: dict[str, Any]) -> dict[str, Any]:
+        result = self._portal.call(self._client.call_tool, tool, arguments)
+        text = result.content[0].text
+        if result.is_error:
+            assert result.structured_content is None
+            message, _, code = text.splitlines()[0].rpartition(" [")
+            raise Problem(code.rstrip("]"), message)
+        assert json.loads(text) == result.structured_content
+        return result.structured_content
+
+    def close(self) -> None:
+        self._client_context.__exit__(None, None, None)
+        self._portal_context.__exit__(None, None, None)
+
+
+@pytest.fixture(scope="session")
+def environ(cache_dir: Path) -> Iterator[dict[str, str]]:
+    """The variables of a state directory of these tests' own; its node ends with them."""
+    with tempfile.TemporaryDirectory(prefix="pyro-surface-") as directory:
+        values = {**os.environ, "PYRO_STATE_DIR": f"{directory}/state", "PYRO_CACHE_DIR": str(cache_dir)}
+        yield values
+        subprocess.run([*PYRO, "node", "stop", "--force"], env=values, check=True, capture_output=True, timeout=60)
+
+
+@pytest.fixture(scope="session", params=["sdk", "cli", "mcp-legacy", "mcp-auto"])
+def surface(request: pytest.FixtureRequest, environ: dict[str, str]) -> Iterator[Any]:
+    """Each surface in turn."""
+    kind, _, mode = request.param.partition("-")
+    made: Any = {"sdk": SdkSurface, "cli": CliSurface}[kind](environ) if not mode else McpSurface(environ, mode)
+    yield made
+    made.close()

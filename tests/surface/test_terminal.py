@@ -1,0 +1,135 @@
+"""`pyro` at a real terminal and in a real pipeline."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pexpect
+import pytest
+
+from pyro_mcp import Pyro
+
+pytestmark = pytest.mark.guest
+
+PYRO = [sys.executable, "-m", "pyro_mcp"]
+
+
+def pyro(environ: dict[str, str], *words: str, **options: object) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run([*PYRO, *words], env=environ, capture_output=True, timeout=120, **options)  # type: ignore[call-overload,no-any-return]
+
+
+def machines(environ: dict[str, str]) -> int:
+    answer = pyro(environ, "node", "status", "--json")
+    return int(json.loads(answer.stdout)["machine_count"] or 0)
+
+
+def at_terminal(environ: dict[str, str], *words: str) -> pexpect.spawn:
+    return pexpect.spawn(PYRO[0], [*PYRO[1:], *words], env=environ, timeout=120, encoding="utf-8")  # type: ignore[arg-type]
+
+
+def test_a_pipe_gets_the_bytes_as_they_are(environ: dict[str, str]) -> None:
+    done = pyro(environ, "run", "debian:12", "--", "printf", r"\033]0;x\007\377\000end")
+    assert done.stdout == b"\x1b]0;x\x07\xff\x00end"
+    assert done.returncode == 0
+
+
+def test_a_terminal_gets_colours_and_no_commands(environ: dict[str, str]) -> None:
+    child = at_terminal(environ, "run", "debian:12", "--", "printf", r"\033]0;evil\007\033[31mred\033[0m\033[2Jend\n")
+    text = child.read()
+    child.close()
+    assert "\x1b[31mred\x1b[0mend" in text
+    assert "evil" not in text
+    assert "\x1b[2J" not in text
+    assert child.exitstatus == 0
+
+
+def test_output_shows_as_it_comes(environ: dict[str, str]) -> None:
+    child = at_terminal(environ, "run", "debian:12", "--", "sh", "-c", "echo first; sleep 3; echo last")
+    child.expect("first")
+    seen = time.monotonic()
+    child.expect("last")
+    assert time.monotonic() - seen > 2
+    child.expect(pexpect.EOF)
+    child.close()
+    assert child.exitstatus == 0
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupted_run_leaves_no_machine(environ: dict[str, str], number: int, code: int) -> None:
+    child = at_terminal(environ, "run", "debian:12", "--timeout-seconds", "300", "--", "sh", "-c", "echo up; sleep 200")
+    child.expect("up")
+    begun = time.monotonic()
+    child.kill(number)
+    child.expect(pexpect.EOF)
+    child.close()
+    assert child.exitstatus == code
+    assert time.monotonic() - begun < 5
+    assert machines(environ) == 0
+
+
+def test_a_reader_that_leaves_ends_the_command(environ: dict[str, str]) -> None:
+    child = subprocess.Popen([*PYRO, "run", "debian:12", "--", "yes"], env=environ, stdout=subprocess.PIPE)
+    assert child.stdout is not None
+    assert child.stdout.read(4) == b"y\ny\n"
+    child.stdout.close()
+    assert child.wait(30) == 141
+    assert machines(environ) == 0
+
+
+def test_standard_input_is_forwarded_when_asked_for(environ: dict[str, str]) -> None:
+    payload = os.urandom(3_000_000)
+    assert pyro(environ, "run", "debian:12", "-i", "--", "cat", input=payload).stdout == payload
+    assert pyro(environ, "run", "debian:12", "--", "cat", input=b"secret").stdout == b""
+
+
+def test_a_hundred_megabytes_pass_through(environ: dict[str, str]) -> None:
+    script = "head -c 100000000 /dev/zero"
+    done = pyro(environ, "run", "debian:12", "--timeout-seconds", "100", "--", "sh", "-c", script)
+    assert len(done.stdout) == 100_000_000
+    assert done.returncode == 0
+
+
+def test_a_node_that_is_killed_is_told_and_replaced(environ: dict[str, str]) -> None:
+    child = at_terminal(environ, "run", "debian:12", "--", "sh", "-c", "echo up; sleep 100")
+    child.expect("up")
+    node = json.loads(pyro(environ, "node", "status", "--json").stdout)["pid"]
+    os.kill(node, signal.SIGKILL)
+    child.expect("connection to the node was lost")
+    child.expect(pexpect.EOF)
+    child.close()
+    assert child.exitstatus == 73
+    assert machines(environ) == 0
+
+
+def test_the_demo_shows_every_step(environ: dict[str, str]) -> None:
+    done = pyro(environ, "demo")
+    assert done.returncode == 0, done.stderr
+    text = done.stdout.decode()
+    for word in ("run", "create", "start", "exec", "delete", "done"):
+        assert f"\n{word} " in f"\n{text}"
+    assert json.loads(pyro(environ, "demo", "--json").stdout)["ok"] is True
+    assert machines(environ) == 0
+
+
+def test_the_sdk_streams_and_keeps_machines_between_calls(environ: dict[str, str]) -> None:
+    heard: list[tuple[int, bytes]] = []
+    with Pyro(
+        state_dir=environ["PYRO_STATE_DIR"],
+        cache_dir=environ["PYRO_CACHE_DIR"],
+        on_output=lambda tag, data: heard.append((tag, data)),
+    ) as sdk:
+        machine = sdk.create_vm("debian:12")
+        assert machine.state == "created"
+        assert sdk.start_vm(machine.vm_id).state == "started"
+        assert sdk.status_vm(machine.vm_id).isolation
+        assert sdk.network_info_vm(machine.vm_id).network_enabled is False
+        result = sdk.exec_vm(machine.vm_id, command="cat; echo err >&2", stdin=b"in")
+        assert (result.stdout, result.stderr) == ("in", "err\n")
+        assert result.cleanup.deleted
+        assert sorted(heard) == [(1, b"in"), (2, b"err\n")]
+    assert machines(environ) == 0
