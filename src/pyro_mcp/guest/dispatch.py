@@ -46,7 +46,14 @@ class Dispatcher:
         if result is not None:
             stream.result(result)
 
-    def serve(self, pipe: Pipe) -> str:
-        """Serve one connection until it ends; the reason. Requests still under way are cancelled by then."""
-        channel = Channel(pipe, initiator=False, hello=self._hello, handler=self.handle, workers=self._workers)
-        return channel.serve()
+    def serve(self, pipe: Pipe, backlog: bytes = b"") -> bytes:
+        """Serve one connection until it ends; requests still under way are cancelled by then.
+
+        Returns what a next peer has already said on the same wire, the `backlog` of the next call: a node that is
+        killed and started anew can be back on a port before the guest has seen it go.
+        """
+        channel = Channel(
+            pipe, initiator=False, hello=self._hello, handler=self.handle, workers=self._workers, backlog=backlog
+        )
+        channel.serve()
+        return channel.leftover

@@ -73,9 +73,10 @@ class GuestAgent:
         gc.collect()
         gc.freeze()
         log(f"ready after {time.monotonic():.2f} s")
+        backlog = b""
         while True:
             try:
-                self._dispatcher.serve(self._port.next_connection())
+                backlog = self._dispatcher.serve(self._port.next_connection(), backlog)
             except OSError as error:
                 log(f"port: {error}")
                 time.sleep(0.01)

@@ -72,7 +72,7 @@ class Channel:
 
     `hello` is sent along with the protocol version; `handler` runs on a worker thread for each stream the peer opens,
     and what it raises becomes the stream's error. `max_control` caps each JSON payload in bytes, both ways. `workers`
-    given here are the caller's and outlive the channel.
+    given here are the caller's and outlive the channel; `backlog` is what was read from the pipe before.
     """
 
     def __init__(
@@ -85,6 +85,7 @@ class Channel:
         max_control: int = 1024 * 1024,
         frame_seconds: float = FRAME_SECONDS,
         workers: Workers | None = None,
+        backlog: bytes = b"",
     ) -> None:
         self.max_control = max_control
         self.peer: dict[str, Any] = {}
@@ -93,6 +94,7 @@ class Channel:
         self._hello = hello
         self._handler = handler
         self._frame_seconds = frame_seconds
+        self._backlog = backlog
         self._workers = workers or Workers()
         self._owns_workers = workers is None
         self._write_lock = threading.Lock()
@@ -124,6 +126,11 @@ class Channel:
         """Serve the peer, who speaks first, on this very thread until the connection ends; the reason."""
         self._read_loop()
         return self.reason
+
+    @property
+    def leftover(self) -> bytes:
+        """Once closed because a peer began anew on the same wire: what it has said, the next channel's `backlog`."""
+        return self._backlog if self.closed and self._backlog.startswith(PREAMBLE[: HEADER.size]) else b""
 
     @property
     def closed(self) -> bool:
@@ -241,6 +248,9 @@ class Channel:
         decoder = Decoder(max_control=self.max_control)
         deadline: float | None = None
         try:
+            received, self._backlog = self._backlog, b""
+            for frame in decoder.feed(received):
+                self._dispatch(frame)
             while not self.closed:
                 count = self._pipe.read_into(decoder.space(), deadline=deadline)
                 frames = decoder.advance(count)
@@ -257,6 +267,7 @@ class Channel:
         except ChannelClosed as error:
             self.close(str(error))
         except FrameError as error:
+            self._backlog = decoder.rest
             self.close(f"protocol violation: {error}")
 
     def _dispatch(self, frame: Frame) -> None:

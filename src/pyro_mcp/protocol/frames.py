@@ -37,6 +37,9 @@ class Kind(IntEnum):
     PONG = 11
 
 
+_PREAMBLE_LENGTH = int.from_bytes(PREAMBLE[:4], "big")
+"""A preamble read as a header claims 7 MiB, which no frame has, so that it cannot be mistaken for one."""
+
 BULK = frozenset({Kind.DATA, Kind.EVENT})
 """Kinds that spend flow-control credit."""
 
@@ -105,6 +108,11 @@ class Decoder:
         """Whether a frame has begun and not ended."""
         return self._synced and self._end > self._start
 
+    @property
+    def rest(self) -> bytes:
+        """What was received and not yet turned into frames. After an error, from the frame that caused it."""
+        return bytes(self._view[self._start : self._end])
+
     def space(self) -> memoryview:
         """Where to receive the next bytes; never empty."""
         return self._view[self._end :]
@@ -118,6 +126,8 @@ class Decoder:
         wanted = HEADER.size
         while self._end - self._start >= HEADER.size:
             length, stream, raw_kind = HEADER.unpack_from(self._buffer, self._start)
+            if length == _PREAMBLE_LENGTH and self._buffer.startswith(PREAMBLE[: HEADER.size], self._start):
+                raise FrameError("the peer began a new connection")
             kind = self._check(length, raw_kind)
             wanted = HEADER.size + length
             if self._end - self._start < wanted:

@@ -42,6 +42,10 @@ class Rogue:
         except OSError:
             pass
 
+    def begin_anew(self) -> None:
+        """Read what comes next as a new connection."""
+        self._decoder = Decoder(max_control=1 << 20)
+
     def receive(self, kind: Kind, seconds: float = 5.0) -> Frame:
         self.socket.settimeout(seconds)
         while True:

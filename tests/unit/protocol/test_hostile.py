@@ -262,3 +262,24 @@ def test_any_sequence_of_frames_ends_or_is_survived(victim_initiates: bool, atta
 def test_python_refuses_huge_integers() -> None:
     """What `Frame.json` relies on."""
     assert 0 < sys.get_int_max_str_digits() <= 4300
+
+
+def test_a_peer_that_begins_anew_on_the_same_wire_loses_nothing_it_says() -> None:
+    """A virtio port does not always show the guest that one node went and another came."""
+    ours, theirs = socket.socketpair()
+    again = ours.dup()
+    with theirs:
+        rogue = Rogue(theirs)
+        rogue.send(HELLO)
+        first = Channel(Pipe(ours.detach()), initiator=False, hello={})
+        first.start(5)
+        rogue.receive(Kind.HELLO)
+        rogue.begin_anew()
+        rogue.send(HELLO + frame(Kind.PING))
+        assert closed_in(first, 5)
+        assert first.leftover.startswith(PREAMBLE)
+        second = Channel(Pipe(again.detach()), initiator=False, hello={}, backlog=first.leftover)
+        assert second.start(5)["role"] == "hostile"
+        rogue.receive(Kind.PONG)
+        second.close()
+        assert second.leftover == b""
