@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from pyro_mcp.model.environment import Environment
-
 from pyro_mcp.model.result import Result
 
 
