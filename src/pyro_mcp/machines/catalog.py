@@ -7,10 +7,9 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from pyro_mcp.machines.host.driver import HostDriver
-
 from pyro_mcp.errors import IsolationUnavailable, MissingDependency
 from pyro_mcp.machines.driver import Driver, GuestRuntime, Image, MachineSpec
+from pyro_mcp.machines.host.driver import HostDriver
 from pyro_mcp.machines.preflight import Verdict, kvm_verdict
 from pyro_mcp.machines.qemu.command import BINARY
 from pyro_mcp.machines.qemu.driver import QemuDriver

@@ -87,7 +87,9 @@ def _probe(boot: Callable[[float], None]) -> Verdict:
     try:
         boot(PROBE_SECONDS)
     except PyroError as error:
-        return Verdict(False, f"a guest did not boot under it: {_cause(error)}", "use a host with hardware virtualisation")
+        return Verdict(
+            False, f"a guest did not boot under it: {_cause(error)}", "use a host with hardware virtualisation"
+        )
     return Verdict(True, "a guest booted under it")
 
 

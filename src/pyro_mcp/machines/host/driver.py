@@ -8,18 +8,16 @@ kills them on SIGTERM; should it have been killed itself, they are found by a ma
 from __future__ import annotations
 
 import contextlib
-import os
-import select
 import signal
 import subprocess
 import sys
-import threading
 from collections.abc import Callable
 from pathlib import Path
 
 from pyro_mcp.errors import MachineFailed
 from pyro_mcp.machines.driver import Capabilities, MachineSpec
 from pyro_mcp.machines.host.leftovers import MARK, kill_marked
+from pyro_mcp.machines.watched import WatchedProcess
 from pyro_mcp.protocol.channel import Channel, ChannelClosed
 from pyro_mcp.protocol.pipe import Pipe
 from pyro_mcp.system.process import Identity
@@ -50,11 +48,11 @@ class HostDriver:
             child.wait()
             raise MachineFailed("cannot start the agent: it exited at once", hint=_tail(spec.directory / LOG))
         identity.save(spec.directory / IDENTITY)
-        process = _Process(spec.machine_id, identity, pidfd, child)
+        process = _watched(spec.machine_id, identity, pidfd, child)
         try:
-            return HostMachine(spec.directory, process, _greet(spec.directory, identity.pid))
+            return HostMachine(spec.machine_id, spec.directory, process, _greet(spec.directory, identity.pid))
         except MachineFailed as error:
-            process.terminate()
+            _terminate(process)
             raise MachineFailed(error.message, hint=_tail(spec.directory / LOG) or None) from None
 
     def adopt(self, machine_id: str, directory: Path) -> HostMachine | None:
@@ -66,11 +64,11 @@ class HostDriver:
             _stop_nameless(directory)
             kill_marked(machine_id)
             return None
-        process = _Process(machine_id, identity, pidfd, None)
+        process = _watched(machine_id, identity, pidfd, None)
         try:
-            return HostMachine(directory, process, _greet(directory, identity.pid))
+            return HostMachine(machine_id, directory, process, _greet(directory, identity.pid))
         except MachineFailed:
-            process.terminate()
+            _terminate(process)
             return None
 
 
@@ -79,8 +77,8 @@ class HostMachine:
 
     capabilities = HostDriver.capabilities
 
-    def __init__(self, directory: Path, process: _Process, channel: Channel) -> None:
-        self.machine_id = process.machine_id
+    def __init__(self, machine_id: str, directory: Path, process: WatchedProcess, channel: Channel) -> None:
+        self.machine_id = machine_id
         self.channel = channel
         self._directory = directory
         self._process = process
@@ -88,7 +86,7 @@ class HostMachine:
 
     @property
     def pid(self) -> int:
-        return self._process.identity.pid
+        return self._process.pid
 
     def alive(self) -> bool:
         return self._process.alive()
@@ -97,60 +95,22 @@ class HostMachine:
         self._process.on_exit(callback)
 
     def terminate(self) -> None:
-        self._process.terminate()
+        _terminate(self._process)
 
     def last_words(self) -> str:
         return _tail(self._directory / LOG)
 
 
-class _Process:
-    """The agent's process, watched until its end. `child` is set when this node is its parent and must reap it."""
+def _watched(machine_id: str, identity: Identity, pidfd: int, child: subprocess.Popen[bytes] | None) -> WatchedProcess:
+    return WatchedProcess(identity, pidfd, child, at_end=lambda: kill_marked(machine_id))
 
-    def __init__(self, machine_id: str, identity: Identity, pidfd: int, child: subprocess.Popen[bytes] | None) -> None:
-        self.machine_id = machine_id
-        self.identity = identity
-        self._pidfd = pidfd
-        self._child = child
-        self._gone = threading.Event()
-        self._lock = threading.Lock()
-        self._callbacks: list[Callable[[], None]] = []
-        threading.Thread(target=self._watch, name=f"host-{identity.pid}", daemon=True).start()
 
-    def alive(self) -> bool:
-        return not self._gone.is_set()
-
-    def on_exit(self, callback: Callable[[], None]) -> None:
-        with self._lock:
-            if not self._gone.is_set():
-                self._callbacks.append(callback)
-                return
-        callback()
-
-    def terminate(self) -> None:
-        """Ask the agent to end its commands and itself; kill what does not."""
-        self._signal(signal.SIGTERM)
-        if not self._gone.wait(STOP_SECONDS):
-            self._signal(signal.SIGKILL)
-        self._gone.wait()
-
-    def _signal(self, number: int) -> None:
-        with self._lock, contextlib.suppress(ProcessLookupError):
-            if not self._gone.is_set():
-                signal.pidfd_send_signal(self._pidfd, number)
-
-    def _watch(self) -> None:
-        poller = select.poll()
-        poller.register(self._pidfd, select.POLLIN)
-        poller.poll()
-        if self._child is not None:
-            self._child.wait()
-        kill_marked(self.machine_id)
-        with self._lock:
-            self._gone.set()
-            os.close(self._pidfd)
-            callbacks = list(self._callbacks)
-        for callback in callbacks:
-            callback()
+def _terminate(process: WatchedProcess) -> None:
+    """Ask the agent to end its commands and itself; kill what does not."""
+    process.signal(signal.SIGTERM)
+    if not process.wait(STOP_SECONDS):
+        process.signal(signal.SIGKILL)
+    process.wait()
 
 
 def _spawn(directory: Path, machine_id: str) -> subprocess.Popen[bytes]:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import select
 import signal
 import socket
 import subprocess
@@ -15,6 +13,7 @@ from pathlib import Path
 from pyro_mcp.errors import MachineFailed
 from pyro_mcp.machines.qemu.command import Sockets
 from pyro_mcp.machines.qemu.qmp import Qmp
+from pyro_mcp.machines.watched import WatchedProcess
 from pyro_mcp.system.process import Identity, require_program
 from pyro_mcp.system.sockets import connect_unix, listen_unix
 
@@ -73,26 +72,22 @@ def _quit_nameless(directory: Path) -> None:
 
 
 class Vmm:
-    """A live QEMU process. `child` is set when this node is its parent and must reap it."""
+    """A live QEMU process, its sockets and the end of its console."""
 
     def __init__(self, directory: Path, identity: Identity, pidfd: int, child: subprocess.Popen[bytes] | None) -> None:
         self.directory = directory
-        self.identity = identity
-        self._child = child
-        self._gone = threading.Event()
-        self._lock = threading.Lock()
-        self._callbacks: list[Callable[[], None]] = []
         self._console = bytearray()
         self._spoke = threading.Condition()
-        self._pidfd = pidfd
-        threading.Thread(target=self._watch, name=f"vmm-{identity.pid}", daemon=True).start()
+        self._ended = False
+        self._process = WatchedProcess(identity, pidfd, child, at_end=self._hush)
+        threading.Thread(target=self._listen, name=f"console-{identity.pid}", daemon=True).start()
 
     @property
     def pid(self) -> int:
-        return self.identity.pid
+        return self._process.pid
 
     def alive(self) -> bool:
-        return not self._gone.is_set()
+        return self._process.alive()
 
     def connect_agent(self) -> socket.socket:
         return self._connect(AGENT)
@@ -101,25 +96,19 @@ class Vmm:
         return Qmp(self._connect(MONITOR))
 
     def on_exit(self, callback: Callable[[], None]) -> None:
-        with self._lock:
-            if not self._gone.is_set():
-                self._callbacks.append(callback)
-                return
-        callback()
+        self._process.on_exit(callback)
 
     def terminate(self) -> None:
         """SIGKILL and wait: a machine's state is on its disks, never in its process."""
-        with self._lock, contextlib.suppress(ProcessLookupError):
-            if not self._gone.is_set():
-                signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
-        self._gone.wait()
+        self._process.signal(signal.SIGKILL)
+        self._process.wait()
 
     def wait_console(self, text: bytes, seconds: float) -> None:
         """Wait until the console has said `text`. Raises `MachineFailed` when the machine dies or time is up first."""
         with self._spoke:
-            self._spoke.wait_for(lambda: text in self._console or not self.alive(), seconds)
+            self._spoke.wait_for(lambda: text in self._console or self._ended, seconds)
             if text not in self._console:
-                why = "its machine has exited" if not self.alive() else f"no sign of life within {seconds:g} s"
+                why = "its machine has exited" if self._ended else f"no sign of life within {seconds:g} s"
                 raise MachineFailed(f"cannot boot the guest: {why}")
 
     def last_words(self) -> str:
@@ -136,43 +125,16 @@ class Vmm:
         except OSError as error:
             raise MachineFailed(f"cannot reach the guest: {name}: {error}") from None
 
-    def _watch(self) -> None:
-        """Keep the end of the console and notice death. The console is read so that a chatty guest fills a ring
-        here, not a file on the host's disk."""
-        poller = select.poll()
-        poller.register(self._pidfd, select.POLLIN)
-        with contextlib.suppress(MachineFailed):
-            console = self._connect(CONSOLE)
-            poller.register(console, select.POLLIN)
-            self._pump(poller, console)
-        poller = select.poll()
-        poller.register(self._pidfd, select.POLLIN)
-        poller.poll()
-        if self._child is not None:
-            self._child.wait()
-        with self._lock:
-            self._gone.set()
-            os.close(self._pidfd)
-            callbacks = list(self._callbacks)
-        with self._spoke:
-            self._spoke.notify_all()
-        for callback in callbacks:
-            callback()
+    def _listen(self) -> None:
+        """Keep the end of the console. It is read so that a chatty guest fills a ring here, not a file on the host."""
+        with contextlib.suppress(MachineFailed, OSError), self._connect(CONSOLE) as console:
+            while data := console.recv(65536):
+                with self._spoke:
+                    self._console += data
+                    del self._console[:-CONSOLE_BYTES]
+                    self._spoke.notify_all()
 
-    def _pump(self, poller: select.poll, console: socket.socket) -> None:
-        with console:
-            while True:
-                ready = {fd for fd, _ in poller.poll()}
-                if console.fileno() in ready:
-                    try:
-                        data = console.recv(65536)
-                    except OSError:
-                        return
-                    if not data:
-                        return
-                    with self._spoke:
-                        self._console += data
-                        del self._console[:-CONSOLE_BYTES]
-                        self._spoke.notify_all()
-                elif self._pidfd in ready:
-                    return
+    def _hush(self) -> None:
+        with self._spoke:
+            self._ended = True
+            self._spoke.notify_all()
