@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import time
 from typing import TYPE_CHECKING
 
-from pyro_mcp.errors import MachineFailed
+from pyro_mcp.errors import MachineFailed, PyroError
 from pyro_mcp.surfaces.cli.escapes import plain
 from pyro_mcp.surfaces.cli.output import Output
 from pyro_mcp.surfaces.cli.parser import common_options
@@ -49,7 +50,9 @@ def run_demo(namespace: argparse.Namespace) -> int:
             say(f"exec    uname -sr -> {_only_line(second)}, a kernel of its own")
             say(f"delete  {machine.vm_id}: {second.cleanup.reason}")
         except BaseException:
-            pyro.delete_vm(machine.vm_id)
+            # The machine may be gone already; the first fault is the one to tell.
+            with contextlib.suppress(PyroError):
+                pyro.delete_vm(machine.vm_id)
             raise
     if output.as_json:
         output.document({"ok": True, "steps": say.lines})
