@@ -14,12 +14,16 @@ BINARY = {"x86_64": "qemu-system-x86_64", "aarch64": "qemu-system-aarch64"}.get(
     platform.machine(), "qemu-system-x86_64"
 )
 
-COMMAND_VERSION = 1
+COMMAND_VERSION = 2
 """Part of every template's identity: raise it when the machine a guest sees changes."""
 
 DISK_BYTES = 256 * 1024**3
 """Virtual size of the seed and scratch disks. Constant, so that files can change hands behind a restored device;
 sparse, so that it costs nothing."""
+
+PROCESSOR = {"kvm": "host", "tcg": "max,-erms"}
+"""Without "enhanced rep movsb" a guest copies memory in vectors, which emulation runs several times faster: 231 against
+61 MB/s through two pipes."""
 
 SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
 
@@ -61,7 +65,7 @@ def build(
         *("-sandbox", SANDBOX),
         *("-M", "microvm,acpi=on,rtc=on,memory-backend=ram"),
         *("-accel", "kvm" if accelerator == "kvm" else "tcg,thread=multi"),
-        *("-cpu", "host" if accelerator == "kvm" else "max"),
+        *("-cpu", PROCESSOR[accelerator]),
         *("-smp", str(spec.vcpu_count)),
         *("-m", f"{spec.mem_mib}M"),
         *("-object", json.dumps(_memory(spec.mem_mib, memory))),

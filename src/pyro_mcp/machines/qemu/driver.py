@@ -40,6 +40,7 @@ from pyro_mcp.system.sparse import copy_sparse
 BOOT_SECONDS = {"kvm": 30.0, "tcg": 120.0}
 """How long a cold boot may take before it is given up; an emulated one on a busy host needs many seconds."""
 ANSWER_SECONDS = 30.0
+ADOPT_SECONDS = 5.0
 SCRATCH, TOKEN = "scratch.ext4", "token"
 READY = b"pyro-agent: ready"
 """What the agent says on the console when it waits for its first connection, which a template must not have had."""
@@ -90,7 +91,7 @@ class QemuDriver:
         if process is None:
             return None
         try:
-            channel, hello = _greet(process, ANSWER_SECONDS)
+            channel, hello = _greet_again(process)
         except MachineFailed:
             process.terminate()
             return None
@@ -247,6 +248,16 @@ def _greet(process: Vmm, seconds: float) -> tuple[Channel, dict[str, object]]:
         return channel, channel.start(seconds)
     except (ChannelClosed, TimeoutError) as error:
         raise MachineFailed(f"cannot reach the guest's agent: {error}") from None
+
+
+def _greet_again(process: Vmm) -> tuple[Channel, dict[str, object]]:
+    """Greet a guest whose last node may have died in the middle of a frame: if it still waits for the rest of that, a
+    second connection, made after the guest has seen the first one go, starts clean."""
+    try:
+        return _greet(process, ADOPT_SECONDS)
+    except MachineFailed:
+        time.sleep(0.2)
+        return _greet(process, ANSWER_SECONDS)
 
 
 def _configure(spec: MachineSpec, channel: Channel) -> None:
