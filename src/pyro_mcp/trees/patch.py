@@ -1,0 +1,286 @@
+"""A patch becomes a list of operations on files, all or nothing; nothing is changed here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Literal
+
+from pyro_mcp.errors import InvalidArgument
+from pyro_mcp.trees.hunks import apply_hunks
+from pyro_mcp.trees.names import patchable, show, unquote
+from pyro_mcp.trees.patch_text import DEV_NULL, FilePatch, git_names, is_epoch, parse
+
+MAX_PATCH_BYTES = 16 * 1024**2
+MAX_FILES = 10_000
+_PREFIXES = frozenset(b"abciow")
+
+Read = Callable[[str], bytes | None]
+"""Gives a file's bytes by its path below /workspace; None when there is none."""
+
+
+@dataclass(frozen=True)
+class PatchOperation:
+    """One step. `before_sha256` is the digest of what stands at `path` now; None: nothing may stand there.
+
+    `write`: make or replace `path` by `content`; `mode` None keeps the old one, or is 0644 for a new file.
+    `delete`: remove `path`. `mode`: change permissions only. `rename`: move `path` to `to`, where nothing stands; then
+    give it `content` and `mode` unless they are None.
+    """
+
+    kind: Literal["write", "delete", "mode", "rename"]
+    path: str
+    content: bytes | None = None
+    mode: int | None = None
+    to: str | None = None
+    before_sha256: str | None = None
+
+    @property
+    def statuses(self) -> list[tuple[str, str]]:
+        """(path, added | modified | deleted) of each name it changes."""
+        if self.to is not None:
+            return [(self.path, "deleted"), (self.to, "added")]
+        if self.kind == "delete":
+            return [(self.path, "deleted")]
+        return [(self.path, "modified" if self.before_sha256 else "added")]
+
+
+def plan(patch_text: str | bytes, read: Read) -> list[PatchOperation]:
+    """What `patch_text` does to the files that `read` gives; deletions first, so that names are free when needed.
+
+    Raises `InvalidArgument`, naming file and hunk: a patch that cannot be read, may not be applied, or does not fit.
+    """
+    text = patch_text.encode("utf-8", "surrogateescape") if isinstance(patch_text, str) else patch_text
+    if len(text) > MAX_PATCH_BYTES:
+        raise InvalidArgument(f"cannot read the patch: {len(text)} bytes; at most {MAX_PATCH_BYTES} fit")
+    patches = parse(text)
+    if len(patches) > MAX_FILES:
+        raise InvalidArgument(f"cannot read the patch: {len(patches)} files; at most {MAX_FILES} fit")
+    tree = _Tree(read)
+    for patch in patches:
+        _apply(patch, tree)
+    return tree.operations()
+
+
+@dataclass
+class _File:
+    content: bytes | None
+    mode: int | None = None
+    origin: str | None = None
+
+
+class _Tree:
+    """The files as they are (`before`) and as the sections seen so far leave them (`now`)."""
+
+    def __init__(self, read: Read) -> None:
+        self._read = read
+        self._before: dict[str, bytes | None] = {}
+        self._now: dict[str, _File] = {}
+
+    def get(self, path: str) -> bytes | None:
+        if path in self._now:
+            return self._now[path].content
+        if path not in self._before:
+            self._before[path] = self._read(path)
+        return self._before[path]
+
+    def put(self, path: str, content: bytes | None, mode: int | None = None, origin: str | None = None) -> None:
+        self.get(path)
+        known = self._now.get(path)
+        if known is not None:
+            mode = known.mode if mode is None else mode
+            origin = origin or (known.origin if content is not None else None)
+        self._now[path] = _File(content, mode, origin)
+
+    def origin(self, path: str) -> str:
+        known = self._now.get(path)
+        return known.origin if known is not None and known.origin is not None else path
+
+    def operations(self) -> list[PatchOperation]:
+        self._refuse_nesting()
+        renames = self._renames()
+        moved = {path for path, _ in renames}
+        deletes = [
+            PatchOperation("delete", path, before_sha256=_digest(before))
+            for path, before in self._before.items()
+            if before is not None and path not in moved and self.get(path) is None
+        ]
+        targets = {to for _, to in renames}
+        changes = [self._change(path, file) for path, file in self._now.items() if path not in targets]
+        return [*deletes, *(self._rename(*names) for names in renames), *(change for change in changes if change)]
+
+    def _renames(self) -> list[tuple[str, str]]:
+        """(from, to) of the files that can be moved as they are: nothing stood at the target, the source goes."""
+        found: dict[str, str] = {}
+        for path, file in self._now.items():
+            free = file.content is not None and self._before[path] is None
+            if free and file.origin is not None and self.get(file.origin) is None and file.origin not in found:
+                found[file.origin] = path
+        return list(found.items())
+
+    def _rename(self, origin: str, path: str) -> PatchOperation:
+        file, before = self._now[path], self._before[origin]
+        content = file.content if file.content != before else None
+        return PatchOperation("rename", origin, content, file.mode, path, _digest(before))
+
+    def _change(self, path: str, file: _File) -> PatchOperation | None:
+        before = self._before[path]
+        if file.content is None:
+            return None
+        if file.content != before:
+            return PatchOperation("write", path, file.content, file.mode, before_sha256=_digest(before))
+        return None if file.mode is None else PatchOperation("mode", path, None, file.mode, None, _digest(before))
+
+    def _refuse_nesting(self) -> None:
+        live = {path for path, file in self._now.items() if file.content is not None}
+        for path in live:
+            parts = path.split("/")
+            for depth in range(1, len(parts)):
+                parent = "/".join(parts[:depth])
+                if parent in live:
+                    raise _refused(path, f"{show(parent)} is a file in the same patch")
+
+
+def _apply(patch: FilePatch, tree: _Tree) -> None:
+    if patch.binary:
+        raise _refused(patch.name, "binary changes cannot be patched", "Write the whole file instead")
+    mode = _mode(patch)
+    old, new = _names(patch, tree)
+    if old is None:
+        assert new is not None
+        if tree.get(new) is not None:
+            raise _refused(new, "the patch makes a new file, but it exists", "Patch the file that is there")
+        tree.put(new, apply_hunks(show(new), b"", patch.hunks), mode)
+        return
+    content = tree.get(old)
+    if content is None:
+        raise _refused(old, "no such file", "List the files of the workspace to find the right name")
+    changed = apply_hunks(show(old), content, patch.hunks)
+    if new is None:
+        if patch.hunks and changed:
+            raise _refused(old, "the patch deletes the file, but lines would be left", "Name all of its lines")
+        tree.put(old, None)
+    elif new == old:
+        tree.put(old, changed, mode)
+    else:
+        _move(patch, tree, old, new, changed, mode)
+
+
+def _move(patch: FilePatch, tree: _Tree, old: str, new: str, content: bytes, mode: int | None) -> None:
+    if tree.get(new) is not None:
+        raise _refused(new, "the patch renames a file to this name, but it exists")
+    if "copy_from" in patch.fields:
+        tree.put(new, content, mode)
+        return
+    origin = tree.origin(old)
+    tree.put(old, None)
+    tree.put(new, content, mode, origin)
+
+
+def _mode(patch: FilePatch) -> int | None:
+    """The permissions that the patch asks for. Links, submodules and anything else that is no file are refused."""
+    wanted = None
+    for key in ("old_mode", "deleted_mode", "created_mode", "new_mode"):
+        text = patch.fields.get(key)
+        if text is None:
+            continue
+        if len(text) != 6 or not text.startswith(b"100") or not text.isdigit():
+            raise _refused(
+                patch.name, f"mode {show(text)} is not a regular file's", "Make links with a command instead"
+            )
+        wanted = (0o755 if int(text, 8) & 0o100 else 0o644) if key in ("created_mode", "new_mode") else None
+    return wanted
+
+
+def _names(patch: FilePatch, tree: _Tree) -> tuple[str | None, str | None]:
+    """The path before and after; None: there is none. Names must agree wherever the patch gives them twice."""
+    for source, target in (("rename_from", "rename_to"), ("copy_from", "copy_to")):
+        if source in patch.fields or target in patch.fields:
+            return _moved(patch, patch.fields.get(source), patch.fields.get(target))
+    names = git_names(patch.git) if patch.git is not None else None
+    if patch.old is not None and patch.new is not None:
+        old, new = patch.old, patch.new
+    elif names is not None:
+        old, new = names
+    else:
+        raise _refused(patch.name, "the header does not say which file is meant")
+    created = old == DEV_NULL or "created_mode" in patch.fields or _created_plainly(patch)
+    deleted = new == DEV_NULL or "deleted_mode" in patch.fields or _deleted_plainly(patch)
+    if created and deleted:
+        raise _refused(patch.name, "the patch makes and deletes the file at once")
+    if names is not None:
+        given = {_tail(name) for name in (old, new) if name != DEV_NULL}
+        if not given <= {_tail(name) for name in names}:
+            raise _refused(patch.name, "its header lines name different files")
+    if created:
+        return None, _candidates(new)[0]
+    if deleted:
+        return _existing(_candidates(old), tree), None
+    target = _target(patch, old, new, tree)
+    if tree.get(target) is None and patch.git is None and patch.hunks[:1] and patch.hunks[0].start == 0:
+        return None, target
+    return target, target
+
+
+def _moved(patch: FilePatch, source: bytes | None, target: bytes | None) -> tuple[str, str]:
+    if source is None or target is None:
+        raise _refused(patch.name, "a rename or copy needs both names")
+    old, new = (patchable(unquote(name) if name.startswith(b'"') else name) for name in (source, target))
+    for given, path in ((patch.old, old), (patch.new, new)):
+        if given is not None and path not in _candidates(given):
+            raise _refused(patch.name, "its header lines name different files")
+    if old == new:
+        raise _refused(patch.name, "a rename to the same name")
+    return old, new
+
+
+def _target(patch: FilePatch, old: bytes, new: bytes, tree: _Tree) -> str:
+    olds, news = _candidates(old), _candidates(new)
+    common = [path for path in news if path in olds]
+    if old == new:
+        common.reverse()
+    if common:
+        return _existing(common, tree) if old != new else _existing(common, tree, otherwise=-1)
+    if patch.git is None:
+        # `diff file.orig file` and `diff file file.new`.
+        for paths, other in ((news, olds), (olds, news)):
+            for path in paths:
+                if other[0].startswith(path) and tree.get(path) is not None:
+                    return path
+    raise _refused(patch.name, f"its header lines name two files, {show(olds[0])} and {show(news[0])}")
+
+
+def _existing(paths: list[str], tree: _Tree, otherwise: int = 0) -> str:
+    return next((path for path in paths if tree.get(path) is not None), paths[otherwise])
+
+
+def _candidates(name: bytes) -> list[str]:
+    """The paths that `name` may mean: without the one-letter directory that git puts in front, and as it is."""
+    if name == DEV_NULL:
+        raise InvalidArgument("cannot apply the patch: it names no file but /dev/null")
+    if len(name) > 2 and name[0] in _PREFIXES and name[1:2] == b"/":
+        stripped = patchable(name[2:])
+        return [stripped] if name[2:3] == b"/" else [stripped, patchable(name)]
+    return [patchable(name)]
+
+
+def _tail(name: bytes) -> bytes:
+    return name if name == DEV_NULL else _candidates(name)[0].encode("utf-8", "surrogateescape")
+
+
+def _created_plainly(patch: FilePatch) -> bool:
+    return patch.git is None and is_epoch(patch.old_stamp) and patch.hunks[:1] != [] and patch.hunks[0].start == 0
+
+
+def _deleted_plainly(patch: FilePatch) -> bool:
+    signs = {sign for hunk in patch.hunks for sign, _ in hunk.lines}
+    return patch.git is None and is_epoch(patch.new_stamp) and signs == {b"-"}
+
+
+def _digest(content: bytes | None) -> str | None:
+    return None if content is None else sha256(content).hexdigest()
+
+
+def _refused(name: str, cause: str, hint: str | None = None) -> InvalidArgument:
+    return InvalidArgument(f"cannot apply the patch to {show(name)}: {cause}", hint=hint)
