@@ -19,7 +19,10 @@ LIVE: frozenset[State] = frozenset({"creating", "starting", "running", "stopping
 
 @dataclass(frozen=True, slots=True)
 class MachineRow:
-    """One machine. Times are Unix seconds; `deadline_ns` counts on the boot clock of the boot `boot_id`."""
+    """One machine. Times are Unix seconds; `deadline_ns` counts on the boot clock of the boot `boot_id`.
+
+    One that belongs to a workspace lives and ends with it, whatever its own deadline.
+    """
 
     machine_id: str
     environment: str
@@ -38,6 +41,7 @@ class MachineRow:
     boot_id: str
     deadline_ns: int
     reason: str | None = None
+    workspace_id: str | None = None
 
 
 _COLUMNS = tuple(field.name for field in fields(MachineRow))
