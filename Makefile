@@ -4,7 +4,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 BIN := .venv/bin
 
-.PHONY: help setup demo test test-slow check format bench wheel wheel-check lock
+.PHONY: help setup demo test test-slow check format bench reference wheel wheel-check lock
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -33,6 +33,9 @@ format: setup ## Format the code
 
 bench: setup ## Measure speed and memory against raw QEMU
 	@$(BIN)/python benchmarks/bench.py
+
+reference: setup ## Write docs/reference from the code
+	$(BIN)/python scripts/reference.py
 
 wheel: setup ## Build the wheel into dist/
 	@scripts/uv.sh build --wheel --quiet --out-dir dist

@@ -26,6 +26,7 @@ class DriverCatalog:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
+        self._told = False
         self._drivers: dict[str, Driver] = {
             "tcg": QemuDriver(settings.cache_dir, accelerator="tcg"),
             "kvm": QemuDriver(settings.cache_dir, accelerator="kvm"),
@@ -41,7 +42,7 @@ class DriverCatalog:
             )
 
     def guest(self, environment: Image, runtime: GuestRuntime, notice: Notice) -> Driver:
-        """The driver for a guest. `notice` gets one line when KVM is there and had to be passed over.
+        """The driver for a guest. `notice` gets one line, once in a node's life, when KVM had to be passed over.
 
         Raises `IsolationUnavailable` when KVM is required and unusable, `MissingDependency` without QEMU.
         """
@@ -54,7 +55,9 @@ class DriverCatalog:
                 f"cannot start a guest: PYRO_REQUIRE_ISOLATION=kvm, and KVM is not usable here: {verdict.reason}",
                 hint=verdict.remedy,
             )
-        notice(f"KVM is not usable here ({verdict.reason}); using software emulation, which is slower")
+        if not self._told:
+            self._told = True
+            notice(f"KVM is not usable here ({verdict.reason}); using software emulation, which is slower")
         return self._drivers["tcg"]
 
     def host(self) -> Driver:

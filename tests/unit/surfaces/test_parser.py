@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -94,7 +93,7 @@ def test_completion_knows_commands_and_flags(shell: str) -> None:
         subprocess.run(["bash", "-n"], input=done.stdout, text=True, check=True)
 
 
-def test_help_imports_nothing_heavy_and_is_quick() -> None:
+def test_help_imports_nothing_heavy() -> None:
     code = (
         "import sys, contextlib, io\n"
         "from pyro_mcp.surfaces.cli.main import main\n"
@@ -103,12 +102,6 @@ def test_help_imports_nothing_heavy_and_is_quick() -> None:
         "assert not heavy, heavy"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
-    walls = []
-    for _ in range(5):
-        begun = time.perf_counter()
-        subprocess.run([sys.executable, "-m", "pyro_mcp", "--help"], check=True, stdout=subprocess.DEVNULL)
-        walls.append(time.perf_counter() - begun)
-    assert min(walls) < 0.120
 
 
 def test_errors_are_json_when_json_was_asked_for(tmp_path: object) -> None:
