@@ -45,8 +45,18 @@ class GuestRuntime:
 
 
 @dataclass(frozen=True)
+class WorkspaceMount:
+    """That a machine shall have a workspace directory. With `load` it stays out of the way until `overlay_load`."""
+
+    load: bool = False
+
+
+@dataclass(frozen=True)
 class MachineSpec:
-    """A machine to be born. `directory` is its own, mode 0700, made by the caller and removed by the caller."""
+    """A machine to be born. `directory` is its own, mode 0700, made by the caller and removed by the caller.
+
+    `seed` is a read-only image of what the workspace starts with.
+    """
 
     machine_id: str
     directory: Path
@@ -56,6 +66,7 @@ class MachineSpec:
     mem_mib: int
     scratch_mib: int
     seed: Path | None = None
+    workspace: WorkspaceMount | None = None
 
 
 class Machine(Protocol):
@@ -85,6 +96,9 @@ class Driver(Protocol):
 
     name: str
     capabilities: Capabilities
+
+    def workspace_path(self, directory: Path) -> str:
+        """Where commands find the workspace of the machine in `directory`."""
 
     def launch(self, spec: MachineSpec, progress: Progress) -> Machine:
         """Boot or restore a machine, configured and answering. On failure nothing of it is left running.

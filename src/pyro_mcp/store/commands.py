@@ -98,9 +98,7 @@ class Commands:
     def latest(self, workspace_id: str, generation: int, limit: int) -> list[CommandRow]:
         """The last `limit` commands, oldest first."""
         values = {"workspace_id": workspace_id, "generation": generation, "limit": limit}
-        found = self._database.rows(
-            f"SELECT * FROM commands WHERE {_KEY} ORDER BY sequence DESC LIMIT :limit", values
-        )
+        found = self._database.rows(f"SELECT * FROM commands WHERE {_KEY} ORDER BY sequence DESC LIMIT :limit", values)
         return [_row(row) for row in reversed(found)]
 
     def count(self, workspace_id: str, generation: int) -> int:

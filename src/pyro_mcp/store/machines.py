@@ -45,9 +45,7 @@ class MachineRow:
 
 
 _COLUMNS = tuple(field.name for field in fields(MachineRow))
-_INSERT = (
-    f"INSERT INTO machines ({', '.join(_COLUMNS)}) VALUES ({', '.join(':' + name for name in _COLUMNS)})"
-)
+_INSERT = f"INSERT INTO machines ({', '.join(_COLUMNS)}) VALUES ({', '.join(':' + name for name in _COLUMNS)})"
 
 
 class Machines:

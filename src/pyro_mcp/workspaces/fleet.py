@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pyro_mcp.errors import Conflict, NotFound, PyroError
-from pyro_mcp.machines.driver import Driver, GuestRuntime, Image, Machine, MachineSpec
+from pyro_mcp.machines.driver import Driver, GuestRuntime, Image, Machine, MachineSpec, WorkspaceMount
 from pyro_mcp.protocol.channel import ChannelClosed, RemoteError
 from pyro_mcp.settings import Settings
 from pyro_mcp.store.machines import MachineRow, Machines
@@ -29,11 +29,13 @@ SHUTDOWN_SECONDS = 10.0
 
 @dataclass(frozen=True)
 class Boot:
-    """What a machine is born from. Without images it is no guest."""
+    """What a machine is born from. Without images it is no guest; `seed` and `workspace` are a workspace's."""
 
     driver: Driver
     environment: Image | None = None
     runtime: GuestRuntime | None = None
+    seed: Path | None = None
+    workspace: WorkspaceMount | None = None
 
 
 @dataclass(frozen=True)
@@ -117,10 +119,14 @@ class Fleet:
 
     # -- coming
 
-    def admit(self, row: MachineRow) -> None:
-        """Write the intent to make a machine, or raise `Capacity`. A row that starts right away takes memory."""
+    def admit(self, row: MachineRow, *, replacing: str | None = None) -> None:
+        """Write the intent to make a machine, or raise `Capacity`. A row that starts right away takes memory.
+
+        A machine that soon takes the place of `replacing` is admitted into that place: for the moments of a change
+        both hold memory, because otherwise a full host could reset nothing.
+        """
         with self._admitting:
-            rows = self._machines.list()
+            rows = [other for other in self._machines.list() if other.machine_id != replacing]
             admission.check_place(rows, self._settings)
             admission.check_memory(rows, row.mem_mib, self._settings)
             self._machines.insert(row)
@@ -175,6 +181,8 @@ class Fleet:
             vcpu_count=row.vcpu_count,
             mem_mib=row.mem_mib,
             scratch_mib=row.scratch_mib,
+            seed=boot.seed,
+            workspace=boot.workspace,
         )
         self._ended.pop(row.machine_id, None)
         machine = boot.driver.launch(spec, progress)
@@ -258,13 +266,13 @@ class Fleet:
     # -- time
 
     def next_expiry(self) -> float | None:
-        """Seconds until the next machine expires, at most 0 when one has; None without machines."""
-        return min((self._remaining(row) for row in self._machines.list()), default=None)
+        """Seconds until the next machine of its own expires, at most 0 when one has; None when there is none."""
+        return min((self._remaining(row) for row in self._independent()), default=None)
 
     def reap(self) -> list[str]:
         """Remove every machine whose time is up; their ids. One that cannot be removed does not spare the others."""
         gone = []
-        for row in self._machines.list():
+        for row in self._independent():
             if self._remaining(row) <= 0:
                 try:
                     if self.remove(row.machine_id, f"its {row.ttl_seconds} s to live have passed"):
@@ -272,6 +280,10 @@ class Fleet:
                 except PyroError as error:
                     print(f"cannot reap {row.machine_id}: {error}")
         return gone
+
+    def _independent(self) -> list[MachineRow]:
+        """Machines that end by themselves; a workspace's ends with the workspace."""
+        return [row for row in self._machines.list() if row.workspace_id is None]
 
     def _remaining(self, row: MachineRow) -> float:
         return self._clock.remaining(row.boot_id, row.deadline_ns, row.expires_at)

@@ -6,19 +6,17 @@ the store, after the node's own death.
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, cast
 
-from pyro_mcp.errors import IsolationUnavailable, MissingDependency, PyroError, TimedOut, Unsupported
+from pyro_mcp.errors import Conflict, PyroError, TimedOut, Unsupported
 from pyro_mcp.machines.driver import Machine
 from pyro_mcp.model.machine import ReapResult, Vm, VmDeleted, VmNetwork, VmState
 from pyro_mcp.model.process import Cleanup, ExecutionMode, Isolation, RunResult
 from pyro_mcp.operations.call import Call
 from pyro_mcp.store.machines import MachineRow
-from pyro_mcp.system.clock import NANO
-from pyro_mcp.workspaces import admission
+from pyro_mcp.workspaces.births import Births
 from pyro_mcp.workspaces.exec import run_command
 from pyro_mcp.workspaces.fleet import Boot
 
@@ -35,6 +33,7 @@ class Vms:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._fleet = engine.fleet
+        self._births = Births(engine)
 
     def run(
         self,
@@ -47,8 +46,7 @@ class Vms:
         **size: Any,
     ) -> RunResult:
         """Make, use and remove one machine. Raises what making and using it raise; it is removed in any case."""
-        boot = self._prepare(call, environment, **size)
-        row = self._row(environment, boot, one_shot=True, **size)
+        boot, row = self._born(call, environment, one_shot=True, **size)
         self._fleet.admit(row)
         removal = _Removal(self._engine, row.machine_id, "one-shot machine")
         with removal:
@@ -59,8 +57,7 @@ class Vms:
         return RunResult(**done, vm_id=row.machine_id, environment=environment, cleanup=removal.outcome)
 
     def create(self, call: Call[Engine], environment: str, **size: Any) -> Vm:
-        boot = self._prepare(call, environment, **size)
-        row = self._row(environment, boot, one_shot=False, **size)
+        _, row = self._born(call, environment, one_shot=False, **size)
         self._fleet.admit(row)
         try:
             self._engine.images.lease(row)
@@ -71,9 +68,9 @@ class Vms:
         return vm_of(self._fleet.created(row.machine_id))
 
     def start(self, call: Call[Engine], machine_id: str) -> Vm:
-        row = self._fleet.get(machine_id)
+        row = self._own(machine_id)
         if row.state != "running":
-            self._start(call, machine_id, self._boot_again(call, row))
+            self._start(call, machine_id, self._births.again(call, row))
         return vm_of(self._fleet.get(machine_id))
 
     def exec(
@@ -86,26 +83,27 @@ class Vms:
         stdin: bytes | Iterable[bytes] | None,
     ) -> RunResult:
         """One command in a running machine, which is removed afterwards. Raises `NotFound` and `Conflict` before."""
+        environment = self._own(machine_id).environment
         machine = self._fleet.live(machine_id)
-        environment = self._fleet.get(machine_id).environment
         removal = _Removal(self._engine, machine_id, "vm_exec runs one command")
         with removal:
             done = self._exec(call, machine, command, timeout_seconds, stdin)
         return RunResult(**done, vm_id=machine_id, environment=environment, cleanup=removal.outcome)
 
     def stop(self, machine_id: str) -> Vm:
+        self._own(machine_id)
         return vm_of(self._fleet.stop(machine_id))
 
     def delete(self, machine_id: str) -> VmDeleted:
-        self._fleet.get(machine_id)
+        self._own(machine_id)
         deleted = self._fleet.remove(machine_id, "asked to")
         return VmDeleted(vm_id=machine_id, deleted=deleted, reason="asked to")
 
     def status(self, machine_id: str) -> Vm:
-        return vm_of(self._fleet.get(machine_id))
+        return vm_of(self._own(machine_id))
 
     def network(self, machine_id: str) -> VmNetwork:
-        row = self._fleet.get(machine_id)
+        row = self._own(machine_id)
         return VmNetwork(
             vm_id=machine_id,
             network_enabled=False,
@@ -120,67 +118,28 @@ class Vms:
 
     # -- parts
 
-    def _prepare(
-        self, call: Call[Engine], environment: str, *, allow_host_compat: bool, network: bool, **size: Any
-    ) -> Boot:
-        """Refuse early what cannot be, then have everything at hand that a machine is born from."""
+    def _own(self, machine_id: str) -> MachineRow:
+        """The machine, if the vm verbs may touch it. Raises `NotFound`, or `Conflict` when a workspace lives in it."""
+        row = self._fleet.get(machine_id)
+        if row.workspace_id is not None:
+            raise Conflict(
+                f"cannot use the machine {machine_id}: the workspace {row.workspace_id} lives in it",
+                hint="Use the workspace verbs with the workspace's id",
+            )
+        return row
+
+    def _born(
+        self, call: Call[Engine], environment: str, *, one_shot: bool, network: bool, **size: Any
+    ) -> tuple[Boot, MachineRow]:
         if network:
             raise Unsupported(
                 "cannot give the machine a network: this version of pyro has none yet", hint="Leave `network` out"
             )
-        admission.check_size(size["vcpu_count"])
-        rows = self._fleet.rows()
-        admission.check_place(rows, self._engine.settings)
-        admission.check_memory(rows, size["mem_mib"], self._engine.settings)
-        try:
-            return self._guest_boot(call, environment)
-        except (IsolationUnavailable, MissingDependency) as error:
-            if not allow_host_compat:
-                raise
-            self._engine.images.inspect(environment)
-            call.notice(f"{error.message}; running on this host WITHOUT isolation, as allowed")
-            return Boot(self._engine.drivers.host())
-
-    def _guest_boot(self, call: Call[Engine], environment: str) -> Boot:
-        self._engine.drivers.require_guest()
-        image, runtime = self._engine.images.for_guest(call, environment)
-        return Boot(self._engine.drivers.guest(image, runtime, call.notice), image, runtime)
-
-    def _boot_again(self, call: Call[Engine], row: MachineRow) -> Boot:
-        driver = self._engine.drivers.by_isolation(row.isolation)
-        return Boot(driver) if row.digest is None else Boot(driver, *self._engine.images.of_machine(call, row))
-
-    def _row(
-        self,
-        environment: str,
-        boot: Boot,
-        *,
-        one_shot: bool,
-        vcpu_count: int,
-        mem_mib: int,
-        ttl_seconds: int,
-        **_: Any,
-    ) -> MachineRow:
-        clock, promised = self._engine.clock, boot.driver.capabilities
-        now = clock.wall()
-        return MachineRow(
-            machine_id=f"vm-{secrets.token_hex(6)}",
-            environment=environment,
-            digest=boot.environment.digest if boot.environment else None,
-            driver=boot.driver.name,
-            isolation=promised.isolation,
-            execution_mode=promised.execution_mode,
-            vcpu_count=vcpu_count,
-            mem_mib=mem_mib,
-            scratch_mib=SCRATCH_MIB,
-            state="creating",
-            one_shot=one_shot,
-            ttl_seconds=ttl_seconds,
-            created_at=now,
-            expires_at=now + ttl_seconds,
-            boot_id=clock.boot_id,
-            deadline_ns=clock.boot_ns() + ttl_seconds * NANO,
+        allowed = size.pop("allow_host_compat")
+        boot = self._births.prepare(
+            call, environment, vcpu_count=size["vcpu_count"], mem_mib=size["mem_mib"], allow_host_compat=allowed
         )
+        return boot, self._births.row(environment, boot, one_shot=one_shot, scratch_mib=SCRATCH_MIB, **size)
 
     def _start(self, call: Call[Engine], machine_id: str, boot: Boot) -> Machine:
         call.progress("starting the machine", None)

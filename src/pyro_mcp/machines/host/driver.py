@@ -39,6 +39,9 @@ class HostDriver:
         isolation="none", execution_mode="host_compat", own_kernel=False, restores=False, memory_bound=False
     )
 
+    def workspace_path(self, directory: Path) -> str:
+        return str(directory / ROOT)
+
     def launch(self, spec: MachineSpec, progress: Progress) -> HostMachine:
         """An agent that serves `spec.directory`/root. Raises `MachineFailed`."""
         child = _spawn(spec.directory, spec.machine_id)

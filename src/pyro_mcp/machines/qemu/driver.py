@@ -42,6 +42,7 @@ BOOT_SECONDS = {"kvm": 30.0, "tcg": 120.0}
 ANSWER_SECONDS = 30.0
 ADOPT_SECONDS = 5.0
 SCRATCH, TOKEN = "scratch.ext4", "token"
+WORKSPACE = "/workspace"
 READY = b"pyro-agent: ready"
 """What the agent says on the console when it waits for its first connection, which a template must not have had."""
 
@@ -63,6 +64,9 @@ class QemuDriver:
             restores=True,
             memory_bound=True,
         )
+
+    def workspace_path(self, directory: Path) -> str:
+        return WORKSPACE
 
     def launch(self, spec: MachineSpec, progress: Progress) -> QemuMachine:
         """A configured machine, restored from its kind's template, which is made first if there is none.
@@ -276,9 +280,16 @@ def _configure(spec: MachineSpec, channel: Channel) -> None:
             "token": token,
             "scratch": True,
             "seed": spec.seed is not None,
+            **_workspace(spec),
         },
         timeout=ANSWER_SECONDS,
     )
+
+
+def _workspace(spec: MachineSpec) -> dict[str, object]:
+    if spec.workspace is None:
+        return {}
+    return {"workspace": {"seed": spec.seed is not None, "load": spec.workspace.load}}
 
 
 def _save(process: Vmm, state: Path) -> None:

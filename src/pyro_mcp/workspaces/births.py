@@ -1,0 +1,85 @@
+"""Births: what every machine needs before it can be, whether it stands alone or a workspace lives in it."""
+
+from __future__ import annotations
+
+import secrets
+from typing import TYPE_CHECKING
+
+from pyro_mcp.errors import IsolationUnavailable, MissingDependency
+from pyro_mcp.operations.call import Call
+from pyro_mcp.store.machines import MachineRow
+from pyro_mcp.system.clock import NANO
+from pyro_mcp.workspaces import admission
+from pyro_mcp.workspaces.fleet import Boot
+
+if TYPE_CHECKING:
+    from pyro_mcp.workspaces.engine import Engine
+
+
+class Births:
+    """Over one engine: from a name to what a machine is born from, and the row that announces it."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def prepare(
+        self, call: Call[Engine], environment: str, *, vcpu_count: int, mem_mib: int, allow_host_compat: bool
+    ) -> Boot:
+        """Refuse early what cannot be, then have everything at hand that a machine is born from."""
+        admission.check_size(vcpu_count)
+        rows = self._engine.fleet.rows()
+        admission.check_place(rows, self._engine.settings)
+        admission.check_memory(rows, mem_mib, self._engine.settings)
+        try:
+            return self._guest(call, environment)
+        except (IsolationUnavailable, MissingDependency) as error:
+            if not allow_host_compat:
+                raise
+            self._engine.images.inspect(environment)
+            call.notice(f"{error.message}; running on this host WITHOUT isolation, as allowed")
+            return Boot(self._engine.drivers.host())
+
+    def again(self, call: Call[Engine], row: MachineRow) -> Boot:
+        """What the existing machine `row`, or one like it, is born from."""
+        driver = self._engine.drivers.by_isolation(row.isolation)
+        return Boot(driver) if row.digest is None else Boot(driver, *self._engine.images.of_machine(call, row))
+
+    def row(
+        self,
+        environment: str,
+        boot: Boot,
+        *,
+        one_shot: bool,
+        vcpu_count: int,
+        mem_mib: int,
+        scratch_mib: int,
+        ttl_seconds: int,
+        workspace_id: str | None = None,
+    ) -> MachineRow:
+        """A machine that is about to be made, with an id of its own."""
+        clock, promised = self._engine.clock, boot.driver.capabilities
+        now = clock.wall()
+        return MachineRow(
+            machine_id=f"vm-{secrets.token_hex(6)}",
+            environment=environment,
+            digest=boot.environment.digest if boot.environment else None,
+            driver=boot.driver.name,
+            isolation=promised.isolation,
+            execution_mode=promised.execution_mode,
+            vcpu_count=vcpu_count,
+            mem_mib=mem_mib,
+            scratch_mib=scratch_mib,
+            state="creating",
+            one_shot=one_shot,
+            ttl_seconds=ttl_seconds,
+            created_at=now,
+            expires_at=now + ttl_seconds,
+            boot_id=clock.boot_id,
+            deadline_ns=clock.boot_ns() + ttl_seconds * NANO,
+            workspace_id=workspace_id,
+        )
+
+    def _guest(self, call: Call[Engine], environment: str) -> Boot:
+        self._engine.drivers.require_guest()
+        image, runtime = self._engine.images.for_guest(call, environment)
+        return Boot(self._engine.drivers.guest(image, runtime, call.notice), image, runtime)
