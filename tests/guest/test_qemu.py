@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,12 +16,15 @@ from pathlib import Path
 
 import pytest
 
+from pyro_mcp.environments.image import make_initramfs
+from pyro_mcp.environments.packages import current_packages
 from pyro_mcp.errors import MachineFailed
 from pyro_mcp.machines.driver import MachineSpec
 from pyro_mcp.machines.preflight import kvm_verdict
 from pyro_mcp.machines.qemu.driver import QemuDriver, QemuMachine
 from pyro_mcp.machines.template import RAM, SCRATCH, STATE
 from pyro_mcp.protocol.channel import ChannelClosed, Data, Result
+from pyro_mcp.settings import Settings
 from pyro_mcp.system.progress import silent
 
 pytestmark = pytest.mark.guest
@@ -189,6 +193,27 @@ def test_a_kernel_that_does_not_boot_is_one_clear_error_and_leaves_nothing(
         QemuDriver(cache_dir, accelerator="tcg", boot_seconds=20).boot(spec)
     assert caught.value.hint
     assert "panic" in caught.value.hint
+    assert not [pid for pid in os.listdir("/proc") if pid.isdigit() and spec.machine_id in cmdline(pid)]
+
+
+def test_an_agent_that_never_answers_is_given_up_in_time(
+    new_spec: Callable[..., MachineSpec], cache_dir: Path, tmp_path: Path
+) -> None:
+    packages = current_packages(dataclasses.replace(Settings.load(), cache_dir=cache_dir))
+    assert packages is not None
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    (tree / "init").write_text("#!/busybox sh\necho alive but mute\nexec /busybox sleep 1000\n")
+    shutil.copy(packages.busybox, tree / "busybox")
+    for program in tree.iterdir():
+        program.chmod(0o755)
+    make_initramfs(tree, tmp_path / "initramfs")
+    spec = new_spec()
+    assert spec.runtime is not None
+    spec = dataclasses.replace(spec, runtime=dataclasses.replace(spec.runtime, initramfs=tmp_path / "initramfs"))
+    with pytest.raises(MachineFailed, match="did not say hello") as caught:
+        QemuDriver(cache_dir, accelerator="tcg", boot_seconds=10).boot(spec)
+    assert "alive but mute" in str(caught.value.hint)
     assert not [pid for pid in os.listdir("/proc") if pid.isdigit() and spec.machine_id in cmdline(pid)]
 
 

@@ -40,10 +40,20 @@ def copy_sparse(source: Path, target: Path, *, size: int | None = None) -> None:
 def _copy_range(reading: int, writing: int, offset: int, length: int) -> None:
     end = offset + length
     while offset < end:
-        copied = os.copy_file_range(reading, writing, end - offset, offset, offset)
+        copied = _copy_some(reading, writing, offset, end - offset)
         if copied == 0:
             raise OSError(errno.EIO, "the file shrank while it was copied")
         offset += copied
+
+
+def _copy_some(reading: int, writing: int, offset: int, length: int) -> int:
+    try:
+        return os.copy_file_range(reading, writing, length, offset, offset)
+    except OSError as error:
+        # Two file systems, or one that cannot: the kernel will not copy, so we do.
+        if error.errno not in (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
+            raise
+    return os.pwrite(writing, os.pread(reading, min(length, _CHUNK), offset), offset)
 
 
 def digest_sparse(path: Path) -> str:

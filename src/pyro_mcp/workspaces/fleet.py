@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from pyro_mcp.errors import Conflict, NotFound, PyroError
+from pyro_mcp.errors import Conflict, DiskFull, NotFound, PyroError
 from pyro_mcp.machines.driver import Driver, GuestRuntime, Image, Machine, MachineSpec, WorkspaceMount
 from pyro_mcp.protocol.channel import ChannelClosed, RemoteError
 from pyro_mcp.settings import Settings
@@ -223,7 +223,10 @@ class Fleet:
             row = self._machines.get(machine_id)
             if row is None:
                 return False
-            self._machines.set_state(machine_id, "deleting", reason=why)
+            # On a full disk the intent cannot be written, but deleting is what frees it: whoever dies in between
+            # leaves a machine without its files, which the next node removes like any other dead one.
+            with contextlib.suppress(DiskFull):
+                self._machines.set_state(machine_id, "deleting", reason=why)
             self._changed("deleting")
             machine = self._live.pop(machine_id, None)
             if machine is not None:

@@ -181,7 +181,8 @@ def test_undecodable_arguments_survive(agent: Client) -> None:
 def test_a_command_has_no_descriptor_of_the_agents_and_no_odd_signal_state(agent: Client) -> None:
     assert agent.exec("ls", "/proc/self/fd").stdout.split() == [b"0", b"1", b"2", b"3"]
     status = dict(line.split(b":\t", 1) for line in agent.exec("cat", "/proc/self/status").stdout.splitlines())
-    assert int(status[b"SigIgn"], 16) == 0
+    reserved = 1 << 31  # glibc's posix_spawn leaves its own signal 32 ignored, so under `make` we inherit that
+    assert int(status[b"SigIgn"], 16) & ~reserved == 0
     assert int(status[b"SigBlk"], 16) == 0
 
 

@@ -14,7 +14,7 @@ BINARY = {"x86_64": "qemu-system-x86_64", "aarch64": "qemu-system-aarch64"}.get(
     platform.machine(), "qemu-system-x86_64"
 )
 
-COMMAND_VERSION = 2
+COMMAND_VERSION = 3
 """Part of every template's identity: raise it when the machine a guest sees changes."""
 
 DISK_BYTES = 256 * 1024**3
@@ -107,7 +107,10 @@ def _port(name: str, fd: int) -> tuple[str, str]:
 
 
 def _disk(name: str, path: Path, *, read_only: bool) -> tuple[str, ...]:
-    """A raw disk. Format probing would let a guest that writes a QCOW2 header name host files."""
+    """A raw disk. Format probing would let a guest that writes a QCOW2 header name host files.
+
+    A full host disk is reported to the guest as an I/O error; QEMU's default would freeze the guest without a word.
+    """
     node: dict[str, object] = {
         "driver": "raw",
         "node-name": name,
@@ -115,4 +118,4 @@ def _disk(name: str, path: Path, *, read_only: bool) -> tuple[str, ...]:
         "discard": "unmap",
         "file": {"driver": "file", "filename": str(path), "read-only": read_only, "discard": "unmap"},
     }
-    return "-blockdev", json.dumps(node), "-device", f"virtio-blk-device,drive={name},serial={name}"
+    return "-blockdev", json.dumps(node), "-device", f"virtio-blk-device,drive={name},serial={name},werror=report,rerror=report"
