@@ -73,7 +73,7 @@ def test_a_state_directory_of_somebody_else_is_refused(environ: dict[str, str], 
     tmp_path.chmod(0o755)
     environ = {**environ, "PYRO_STATE_DIR": str(locked / "state"), "HOME": "/nonexistent"}
     drop = "import os, sys; os.setgid(65534); os.setuid(65534); "
-    code = drop + "from pyro_mcp.surfaces.cli.main import main; main(sys.argv[1:])"
+    code = drop + "from pyro_mcp.surfaces.cli.main import main; sys.exit(main(sys.argv[1:]))"
     python = next((path for path in (sys.executable, "/usr/bin/python3") if anybody_may_run(path)), None)
     if python is None:
         pytest.skip("every interpreter here lies where only root may look")
