@@ -1,0 +1,51 @@
+"""What a tree may amount to before it is refused, and the note of what was left out of one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pyro_mcp.errors import InvalidArgument
+
+GIB = 1024**3
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Most members, most bytes (holes counted, since an image has none), and how far an archive may unfold:
+    `ratio` times its packed size once `free_bytes` are passed."""
+
+    entries: int = 200_000
+    bytes: int = 8 * GIB
+    ratio: int = 250
+    free_bytes: int = 64 * 1024**2
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A member that was left out or altered, and why. `path` is relative to the root, bytes as lone surrogates."""
+
+    path: str
+    reason: str
+
+
+class Meter:
+    """Counts members and bytes against `limits`. `what` completes "cannot …"."""
+
+    def __init__(self, limits: Limits, what: str) -> None:
+        self.entries = 0
+        self.bytes = 0
+        self._limits = limits
+        self._what = what
+
+    def add(self, path: str, size: int) -> None:
+        """Count one member. Raises `InvalidArgument` at the limit."""
+        self.entries += 1
+        self.bytes += size
+        if self.entries > self._limits.entries:
+            raise self._refused(f"more than {self._limits.entries:,} files and directories")
+        if self.bytes > self._limits.bytes:
+            most = f"{self._limits.bytes:,} bytes, holes in sparse files counted"
+            raise self._refused(f"more than {most}; passed at {ascii(path)[1:-1][:300]}")
+
+    def _refused(self, cause: str) -> InvalidArgument:
+        return InvalidArgument(f"cannot {self._what}: {cause}", hint="Leave out what the work does not need")

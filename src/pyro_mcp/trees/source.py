@@ -1,0 +1,191 @@
+"""A directory of the host as a sequence of entries.
+
+Every step is an `openat` below a directory that is open already and none follows a link, so whoever swaps links and
+directories meanwhile cannot lead the walk out. What cannot travel (sockets, pipes, devices, what may not be read) is
+left out and listed; so is a file that changed while it was read, though its bytes do travel.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+from pyro_mcp.errors import Cancelled, InvalidArgument, NotFound
+from pyro_mcp.protocol.entries import MAX_EXTENTS, Entry, EntryError, Piece, check
+from pyro_mcp.system.atomic import disk_errors
+from pyro_mcp.system.sparse import extents
+from pyro_mcp.trees.limits import Limits, Meter, Skipped
+
+CHUNK = 256 * 1024
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+_KINDS = {
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+CHANGED = "it changed while it was read"
+PRIVILEGED = "its setuid and setgid bits were removed"
+
+
+class DirectorySource:
+    """The tree below `root`, in a stable order, parents first. Iterate once; then `skipped` is complete.
+
+    The tree arrives owned by root, without setuid and setgid bits. Raises `InvalidArgument` (not a directory, limits),
+    `NotFound`, `PermissionDenied` for the root itself, and `Cancelled`.
+    """
+
+    mode = "directory"
+
+    def __init__(self, root: Path, *, limits: Limits | None = None, cancelled: threading.Event | None = None) -> None:
+        self.skipped: list[Skipped] = []
+        self._root = root
+        self._meter = Meter(limits or Limits(), f"import {root}")
+        self._cancelled = cancelled
+        self._links: dict[tuple[int, int], str] = {}
+
+    def __iter__(self) -> Iterator[Entry | Piece]:
+        with disk_errors(f"read {self._root}"):
+            try:
+                descriptor = os.open(self._root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            except FileNotFoundError:
+                raise NotFound(f"cannot read {self._root}: no such directory") from None
+            except NotADirectoryError:
+                raise InvalidArgument(f"cannot read {self._root}: it is not a directory") from None
+            about = os.fstat(descriptor)
+        try:
+            yield from self._directory(descriptor, "", ((about.st_dev, about.st_ino),))
+        finally:
+            os.close(descriptor)
+
+    def _directory(self, descriptor: int, path: str, above: tuple[tuple[int, int], ...]) -> Iterator[Entry | Piece]:
+        try:
+            names = sorted(os.listdir(descriptor))
+        except OSError as error:
+            self._skip(path or ".", _why(error))
+            return
+        for name in names:
+            if self._cancelled is not None and self._cancelled.is_set():
+                raise Cancelled(f"cannot finish reading {self._root}: cancelled")
+            below = f"{path}/{name}" if path else name
+            try:
+                yield from self._member(descriptor, name, below, above)
+            except OSError as error:
+                self._skip(below, _why(error))
+            except EntryError as error:
+                self._skip(below, str(error))
+
+    def _member(self, parent: int, name: str, path: str, above: tuple[tuple[int, int], ...]) -> Iterator[Entry | Piece]:
+        about = os.stat(name, dir_fd=parent, follow_symlinks=False)
+        kind = stat.S_IFMT(about.st_mode)
+        if kind in _KINDS:
+            self._skip(path, _KINDS[kind])
+        elif kind == stat.S_IFLNK:
+            target = os.readlink(name, dir_fd=parent)
+            yield self._counted(Entry(path, "symlink", 0o777, about.st_mtime_ns, target=target))
+        elif kind == stat.S_IFDIR:
+            descriptor = os.open(name, _DIRECTORY, dir_fd=parent)
+            try:
+                yield from self._subdirectory(descriptor, path, above)
+            finally:
+                os.close(descriptor)
+        else:
+            descriptor = os.open(name, _FILE, dir_fd=parent)
+            try:
+                yield from self._file(descriptor, path, about)
+            finally:
+                os.close(descriptor)
+
+    def _subdirectory(self, descriptor: int, path: str, above: tuple[tuple[int, int], ...]) -> Iterator[Entry | Piece]:
+        about = os.fstat(descriptor)
+        identity = (about.st_dev, about.st_ino)
+        if identity in above:  # a bind mount of a parent
+            self._skip(path, "it contains itself")
+            return
+        yield self._counted(Entry(path, "directory", self._mode(path, about), about.st_mtime_ns))
+        yield from self._directory(descriptor, path, (*above, identity))
+
+    def _file(self, descriptor: int, path: str, seen: os.stat_result) -> Iterator[Entry | Piece]:
+        about = os.fstat(descriptor)
+        if not stat.S_ISREG(about.st_mode) or (about.st_dev, about.st_ino) != (seen.st_dev, seen.st_ino):
+            self._skip(path, CHANGED)
+            return
+        identity = (about.st_dev, about.st_ino)
+        if about.st_nlink > 1 and identity in self._links:
+            yield self._counted(Entry(path, "hardlink", target=self._links[identity]))
+            return
+        steady = True
+        for item in _contents(descriptor, Entry(path, "file", self._mode(path, about), about.st_mtime_ns), about):
+            if isinstance(item, Entry):
+                yield self._counted(item)
+                self._links[identity] = path
+            elif item is None:
+                steady = False
+            else:
+                yield item
+        after = os.fstat(descriptor)
+        if not steady or (after.st_size, after.st_mtime_ns) != (about.st_size, about.st_mtime_ns):
+            self._skip(path, CHANGED)
+
+    def _mode(self, path: str, about: os.stat_result) -> int:
+        if stat.S_ISREG(about.st_mode) and about.st_mode & 0o6000:
+            self._skip(path, PRIVILEGED)
+        return about.st_mode & 0o1777
+
+    def _counted(self, entry: Entry) -> Entry:
+        check(entry)
+        self._meter.add(entry.path, entry.size)
+        return entry
+
+    def _skip(self, path: str, reason: str) -> None:
+        self.skipped.append(Skipped(path, reason))
+
+
+def _contents(descriptor: int, entry: Entry, about: os.stat_result) -> Iterator[Entry | Piece | None]:
+    """The entry with its size and its bytes; None when the file turned out shorter than announced."""
+    size = about.st_size
+    if about.st_blocks * 512 < size:
+        found = [(begin, min(length, size - begin)) for begin, length in extents(descriptor) if begin < size]
+        if len(found) <= MAX_EXTENTS:
+            yield _sized(entry, size, tuple(found))
+            for begin, length in found:
+                yield from _bytes(descriptor, begin, length)
+            return
+    if size <= CHUNK:
+        # Read first, announce then: what travels is one state of the file, whatever became of it.
+        data = os.pread(descriptor, CHUNK, 0) if size else b""
+        yield _sized(entry, len(data), None)
+        if data:
+            yield Piece(0, data)
+        return
+    yield _sized(entry, size, None)
+    yield from _bytes(descriptor, 0, size)
+
+
+def _sized(entry: Entry, size: int, found: tuple[tuple[int, int], ...] | None) -> Entry:
+    return Entry(entry.path, "file", entry.mode, entry.mtime_ns, size, extents=found)
+
+
+def _bytes(descriptor: int, begin: int, length: int) -> Iterator[Piece | None]:
+    end = begin + length
+    while begin < end:
+        data = os.pread(descriptor, min(CHUNK, end - begin), begin)
+        if not data:
+            yield None
+            data = bytes(min(CHUNK, end - begin))
+        yield Piece(begin, data)
+        begin += len(data)
+
+
+def _why(error: OSError) -> str:
+    if error.errno in (errno.ENOENT, errno.ELOOP, errno.ENOTDIR, errno.ENXIO, errno.ESTALE):
+        return CHANGED
+    with contextlib.suppress(TypeError, ValueError):
+        return os.strerror(error.errno or errno.EIO)
+    return "it cannot be read"
