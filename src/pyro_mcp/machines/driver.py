@@ -17,13 +17,18 @@ from pyro_mcp.system.progress import Progress
 
 @dataclass(frozen=True)
 class Capabilities:
-    """What a driver's machines promise. `isolation` is the tier that results report."""
+    """What a driver's machines promise. `isolation` is the tier that results report.
+
+    `overlay`: a workspace is laid over its seed, so the seed is a disk that nothing inside can change, and a snapshot
+    holds what has changed; without it, the workspace is a plain directory, and a snapshot a copy of it.
+    """
 
     isolation: str
     execution_mode: str
     own_kernel: bool
     restores: bool
     memory_bound: bool
+    overlay: bool
 
 
 @dataclass(frozen=True)
@@ -55,7 +60,7 @@ class WorkspaceMount:
 class MachineSpec:
     """A machine to be born. `directory` is its own, mode 0700, made by the caller and removed by the caller.
 
-    `seed` is a read-only image of what the workspace starts with.
+    `seed` is what the workspace starts with: a read-only image for a driver with `overlay`, else a directory.
     """
 
     machine_id: str
@@ -96,9 +101,6 @@ class Driver(Protocol):
 
     name: str
     capabilities: Capabilities
-
-    def workspace_path(self, directory: Path) -> str:
-        """Where commands find the workspace of the machine in `directory`."""
 
     def launch(self, spec: MachineSpec, progress: Progress) -> Machine:
         """Boot or restore a machine, configured and answering. On failure nothing of it is left running.

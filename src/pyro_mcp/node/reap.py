@@ -1,4 +1,4 @@
-"""Reap: remove machines when their time is up, also when no command runs and nobody is connected.
+"""Reap: remove machines and workspaces when their time is up, also when no command runs and nobody is connected.
 
 One thread sleeps until the earliest deadline and is woken when machines come or go; it never polls.
 """
@@ -53,12 +53,12 @@ class Reaper:
     def _work(self) -> float | None:
         """Remove what has expired; seconds until there is more to do."""
         try:
-            remaining = self._engine.fleet.next_expiry()
+            remaining = self._engine.next_expiry()
             if remaining is not None and remaining <= 0:
-                self._engine.fleet.reap()
-                remaining = self._engine.fleet.next_expiry()
+                self._engine.reap()
+                remaining = self._engine.next_expiry()
         except PyroError as error:
-            print(f"cannot look for expired machines: {error}")
+            print(f"cannot look for what has expired: {error}")
             return RETRY_SECONDS
         if remaining is None:
             return None

@@ -21,10 +21,10 @@ class Param:
     """What a parameter means to people and machines.
 
     `ge`/`le` bound numbers; `min_length`/`max_length` bound strings and lists; `pattern` is an unanchored regular
-    expression and `rule` says it in words. `cli` is how the command line takes it: `option` is `--name`,
-    `positional` a word in order, `command` everything after `--`, `stdin` the process's own standard input.
-    `tool` says which MCP servers show it: every one, only the `full` profile, only one started with
-    `host_compat` allowed, or `never`.
+    expression and `rule` says it in words. `cli` is how the command line takes it: `option` is `--name`, or `flag`
+    where that reads better (a list or a mapping is given piece by piece), `positional` a word in order, `command`
+    everything after `--`, `stdin` the process's own standard input. `tool` says which MCP servers show it: every
+    one, only the `full` profile, only one started with `host_compat` allowed, or `never`.
     """
 
     help: str = ""
@@ -35,6 +35,7 @@ class Param:
     pattern: str | None = None
     rule: str | None = None
     metavar: str | None = None
+    flag: str | None = None
     cli: Literal["option", "positional", "command", "stdin"] = "option"
     tool: Literal["always", "full", "host_compat", "never"] = "always"
     stream: bool = False
@@ -73,7 +74,7 @@ class Field:
 
     @property
     def flag(self) -> str:
-        return "--" + self.name.replace("_", "-")
+        return self.param.flag or "--" + self.name.replace("_", "-")
 
     @property
     def description(self) -> str:

@@ -35,7 +35,8 @@ class Effects:
 
 @dataclass(frozen=True)
 class Operation(Generic[P, R]):
-    """A verb. `local` ones run in the caller's process, the others in the node; `title` is the tool's."""
+    """A verb. `local` ones run in the caller's process, the others in the node; `title` is the tool's; `id_field` is
+    the part of the answer that a script wants when it wants only one."""
 
     function: Callable[Concatenate[Call[Any], P], R]
     effects: Effects
@@ -43,6 +44,7 @@ class Operation(Generic[P, R]):
     tool: str | None = None
     title: str | None = None
     local: bool = False
+    id_field: str | None = None
 
     @property
     def name(self) -> str:
@@ -113,11 +115,12 @@ def operation(
     tool: str | None = None,
     title: str | None = None,
     local: bool = False,
+    id_field: str | None = None,
 ) -> Callable[[Callable[Concatenate[Call[Any], P], R]], Operation[P, R]]:
     """Declare the decorated function a public verb."""
 
     def declare(function: Callable[Concatenate[Call[Any], P], R]) -> Operation[P, R]:
-        return Operation(function, effects, cli, tool, title, local)
+        return Operation(function, effects, cli, tool, title, local, id_field)
 
     return declare
 

@@ -22,11 +22,11 @@ class Captured:
 
 
 class Capture:
-    """Keeps at most `limit` bytes: the first half and the last half."""
+    """Keeps at most `limit` bytes: the first `head`, which is half unless told, and the last of the rest."""
 
-    def __init__(self, limit: int = CAPTURE_BYTES) -> None:
-        self._head_room = limit // 2
-        self._tail_room = limit - limit // 2
+    def __init__(self, limit: int = CAPTURE_BYTES, *, head: int | None = None) -> None:
+        self._head_room = limit // 2 if head is None else head
+        self._tail_room = limit - self._head_room
         self._head = bytearray()
         self._tail: deque[bytes] = deque()
         self._tail_size = 0
@@ -48,12 +48,17 @@ class Capture:
             if len(self._tail) > 4096:
                 self._tail = deque([b"".join(self._tail)])
 
+    def raw(self) -> tuple[bytes, int]:
+        """What is kept of the end, and how many bytes between it and the head are not."""
+        tail = b"".join(self._tail)[-self._tail_room :]
+        return tail, self._total - len(self._head) - len(tail)
+
     def finish(self) -> Captured:
         """The whole as text; where bytes were dropped, a line says how many."""
-        head, tail = bytes(self._head), b"".join(self._tail)[-self._tail_room :]
+        head, tail = bytes(self._head), self.raw()[0]
         if self._total == len(head) + len(tail):
             return Captured(*_decode(head + tail, 0))
-        head, tail = _without_broken_end(head), _without_broken_start(tail)
+        head, tail = without_broken_end(head), _without_broken_start(tail)
         dropped = self._total - len(head) - len(tail)
         first, _, lossy_first = _decode(head, dropped)
         last, _, lossy_last = _decode(tail, dropped)
@@ -68,7 +73,7 @@ def _decode(data: bytes, dropped: int) -> tuple[str, int, bool]:
         return data.decode("utf-8", "replace"), dropped, True
 
 
-def _without_broken_end(data: bytes) -> bytes:
+def without_broken_end(data: bytes) -> bytes:
     """Without a character that the cut has halved."""
     for back in range(1, min(4, len(data)) + 1):
         byte = data[-back]

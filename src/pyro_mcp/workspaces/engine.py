@@ -18,7 +18,9 @@ from pyro_mcp.workspaces.fleet import Fleet
 
 if TYPE_CHECKING:
     from pyro_mcp.environments.store import EnvironmentStore
+    from pyro_mcp.workspaces.commands import Commands
     from pyro_mcp.workspaces.images import Images
+    from pyro_mcp.workspaces.lifecycle import Lifecycle
     from pyro_mcp.workspaces.vms import Vms
 
 
@@ -83,6 +85,18 @@ class Engine:
         return Vms(self)
 
     @cached_property
+    def lifecycle(self) -> Lifecycle:
+        from pyro_mcp.workspaces.lifecycle import Lifecycle
+
+        return Lifecycle(self)
+
+    @cached_property
+    def commands(self) -> Commands:
+        from pyro_mcp.workspaces.commands import Commands
+
+        return Commands(self)
+
+    @cached_property
     def images(self) -> Images:
         from pyro_mcp.workspaces.images import Images
 
@@ -100,6 +114,16 @@ class Engine:
         """Whether a machine exists, so that a node is needed to end it in time."""
         return bool(self.fleet.rows())
 
+    def next_expiry(self) -> float | None:
+        """Seconds until the next machine or workspace expires, at most 0 when one has; None when nothing does."""
+        found = (self.fleet.next_expiry(), self.lifecycle.next_expiry())
+        return min((seconds for seconds in found if seconds is not None), default=None)
+
+    def reap(self) -> None:
+        """Remove what has expired."""
+        self.fleet.reap()
+        self.lifecycle.reap()
+
     def on_change(self, callback: Callable[[], None]) -> None:
         """Call `callback` whenever a machine comes, goes or changes."""
         self.fleet.on_change(callback)
@@ -115,4 +139,5 @@ class Engine:
     def close(self) -> None:
         """Let go of the store. Machines that run go on running; the next node adopts them."""
         self.fleet.let_go()
+        self.commands.join()
         self.database.close()

@@ -10,7 +10,7 @@ import re
 import shlex
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from pyro_mcp.errors import Cancelled, MachineFailed, PyroError
@@ -35,6 +35,10 @@ def shown(command: str | list[str]) -> str:
     return command if isinstance(command, str) else shlex.join(command)
 
 
+Output = Callable[[int, bytes], None]
+"""Takes a command's output as it comes: tag 1 is stdout, 2 stderr. May raise `Cancelled`."""
+
+
 def run_command(
     call: Call[Any],
     machine: Machine,
@@ -43,21 +47,43 @@ def run_command(
     timeout_seconds: float,
     stdin: bytes | Iterable[bytes] | None,
 ) -> dict[str, Any]:
-    """Run `command` in `machine`; the fields of a `CommandResult`.
+    """Run `command` in `machine`, its output passed on to `call`; the fields of a `CommandResult`.
+
+    Raises what `attend_command` raises.
+    """
+    captures = {STDOUT: Capture(), STDERR: Capture()}
+
+    def take(tag: int, data: bytes) -> None:
+        captures[tag].add(data)
+        call.output(tag, data)
+
+    done = attend_command(call, machine, command, take, timeout_seconds=timeout_seconds, stdin=stdin)
+    return {**done, **_captured(captures)}
+
+
+def attend_command(
+    call: Call[Any],
+    machine: Machine,
+    command: str | list[str],
+    take: Output,
+    *,
+    timeout_seconds: float,
+    stdin: bytes | Iterable[bytes] | None = None,
+    cwd: str | None = None,
+) -> dict[str, Any]:
+    """Run `command` in `machine` and hand its output to `take`; the fields of a `CommandResult` without the streams.
 
     Raises `Cancelled` when the caller went away (the command has been ended then), `MachineFailed` when the machine
     ended or its agent broke the rules, and what the agent refuses, such as `InvalidArgument`.
     """
     begun = time.monotonic()
-    captures = {STDOUT: Capture(), STDERR: Capture()}
+    params = {"argv": words(command), "timeout_seconds": timeout_seconds, "stdin": stdin is not None}
     try:
-        stream = machine.channel.open(
-            "exec", {"argv": words(command), "timeout_seconds": timeout_seconds, "stdin": stdin is not None}
-        )
+        stream = machine.channel.open("exec", params if cwd is None else {**params, "cwd": cwd})
         with _cancellable(call, machine, stream):
             if stdin is not None:
                 threading.Thread(target=_feed, args=(stream, stdin), name="stdin", daemon=True).start()
-            answer = _follow(call, stream, captures, begun + timeout_seconds + GRACE_SECONDS)
+            answer = _follow(stream, take, begun + timeout_seconds + GRACE_SECONDS)
     except ChannelClosed as error:
         call.check()
         raise _died(machine, command, str(error)) from None
@@ -72,20 +98,18 @@ def run_command(
         "execution_mode": machine.capabilities.execution_mode,
         "isolation": machine.capabilities.isolation,
         **_checked(answer),
-        **_captured(captures),
     }
 
 
-def _follow(call: Call[Any], stream: Stream, captures: dict[int, Capture], deadline: float) -> dict[str, Any]:
-    """Pass on and keep output until the result."""
+def _follow(stream: Stream, take: Output, deadline: float) -> dict[str, Any]:
+    """Pass output on until the result."""
     while True:
         message = stream.receive(max(0.0, deadline - time.monotonic()))
         if isinstance(message, Result):
             return message.value
-        if isinstance(message, Data) and message.tag in captures:
-            captures[message.tag].add(message.data)
+        if isinstance(message, Data) and message.tag in (STDOUT, STDERR):
             try:
-                call.output(message.tag, message.data)
+                take(message.tag, message.data)
             except Cancelled:
                 stream.cancel()
                 raise

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Annotated, Literal
 
 from pyro_mcp.operations.fields import Param
+from pyro_mcp.workspaces.cursor import CURSOR, CURSOR_RULE
 
 EnvironmentName = Annotated[
     str,
@@ -59,3 +60,57 @@ Stdin = Annotated[
 Platform = Annotated[
     Literal["linux-x86_64", "linux-aarch64"], Param(help="look at this host as that platform", metavar="PLATFORM")
 ]
+WorkspaceRef = Annotated[
+    str,
+    Param(
+        help="id of the workspace, or its name if no other has it",
+        min_length=1,
+        max_length=64,
+        metavar="W",
+        cli="positional",
+    ),
+]
+WorkspaceName = Annotated[
+    str, Param(help="a name to call it by, up to 64 printable characters", min_length=1, max_length=256, metavar="NAME")
+]
+Labels = Annotated[
+    dict[str, str],
+    Param(help="labels, each a short key and a value; given again, they replace", flag="--label", metavar="K=V"),
+]
+LabelKeys = Annotated[list[str], Param(help="keys of labels to remove", flag="--clear-label", metavar="K")]
+ClearName = Annotated[bool, Param(help="let it have no name")]
+WorkspaceTtlSeconds = Annotated[
+    int, Param(help="seconds after which the workspace is deleted by itself", ge=1, le=31_536_000, metavar="S")
+]
+ScratchMib = Annotated[
+    int,
+    Param(help="size in MiB of the workspace's own disk, which takes what is written", ge=64, le=65_536, metavar="MIB"),
+]
+Policy = Annotated[
+    Literal["off", "egress", "egress+published-ports"],
+    Param(help="what the workspace may reach", tool="full", metavar="POLICY"),
+]
+WaitSeconds = Annotated[
+    int,
+    Param(
+        help="answer after so many seconds even if it is not done; the command goes on by itself",
+        ge=0,
+        le=600,
+        metavar="S",
+    ),
+]
+FollowSeconds = Annotated[
+    int, Param(help="wait up to so many seconds for output past the cursor or the end", ge=0, le=600, metavar="S")
+]
+Sequence = Annotated[int, Param(help="number of the one command to look at", ge=1, le=1_000_000_000, metavar="N")]
+Cursor = Annotated[
+    str,
+    Param(
+        help="where to read on, the next_cursor of an earlier answer; 0:0 is the beginning",
+        pattern=CURSOR,
+        rule=CURSOR_RULE,
+        metavar="CURSOR",
+    ),
+]
+EndCommand = Annotated[bool, Param(help="end that command and everything it has started")]
+LogLimit = Annotated[int, Param(help="how many of the latest commands to tell", ge=1, le=1000, metavar="N")]

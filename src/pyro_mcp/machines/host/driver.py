@@ -36,11 +36,13 @@ class HostDriver:
 
     name = "host"
     capabilities = Capabilities(
-        isolation="none", execution_mode="host_compat", own_kernel=False, restores=False, memory_bound=False
+        isolation="none",
+        execution_mode="host_compat",
+        own_kernel=False,
+        restores=False,
+        memory_bound=False,
+        overlay=False,
     )
-
-    def workspace_path(self, directory: Path) -> str:
-        return str(directory / ROOT)
 
     def launch(self, spec: MachineSpec, progress: Progress) -> HostMachine:
         """An agent that serves `spec.directory`/root. Raises `MachineFailed`."""

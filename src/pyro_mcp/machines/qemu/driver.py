@@ -42,7 +42,6 @@ BOOT_SECONDS = {"kvm": 30.0, "tcg": 120.0}
 ANSWER_SECONDS = 30.0
 ADOPT_SECONDS = 5.0
 SCRATCH, TOKEN = "scratch.ext4", "token"
-WORKSPACE = "/workspace"
 READY = b"pyro-agent: ready"
 """What the agent says on the console when it waits for its first connection, which a template must not have had."""
 
@@ -63,10 +62,8 @@ class QemuDriver:
             own_kernel=True,
             restores=True,
             memory_bound=True,
+            overlay=True,
         )
-
-    def workspace_path(self, directory: Path) -> str:
-        return WORKSPACE
 
     def launch(self, spec: MachineSpec, progress: Progress) -> QemuMachine:
         """A configured machine, restored from its kind's template, which is made first if there is none.

@@ -1,0 +1,49 @@
+"""Names: the rules that names and labels follow, in one place and in words."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from pyro_mcp.errors import InvalidArgument
+
+WORKSPACE_ID = r"ws-[0-9a-f]{12}"
+SNAPSHOT_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
+SNAPSHOT_RULE = "a letter or digit, then up to 63 letters, digits, and . _ -"
+BASELINE = "baseline"
+NAME_MAX, LABELS_MAX, LABEL_KEY_MAX, LABEL_VALUE_MAX = 64, 32, 64, 256
+LABEL_KEY_RULE = "a letter or digit, then up to 63 letters, digits, and . _ / -"
+_LABEL_KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,63}")
+_WORKSPACE_ID = re.compile(WORKSPACE_ID)
+
+
+def is_workspace_id(text: str) -> bool:
+    """Whether `text` has the form of an id, which no name may have."""
+    return _WORKSPACE_ID.fullmatch(text) is not None
+
+
+def check_name(name: str) -> str:
+    """`name` without blanks around it. Raises `InvalidArgument` with the rule it breaks."""
+    bare = name.strip()
+    rule = f"1 to {NAME_MAX} printable characters on one line"
+    if not bare or len(bare) > NAME_MAX or not bare.isprintable():
+        raise InvalidArgument(f"cannot name the workspace {name[:80]!r}: a name has {rule}", hint=f"Use {rule}")
+    if is_workspace_id(bare):
+        raise InvalidArgument(
+            f"cannot name the workspace {bare!r}: that is the form of an id", hint="Use a name that no id can have"
+        )
+    return bare
+
+
+def check_labels(labels: Mapping[str, str]) -> dict[str, str]:
+    """A copy of `labels`. Raises `InvalidArgument` with the rule that one breaks."""
+    if len(labels) > LABELS_MAX:
+        raise InvalidArgument(f"cannot set {len(labels)} labels: at most {LABELS_MAX} fit")
+    for key, value in labels.items():
+        if not _LABEL_KEY.fullmatch(key):
+            raise InvalidArgument(f"cannot set the label {key[:80]!r}: a key is {LABEL_KEY_RULE}")
+        if len(value) > LABEL_VALUE_MAX or (value and not value.isprintable()):
+            raise InvalidArgument(
+                f"cannot set the label {key!r}: a value is up to {LABEL_VALUE_MAX} printable characters on one line"
+            )
+    return dict(labels)

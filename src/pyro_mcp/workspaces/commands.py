@@ -1,0 +1,283 @@
+"""The bodies of the workspace's exec verbs: run a command, wait for it or not, follow it, end it, tell the history."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterable
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from pyro_mcp.errors import Capacity, Conflict, InvalidArgument, NotFound
+from pyro_mcp.machines.driver import Machine
+from pyro_mcp.model.process import ExecutionMode, Isolation
+from pyro_mcp.model.workspace_exec import CommandEntry, CommandOutput, WorkspaceExec, WorkspaceLogs
+from pyro_mcp.operations.call import STDERR, STDOUT, Call
+from pyro_mcp.store.commands import CommandRow
+from pyro_mcp.store.commands import Commands as Table
+from pyro_mcp.store.workspaces import WorkspaceRow
+from pyro_mcp.workspaces.capture import CAPTURE_BYTES
+from pyro_mcp.workspaces.exec import shown
+from pyro_mcp.workspaces.job import Job
+from pyro_mcp.workspaces.journal import Journal, Reading, read_digest, read_page
+
+if TYPE_CHECKING:
+    from pyro_mcp.workspaces.engine import Engine
+
+RUNNING_MAX = 64
+JOIN_SECONDS = 10.0
+END_SECONDS = 10.0
+LOGS_BYTES = 2 * 1024 * 1024
+ENTRY_BYTES, ENTRY_LEAST = 64 * 1024, 1024
+FOLLOW_PIECE = 64 * 1024
+START = "0:0"
+WORKSPACE = "/workspace"
+
+Key = tuple[str, int, int]
+
+
+class Commands:
+    """The commands of all workspaces over one engine."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._table = Table(engine.database)
+        self._jobs: dict[Key, Job] = {}
+        self._lock = threading.Lock()
+
+    # -- the verbs
+
+    def exec(
+        self,
+        call: Call[Engine],
+        ref: str,
+        *,
+        command: str | list[str],
+        timeout_seconds: int,
+        wait_seconds: int | None,
+        stdin: bytes | Iterable[bytes] | None,
+    ) -> WorkspaceExec:
+        """Run `command`. Without `wait_seconds` it ends with the caller; with it, it goes on by itself."""
+        if wait_seconds is not None and stdin is not None:
+            raise InvalidArgument(
+                "cannot run the command: wait_seconds and stdin exclude each other",
+                hint="Input ends with the caller: write it to a file and run the command with `< file`",
+            )
+        workspace = self._engine.lifecycle.find(ref)
+        machine = self._engine.lifecycle.live(call, workspace)
+        workspace = self._engine.lifecycle.find(workspace.workspace_id)
+        job = self._begin(workspace, machine, command)
+        if wait_seconds is None:
+            self._attend(call, job, command, timeout_seconds, stdin)
+        else:
+            threading.Thread(
+                target=self._run, args=(job, command, timeout_seconds), name=f"exec-{job.row.sequence}", daemon=True
+            ).start()
+            self._watch(call, job, wait_seconds)
+        if job.error is not None and job.over and job.row.state == "lost":
+            raise job.error
+        output = self._output(job.row, read_digest(*self._place(job.row), CAPTURE_BYTES, over=job.over))
+        return WorkspaceExec(workspace_id=workspace.workspace_id, **dict(output.items()))
+
+    def logs(
+        self,
+        call: Call[Engine],
+        ref: str,
+        *,
+        sequence: int | None,
+        cursor: str | None,
+        wait_seconds: int | None,
+        end: bool,
+        limit: int,
+    ) -> WorkspaceLogs:
+        """The history, or one command of it from `cursor` on."""
+        workspace = self._engine.lifecycle.find(ref)
+        if sequence is None:
+            if cursor is not None or wait_seconds is not None or end:
+                raise InvalidArgument(
+                    "cannot follow or end a command: no sequence given", hint="Name one command with `sequence`"
+                )
+            return self._history(workspace, limit)
+        # In this order: a command without a job has its outcome in the row by then.
+        job = self._jobs.get((workspace.workspace_id, workspace.generation, sequence))
+        row = self._row(workspace, sequence)
+        if job is not None and end:
+            job.end()
+            job.join(END_SECONDS)
+        elif job is not None and wait_seconds:
+            forget = call.on_cancel(job.journal.wake)
+            job.journal.wait(cursor or START, wait_seconds, lambda: call.cancelled)
+            forget()
+        entry = self._followed(job.row if job else row, cursor, over=job is None or job.over)
+        count = self._table.count(workspace.workspace_id, workspace.generation)
+        return WorkspaceLogs(workspace_id=workspace.workspace_id, count=1, command_count=count, entries=[entry])
+
+    # -- for the other verbs
+
+    def count(self, workspace: WorkspaceRow) -> int:
+        return self._table.count(workspace.workspace_id, workspace.generation)
+
+    def last(self, workspace: WorkspaceRow) -> CommandEntry | None:
+        """The command that was started last."""
+        found = self._table.latest(workspace.workspace_id, workspace.generation, 1)
+        return CommandEntry(**self._facts(found[0])) if found else None
+
+    def running(self, workspace_id: str) -> int:
+        """How many commands are under way."""
+        return sum(key[0] == workspace_id for key in list(self._jobs))
+
+    def join(self, workspace_id: str | None = None) -> None:
+        """Wait until the commands of a workspace, or of all, have noticed that their machine is gone."""
+        deadline = time.monotonic() + JOIN_SECONDS
+        for key, job in list(self._jobs.items()):
+            if workspace_id in (None, key[0]):
+                job.join(max(0.0, deadline - time.monotonic()))
+
+    def lose(self) -> None:
+        """A node has come: what its predecessor had running is lost."""
+        self._table.lose("the node that watched it went away, and it was ended")
+
+    # -- running
+
+    def _begin(self, workspace: WorkspaceRow, machine: Machine, command: str | list[str]) -> Job:
+        with self._lock:
+            if self.running(workspace.workspace_id) >= RUNNING_MAX:
+                raise Capacity(
+                    f"cannot run another command in {workspace.workspace_id}: {RUNNING_MAX} are running",
+                    hint="Wait for some, or end some with workspace_logs and `end`",
+                )
+            row = self._table.begin(
+                workspace_id=workspace.workspace_id,
+                generation=workspace.generation,
+                command=shown(command),
+                cwd=WORKSPACE,
+                execution_mode=machine.capabilities.execution_mode,
+                isolation=machine.capabilities.isolation,
+                started_at=self._engine.clock.wall(),
+            )
+            if row is None:
+                raise Conflict(
+                    f"cannot run the command: {workspace.workspace_id} was reset or deleted meanwhile",
+                    hint="Look at it with workspace_status and try again",
+                )
+            job = Job(self._engine, row, machine, Journal(self._directory(row), row.sequence))
+            self._jobs[_key(row)] = job
+        self._engine.faults("command recorded")
+        return job
+
+    def _attend(
+        self,
+        call: Call[Engine],
+        job: Job,
+        command: str | list[str],
+        timeout_seconds: int,
+        stdin: bytes | Iterable[bytes] | None,
+    ) -> None:
+        """Run it here; the caller's going away ends it. Raises `Cancelled` then."""
+        forget = call.on_cancel(job.end)
+        try:
+            job.run(command, timeout_seconds=timeout_seconds, stdin=stdin, live=call.output)
+        finally:
+            forget()
+            self._jobs.pop(_key(job.row), None)
+        call.check()
+
+    def _run(self, job: Job, command: str | list[str], timeout_seconds: int) -> None:
+        try:
+            job.run(command, timeout_seconds=timeout_seconds)
+        finally:
+            self._jobs.pop(_key(job.row), None)
+
+    def _watch(self, call: Call[Engine], job: Job, seconds: float) -> None:
+        """Pass on what the journal gets for so long. The caller's going away changes nothing for the command."""
+        deadline, cursor = time.monotonic() + seconds, START
+        forget = call.on_cancel(job.journal.wake)
+        try:
+            while not call.cancelled:
+                remaining = deadline - time.monotonic()
+                if remaining <= 0 or not job.journal.wait(cursor, remaining, lambda: call.cancelled):
+                    break
+                over = job.over
+                page = read_page(*self._place(job.row), cursor, FOLLOW_PIECE, over=over)
+                for tag, stream in page.streams.items():
+                    if stream.text:
+                        call.output(tag, stream.text.encode())
+                if over and page.empty:
+                    break
+                if page.next_cursor == cursor:
+                    # The pipes are closed and the outcome is about to be written.
+                    job.join(max(0.0, min(remaining, 0.05)))
+                cursor = page.next_cursor
+        finally:
+            forget()
+
+    # -- telling
+
+    def _row(self, workspace: WorkspaceRow, sequence: int) -> CommandRow:
+        row = self._table.get(workspace.workspace_id, workspace.generation, sequence)
+        if row is None:
+            count = self._table.count(workspace.workspace_id, workspace.generation)
+            there = f"It has the commands 1 to {count}" if count else "Nothing was run in it since the last reset"
+            raise NotFound(f"cannot find command {sequence} of {workspace.workspace_id}: no such sequence", hint=there)
+        return row
+
+    def _history(self, workspace: WorkspaceRow, limit: int) -> WorkspaceLogs:
+        rows = self._table.latest(workspace.workspace_id, workspace.generation, limit)
+        each = max(ENTRY_LEAST, min(ENTRY_BYTES, LOGS_BYTES // (2 * max(1, len(rows)))))
+        entries = [self._output(row, read_digest(*self._place(row), each, over=row.state != "running")) for row in rows]
+        return WorkspaceLogs(
+            workspace_id=workspace.workspace_id,
+            count=len(entries),
+            command_count=self._table.count(workspace.workspace_id, workspace.generation),
+            entries=entries,
+        )
+
+    def _followed(self, row: CommandRow, cursor: str | None, *, over: bool) -> CommandOutput:
+        if cursor is None:
+            return self._output(row, read_digest(*self._place(row), CAPTURE_BYTES, over=over))
+        return self._output(row, read_page(*self._place(row), cursor, CAPTURE_BYTES, over=over))
+
+    def _output(self, row: CommandRow, reading: Reading) -> CommandOutput:
+        out, err = reading.streams[STDOUT], reading.streams[STDERR]
+        dropped = (out.dropped_bytes + row.stdout_dropped, err.dropped_bytes + row.stderr_dropped)
+        return CommandOutput(
+            **self._facts(row),
+            next_cursor=reading.next_cursor,
+            truncated=any(dropped),
+            stdout_dropped_bytes=dropped[0],
+            stderr_dropped_bytes=dropped[1],
+            encoding_lossy=out.lossy or err.lossy,
+            stdout=out.text,
+            stderr=err.text,
+        )
+
+    def _facts(self, row: CommandRow) -> dict[str, Any]:
+        job = self._jobs.get(_key(row))
+        if row.duration_ms is None and job is not None:
+            row = replace(row, duration_ms=(self._engine.clock.boot_ns() - job.begun_ns) // 1_000_000)
+        return {
+            "sequence": row.sequence,
+            "command": row.command,
+            "cwd": row.cwd,
+            "state": row.state,
+            "exit_code": row.exit_code,
+            "duration_ms": row.duration_ms or 0,
+            "execution_mode": cast(ExecutionMode, row.execution_mode),
+            "isolation": cast(Isolation, row.isolation),
+            "recorded_at": datetime.fromtimestamp(row.started_at, UTC),
+            "signal": row.signal,
+            "timed_out": row.timed_out,
+            "reason": row.reason,
+        }
+
+    def _place(self, row: CommandRow) -> tuple[Path, int]:
+        return self._directory(row), row.sequence
+
+    def _directory(self, row: CommandRow) -> Path:
+        return self._engine.lifecycle.directory(row.workspace_id) / "journal" / str(row.generation)
+
+
+def _key(row: CommandRow) -> Key:
+    return row.workspace_id, row.generation, row.sequence

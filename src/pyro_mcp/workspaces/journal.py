@@ -1,0 +1,188 @@
+"""Journal: a command's output on disk, in bounds, readable from any place while it is still being written.
+
+Each stream is one plain file. Past `HEAD_BYTES` only the latest `TAIL_BYTES` are kept aside, and follow a line that
+says how much is missing once the command has ended. A cursor is the reader's place in both files, `"OUT:ERR"`.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from pyro_mcp.operations.call import STDERR, STDOUT
+from pyro_mcp.system.atomic import make_directory
+from pyro_mcp.workspaces.capture import Capture, Captured, without_broken_end
+from pyro_mcp.workspaces.cursor import parse_cursor
+
+HEAD_BYTES = 8 * 1024 * 1024
+TAIL_BYTES = 256 * 1024
+PIECE = 256 * 1024
+_SUFFIXES = {STDOUT: "out", STDERR: "err"}
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What was read of both streams, and where to go on."""
+
+    streams: dict[int, Captured]
+    next_cursor: str
+
+    @property
+    def empty(self) -> bool:
+        return not any(stream.text for stream in self.streams.values())
+
+
+class Journal:
+    """The writer of one command's output. `directory` is made when there is something to write."""
+
+    def __init__(self, directory: Path, sequence: int) -> None:
+        self._moved = threading.Condition()
+        self._writers = {tag: _Writer(path_of(directory, sequence, tag)) for tag in _SUFFIXES}
+        self._finished = False
+
+    def add(self, tag: int, data: bytes) -> None:
+        """Take the next piece. A disk that is full drops output, counted, and never the command."""
+        self._writers[tag].add(data)
+        with self._moved:
+            self._moved.notify_all()
+
+    def finish(self) -> dict[int, int]:
+        """Make it durable and tell readers that nothing follows; the dropped bytes of each stream."""
+        dropped = {tag: writer.finish() for tag, writer in self._writers.items()}
+        self.close()
+        return dropped
+
+    def close(self) -> None:
+        """Let nobody wait for more."""
+        with self._moved:
+            self._finished = True
+            self._moved.notify_all()
+
+    def wait(self, cursor: str, seconds: float, given_up: Callable[[], bool] = lambda: False) -> bool:
+        """Wait until there is something past `cursor` or nothing more will come; False when neither has happened in
+        time, or when `given_up` was true after a `wake`."""
+        at = _places(cursor)
+
+        def news() -> bool:
+            return self._finished or any(self._writers[tag].size > at[tag] for tag in _SUFFIXES)
+
+        with self._moved:
+            self._moved.wait_for(lambda: news() or given_up(), seconds)
+            return news()
+
+    def wake(self) -> None:
+        """Let whoever waits look again."""
+        with self._moved:
+            self._moved.notify_all()
+
+
+class _Writer:
+    def __init__(self, path: Path) -> None:
+        self.size = 0
+        self._path = path
+        self._descriptor = -1
+        self._tail: Capture | None = None
+        self._tailed = 0
+        self._lost = 0
+
+    def add(self, data: bytes) -> None:
+        room = max(0, HEAD_BYTES - self.size) if self._tail is None else 0
+        if room:
+            self._write(data[:room])
+        if len(data) > room:
+            self._tail = self._tail or Capture(TAIL_BYTES, head=0)
+            self._tail.add(data[room:])
+
+    def finish(self) -> int:
+        """The number of bytes that were dropped."""
+        missing = 0
+        if self._tail is not None:
+            tail, missing = self._tail.raw()
+            if missing:
+                self._write(f"\n[pyro: {missing} bytes dropped here]\n".encode())
+            self._write(tail)
+        if self._descriptor >= 0:
+            try:
+                os.fdatasync(self._descriptor)
+            except OSError as error:
+                print(f"cannot make {self._path} durable: {error}")
+            os.close(self._descriptor)
+            self._descriptor = -1
+        return missing + self._lost
+
+    def _write(self, data: bytes) -> None:
+        view = memoryview(data)
+        try:
+            if self._descriptor < 0 and data:
+                make_directory(self._path.parent)
+                flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
+                self._descriptor = os.open(self._path, flags, 0o600)
+            while view:
+                count = os.write(self._descriptor, view)
+                self.size += count
+                view = view[count:]
+        except OSError as error:
+            if not self._lost:
+                print(f"cannot write {self._path}: {error}")
+            self._lost += len(view)
+
+
+def path_of(directory: Path, sequence: int, tag: int) -> Path:
+    return directory / f"{sequence}.{_SUFFIXES[tag]}"
+
+
+def _places(cursor: str) -> dict[int, int]:
+    out, err = parse_cursor(cursor)
+    return {STDOUT: out, STDERR: err}
+
+
+def read_page(directory: Path, sequence: int, cursor: str, limit: int, *, over: bool) -> Reading:
+    """At most `limit` bytes of each stream from `cursor` on, nothing left out; `over`: nothing more will be written."""
+    at = _places(cursor)
+    streams = {}
+    for tag in _SUFFIXES:
+        data = _read(path_of(directory, sequence, tag), at[tag], limit)
+        whole = without_broken_end(data)
+        # A character that is cut comes with the next page, unless this is all there ever will be.
+        data = data if over and len(data) < limit else whole or (data if len(data) > 3 else whole)
+        at[tag] += len(data)
+        capture = Capture(limit)
+        capture.add(data)
+        streams[tag] = capture.finish()
+    return Reading(streams, f"{at[STDOUT]}:{at[STDERR]}")
+
+
+def read_digest(directory: Path, sequence: int, limit: int, *, over: bool) -> Reading:
+    """The first and last part of each stream, at most `limit` bytes; the cursor is where it ends now."""
+    streams, at = {}, {}
+    for tag in _SUFFIXES:
+        streams[tag], at[tag] = _digest(path_of(directory, sequence, tag), limit, over)
+    return Reading(streams, f"{at[STDOUT]}:{at[STDERR]}")
+
+
+def _digest(path: Path, limit: int, over: bool) -> tuple[Captured, int]:
+    capture, offset = Capture(limit), 0
+    while data := _read(path, offset, PIECE):
+        if len(data) < PIECE and not over:
+            data = without_broken_end(data)
+            if not data:
+                break
+        capture.add(data)
+        offset += len(data)
+        if len(data) < PIECE and not over:
+            break
+    return capture.finish(), offset
+
+
+def _read(path: Path, offset: int, count: int) -> bytes:
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        return b""
+    try:
+        return os.pread(descriptor, count, offset)
+    finally:
+        os.close(descriptor)

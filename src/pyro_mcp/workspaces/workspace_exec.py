@@ -1,0 +1,75 @@
+"""Workspace exec: commands in a workspace, and what they said."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pyro_mcp.model.workspace_exec import WorkspaceExec, WorkspaceLogs
+from pyro_mcp.operations.operation import Effects, operation
+from pyro_mcp.workspaces.params import (
+    Command,
+    Cursor,
+    EndCommand,
+    FollowSeconds,
+    LogLimit,
+    Sequence,
+    Stdin,
+    TimeoutSeconds,
+    WaitSeconds,
+    WorkspaceRef,
+)
+
+if TYPE_CHECKING:
+    from pyro_mcp.operations.call import Call
+    from pyro_mcp.workspaces.engine import Engine
+
+
+@operation(cli=("workspace", "exec"), tool="workspace_exec", title="Run a command in a workspace", effects=Effects())
+def exec_workspace(
+    call: Call[Engine],
+    workspace_id: WorkspaceRef,
+    *,
+    command: Command,
+    timeout_seconds: TimeoutSeconds = 30,
+    wait_seconds: WaitSeconds | None = None,
+    stdin: Stdin = None,
+) -> WorkspaceExec:
+    """Run one command in a started workspace, in /workspace. A non-zero exit code is a result, not an error.
+
+    Without wait_seconds it is waited for, and ends if the caller goes away. With wait_seconds a command that is not
+    done by then answers with state "running", its sequence and what came so far, and goes on by itself until
+    timeout_seconds: workspace_logs with that sequence follows it or ends it.
+    """
+    return call.engine.commands.exec(
+        call,
+        workspace_id,
+        command=command,
+        timeout_seconds=timeout_seconds,
+        wait_seconds=wait_seconds,
+        stdin=stdin,
+    )
+
+
+@operation(
+    cli=("workspace", "logs"),
+    tool="workspace_logs",
+    title="Show or follow the commands of a workspace",
+    effects=Effects(idempotent=True),
+)
+def logs_workspace(
+    call: Call[Engine],
+    workspace_id: WorkspaceRef,
+    *,
+    sequence: Sequence | None = None,
+    cursor: Cursor | None = None,
+    wait_seconds: FollowSeconds | None = None,
+    end: EndCommand = False,
+    limit: LogLimit = 100,
+) -> WorkspaceLogs:
+    """Show what was run in a workspace since its last reset, with the output.
+
+    With sequence only that command: from cursor on, waiting up to wait_seconds for more, or ended with end.
+    """
+    return call.engine.commands.logs(
+        call, workspace_id, sequence=sequence, cursor=cursor, wait_seconds=wait_seconds, end=end, limit=limit
+    )
