@@ -227,10 +227,10 @@ def _extents(member: tarfile.TarInfo) -> tuple[tuple[int, int], ...] | None:
 
 
 def _data(tar: tarfile.TarFile, member: tarfile.TarInfo, entry: Entry) -> Iterator[Piece]:
-    stream = tar.extractfile(member)
-    assert stream is not None
+    # `extractfile` would do the same, but on some Pythons it asks the stream for what a stream cannot do.
+    stream: Any = tar.fileobj
+    stream.seek(member.offset_data)
     for begin, length in entry.extents if entry.extents is not None else ((0, entry.size),):
-        stream.seek(begin)
         end = begin + length
         while begin < end:
             data = stream.read(min(CHUNK, end - begin))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Literal
@@ -25,8 +25,8 @@ class PatchOperation:
     """One step. `before_sha256` is the digest of what stands at `path` now; None: nothing may stand there.
 
     `write`: make or replace `path` by `content`; `mode` None keeps the old one, or is 0644 for a new file.
-    `delete`: remove `path`. `mode`: change permissions only. `rename`: move `path` to `to`, where nothing stands; then
-    give it `content` and `mode` unless they are None.
+    `delete`: remove `path`. `mode`: change permissions only. `rename`: move `path` to `to`, where nothing stands; a
+    changed file is written there next.
     """
 
     kind: Literal["write", "delete", "mode", "rename"]
@@ -36,14 +36,18 @@ class PatchOperation:
     to: str | None = None
     before_sha256: str | None = None
 
-    @property
-    def statuses(self) -> list[tuple[str, str]]:
-        """(path, added | modified | deleted) of each name it changes."""
-        if self.to is not None:
-            return [(self.path, "deleted"), (self.to, "added")]
-        if self.kind == "delete":
-            return [(self.path, "deleted")]
-        return [(self.path, "modified" if self.before_sha256 else "added")]
+
+def statuses(operations: list[PatchOperation]) -> dict[str, Literal["added", "modified", "deleted"]]:
+    """What happens to each path, once for each."""
+    found: dict[str, Literal["added", "modified", "deleted"]] = {}
+    for step in operations:
+        if step.to is not None:
+            found[step.path], found[step.to] = "deleted", "added"
+        elif step.kind == "delete":
+            found[step.path] = "deleted"
+        else:
+            found.setdefault(step.path, "modified" if step.before_sha256 else "added")
+    return dict(sorted(found.items()))
 
 
 def plan(patch_text: str | bytes, read: Read) -> list[PatchOperation]:
@@ -108,7 +112,8 @@ class _Tree:
         ]
         targets = {to for _, to in renames}
         changes = [self._change(path, file) for path, file in self._now.items() if path not in targets]
-        return [*deletes, *(self._rename(*names) for names in renames), *(change for change in changes if change)]
+        moves = [step for names in renames for step in self._rename(*names)]
+        return [*deletes, *moves, *(change for change in changes if change)]
 
     def _renames(self) -> list[tuple[str, str]]:
         """(from, to) of the files that can be moved as they are: nothing stood at the target, the source goes."""
@@ -119,10 +124,11 @@ class _Tree:
                 found[file.origin] = path
         return list(found.items())
 
-    def _rename(self, origin: str, path: str) -> PatchOperation:
+    def _rename(self, origin: str, path: str) -> Iterator[PatchOperation]:
         file, before = self._now[path], self._before[origin]
-        content = file.content if file.content != before else None
-        return PatchOperation("rename", origin, content, file.mode, path, _digest(before))
+        yield PatchOperation("rename", origin, None, file.mode, path, _digest(before))
+        if file.content != before:
+            yield PatchOperation("write", path, file.content, before_sha256=_digest(before))
 
     def _change(self, path: str, file: _File) -> PatchOperation | None:
         before = self._before[path]

@@ -74,8 +74,11 @@ def build_seed(
         try:
             (work / "tree").mkdir(0o755)
             what = f"import {seed_path}"
-            writer = TreeWriter(work / "tree", what=what, mask=0o1777, limits=limits, cancelled=cancelled, tell=tell)
-            writer.write(source)
+            with TreeWriter(
+                work / "tree", what=what, mask=0o1777, limits=limits, cancelled=cancelled, tell=tell
+            ) as writer:
+                writer.write(source)
+                writer.finish()
             progress(f"Packing {writer.meter.entries:,} entries", None)
             _pack(writer, work, cancelled)
             digest = _publish(work / "image", image, device_bytes)

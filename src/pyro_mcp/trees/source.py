@@ -184,7 +184,7 @@ def _bytes(descriptor: int, begin: int, length: int) -> Iterator[Piece | None]:
 
 
 def _why(error: OSError) -> str:
-    if error.errno in (errno.ENOENT, errno.ELOOP, errno.ENOTDIR, errno.ENXIO, errno.ESTALE):
+    if error.errno in (errno.ENOENT, errno.ELOOP, errno.ENOTDIR, errno.ENXIO, errno.ESTALE, errno.EINVAL):
         return CHANGED
     with contextlib.suppress(TypeError, ValueError):
         return os.strerror(error.errno or errno.EIO)

@@ -27,7 +27,8 @@ _TELL_EVERY = 500
 class TreeWriter:
     """Writes below the directory `root`, which must be empty and ours. `what` completes "cannot …" in errors.
 
-    `mask` keeps these bits of each mode. Errors: `InvalidArgument` for what the sequence may not do, `OSError`.
+    `mask` keeps these bits of each mode, `directory_bits` are added to those of directories. Errors: `InvalidArgument`
+    for what the sequence may not do, `OSError`.
     """
 
     def __init__(
@@ -36,6 +37,7 @@ class TreeWriter:
         *,
         what: str,
         mask: int,
+        directory_bits: int = 0,
         limits: Limits | None = None,
         cancelled: threading.Event | None = None,
         tell: Callable[[int, int], None] | None = None,
@@ -49,25 +51,47 @@ class TreeWriter:
         self.meter = Meter(limits or Limits(), what)
         self._what = what
         self._mask = mask
+        self._directory_bits = directory_bits
         self._cancelled = cancelled
         self._tell = tell
         self._root = os.open(root, _DIRECTORY)
         self._parent: tuple[str, int] = ("", self._root)
         self._open: tuple[Entry, int] | None = None
 
+    def __enter__(self) -> TreeWriter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._open is not None:
+            os.close(self._open[1])
+        self._drop_parent()
+        os.close(self._root)
+
     def write(self, items: Iterable[Entry | Piece]) -> None:
-        """Write the whole sequence, then set the directories' modes and times. Closes this writer in any case."""
-        try:
-            for item in items:
-                if isinstance(item, Entry):
-                    self._finish_file()
-                    self._begin(item)
-                else:
-                    self._piece(item)
-            self._finish_file()
-            self._finish_directories()
-        finally:
-            self._close()
+        """Write the whole sequence. `finish` comes last."""
+        for item in items:
+            if isinstance(item, Entry):
+                self._finish_file()
+                self._begin(item)
+            else:
+                self._piece(item)
+        self._finish_file()
+
+    def unlink(self, path: str) -> None:
+        """Take back the symbolic link `path`."""
+        parent, _, name = path.rpartition("/")
+        os.unlink(name, dir_fd=self._directory(parent))
+        del self.links[path]
+
+    def finish(self) -> None:
+        """Set the directories' modes and times, the innermost first."""
+        for path, entry in reversed(self.directories.items()):
+            descriptor = self._walk(path)
+            try:
+                os.utime(descriptor, ns=(entry.mtime_ns, entry.mtime_ns))
+                os.fchmod(descriptor, entry.mode & self._mask | self._directory_bits)
+            finally:
+                os.close(descriptor)
 
     def _begin(self, entry: Entry) -> None:
         check(entry)
@@ -134,15 +158,6 @@ class TreeWriter:
         finally:
             os.close(descriptor)
 
-    def _finish_directories(self) -> None:
-        for path, entry in reversed(self.directories.items()):
-            descriptor = self._walk(path)
-            try:
-                os.utime(descriptor, ns=(entry.mtime_ns, entry.mtime_ns))
-                os.fchmod(descriptor, entry.mode & self._mask)
-            finally:
-                os.close(descriptor)
-
     def _directory(self, path: str) -> int:
         """The open directory `path`; the one used last stays open."""
         if self._parent[0] != path:
@@ -165,13 +180,6 @@ class TreeWriter:
         if self._parent[1] != self._root:
             os.close(self._parent[1])
         self._parent = ("", self._root)
-
-    def _close(self) -> None:
-        if self._open is not None:
-            os.close(self._open[1])
-            self._open = None
-        self._drop_parent()
-        os.close(self._root)
 
     def _refused(self, cause: str) -> InvalidArgument:
         return InvalidArgument(f"cannot {self._what}: {cause}")

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pyro_mcp.errors import InvalidArgument
-from pyro_mcp.trees.patch import PatchOperation, plan
+from pyro_mcp.trees.patch import PatchOperation, plan, statuses
 
 FILES: dict[str, bytes] = {
     "app.py": b"one\ntwo\nthree\nfour\nfive\nsix\nseven\neight\nnine\nten\n",
@@ -46,8 +46,7 @@ def perform(step: PatchOperation, tree: dict[str, bytes]) -> None:
     elif step.kind == "rename":
         assert step.to is not None
         assert step.to not in tree
-        moved = tree.pop(step.path)
-        tree[step.to] = moved if step.content is None else step.content
+        tree[step.to] = tree.pop(step.path)
 
 
 EDIT = "@@ -1,3 +1,3 @@\n one\n-two\n+TWO\n three\n"
@@ -153,17 +152,22 @@ def test_new_deleted_renamed_and_mode() -> None:
         "diff --git a/bare.txt b/bare.txt\nold mode 100644\nnew mode 100755\n"
         'diff --git "a/gr\\303\\274n" "b/gr\\303\\274n"\nold mode 100755\nnew mode 100644\n'
     )
-    steps = {(step.kind, step.path): step for step in plan(patch, FILES.get)}
+    planned = plan(patch, FILES.get)
+    steps = {(step.kind, step.path): step for step in planned}
     assert set(steps) == {
         ("write", "new.py"), ("write", "nothing"), ("delete", "dir/deep.txt"), ("delete", "empty"),
-        ("rename", "app.py"), ("mode", "bare.txt"), ("mode", "grün"),
+        ("rename", "app.py"), ("write", "lib/app.py"), ("mode", "bare.txt"), ("mode", "grün"),
     }  # fmt: skip
     assert steps["write", "new.py"].mode == 0o755
     assert steps["mode", "bare.txt"].mode == 0o755
     assert steps["mode", "grün"].mode == 0o644
     assert steps["rename", "app.py"].to == "lib/app.py"
-    assert steps["rename", "app.py"].content == CHANGED
-    assert steps["rename", "app.py"].statuses == [("app.py", "deleted"), ("lib/app.py", "added")]
+    assert steps["write", "lib/app.py"].content == CHANGED
+    assert applied(patch)["lib/app.py"] == CHANGED
+    assert statuses(planned) == {
+        "app.py": "deleted", "lib/app.py": "added", "bare.txt": "modified", "dir/deep.txt": "deleted",
+        "empty": "deleted", "grün": "modified", "new.py": "added", "nothing": "added",
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(

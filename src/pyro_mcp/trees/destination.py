@@ -1,0 +1,142 @@
+"""Entries from a guest become a file or directory of the host: whole or absent, over nothing, reaching nowhere else."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import tempfile
+import threading
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+from pyro_mcp.errors import Conflict, InvalidArgument, NotFound, ProtocolError
+from pyro_mcp.protocol.entries import Entry, EntryError, Piece
+from pyro_mcp.system.atomic import disk_errors
+from pyro_mcp.system.progress import Progress, silent
+from pyro_mcp.trees.limits import Limits, Skipped
+from pyro_mcp.trees.links import leads_out
+from pyro_mcp.trees.runnable import runnable
+from pyro_mcp.trees.writer import TreeWriter, remove_tree
+
+SAFE_MODE = 0o755
+"""Neither setuid, setgid, sticky nor write permission for others arrives on the host."""
+_NOREPLACE = 1
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """What arrived. `skipped`: links that lead out of the export. `runnable`: files that could run something on the
+    host, relative to `output_path`."""
+
+    output_path: str
+    artifact_type: Literal["file", "directory"]
+    entry_count: int
+    bytes_written: int
+    skipped: list[Skipped]
+    runnable: list[str]
+
+
+def export_tree(
+    items: Iterable[Entry | Piece],
+    output: Path,
+    *,
+    kind: Literal["file", "directory"],
+    limits: Limits | None = None,
+    progress: Progress = silent,
+    cancelled: threading.Event | None = None,
+) -> ExportReport:
+    """Write `items` to the new path `output`. For a `directory` their paths are below it; a `file` is one file entry
+    of any name.
+
+    Raises `Conflict` when `output` exists, `NotFound` when its parent does not, `DiskFull`, `PermissionDenied`,
+    `InvalidArgument` (limits, a hostile sequence), `ProtocolError` (a damaged one) or `Cancelled`. Then nothing is
+    left beside.
+    """
+
+    def tell(entries: int, size: int) -> None:
+        progress(f"Writing {output}: {entries:,} entries, {size / 1e6:,.0f} MB", None)
+
+    with disk_errors(f"export to {output}"):
+        refuse_existing(output)
+        work = Path(tempfile.mkdtemp(prefix=".pyro-export-", dir=output.parent))
+        try:
+            tree = work / "tree"
+            tree.mkdir()
+            what = f"export to {output}"
+            # A directory its owner cannot enter could not be removed again.
+            bits = {"mask": SAFE_MODE, "directory_bits": 0o700}
+            with TreeWriter(tree, what=what, **bits, limits=limits, cancelled=cancelled, tell=tell) as writer:
+                writer.write(_single(items) if kind == "file" else items)
+                skipped = _drop_links(writer)
+                writer.finish()
+            _publish(tree / _ONLY if kind == "file" else tree, output)
+        except EntryError as error:
+            raise ProtocolError(f"cannot export to {output}: the guest sent nonsense: {error}") from None
+        finally:
+            remove_tree(work)
+    found = [output.name] if kind == "file" else list(writer.files)
+    listed = runnable([*found, *(path for path in writer.links if kind == "directory")])
+    return ExportReport(str(output), kind, writer.meter.entries - len(skipped), writer.meter.bytes, skipped, listed)
+
+
+def refuse_existing(output: Path) -> None:
+    """Raise `Conflict`, `NotFound` or `InvalidArgument` unless an export to `output` can begin."""
+    if output.name in ("", "..") or "\0" in str(output):
+        raise InvalidArgument(f"cannot export to {str(output)!a}: it names no new file")
+    if os.path.lexists(output):
+        raise Conflict(f"cannot export to {output}: it exists", hint="Choose another name, or remove it first")
+    if not output.parent.is_dir():
+        hint = "Make the directory first"
+        raise NotFound(f"cannot export to {output}: there is no directory {output.parent}", hint=hint)
+
+
+_ONLY = "file"
+
+
+def _single(items: Iterable[Entry | Piece]) -> Iterator[Entry | Piece]:
+    seen = False
+    for item in items:
+        if isinstance(item, Entry):
+            if seen or item.type != "file":
+                raise EntryError("one file was asked for and something else came")
+            seen = True
+            item = Entry(_ONLY, "file", item.mode, item.mtime_ns, item.size, extents=item.extents)
+        yield item
+    if not seen:
+        raise EntryError("one file was asked for and none came")
+
+
+def _drop_links(writer: TreeWriter) -> list[Skipped]:
+    """Remove the links that lead out. They are known by now, and nothing has followed one."""
+    out = sorted((path, target) for path, target in writer.links.items() if leads_out(path, writer.links))
+    for path, _ in out:
+        writer.unlink(path)
+    return [Skipped(path, f"a link that leads out of the export, to {target[:200]!a}") for path, target in out]
+
+
+def _publish(built: Path, output: Path) -> None:
+    """Rename, replacing nothing."""
+    rename = _renameat2()
+    here = -100  # AT_FDCWD
+    if rename(here, os.fsencode(built), here, os.fsencode(output), _NOREPLACE) == 0:
+        return
+    code = ctypes.get_errno()
+    if code in (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
+        # A file system without the flag: look, then rename, the best that it offers.
+        refuse_existing(output)
+        os.rename(built, output)
+        return
+    if code in (errno.EEXIST, errno.ENOTEMPTY):
+        raise Conflict(f"cannot export to {output}: it exists", hint="Choose another name, or remove it first")
+    raise OSError(code, os.strerror(code), str(output))
+
+
+@cache
+def _renameat2() -> Any:
+    function = ctypes.CDLL(None, use_errno=True).renameat2
+    function.argtypes = [ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_char_p, ctypes.c_uint]
+    return function

@@ -1,0 +1,204 @@
+"""One archive per known trick, and our verdict on it (checks 6 and 10)."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import tarfile
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pyro_mcp.errors import InvalidArgument, NotFound
+from pyro_mcp.protocol.entries import Entry
+from pyro_mcp.trees.archive import ArchiveSource
+from pyro_mcp.trees.limits import Limits
+
+from .conftest import contents
+
+Member = tuple[tarfile.TarInfo, bytes]
+
+
+def member(name: str, data: bytes = b"", kind: bytes = tarfile.REGTYPE, link: str = "", **fields: object) -> Member:
+    info = tarfile.TarInfo(name)
+    info.type, info.size, info.linkname = kind, len(data), link
+    for key, value in fields.items():
+        setattr(info, key, value)
+    return info, data
+
+
+def tar(*members: Member, form: int = tarfile.PAX_FORMAT) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=form, errors="surrogateescape") as archive:
+        for info, data in members:
+            archive.addfile(info, io.BytesIO(data))
+    return buffer.getvalue()
+
+
+def read(tmp_path: Path, data: bytes, limits: Limits | None = None) -> ArchiveSource:
+    path = tmp_path / "a.tar"
+    path.write_bytes(data)
+    return ArchiveSource(path, limits=limits)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("form", [tarfile.PAX_FORMAT, tarfile.GNU_FORMAT])
+def test_an_honest_archive_arrives(tmp_path: Path, form: int, packed: bool) -> None:
+    long = "deep/" * 40 + "name"
+    data = tar(
+        member("./", kind=tarfile.DIRTYPE),
+        member("./bin", kind=tarfile.DIRTYPE, mode=0o750),
+        member("bin/run", b"#!", mode=0o755, mtime=1234),
+        member("twin", kind=tarfile.LNKTYPE, link="./bin/run"),
+        member("link", kind=tarfile.SYMTYPE, link="/etc/passwd"),
+        member(long, b"x" * 700_000),
+        member("\udcff\n-rf", b"y"),
+        form=form,
+    )
+    source = read(tmp_path, gzip.compress(data) if packed else data)
+    items = list(source)
+    found = contents(items)
+    assert found["bin"] == ("directory", 0o750, b"")
+    assert found["bin/run"] == ("file", 0o755, b"#!")
+    assert found["twin"] == ("hardlink", 0, "bin/run")
+    assert found["link"] == ("symlink", 0o777, "/etc/passwd")
+    assert found[long][2] == b"x" * 700_000
+    assert found["deep/deep"][0] == "directory"
+    assert found["\udcff\n-rf"][2] == b"y"
+    assert source.skipped == []
+
+
+REFUSED: dict[str, tuple[bytes, str]] = {
+    "absolute": (tar(member("/etc/passwd", b"x")), "/etc/passwd"),
+    "climbing": (tar(member("a/../../x", b"x")), "../../x"),
+    "dots inside": (tar(member("a/../b", b"x")), "a/../b"),
+    "NUL in a PAX path": (tar(member("x", b"x", pax_headers={"path": "a\0b"})), "NUL"),
+    "PAX path override": (tar(member("fine", b"x", pax_headers={"path": "../evil"})), "evil"),
+    "PAX link override": (
+        tar(member("l", kind=tarfile.LNKTYPE, link="x", pax_headers={"linkpath": "/etc/shadow"})),
+        "shadow",
+    ),
+    "through a link": (tar(member("l", kind=tarfile.SYMTYPE, link="/tmp"), member("l/x", b"x")), "symlink"),
+    "through a chain": (
+        tar(
+            member("a", kind=tarfile.SYMTYPE, link="."),
+            member("b", kind=tarfile.SYMTYPE, link="a/.."),
+            member("b/x", b"x"),
+        ),
+        "symlink",
+    ),
+    "through a file": (tar(member("f", b"x"), member("f/x", b"x")), "which is a file"),
+    "directory over a link": (
+        tar(member("l", kind=tarfile.SYMTYPE, link="/"), member("l", kind=tarfile.DIRTYPE)),
+        "twice",
+    ),
+    "file over a link": (tar(member("l", kind=tarfile.SYMTYPE, link="/x"), member("l", b"x")), "twice"),
+    "a name twice": (tar(member("f", b"1"), member("f", b"2")), "twice"),
+    "the same name spelt otherwise": (tar(member("f", b"1"), member("./f", b"2")), "twice"),
+    "hard link out": (tar(member("h", kind=tarfile.LNKTYPE, link="/etc/shadow")), "shadow"),
+    "hard link to nothing": (tar(member("h", kind=tarfile.LNKTYPE, link="later"), member("later", b"x")), "later"),
+    "hard link to a link": (
+        tar(member("l", kind=tarfile.SYMTYPE, link="/etc/shadow"), member("h", kind=tarfile.LNKTYPE, link="l")),
+        "hard link",
+    ),
+    "negative size in PAX": (tar(member("x", b"", pax_headers={"size": "-1024"})), "negative"),
+    "unknown type": (tar(member("x", kind=b"Z")), "unknown type"),
+    "cut in a member": (tar(member("x", b"x" * 5000))[:2048], "a.tar"),
+    "cut between members": (tar(member("x", b"x" * 512), member("y"))[:1024], "cut off"),
+    "damaged header": (tar(member("x"), member("y"))[:512] + b"\x01" * 512, "damaged"),
+    "empty": (b"", "cut off"),
+    "no archive": (b"hello" * 500, "no tar archive"),
+    "bzip2": (b"BZh91AY", "bzip2"),
+    "cut gzip": (gzip.compress(tar(member("x", bytes(range(256)) * 900)))[:-20], "damaged"),
+    "too long a name": (tar(member("n" * 300)), "not a plain"),
+    "too deep": (tar(member("d/" * 300 + "x")), "levels"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("trick", REFUSED)
+def test_a_trick_is_refused_as_a_whole(tmp_path: Path, trick: str) -> None:
+    data, word = REFUSED[trick]
+    with pytest.raises(InvalidArgument) as caught:
+        list(read(tmp_path, data))
+    assert word in caught.value.message
+
+
+def test_a_negative_base_256_size_is_refused(tmp_path: Path) -> None:
+    data = bytearray(tar(member("x"), form=tarfile.GNU_FORMAT))
+    data[124:136] = b"\xff" * 12
+    checksum = 256 + sum(data[:148]) + sum(data[156:512])
+    data[148:156] = b"%06o\0 " % checksum
+    with pytest.raises(InvalidArgument, match="negative"):
+        list(read(tmp_path, bytes(data)))
+
+
+def test_devices_and_pipes_are_left_out_and_setuid_goes(tmp_path: Path) -> None:
+    source = read(
+        tmp_path,
+        tar(
+            member("dev", kind=tarfile.CHRTYPE, devmajor=1, devminor=1),
+            member("disk", kind=tarfile.BLKTYPE),
+            member("pipe", kind=tarfile.FIFOTYPE),
+            member("su", b"x", mode=0o6755),
+        ),
+    )
+    assert contents(source) == {"su": ("file", 0o755, b"x")}
+    assert [skipped.path for skipped in source.skipped] == ["dev", "disk", "pipe", "su"]
+
+
+def test_bombs_stop_at_the_stated_limits(tmp_path: Path) -> None:
+    zeros = gzip.compress(tar(member("zeros", bytes(20_000_000))))
+    with pytest.raises(InvalidArgument, match="unfolds to more than 250 times"):
+        list(read(tmp_path, zeros, Limits(free_bytes=1_000_000)))
+    with pytest.raises(InvalidArgument, match="more than 1,000,000 bytes"):
+        list(read(tmp_path, zeros, Limits(bytes=1_000_000)))
+    with pytest.raises(InvalidArgument, match="more than 100 files"):
+        list(read(tmp_path, tar(*(member(str(number)) for number in range(200))), Limits(entries=100)))
+    huge = bytearray(tar(member("x", pax_headers={"comment": "y" * 2_000_000})))
+    with pytest.raises(InvalidArgument, match="extended header"):
+        list(read(tmp_path, bytes(huge)))
+
+
+def test_a_gnu_sparse_giant_is_counted_by_its_size(tmp_path: Path) -> None:
+    headers = {
+        "GNU.sparse.size": str(1 << 45),
+        "GNU.sparse.numblocks": "1",
+        "GNU.sparse.map": "0,1",
+        "GNU.sparse.name": "s",
+    }
+    data = tar(member("s", b"x", pax_headers=headers))
+    with pytest.raises(InvalidArgument, match="8,589,934,592"):
+        list(read(tmp_path, data))
+    small = {**headers, "GNU.sparse.size": "100000", "GNU.sparse.map": "5000,3"}
+    items = list(read(tmp_path, tar(member("s", b"abc", pax_headers=small))))
+    assert isinstance(items[0], Entry)
+    assert items[0].stored == 3
+    assert contents(items)["s"][2] == bytes(5000) + b"abc" + bytes(94997)
+    for bad in ("5000,-3", "-1,3", "99999,3", "7,3,5,3"):
+        with pytest.raises(InvalidArgument):
+            list(read(tmp_path, tar(member("s", b"abcabc", pax_headers={**small, "GNU.sparse.map": bad}))))
+
+
+def test_an_absent_archive_is_not_found(tmp_path: Path) -> None:
+    with pytest.raises(NotFound):
+        list(ArchiveSource(tmp_path / "none.tar"))
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.data())
+def test_damage_anywhere_is_read_or_refused(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
+    raw = bytearray(
+        tar(member("a/b", b"x" * 600), member("l", kind=tarfile.SYMTYPE, link="a"), member("n" * 150, b"y"))
+    )
+    for _ in range(data.draw(st.integers(1, 4))):
+        raw[data.draw(st.integers(0, len(raw) - 1))] = data.draw(st.integers(0, 255))
+    path = tmp_path_factory.mktemp("tar") / "a.tar"
+    path.write_bytes(raw)
+    refused = False
+    try:
+        list(ArchiveSource(path))
+    except InvalidArgument:
+        refused = True
+    assert refused in (True, False)
