@@ -1,0 +1,104 @@
+"""File results: what the `file` verbs answer about the files of a workspace."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from pyro_mcp.model.process import ExecutionMode, Isolation
+from pyro_mcp.model.result import Result
+
+FileType = Literal["file", "directory", "symlink", "other"]
+"""`other` is a socket, a FIFO or a device: it can be listed, but neither read nor exported."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileEntry(Result):
+    """One name. `path` is absolute; a lone surrogate in it stands for a byte that is not UTF-8.
+
+    `size_bytes` is 0 and `link_target` null where they have no meaning.
+    """
+
+    path: str
+    artifact_type: FileType
+    size_bytes: int = 0
+    link_target: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileList(Result):
+    """What is below `path`, or `path` itself when it is no directory. `truncated`: there is more than was asked for."""
+
+    workspace_id: str
+    path: str
+    recursive: bool
+    pattern: str | None
+    count: int
+    truncated: bool
+    execution_mode: ExecutionMode
+    isolation: Isolation
+    entries: list[FileEntry]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileContent(Result):
+    """The beginning of a file as text.
+
+    `size_bytes` is the whole file's, `truncated` says that `content` is not all of it. A `binary` file has no content.
+    `sha256` is the whole file's digest, null when the file is too large to be digested in passing.
+    """
+
+    workspace_id: str
+    path: str
+    size_bytes: int
+    max_bytes: int
+    truncated: bool
+    binary: bool
+    sha256: str | None
+    execution_mode: ExecutionMode
+    isolation: Isolation
+    content: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileWritten(Result):
+    """A file that has been replaced as a whole, or `created`."""
+
+    workspace_id: str
+    path: str
+    size_bytes: int
+    bytes_written: int
+    created: bool
+    sha256: str
+    execution_mode: ExecutionMode
+    isolation: Isolation
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileMatch(Result):
+    """One matching line, numbered from 1; a long one is cut around the match."""
+
+    path: str
+    line: int
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileSearch(Result):
+    """The lines that match. `truncated`: there may be more; `timed_out`: because the time was up.
+
+    `files_skipped` counts those that are binary or too large to be searched.
+    """
+
+    workspace_id: str
+    path: str
+    pattern: str
+    glob: str | None
+    count: int
+    truncated: bool
+    timed_out: bool
+    files_searched: int
+    files_skipped: int
+    execution_mode: ExecutionMode
+    isolation: Isolation
+    matches: list[FileMatch]

@@ -1,0 +1,100 @@
+"""The body of `export`: the agent packs, the host unpacks beside the output and renames, and nothing is overwritten."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from pyro_mcp.errors import ProtocolError
+from pyro_mcp.model.export import ExportResult
+from pyro_mcp.model.sync import Skipped
+from pyro_mcp.operations.call import Call
+from pyro_mcp.protocol.entries import Decoder, Entry, Piece
+from pyro_mcp.trees.destination import export_tree, refuse_existing
+from pyro_mcp.workspaces.content.asking import Conversation, Place, checked, converse
+from pyro_mcp.workspaces.content.files import Count
+from pyro_mcp.workspaces.content.syncing import SKIPPED_SHOWN, host_path
+
+
+@dataclass(frozen=True)
+class _Head:
+    path: str
+    artifact_type: Literal["file", "directory"]
+
+
+@dataclass(frozen=True)
+class _Packed:
+    skipped: list[Skipped] = field(default_factory=list)
+    skipped_count: Count = 0
+    changed: list[Skipped] = field(default_factory=list)
+    changed_count: Count = 0
+
+
+def export(call: Call[Any], place: Place, path: str, output: str) -> ExportResult:
+    """Copy `path` to the new host path `output`, whole or not at all.
+
+    Raises `Conflict` when `output` exists, `NotFound`, `DiskFull`, `PermissionDenied`, and `ProtocolError` or
+    `InvalidArgument` for what a hostile guest sends.
+    """
+    target = host_path("export to", output)
+    refuse_existing(target)
+    cancelled = threading.Event()
+    forget = call.on_cancel(cancelled.set)
+    incoming = _Incoming(converse(call, place.machine, "tree_pack", {"path": path}))
+    try:
+        head = incoming.head()
+        report = export_tree(
+            incoming.items(), target, kind=head.artifact_type, progress=call.progress, cancelled=cancelled
+        )
+    finally:
+        incoming.close()
+        forget()
+    skipped = [Skipped(path=one.path, reason=one.reason) for one in report.skipped]
+    skipped += [*incoming.packed.skipped, *incoming.packed.changed]
+    result = ExportResult(
+        **place.stamp,
+        workspace_path=head.path,
+        output_path=report.output_path,
+        artifact_type=report.artifact_type,
+        entry_count=report.entry_count,
+        bytes_written=report.bytes_written,
+        can_run=report.runnable,
+        skipped_count=len(report.skipped) + incoming.packed.skipped_count + incoming.packed.changed_count,
+        skipped=skipped[:SKIPPED_SHOWN],
+    )
+    detail = {"path": head.path, "output_path": report.output_path, "entry_count": report.entry_count}
+    place.note("export", {**detail, "bytes": report.bytes_written})
+    return result
+
+
+class _Incoming:
+    """What the agent sends of a packed tree: its head, then its entries, then what it left out."""
+
+    def __init__(self, conversation: Conversation) -> None:
+        self.packed = _Packed()
+        self._conversation = conversation
+
+    def head(self) -> _Head:
+        try:
+            first = next(self._conversation)
+        except StopIteration:
+            raise ProtocolError("cannot export: the agent sent nothing") from None
+        return checked("tree_pack", first, _Head)
+
+    def items(self) -> Iterator[Entry | Piece]:
+        """Raises `EntryError` for a sequence that breaks the rules."""
+        decoder = Decoder()
+        while True:
+            try:
+                message = next(self._conversation)
+            except StopIteration as done:
+                self.packed = checked("tree_pack", done.value, _Packed)
+                decoder.close()
+                return
+            if isinstance(message, bytes):
+                yield from decoder.feed(message)
+
+    def close(self) -> None:
+        self._conversation.close()
