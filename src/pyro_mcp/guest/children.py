@@ -15,6 +15,8 @@ import os
 import signal
 import threading
 from _posixsubprocess import fork_exec
+from collections.abc import Callable
+from typing import NoReturn
 
 _owned: set[int] = set()
 _lock = threading.Lock()
@@ -47,6 +49,12 @@ class Child:
                     os.killpg(self.pid, number)
                 except (ProcessLookupError, PermissionError):
                     pass
+
+    def kill(self) -> None:
+        """Kill the process itself; safe from any thread, and after its end."""
+        with self._lock:
+            if self._status is None:
+                os.kill(self.pid, signal.SIGKILL)
 
     def reap(self, *, kill_group: bool = False) -> int:
         """Wait for the end and return the wait status. `kill_group` sweeps what is left of the group first."""
@@ -114,6 +122,24 @@ def _fork_exec(
     ]
     # fmt: on
     return fork_exec(*arguments)  # type: ignore[arg-type]
+
+
+def fork(work: Callable[[], NoReturn]) -> Child:
+    """A copy of this process that does `work` and nothing else, in a session of its own.
+
+    `work` must end in `os._exit`, and touch no lock and no thread of the agent: only the calling thread is copied.
+    """
+    with _lock:
+        pid = os.fork()
+        if pid == 0:
+            try:
+                signal.set_wakeup_fd(-1)
+                os.setsid()
+                work()
+            finally:
+                os._exit(1)
+        _owned.add(pid)
+    return Child(pid)
 
 
 def _discard(pid: int) -> None:

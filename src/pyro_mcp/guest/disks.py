@@ -6,6 +6,7 @@ by serial number, because their letters follow the order in which the bus finds 
 
 from __future__ import annotations
 
+import errno
 import os
 
 from pyro_mcp.guest.syscalls import (
@@ -34,6 +35,7 @@ def prepare() -> None:
 
 
 _assembled = False
+_workspace = -1
 _EXT4_MAGIC_AT, _EXT4_MAGIC = 1080, b"\x53\xef"
 
 
@@ -49,14 +51,15 @@ def assemble() -> None:
     For a fresh scratch disk this happens before the freeze: mounting takes an emulated guest 0.1 s, and every fresh
     guest starts from a copy of the very disk that was mounted.
     """
-    global _assembled
+    global _assembled, _workspace
     if _assembled:
         return
     _assembled = True
     mount(find("scratch"), SCRATCH, "ext4", MS_NOATIME)
-    upper, work = f"{SCRATCH}/upper", f"{SCRATCH}/work"
-    for path in (upper, work):
+    upper, work, workspace = f"{SCRATCH}/upper", f"{SCRATCH}/work", f"{SCRATCH}/workspace"
+    for path in (upper, work, workspace):
         os.makedirs(path, mode=0o755, exist_ok=True)
+    _workspace = os.open(workspace, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     mount("overlay", ROOT, "overlay", MS_NOATIME, f"lowerdir={ENVIRONMENT},upperdir={upper},workdir={work}")
     for name in ("proc", "sys", "dev", "run"):
         target = f"{ROOT}/{name}"
@@ -68,6 +71,16 @@ def assemble() -> None:
         if not os.path.isdir(path):
             os.mkdir(path)
             os.chmod(path, mode)
+
+
+def workspace_directory() -> int:
+    """The directory on the scratch disk that holds /workspace; the new root has no name for it. Not to be closed.
+
+    Raises `OSError` before `assemble`.
+    """
+    if _workspace < 0:
+        raise OSError(errno.ENODEV, "there is no scratch disk")
+    return _workspace
 
 
 def find(serial: str) -> str:

@@ -21,6 +21,7 @@ from typing import Any
 from pyro_mcp.guest import params as read
 from pyro_mcp.guest.children import Child, SpawnError, spawn
 from pyro_mcp.guest.errors import AgentError, cause, invalid
+from pyro_mcp.guest.secrets import Secrets
 from pyro_mcp.protocol.channel import Data, End, Message, Stream
 
 GRACE_SECONDS = 0.5
@@ -33,15 +34,15 @@ _FIONREAD = 0x541B
 _READY = select.POLLIN | select.POLLHUP | select.POLLERR
 
 
-def run(stream: Stream, defaults: dict[bytes, bytes], home: bytes) -> dict[str, Any]:
-    """Serve `exec`: argv, cwd, env, timeout_seconds, stdin → exit_code, signal, timed_out, duration_ms.
+def run(stream: Stream, defaults: dict[bytes, bytes], home: bytes, secrets: Secrets) -> dict[str, Any]:
+    """Serve `exec`: argv, cwd, env, secret_env, timeout_seconds, stdin → exit_code, signal, timed_out, duration_ms.
 
     Standard output and error travel as DATA 1 and 2 while they come. A command that cannot be started ends with
     127 or 126 and a line on standard error, as a shell would have it.
     """
     argv = read.words(stream.params, "argv")
     directory = read.directory(stream.params, "cwd", home)
-    environment = {**defaults, **read.variables(stream.params, "env")}
+    environment = {**defaults, **read.variables(stream.params, "env"), **secrets.environment(stream.params)}
     timeout = read.seconds(stream.params, "timeout_seconds")
     with_input = read.flag(stream.params, "stdin")
     begun = time.monotonic()

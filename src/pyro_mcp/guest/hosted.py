@@ -15,8 +15,12 @@ import time
 from typing import Any
 
 from pyro_mcp.guest import exec as exec_verb
+from pyro_mcp.guest import workspace
+from pyro_mcp.guest.changes import Layers
 from pyro_mcp.guest.children import descendants, reap_orphans
 from pyro_mcp.guest.dispatch import Dispatcher
+from pyro_mcp.guest.paths import Tree
+from pyro_mcp.guest.secrets import Secrets
 from pyro_mcp.guest.syscalls import become_subreaper
 from pyro_mcp.protocol.channel import Stream
 from pyro_mcp.protocol.pipe import Pipe
@@ -25,16 +29,24 @@ PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 class HostedAgent:
-    """Serves commands that start in `root`; `mark` is put into their environment as `PYRO_MACHINE`."""
+    """Serves commands that start in `root`, which stands for /workspace; `mark` is put into their environment as
+    `PYRO_MACHINE`, and `baseline` is the directory that `changes` compares with."""
 
-    def __init__(self, root: str, mark: str) -> None:
+    def __init__(self, root: str, mark: str, baseline: str | None = None) -> None:
         self._root = os.fsencode(root)
+        self._baseline = None if baseline is None else os.fsencode(baseline)
+        self._secrets = Secrets()
         variables = {"PATH": PATH, "HOME": root, "LANG": "C.UTF-8", "TERM": "dumb", "SHELL": "/bin/sh"}
         if mark:
             variables["PYRO_MACHINE"] = mark
         self._defaults = {os.fsencode(name): os.fsencode(value) for name, value in variables.items()}
         self._wake_read, self._wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        verbs = {"exec": self._exec, "shutdown": self._shutdown}
+        verbs = {
+            "exec": self._exec,
+            "secret_put": self._secrets.put,
+            "shutdown": self._shutdown,
+            **workspace.verbs(Tree(self._root), self._layers, lambda _: None),
+        }
         self._dispatcher = Dispatcher(verbs, {"mode": "host", "pid": os.getpid()})
 
     def serve_fd(self, fd: int) -> int:
@@ -64,7 +76,17 @@ class HostedAgent:
     # -- verbs
 
     def _exec(self, stream: Stream) -> dict[str, Any]:
-        return exec_verb.run(stream, self._defaults, self._root)
+        cwd = stream.params.get("cwd")
+        if isinstance(cwd, str) and (cwd == "/workspace" or cwd.startswith("/workspace/")):
+            stream.params["cwd"] = os.fsdecode(self._root) + cwd.removeprefix("/workspace")
+        return exec_verb.run(stream, self._defaults, self._root, self._secrets)
+
+    def _layers(self) -> Layers:
+        """Whole trees: every directory counts as opaque, and nothing is a whiteout."""
+        return Layers(lambda: _open(self._root), self._open_baseline, lambda _: False, lambda _: True)
+
+    def _open_baseline(self) -> int | None:
+        return None if self._baseline is None else _open(self._baseline)
 
     def _shutdown(self, stream: Stream) -> None:
         stream.result({})
@@ -115,6 +137,10 @@ def inherited_listener(fd: int) -> socket.socket:
     """The listening socket that the parent left open as `fd`."""
     os.set_inheritable(fd, False)
     return socket.socket(fileno=fd)
+
+
+def _open(path: bytes) -> int:
+    return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
 
 
 def _bind(path: str) -> socket.socket:

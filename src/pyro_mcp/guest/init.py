@@ -15,13 +15,16 @@ import threading
 import time
 from typing import Any, NoReturn
 
-from pyro_mcp.guest import disks, identity, syscalls
+from pyro_mcp.guest import disks, identity, syscalls, workspace
 from pyro_mcp.guest import exec as exec_verb
 from pyro_mcp.guest import params as read
 from pyro_mcp.guest.children import SpawnError, reap_orphans, spawn
 from pyro_mcp.guest.dispatch import Dispatcher
 from pyro_mcp.guest.errors import AgentError
+from pyro_mcp.guest.overlay import Overlay
+from pyro_mcp.guest.paths import WORKSPACE
 from pyro_mcp.guest.port import Port
+from pyro_mcp.guest.secrets import Secrets
 from pyro_mcp.protocol.channel import Stream
 
 ENVIRONMENT = {
@@ -65,7 +68,17 @@ class GuestAgent:
         self._port = port
         self._configured: dict[str, Any] | None = None
         self._lock = threading.Lock()
-        verbs = {"configure": self.configure, "exec": self.exec, "shutdown": self.shutdown}
+        self._overlay = Overlay()
+        self._secrets = Secrets("/run/pyro/secrets")
+        verbs = {
+            "configure": self.configure,
+            "exec": self.exec,
+            "overlay_load": self._overlay.load,
+            "overlay_save": self._save,
+            "secret_put": self._put_secret,
+            "shutdown": self.shutdown,
+            **workspace.verbs(self._overlay.tree, self._overlay.layers, self._require_workspace),
+        }
         self._dispatcher = Dispatcher(verbs, {"mode": "guest", "kernel": os.uname().release})
 
     def serve_for_ever(self) -> NoReturn:
@@ -82,7 +95,8 @@ class GuestAgent:
                 time.sleep(0.01)
 
     def configure(self, stream: Stream) -> dict[str, Any]:
-        """time_ns, entropy (base64), hostname, machine_id, token, scratch → kernel, boot_id. Once in a guest's life.
+        """time_ns, entropy (base64), hostname, machine_id, token, scratch, workspace? {seed, load} → kernel, boot_id.
+        Once in a guest's life.
 
         Later hellos carry `token`, by which a node that comes back knows this guest from another on the same socket.
         """
@@ -92,6 +106,8 @@ class GuestAgent:
         hostname = read.text(p, "hostname", limit=63)
         machine_id = read.text(p, "machine_id", limit=32)
         token = read.text(p, "token", limit=128)
+        layout = read.optional_object(p, "workspace")
+        seed, load = read.flag(layout or {}, "seed"), read.flag(layout or {}, "load")
         with self._lock:
             if self._configured is not None:
                 raise AgentError("conflict", "cannot configure: this guest is configured already")
@@ -100,6 +116,8 @@ class GuestAgent:
             if read.flag(p, "scratch"):
                 disks.assemble()
             identity.name_host(hostname, machine_id)
+            if layout is not None:
+                self._overlay.prepare(seed=seed, load=load)
             self._configured = {"kernel": os.uname().release, "boot_id": identity.boot_id()}
             self._dispatcher.introduce(token=token)
             return self._configured
@@ -108,7 +126,25 @@ class GuestAgent:
         """One command in the guest."""
         if self._configured is None:
             raise AgentError("conflict", "cannot exec: this guest is not configured yet")
-        return exec_verb.run(stream, ENVIRONMENT, b"/root")
+        if self._overlay.waiting:
+            self._require_workspace("exec")
+        home = WORKSPACE if self._overlay.mounted else b"/root"
+        return exec_verb.run(stream, ENVIRONMENT, home, self._secrets)
+
+    def _save(self, stream: Stream) -> dict[str, Any]:
+        self._require_workspace("overlay_save")
+        return self._overlay.save(stream)
+
+    def _put_secret(self, stream: Stream) -> dict[str, Any]:
+        if self._configured is None:
+            raise AgentError("conflict", "cannot secret_put: this guest is not configured yet")
+        return self._secrets.put(stream)
+
+    def _require_workspace(self, verb: str) -> None:
+        if self._overlay.waiting:
+            raise AgentError("conflict", f"cannot {verb}: the workspace is still to be loaded")
+        if not self._overlay.mounted:
+            raise AgentError("conflict", f"cannot {verb}: this guest has no workspace")
 
     def shutdown(self, stream: Stream) -> None:
         """End every process, write everything to disk, answer, and switch the machine off."""

@@ -14,7 +14,9 @@ import os
 import sys
 from collections.abc import Sequence
 
-USAGE = "usage: python -m pyro_mcp.guest [--listen PATH | --listener N | --fd N] --root DIR [--mark TEXT]"
+USAGE = (
+    "usage: python -m pyro_mcp.guest [--listen PATH | --listener N | --fd N] --root DIR [--mark TEXT] [--baseline DIR]"
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -26,12 +28,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         init.run()
     options = dict(zip(arguments[::2], arguments[1::2], strict=False))
     ways_in = {"--listen", "--listener", "--fd"} & set(options)
-    if len(arguments) % 2 or len(ways_in) != 1 or set(options) - ways_in - {"--mark"} != {"--root"}:
+    if len(arguments) % 2 or len(ways_in) != 1 or set(options) - ways_in - {"--mark", "--baseline"} != {"--root"}:
         print(USAGE, file=sys.stderr)
         return 2
     from pyro_mcp.guest import hosted
 
-    agent = hosted.HostedAgent(os.path.abspath(options["--root"]), options.get("--mark", ""))
+    baseline = options.get("--baseline")
+    agent = hosted.HostedAgent(
+        os.path.abspath(options["--root"]),
+        options.get("--mark", ""),
+        None if baseline is None else os.path.abspath(baseline),
+    )
     if "--fd" in options:
         return agent.serve_fd(int(options["--fd"]))
     if "--listener" in options:

@@ -80,6 +80,14 @@ def flag(params: dict[str, Any], name: str) -> bool:
     return value
 
 
+def optional_object(params: dict[str, Any], name: str) -> dict[str, Any] | None:
+    """An object, or None when absent."""
+    value = params.get(name)
+    if value is not None and not isinstance(value, dict):
+        raise invalid(f"{name} must be an object")
+    return value
+
+
 def text(params: dict[str, Any], name: str, *, limit: int = 4096) -> str:
     """A required text without control characters."""
     value = params.get(name)

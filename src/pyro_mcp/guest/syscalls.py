@@ -6,6 +6,7 @@ import ctypes
 import os
 
 MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_NOATIME, MS_MOVE = 1, 2, 4, 8, 1024, 8192
+MNT_DETACH = 2
 RB_POWER_OFF = 0x4321FEDC
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -16,6 +17,18 @@ def mount(source: str, target: str, kind: str, flags: int = 0, options: str = ""
     data = options.encode() if options else None
     if _libc.mount(source.encode(), target.encode(), kind.encode(), ctypes.c_ulong(flags), data):
         _raise(f"mount {kind or source} on {target}")
+
+
+def unmount(target: str) -> None:
+    """umount2(2) with MNT_DETACH: out of sight now, gone when nobody uses it."""
+    if _libc.umount2(target.encode(), MNT_DETACH):
+        _raise(f"unmount {target}")
+
+
+def syncfs(fd: int) -> None:
+    """syncfs(2): what was written to the file system of `fd` is on its disk. Not for O_PATH descriptors."""
+    if _libc.syncfs(fd):
+        _raise("syncfs")
 
 
 def power_off() -> None:

@@ -13,19 +13,9 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
-if TYPE_CHECKING:
-    from hashlib import sha256
-else:
-    try:
-        from _hashlib import openssl_sha256 as sha256
-    except ImportError:
-        # A guest's Python is without OpenSSL, and `hashlib` would then complain about other algorithms on import.
-        try:
-            from _sha256 import sha256
-        except ImportError:
-            from _sha2 import sha256
+from pyro_mcp.protocol.digest import sha256
 
 MAX_HEADER = 65536
 MAX_PATH = 4096

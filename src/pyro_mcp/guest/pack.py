@@ -1,0 +1,225 @@
+"""pack: a directory of the workspace becomes a sequence of entries, as faithful as the format is."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Callable
+from typing import Any
+
+from pyro_mcp.guest.errors import AgentError
+from pyro_mcp.guest.flow import Flow
+from pyro_mcp.guest.paths import STAGE_PREFIX, Tree, absolute, failure, relative, reopen, show
+from pyro_mcp.guest.stage import listing
+from pyro_mcp.protocol.channel import Stream
+from pyro_mcp.protocol.entries import MAX_DEPTH, MAX_EXTENTS, MAX_PATH, Encoder, Entry
+
+PIECE = 256 * 1024
+MAX_NOTES = 200
+_LOOK = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+class Notes:
+    """Files that were left out or changed while they were read: all counted, the first few named."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.first: list[dict[str, str]] = []
+
+    def add(self, path: bytes, reason: str) -> None:
+        self.count += 1
+        if len(self.first) < MAX_NOTES:
+            self.first.append({"path": os.fsdecode(path[:1024]), "reason": reason})
+
+
+class Packer:
+    """Walks a directory by descriptors, one per level, and encodes what it finds.
+
+    `special(parent, name, status)` may turn what is no file, directory or link into an entry type, and
+    `opaque(fd)` says whether a directory hides what lies below it in an overlay.
+    """
+
+    def __init__(
+        self,
+        send: Callable[[bytes], object],
+        check: Callable[[], None],
+        *,
+        special: Callable[[os.stat_result], str | None] = lambda _: None,
+        opaque: Callable[[int], bool] = lambda _: False,
+    ) -> None:
+        self.encoder = Encoder(send)
+        self.skipped = Notes()
+        self.changed = Notes()
+        self._check = check
+        self._special = special
+        self._opaque = opaque
+        self._links: dict[tuple[int, int], bytes] = {}
+
+    def directory(self, fd: int) -> None:
+        """Everything below the directory `fd`, sorted, parents first."""
+        levels = [(os.dup(fd), b"", iter(listing(fd)))]
+        try:
+            while levels:
+                here, path, names = levels[-1]
+                name = next(names, None)
+                if name is None:
+                    os.close(levels.pop()[0])
+                    continue
+                if not path and name.startswith(STAGE_PREFIX):
+                    continue
+                self._check()
+                below = path + b"/" + name if path else name
+                deeper = self.one(here, name, below)
+                if deeper is None:
+                    continue
+                try:
+                    levels.append((deeper, below, iter(listing(deeper))))
+                except PermissionError:
+                    os.close(deeper)
+                    self.skipped.add(below, "cannot be listed")
+        finally:
+            for descriptor, _, _ in levels:
+                os.close(descriptor)
+
+    def one(self, parent: int, name: bytes, path: bytes) -> int | None:
+        """Encode one thing; the open descriptor of a directory whose content is to follow."""
+        if len(path) > MAX_PATH or path.count(b"/") >= MAX_DEPTH:
+            self.skipped.add(path, "too deep")
+            return None
+        try:
+            fd = os.open(name, _LOOK, dir_fd=parent)
+        except (FileNotFoundError, PermissionError) as error:
+            if isinstance(error, PermissionError):
+                self.skipped.add(path, "cannot be opened")
+            return None
+        keep = False
+        try:
+            keep = self._encode(fd, path)
+        finally:
+            if not keep:
+                os.close(fd)
+        return fd if keep else None
+
+    def _encode(self, fd: int, path: bytes) -> bool:
+        status = os.fstat(fd)
+        kind = stat.S_IFMT(status.st_mode)
+        if kind == stat.S_IFDIR:
+            self.encoder.entry(_entry(path, "directory", status))
+            if self._opaque(fd):
+                self.encoder.entry(Entry(os.fsdecode(path), "opaque"))
+            return True
+        if kind == stat.S_IFLNK:
+            target = os.fsdecode(os.readlink(b"", dir_fd=fd))
+            self.encoder.entry(_entry(path, "symlink", status)._replace(target=target, mode=0))
+        elif kind == stat.S_IFREG:
+            self._file(fd, path, status)
+        elif (special := self._special(status)) is not None:
+            self.encoder.entry(Entry(os.fsdecode(path), special))
+        else:
+            kinds = {stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket"}
+            self.skipped.add(path, kinds.get(kind, "a device"))
+        return False
+
+    def _file(self, fd: int, path: bytes, status: os.stat_result) -> None:
+        if status.st_nlink > 1:
+            first = self._links.setdefault((status.st_dev, status.st_ino), path)
+            if first != path:
+                self.encoder.entry(Entry(os.fsdecode(path), "hardlink", target=os.fsdecode(first)))
+                return
+        try:
+            own = reopen(fd, os.O_RDONLY)
+        except PermissionError:
+            self._links.pop((status.st_dev, status.st_ino), None)
+            self.skipped.add(path, "cannot be read")
+            return
+        try:
+            extents = _extents(own, status)
+            entry = _entry(path, "file", status)._replace(size=status.st_size, extents=extents)
+            self.encoder.entry(entry)
+            whole = True
+            for offset, length in ((0, status.st_size),) if extents is None else extents:
+                whole = self._copy(own, offset, length) and whole
+            after = os.fstat(own)
+            if not whole or (after.st_mtime_ns, after.st_size) != (status.st_mtime_ns, status.st_size):
+                self.changed.add(path, "changed while it was read")
+        finally:
+            os.close(own)
+
+    def _copy(self, fd: int, offset: int, length: int) -> bool:
+        """Encode a range; what a shrinking file no longer has becomes zeros, and the answer False."""
+        whole = True
+        while length:
+            self._check()
+            piece = os.pread(fd, min(PIECE, length), offset) if whole else b""
+            if not piece:
+                whole = False
+                piece = bytes(min(PIECE, length))
+            self.encoder.data(piece)
+            offset += len(piece)
+            length -= len(piece)
+        return whole
+
+    def result(self) -> dict[str, Any]:
+        """Finish the sequence; the counts."""
+        self.encoder.finish()
+        return {
+            "entry_count": self.encoder.count,
+            "bytes_written": self.encoder.bytes,
+            "skipped": self.skipped.first,
+            "skipped_count": self.skipped.count,
+            "changed": self.changed.first,
+            "changed_count": self.changed.count,
+        }
+
+
+def _entry(path: bytes, kind: str, status: os.stat_result) -> Entry:
+    mode = stat.S_IMODE(status.st_mode)
+    return Entry(os.fsdecode(path), kind, mode, status.st_mtime_ns, uid=status.st_uid, gid=status.st_gid)
+
+
+def _extents(fd: int, status: os.stat_result) -> tuple[tuple[int, int], ...] | None:
+    """Where a sparse file has data; None for one that is better sent whole."""
+    if status.st_blocks * 512 >= status.st_size or status.st_size < 2 * PIECE:
+        return None
+    extents: list[tuple[int, int]] = []
+    at = 0
+    try:
+        while at < status.st_size and len(extents) < MAX_EXTENTS - 1:
+            begin = os.lseek(fd, at, os.SEEK_DATA)
+            at = min(os.lseek(fd, begin, os.SEEK_HOLE), status.st_size)
+            if begin < at:
+                extents.append((begin, at - begin))
+    except OSError as error:
+        return tuple(extents) if error.errno == errno.ENXIO else None  # ENXIO: only a hole is left.
+    if at < status.st_size:
+        extents.append((at, status.st_size - at))
+    return tuple(extents)
+
+
+def tree_pack(tree: Tree, stream: Stream) -> dict[str, Any]:
+    """path → EVENT {path, artifact_type, mode, mtime_ns}, then entries on DATA 1; counts, what was skipped or changed.
+
+    The entries of a directory are relative to it and leave it out; a file is one entry of its own name. Links inside
+    are packed as links.
+    """
+    parts = relative("path", stream.params.get("path", "."))
+    flow = Flow(stream)
+    try:
+        with tree.existing(parts) as place:
+            status = place.stat()
+            whole = place.is_directory()
+            if not whole and not place.is_file():
+                raise AgentError("invalid_argument", f"cannot pack {show(place.path)}: neither a file nor a directory")
+            head = {"path": os.fsdecode(place.path), "artifact_type": "directory" if whole else "file"}
+            flow.event({**head, "mode": stat.S_IMODE(status.st_mode), "mtime_ns": status.st_mtime_ns})
+            packer = Packer(flow.send, flow.check)
+            if whole:
+                packer.directory(place.fd)
+            else:
+                packer.one(place.parent, place.name, place.name)
+            return packer.result()
+    except OSError as error:
+        raise failure("pack", absolute(parts), error) from None
+    finally:
+        flow.close()

@@ -1,0 +1,260 @@
+"""unpack: a sequence of entries becomes files, below one descriptor and nowhere else.
+
+Each entry's parent must be a directory that came before it in the same sequence, reached without following links, and
+no name may come twice: so whatever a hostile sequence says, it can only make what is new.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import threading
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any
+
+from pyro_mcp.guest import params as read
+from pyro_mcp.guest.errors import AgentError, invalid
+from pyro_mcp.guest.flow import Flow
+from pyro_mcp.guest.paths import STAGE_PREFIX, Tree, absolute, failure, relative, reopen, show
+from pyro_mcp.guest.stage import Stage, listing, write_all
+from pyro_mcp.protocol.channel import Stream
+from pyro_mcp.protocol.entries import Decoder, Entry, EntryError, Piece
+
+_DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_LOOK = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+class Unpacker:
+    """Makes entries below `root`, an open descriptor. `overlay` allows whiteouts and opaque marks, and keeps owners."""
+
+    def __init__(self, root: int, *, overlay: bool = False) -> None:
+        self._root = root
+        self._overlay = overlay
+        self._decoder = Decoder()
+        self._parent: tuple[bytes, int] | None = None
+        self._file = -1
+        self._entry: Entry | None = None
+        self._directories: list[Entry] = []
+
+    def run(self, pieces: Iterable[bytes]) -> dict[str, int]:
+        """Unpack the whole sequence; the counts. Raises `AgentError` for a bad one and `OSError`."""
+        try:
+            for data in pieces:
+                for item in self._decoder.feed(data):
+                    if isinstance(item, Piece):
+                        self._write(item)
+                    else:
+                        self._finish_file()
+                        self._begin(item)
+            self._decoder.close()
+            self._finish_file()
+            for entry in reversed(self._directories):
+                self._dress(entry)
+        except EntryError as error:
+            raise invalid(f"cannot unpack: {error}") from None
+        finally:
+            self._close()
+        return {"entry_count": self._decoder.count, "bytes_written": self._decoder.bytes}
+
+    def _begin(self, entry: Entry) -> None:
+        parent, name = self._locate(os.fsencode(entry.path))
+        try:
+            self._make(entry, parent, name)
+        except FileExistsError:
+            raise EntryError(f"{entry.path[:200]!r} comes twice") from None
+
+    def _make(self, entry: Entry, parent: int, name: bytes) -> None:
+        if entry.type == "directory":
+            os.mkdir(name, 0o700, dir_fd=parent)
+            self._directories.append(entry)
+        elif entry.type == "file":
+            self._file = os.open(name, _NEW, 0o600, dir_fd=parent)
+            self._entry = entry
+        elif entry.type == "symlink":
+            os.symlink(os.fsencode(entry.target), name, dir_fd=parent)
+            self._own(entry, parent, name)
+            os.utime(name, ns=(entry.mtime_ns, entry.mtime_ns), dir_fd=parent, follow_symlinks=False)
+        elif entry.type == "hardlink":
+            self._link(entry, name)
+        elif not self._overlay:
+            raise EntryError(f"a {entry.type} has no place here")
+        elif entry.type == "whiteout":
+            os.mknod(name, stat.S_IFCHR, os.makedev(0, 0), dir_fd=parent)
+        else:
+            self._mark_opaque(parent, name)
+
+    def _write(self, piece: Piece) -> None:
+        os.lseek(self._file, piece.offset, os.SEEK_SET)
+        write_all(self._file, piece.data)
+
+    def _finish_file(self) -> None:
+        entry = self._entry
+        if entry is None:
+            return
+        if entry.extents is not None:
+            os.ftruncate(self._file, entry.size)
+        if self._overlay:
+            os.fchown(self._file, entry.uid, entry.gid)
+        os.fchmod(self._file, entry.mode)
+        os.utime(self._file, ns=(entry.mtime_ns, entry.mtime_ns))
+        os.close(self._file)
+        self._file, self._entry = -1, None
+
+    def _dress(self, entry: Entry) -> None:
+        """A directory gets its mode and time last, so that neither hinders what goes into it."""
+        parent, name = self._locate(os.fsencode(entry.path))
+        fd = os.open(name, _DIRECTORY, dir_fd=parent)
+        try:
+            own = f"/proc/self/fd/{fd}"
+            if self._overlay:
+                os.chown(own, entry.uid, entry.gid)
+            os.utime(own, ns=(entry.mtime_ns, entry.mtime_ns))
+            os.chmod(own, entry.mode)
+        finally:
+            os.close(fd)
+
+    def _own(self, entry: Entry, parent: int, name: bytes) -> None:
+        if self._overlay:
+            os.chown(name, entry.uid, entry.gid, dir_fd=parent, follow_symlinks=False)
+
+    def _link(self, entry: Entry, name: bytes) -> None:
+        target, target_name = self._walk(os.fsencode(entry.target).split(b"/"))
+        try:
+            kind = os.stat(target_name, dir_fd=target, follow_symlinks=False).st_mode
+            if not stat.S_ISREG(kind):
+                raise EntryError(f"{entry.path[:200]!r} is a hard link to what is no file")
+            assert self._parent is not None
+            os.link(target_name, name, src_dir_fd=target, dst_dir_fd=self._parent[1], follow_symlinks=False)
+        except FileNotFoundError:
+            raise EntryError(f"{entry.path[:200]!r} is a hard link to what did not come before it") from None
+        finally:
+            os.close(target)
+
+    def _mark_opaque(self, parent: int, name: bytes) -> None:
+        fd = os.open(name, _DIRECTORY, dir_fd=parent)
+        try:
+            os.setxattr(f"/proc/self/fd/{fd}", "trusted.overlay.opaque", b"y")
+        finally:
+            os.close(fd)
+
+    def _locate(self, path: bytes) -> tuple[int, bytes]:
+        """The parent of `path`, kept open for the next entry, and the last name."""
+        above, _, name = path.rpartition(b"/")
+        if self._parent is None or self._parent[0] != above:
+            if self._parent is not None:
+                os.close(self._parent[1])
+                self._parent = None
+            self._parent = (above, self._walk(path.split(b"/"))[0])
+        return self._parent[1], name
+
+    def _walk(self, parts: list[bytes]) -> tuple[int, bytes]:
+        here = os.dup(self._root)
+        try:
+            for part in parts[:-1]:
+                deeper = os.open(part, _DIRECTORY, dir_fd=here)
+                os.close(here)
+                here = deeper
+        except (FileNotFoundError, NotADirectoryError):
+            os.close(here)
+            shown = b"/".join(parts)[:200].decode("utf-8", "backslashreplace")
+            raise EntryError(f"{shown!r} comes before its directory, or below what is no directory") from None
+        except OSError:
+            os.close(here)
+            raise
+        return here, parts[-1]
+
+    def _close(self) -> None:
+        if self._parent is not None:
+            os.close(self._parent[1])
+            self._parent = None
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1
+
+
+def tree_unpack(tree: Tree, lock: threading.Lock, stream: Stream) -> dict[str, Any]:
+    """dest, replace? ← entries on DATA 0 → path, entry_count, bytes_written.
+
+    All is staged first: a damaged sequence, a full disk or a cancellation leaves the workspace as it was. Directories
+    that exist are merged into; files and links that exist are replaced, or without `replace` refused, all before the
+    first is moved.
+    """
+    parts = relative("dest", stream.params.get("dest", "."))
+    replace = read.flag({"replace": True, **stream.params}, "replace")
+    flow = Flow(stream)
+    try:
+        with Stage(tree) as stage:
+            os.mkdir(b"new", 0o700, dir_fd=stage.fd)
+            fresh = os.open(b"new", _DIRECTORY, dir_fd=stage.fd)
+            try:
+                counts = Unpacker(fresh).run(flow.pieces())
+                stage.flush()
+                with lock, tree.find(parts, create=True) as place:
+                    flow.check()
+                    if not place.exists:
+                        os.mkdir(place.name, 0o755, dir_fd=place.parent)
+                        target = os.open(place.name, _DIRECTORY, dir_fd=place.parent)
+                    else:
+                        target = reopen(place.fd, os.O_RDONLY | os.O_DIRECTORY)
+                    try:
+                        _check_merge(fresh, target, path=b"", replace=replace)
+                        _merge(fresh, target)
+                    finally:
+                        os.close(target)
+                    stage.flush()
+                    return {"path": os.fsdecode(place.path), **counts}
+            finally:
+                os.close(fresh)
+    except OSError as error:
+        raise failure("unpack into", absolute(parts), error) from None
+    finally:
+        flow.close()
+
+
+def _check_merge(new: int, old: int, *, path: bytes, replace: bool) -> None:
+    """Raise `conflict` for what cannot be moved into place."""
+    for name, mode, present in _pairs(new, old):
+        if present is None:
+            continue
+        below = path + b"/" + name if path else name
+        if path == b"" and name.startswith(STAGE_PREFIX):
+            raise invalid(f"cannot unpack {show(below)}: the name is reserved")
+        both = stat.S_ISDIR(mode), stat.S_ISDIR(present)
+        if both == (True, True):
+            _inside(new, old, name, partial(_check_merge, path=below, replace=replace))
+        elif any(both):
+            raise AgentError("conflict", f"cannot unpack {show(below)}: one is a directory, the other is not")
+        elif not replace:
+            raise AgentError("conflict", f"cannot unpack {show(below)}: it exists already", "Allow it to be replaced.")
+
+
+def _merge(new: int, old: int) -> None:
+    for name, mode, present in _pairs(new, old):
+        if present is None or not stat.S_ISDIR(mode):
+            os.rename(name, name, src_dir_fd=new, dst_dir_fd=old)
+        else:
+            _inside(new, old, name, _merge)
+
+
+def _pairs(new: int, old: int) -> Iterable[tuple[bytes, int, int | None]]:
+    for name in listing(new):
+        mode = os.stat(name, dir_fd=new, follow_symlinks=False).st_mode
+        try:
+            present = os.stat(name, dir_fd=old, follow_symlinks=False).st_mode
+        except FileNotFoundError:
+            present = None
+        yield name, mode, present
+
+
+def _inside(new: int, old: int, name: bytes, work: Callable[[int, int], None]) -> None:
+    inner = os.open(name, _DIRECTORY, dir_fd=new)
+    try:
+        outer = os.open(name, _DIRECTORY, dir_fd=old)
+        try:
+            work(inner, outer)
+        finally:
+            os.close(outer)
+    finally:
+        os.close(inner)
