@@ -118,4 +118,5 @@ def _disk(name: str, path: Path, *, read_only: bool) -> tuple[str, ...]:
         "discard": "unmap",
         "file": {"driver": "file", "filename": str(path), "read-only": read_only, "discard": "unmap"},
     }
-    return "-blockdev", json.dumps(node), "-device", f"virtio-blk-device,drive={name},serial={name},werror=report,rerror=report"
+    device = f"virtio-blk-device,drive={name},serial={name},werror=report,rerror=report"
+    return "-blockdev", json.dumps(node), "-device", device
