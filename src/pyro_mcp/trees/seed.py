@@ -20,7 +20,8 @@ from pyro_mcp.trees.source import DirectorySource
 from pyro_mcp.trees.writer import TreeWriter, remove_tree
 
 _UUID = "70797265-6d63-7000-8000-000000000001"
-_MKFS = ("mkfs.erofs", "--quiet", f"-U{_UUID}", "-x-1", "--all-root", "--preserve-mtime")
+_MKFS = ("mkfs.erofs", "--quiet", f"-U{_UUID}", "-x-1", "-T0", "--all-root", "--preserve-mtime")
+"""Equal trees give equal images: the identity and the time of building are fixed, files keep their own times."""
 _SECONDS = 600.0
 
 Source = DirectorySource | ArchiveSource
@@ -79,6 +80,7 @@ def build_seed(
             ) as writer:
                 writer.write(source)
                 writer.finish()
+            os.utime(work / "tree", (0, 0))
             progress(f"Packing {writer.meter.entries:,} entries", None)
             _pack(writer, work, cancelled)
             digest = _publish(work / "image", image, device_bytes)
