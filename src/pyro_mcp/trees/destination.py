@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
-import tempfile
 import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -20,7 +19,8 @@ from pyro_mcp.system.progress import Progress, silent
 from pyro_mcp.trees.limits import Limits, Skipped
 from pyro_mcp.trees.links import leads_out
 from pyro_mcp.trees.runnable import runnable
-from pyro_mcp.trees.writer import TreeWriter, remove_tree
+from pyro_mcp.trees.work import work_directory
+from pyro_mcp.trees.writer import TreeWriter
 
 SAFE_MODE = 0o755
 """Neither setuid, setgid, sticky nor write permission for others arrives on the host."""
@@ -62,22 +62,20 @@ def export_tree(
 
     with disk_errors(f"export to {output}"):
         refuse_existing(output)
-        work = Path(tempfile.mkdtemp(prefix=".pyro-export-", dir=output.parent))
-        try:
+        with work_directory(output.parent, ".pyro-export-") as work:
             tree = work / "tree"
             tree.mkdir()
             what = f"export to {output}"
             # A directory its owner cannot enter could not be removed again.
             bits = {"mask": SAFE_MODE, "directory_bits": 0o700}
             with TreeWriter(tree, what=what, **bits, limits=limits, cancelled=cancelled, tell=tell) as writer:
-                writer.write(_single(items) if kind == "file" else items)
+                try:
+                    writer.write(_single(items) if kind == "file" else items)
+                except EntryError as error:
+                    raise ProtocolError(f"cannot export to {output}: the guest sent nonsense: {error}") from None
                 skipped = _drop_links(writer)
                 writer.finish()
             _publish(tree / _ONLY if kind == "file" else tree, output)
-        except EntryError as error:
-            raise ProtocolError(f"cannot export to {output}: the guest sent nonsense: {error}") from None
-        finally:
-            remove_tree(work)
     found = [output.name] if kind == "file" else list(writer.files)
     listed = runnable([*found, *(path for path in writer.links if kind == "directory")])
     return ExportReport(str(output), kind, writer.meter.entries - len(skipped), writer.meter.bytes, skipped, listed)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import stat
-import tempfile
 import threading
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,8 @@ from pyro_mcp.system.sparse import digest_sparse
 from pyro_mcp.trees.archive import ArchiveSource
 from pyro_mcp.trees.limits import Limits, Skipped
 from pyro_mcp.trees.source import DirectorySource
-from pyro_mcp.trees.writer import TreeWriter, remove_tree
+from pyro_mcp.trees.work import work_directory
+from pyro_mcp.trees.writer import TreeWriter
 
 _UUID = "70797265-6d63-7000-8000-000000000001"
 _MKFS = ("mkfs.erofs", "--quiet", f"-U{_UUID}", "-x-1", "-T0", "--all-root", "--preserve-mtime")
@@ -70,22 +70,18 @@ def build_seed(
     def tell(entries: int, size: int) -> None:
         progress(f"Reading {seed_path}: {entries:,} entries, {size / 1e6:,.0f} MB", None)
 
-    with disk_errors("make a seed image"):
-        work = Path(tempfile.mkdtemp(prefix=".seed-", dir=make_directory(image.parent)))
-        try:
-            (work / "tree").mkdir(0o755)
-            what = f"import {seed_path}"
-            with TreeWriter(
-                work / "tree", what=what, mask=0o1777, limits=limits, cancelled=cancelled, tell=tell
-            ) as writer:
-                writer.write(source)
-                writer.finish()
-            os.utime(work / "tree", (0, 0))
-            progress(f"Packing {writer.meter.entries:,} entries", None)
-            _pack(writer, work, cancelled)
-            digest = _publish(work / "image", image, device_bytes)
-        finally:
-            remove_tree(work)
+    with disk_errors("make a seed image"), work_directory(make_directory(image.parent), ".seed-") as work:
+        tree = work / "tree"
+        tree.mkdir()
+        what = f"import {seed_path}"
+        with TreeWriter(tree, what=what, mask=0o1777, limits=limits, cancelled=cancelled, tell=tell) as writer:
+            writer.write(source)
+            writer.finish()
+        tree.chmod(0o755)
+        os.utime(tree, (0, 0))
+        progress(f"Packing {writer.meter.entries:,} entries", None)
+        _pack(writer, work, cancelled)
+        digest = _publish(work / "image", image, device_bytes)
     size, count = writer.meter.bytes, writer.meter.entries
     return SeedReport(source.mode, str(seed_path), destination, count, size, digest, source.skipped)
 

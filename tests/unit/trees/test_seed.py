@@ -12,13 +12,16 @@ from pathlib import Path
 import pytest
 
 from pyro_mcp.errors import Cancelled, DiskFull, InvalidArgument, Unsupported
+from pyro_mcp.protocol.entries import EntryError
 from pyro_mcp.system.process import find_program
 from pyro_mcp.trees import seed as module
+from pyro_mcp.trees import work
 from pyro_mcp.trees.archive import ArchiveSource
+from pyro_mcp.trees.flow import received, send
 from pyro_mcp.trees.limits import Limits
 from pyro_mcp.trees.seed import SeedReport, build_seed, open_source
 
-from .conftest import snapshot
+from .conftest import contents, snapshot
 
 pytestmark = pytest.mark.skipif(find_program("mkfs.erofs") is None, reason="needs erofs-utils")
 DEVICE = 1 << 38
@@ -129,3 +132,30 @@ def test_only_files_and_directories_are_sources(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(InvalidArgument, match="neither"):
         open_source(tmp_path / "pipe")
+
+
+def test_what_a_killed_build_left_goes_with_the_next(
+    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = tmp_path / "w"
+    (place / ".seed-old" / "tree" / "closed").mkdir(parents=True)
+    (place / ".seed-old" / "tree" / "closed").chmod(0)
+    (place / ".seed-old").chmod(0o700)
+    (place / ".seed-link").symlink_to(tree)
+    build(tree, place / "image")
+    assert (place / ".seed-old").exists()  # too young to tell
+    monkeypatch.setattr(work, "_SETTLED_SECONDS", -1.0)
+    with work.work_directory(place, ".seed-") as held:
+        build(tree, place / "image")
+        assert held.exists()
+    assert sorted(os.listdir(place)) == [".seed-link", "image"]
+    assert (tree / "twin").exists()
+
+
+def test_a_sequence_survives_its_journey(tree: Path) -> None:
+    sent: list[bytes] = []
+    count, size = send(open_source(tree), sent.append)
+    assert contents(received(sent)) == contents(open_source(tree))
+    assert (count, size) == (len(snapshot(tree)), 10_000 + 1 + 12)
+    with pytest.raises(EntryError):
+        list(received(sent[:-1]))
