@@ -317,7 +317,7 @@ def adopt_mode(stage: Stage, name: bytes, place: Place, mode: int | None) -> Non
             status = place.stat()
             if (status.st_uid, status.st_gid) != (os.geteuid(), os.getegid()) and os.geteuid() == 0:
                 os.chown(own, status.st_uid, status.st_gid)
-            os.chmod(own, stat.S_IMODE(status.st_mode) if mode is None else mode)
+            os.chmod(own, status.st_mode & 0o777 if mode is None else mode)
         else:
             os.chmod(own, 0o644 if mode is None else mode)
     finally:

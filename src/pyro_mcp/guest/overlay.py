@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import stat
+import threading
 from typing import Any
 
 from pyro_mcp.guest import disks
@@ -35,6 +36,7 @@ class Overlay:
         self.mounted = False
         self.waiting = False
         """Whether `overlay_load` must come before the mount."""
+        self._loading = threading.Lock()
         self._seed = False
         self._upper = -1
         self._lower = -1
@@ -70,6 +72,7 @@ class Overlay:
         mount("overlay", os.fsdecode(WORKSPACE), "overlay", MS_NOATIME, where)
         if self._seed:
             unmount(SEED)
+            os.rmdir(SEED)
         sweep(self.tree)
         self.mounted, self.waiting = True, False
 
@@ -99,8 +102,16 @@ class Overlay:
 
         Only once, after `configure` with `load`. On failure nothing is kept and it may be tried again.
         """
-        if not self.waiting:
-            raise AgentError("conflict", "cannot load: this guest does not wait for a saved workspace")
+        if not self._loading.acquire(blocking=False):
+            raise AgentError("conflict", "cannot load: another load is under way")
+        try:
+            if not self.waiting:
+                raise AgentError("conflict", "cannot load: this guest does not wait for a saved workspace")
+            return self._load(stream)
+        finally:
+            self._loading.release()
+
+    def _load(self, stream: Stream) -> dict[str, Any]:
         flow = Flow(stream)
         try:
             counts = Unpacker(self._upper, overlay=True).run(flow.pieces())

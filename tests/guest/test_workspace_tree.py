@@ -1,0 +1,172 @@
+"""/workspace on a real guest: the overlay's own ways, and what is saved of it comes back."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pyro_mcp.machines.driver import MachineSpec
+from pyro_mcp.machines.qemu.command import DISK_BYTES
+from pyro_mcp.machines.qemu.driver import QemuDriver, QemuMachine
+from pyro_mcp.protocol.channel import Channel, Data, Event, RemoteError, Result
+from pyro_mcp.system.progress import silent
+
+pytestmark = pytest.mark.guest
+
+
+def talk(channel: Channel, verb: str, params: dict[str, Any], data: bytes = b"") -> tuple[Any, bytes, list[Any]]:
+    stream = channel.open(verb, params)
+    stream.send(data)
+    stream.end()
+    output, events = bytearray(), []
+    for message in stream.messages():
+        if isinstance(message, Data):
+            output += message.data
+        elif isinstance(message, Event):
+            events.append(message.value)
+        elif isinstance(message, Result):
+            return message.value, bytes(output), events
+    raise AssertionError("no result")
+
+
+def sh(machine: QemuMachine, line: str, **params: Any) -> str:
+    stream = machine.channel.open("exec", {"argv": ["sh", "-ec", line], "timeout_seconds": 60, **params})
+    output = bytearray()
+    for message in stream.messages():
+        if isinstance(message, Data):
+            output += message.data
+        elif isinstance(message, Result):
+            assert message.value["exit_code"] == 0, output
+    return output.decode().strip()
+
+
+@pytest.fixture
+def seed(tmp_path: Path) -> Path:
+    tree = tmp_path / "tree"
+    (tree / "dir/sub").mkdir(parents=True)
+    (tree / "emptied").mkdir()
+    for name in ("kept", "edited", "gone", "dir/a", "dir/sub/b", "emptied/x"):
+        (tree / name).write_text(name)
+    (tree / "run").write_text("#!/bin/sh\necho ran\n")
+    (tree / "run").chmod(0o755)
+    (tree / "link").symlink_to("kept")
+    image = tmp_path / "seed.erofs"
+    subprocess.run(["mkfs.erofs", "--all-root", str(image), str(tree)], check=True, capture_output=True)
+    os.truncate(image, DISK_BYTES)
+    return image
+
+
+@pytest.fixture
+def launch_workspace(
+    driver: QemuDriver, new_spec: Callable[..., MachineSpec], seed: Path, monkeypatch: pytest.MonkeyPatch
+) -> Any:
+    """Launch a guest whose `configure` asks for a workspace."""
+    machines: list[QemuMachine] = []
+
+    def make(*, load: bool) -> QemuMachine:
+        ask = Channel.call
+
+        def call(self: Channel, verb: str, params: dict[str, Any], timeout: float | None = None) -> dict[str, Any]:
+            extra = {"workspace": {"seed": True, "load": load}} if verb == "configure" else {}
+            return ask(self, verb, {**params, **extra}, timeout)
+
+        monkeypatch.setattr(Channel, "call", call)
+        machine = driver.launch(dataclasses.replace(new_spec(), seed=seed), silent)
+        monkeypatch.setattr(Channel, "call", ask)
+        machines.append(machine)
+        return machine
+
+    yield make
+    for machine in machines:
+        machine.terminate()
+
+
+def changed(machine: QemuMachine) -> dict[str, str]:
+    return {event["path"]: event["status"] for event in talk(machine.channel, "changes", {})[2]}
+
+
+EXPECTED = {
+    "copy/sub/b": "added",
+    "dir/a": "deleted",
+    "dir/new": "added",
+    "dir/sub/b": "deleted",
+    "edited": "modified",
+    "emptied/x": "deleted",
+    "gone": "deleted",
+    "run": "modified",
+    "link": "type_changed",
+    "moved": "added",
+}
+LIST = "find . -mindepth 1 ! -name edited ! -name tick | sort; cat edited moved; stat -c %a run; readlink soft"
+
+
+def test_the_overlay_in_every_way_and_back(launch_workspace: Any) -> None:
+    one = launch_workspace(load=False)
+    assert sh(one, "pwd; ./run; stat -c '%U %a' .").split() == ["/workspace", "ran", "root", "755"]
+    assert changed(one) == {}
+    sh(one, "echo new > edited; rm gone; mv dir/sub copy; rm -r dir; mkdir dir; echo n > dir/new; chmod 700 run")
+    sh(one, "mkdir copy/sub; mv copy/b copy/sub/; rm emptied/x; rm link; mkdir link; echo m > moved; touch kept")
+    sh(one, "mkfifo pipe; mv moved m2; mv m2 moved; rm pipe")
+    assert changed(one) == EXPECTED
+    assert sh(one, "ls /run/pyro; ls -d /pyro 2>&1 || true").startswith("runtime\nls: cannot")
+
+    _secrets_and_files(one)
+    sh(one, "rm -f written; ln -s nowhere soft; ln moved twin; truncate -s 1T giant; useradd -M u 2>/dev/null || true")
+    before = sh(one, LIST)
+    result, saved, _ = talk(one.channel, "overlay_save", {})
+    assert len(saved) < 65536
+    assert (result["skipped_count"], result["changed_count"]) == (0, 0)
+    one.terminate()
+
+    two = launch_workspace(load=True)
+    _load(two, saved)
+    assert sh(two, LIST) == before
+    assert sh(two, "stat -c %h twin; stat -c %s giant").split() == ["2", str(1 << 40)]
+    assert changed(two) == {**EXPECTED, "soft": "added", "twin": "added", "giant": "added"}
+
+
+def _secrets_and_files(machine: QemuMachine) -> None:
+    talk(machine.channel, "secret_put", {"name": "T", "size": 6}, b"canary")
+    assert sh(machine, 'echo "$K"', secret_env={"K": "T"}) == "canary"
+    assert sh(machine, "stat -c %a /run/pyro/secrets /run/pyro/secrets/T; env | grep -c canary || true").split() == [
+        "700",
+        "600",
+        "0",
+    ]
+    begun = time.monotonic()
+    talk(machine.channel, "file_write", {"path": "written", "size": 3}, b"abc")
+    print(f"file_write {time.monotonic() - begun:.3f} s")
+    assert talk(machine.channel, "file_read", {"path": "written"})[1] == b"abc"
+    assert talk(machine.channel, "file_search", {"pattern": "^a.c$", "path": "."})[0]["matches"][0]["line"] == 1
+    operations = [{"op": "write", "path": "written", "size": 1}, {"op": "delete", "path": "nothing"}]
+    stream = machine.channel.open("tree_apply", {"operations": operations})
+    stream.send(b"z")
+    stream.end()
+    with pytest.raises(RemoteError):
+        list(stream.messages())
+    assert sh(machine, "cat written; ls -a | grep -c pyro || true") == "abc0"
+    timings = []
+    for _ in range(10):
+        begun = time.monotonic()
+        talk(machine.channel, "exec", {"argv": ["true"]})
+        timings.append(time.monotonic() - begun)
+    print(f"exec of true: median {sorted(timings)[5] * 1000:.0f} ms")
+
+
+def _load(machine: QemuMachine, saved: bytes) -> None:
+    for verb, params in (("exec", {"argv": ["true"]}), ("file_list", {"path": "."})):
+        with pytest.raises(RemoteError) as caught:
+            talk(machine.channel, verb, params)
+        assert caught.value.payload["code"] == "conflict"
+    with pytest.raises(RemoteError):
+        talk(machine.channel, "overlay_load", {}, saved[:-9])
+    assert talk(machine.channel, "overlay_load", {}, saved)[0]["entry_count"] > 10
+    with pytest.raises(RemoteError):
+        talk(machine.channel, "overlay_load", {}, saved)
