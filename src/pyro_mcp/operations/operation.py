@@ -10,6 +10,7 @@ The node calls `answer`; a client calls `request` and `result`.
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -35,8 +36,11 @@ class Effects:
 
 @dataclass(frozen=True)
 class Operation(Generic[P, R]):
-    """A verb. `local` ones run in the caller's process, the others in the node; `title` is the tool's; `id_field` is
-    the part of the answer that a script wants when it wants only one."""
+    """A verb. `local` ones run in the caller's process, the others in the node; `title` is the tool's.
+
+    `id_field` is the part of the answer that a script wants when it wants only one, `text_field` a part that is a text
+    of its own.
+    """
 
     function: Callable[Concatenate[Call[Any], P], R]
     effects: Effects
@@ -45,6 +49,7 @@ class Operation(Generic[P, R]):
     title: str | None = None
     local: bool = False
     id_field: str | None = None
+    text_field: str | None = None
 
     @property
     def name(self) -> str:
@@ -82,7 +87,15 @@ class Operation(Generic[P, R]):
             elif field.name in bound and not (value is None and field.optional):
                 params[field.name] = list(value) if isinstance(value, tuple) else value
         self.validate(params)
-        return params, streams
+        return self.localized(params), streams
+
+    def localized(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        """Valid parameters as they travel: paths of this host absolute, seen from this process's directory."""
+        paths = {field.name for field in self.fields if field.param.host_path}
+        return {
+            name: os.path.abspath(os.path.expanduser(value)) if name in paths and value is not None else value
+            for name, value in params.items()
+        }
 
     def validate(self, params: Mapping[str, Any]) -> dict[str, Any]:
         """The parameters, typed, with defaults. Raises `InvalidArgument` naming the parameter and its rule."""
@@ -116,11 +129,12 @@ def operation(
     title: str | None = None,
     local: bool = False,
     id_field: str | None = None,
+    text_field: str | None = None,
 ) -> Callable[[Callable[Concatenate[Call[Any], P], R]], Operation[P, R]]:
     """Declare the decorated function a public verb."""
 
     def declare(function: Callable[Concatenate[Call[Any], P], R]) -> Operation[P, R]:
-        return Operation(function, effects, cli, tool, title, local, id_field)
+        return Operation(function, effects, cli, tool, title, local, id_field, text_field)
 
     return declare
 

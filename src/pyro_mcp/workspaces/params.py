@@ -114,3 +114,13 @@ Cursor = Annotated[
 ]
 EndCommand = Annotated[bool, Param(help="end that command and everything it has started")]
 LogLimit = Annotated[int, Param(help="how many of the latest commands to tell", ge=1, le=1000, metavar="N")]
+WorkspacePath = Annotated[
+    str,
+    Param(
+        help="path under /workspace, absolute or relative to it",
+        min_length=1,
+        max_length=4096,
+        metavar="PATH",
+        cli="positional",
+    ),
+]

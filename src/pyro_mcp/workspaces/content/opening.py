@@ -1,0 +1,22 @@
+"""Opening: from a workspace's id or name to a place that can be worked in."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from pyro_mcp.workspaces.content.asking import Place
+
+if TYPE_CHECKING:
+    from pyro_mcp.operations.call import Call
+    from pyro_mcp.workspaces.engine import Engine
+
+
+def opened(call: Call[Engine], ref: str) -> Place:
+    """The place that the workspace `ref` is now. Raises `NotFound`, or `Conflict` when it does not run."""
+    engine = call.engine
+    row = engine.lifecycle.find(ref)
+
+    def note(kind: str, detail: dict[str, Any]) -> None:
+        engine.lifecycle.events.add(row.workspace_id, kind, detail, engine.clock.wall())
+
+    return Place(row.workspace_id, engine.lifecycle.live(call, row), note)
