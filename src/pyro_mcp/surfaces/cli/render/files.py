@@ -1,0 +1,63 @@
+"""Files, for a person."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pyro_mcp.model.file import FileContent, FileEntry, FileList, FileSearch, FileWritten
+from pyro_mcp.surfaces.cli.escapes import plain
+from pyro_mcp.surfaces.cli.output import Output
+from pyro_mcp.surfaces.cli.render.common import size, table
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+_MARKS = {"directory": "dir", "symlink": "link", "other": "other"}
+
+
+def draw_list(console: Console, result: FileList) -> None:
+    """One line per name, relative to what was listed."""
+    if not result.count:
+        console.print(f"nothing in {plain(result.path)}" + (" matches" if result.pattern else ""), soft_wrap=True)
+        return
+    rows = table("SIZE", "NAME")
+    for entry in result.entries:
+        rows.add_row(_MARKS.get(entry.artifact_type) or size(entry.size_bytes), _name(entry, result.path))
+    console.print(rows)
+    if result.truncated:
+        console.print(f"the first {result.count}; there are more (--limit)")
+
+
+def _name(entry: FileEntry, root: str) -> str:
+    name = entry.path.removeprefix(root.rstrip("/") + "/") or entry.path
+    if entry.artifact_type == "symlink":
+        return plain(f"{name} -> {entry.link_target}")
+    return plain(name) + ("/" if entry.artifact_type == "directory" else "")
+
+
+def after_read(result: FileContent, output: Output) -> None:
+    """The file's text on stdout; on stderr what it does not show."""
+    if result.binary:
+        output.notice(f"{result.path} is binary, {size(result.size_bytes)}; copy it out with `pyro workspace export`")
+        return
+    output.live(1, result.content.encode("utf-8", "surrogateescape"))
+    output.finish()
+    if result.truncated:
+        output.notice(f"this is the beginning of {result.size_bytes} bytes (--max-bytes)")
+
+
+def draw_written(console: Console, result: FileWritten) -> None:
+    """What was written."""
+    verb = "made" if result.created else "replaced"
+    console.print(f"{verb} {plain(result.path)}: {result.bytes_written} bytes", soft_wrap=True)
+
+
+def draw_search(console: Console, result: FileSearch) -> None:
+    """The lines as `grep` shows them, and the counts."""
+    for match in result.matches:
+        name = match.path.removeprefix("/workspace/")
+        console.print(f"{plain(name)}:{match.line}: {plain(match.text)}", soft_wrap=True)
+    more = "; there may be more (--limit)" if result.truncated and not result.timed_out else ""
+    more = "; the time was up, there may be more" if result.timed_out else more
+    skipped = f", {result.files_skipped} binary or large left out" if result.files_skipped else ""
+    console.print(f"{result.count} lines in {result.files_searched} files{skipped}{more}", soft_wrap=True)
