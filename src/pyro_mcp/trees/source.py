@@ -13,9 +13,10 @@ import os
 import stat
 import threading
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from pyro_mcp.errors import Cancelled, InvalidArgument, NotFound
+from pyro_mcp.errors import Cancelled, Capacity, InvalidArgument, NotFound
 from pyro_mcp.protocol.entries import MAX_EXTENTS, Entry, EntryError, Piece, check
 from pyro_mcp.system.atomic import disk_errors
 from pyro_mcp.system.sparse import extents
@@ -32,6 +33,16 @@ _KINDS = {
 }
 CHANGED = "it changed while it was read"
 PRIVILEGED = "its setuid and setgid bits were removed"
+
+
+@dataclass
+class _Level:
+    """A directory that is open, and the names in it that are still to come, the next one last."""
+
+    descriptor: int
+    path: str
+    identity: tuple[int, int]
+    names: list[str] = field(default_factory=list)
 
 
 class DirectorySource:
@@ -59,29 +70,39 @@ class DirectorySource:
             except NotADirectoryError:
                 raise InvalidArgument(f"cannot read {self._root}: it is not a directory") from None
             about = os.fstat(descriptor)
+        yield from self._walk(_Level(descriptor, "", (about.st_dev, about.st_ino)))
+
+    def _walk(self, root: _Level) -> Iterator[Entry | Piece]:
+        levels = [root]
         try:
-            yield from self._directory(descriptor, "", ((about.st_dev, about.st_ino),))
+            self._list(root)
+            while levels:
+                level = levels[-1]
+                if not level.names:
+                    os.close(levels.pop().descriptor)
+                    continue
+                if self._cancelled is not None and self._cancelled.is_set():
+                    raise Cancelled(f"cannot finish reading {self._root}: cancelled")
+                name = level.names.pop()
+                path = f"{level.path}/{name}" if level.path else name
+                try:
+                    yield from self._member(levels, name, path)
+                except OSError as error:
+                    self._excuse(path, error)
+                except EntryError as error:
+                    self._skip(path, str(error))
         finally:
-            os.close(descriptor)
+            for level in levels:
+                os.close(level.descriptor)
 
-    def _directory(self, descriptor: int, path: str, above: tuple[tuple[int, int], ...]) -> Iterator[Entry | Piece]:
+    def _list(self, level: _Level) -> None:
         try:
-            names = sorted(os.listdir(descriptor))
+            level.names = sorted(os.listdir(level.descriptor), reverse=True)
         except OSError as error:
-            self._skip(path or ".", _why(error))
-            return
-        for name in names:
-            if self._cancelled is not None and self._cancelled.is_set():
-                raise Cancelled(f"cannot finish reading {self._root}: cancelled")
-            below = f"{path}/{name}" if path else name
-            try:
-                yield from self._member(descriptor, name, below, above)
-            except OSError as error:
-                self._skip(below, _why(error))
-            except EntryError as error:
-                self._skip(below, str(error))
+            self._excuse(level.path or ".", error)
 
-    def _member(self, parent: int, name: str, path: str, above: tuple[tuple[int, int], ...]) -> Iterator[Entry | Piece]:
+    def _member(self, levels: list[_Level], name: str, path: str) -> Iterator[Entry | Piece]:
+        parent = levels[-1].descriptor
         about = os.stat(name, dir_fd=parent, follow_symlinks=False)
         kind = stat.S_IFMT(about.st_mode)
         if kind in _KINDS:
@@ -90,11 +111,7 @@ class DirectorySource:
             target = os.readlink(name, dir_fd=parent)
             yield self._counted(Entry(path, "symlink", 0o777, about.st_mtime_ns, target=target))
         elif kind == stat.S_IFDIR:
-            descriptor = os.open(name, _DIRECTORY, dir_fd=parent)
-            try:
-                yield from self._subdirectory(descriptor, path, above)
-            finally:
-                os.close(descriptor)
+            yield from self._directory(levels, os.open(name, _DIRECTORY, dir_fd=parent), path)
         else:
             descriptor = os.open(name, _FILE, dir_fd=parent)
             try:
@@ -102,14 +119,21 @@ class DirectorySource:
             finally:
                 os.close(descriptor)
 
-    def _subdirectory(self, descriptor: int, path: str, above: tuple[tuple[int, int], ...]) -> Iterator[Entry | Piece]:
-        about = os.fstat(descriptor)
-        identity = (about.st_dev, about.st_ino)
-        if identity in above:  # a bind mount of a parent
-            self._skip(path, "it contains itself")
-            return
-        yield self._counted(Entry(path, "directory", self._mode(path, about), about.st_mtime_ns))
-        yield from self._directory(descriptor, path, (*above, identity))
+    def _directory(self, levels: list[_Level], descriptor: int, path: str) -> Iterator[Entry]:
+        try:
+            about = os.fstat(descriptor)
+            identity = (about.st_dev, about.st_ino)
+            if any(level.identity == identity for level in levels):  # a bind mount of a parent
+                self._skip(path, "it contains itself")
+                return
+            entry = self._counted(Entry(path, "directory", self._mode(path, about), about.st_mtime_ns))
+            levels.append(_Level(descriptor, path, identity))
+            descriptor = -1
+        finally:
+            if descriptor >= 0:
+                os.close(descriptor)
+        yield entry
+        self._list(levels[-1])
 
     def _file(self, descriptor: int, path: str, seen: os.stat_result) -> Iterator[Entry | Piece]:
         about = os.fstat(descriptor)
@@ -142,6 +166,12 @@ class DirectorySource:
         check(entry)
         self._meter.add(entry.path, entry.size)
         return entry
+
+    def _excuse(self, path: str, error: OSError) -> None:
+        """List what this one member will not give; let what would fail for all of them through."""
+        if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
+            raise Capacity(f"cannot read {self._root}: {error.strerror} at {path!a}") from error
+        self._skip(path, _why(error))
 
     def _skip(self, path: str, reason: str) -> None:
         self.skipped.append(Skipped(path, reason))

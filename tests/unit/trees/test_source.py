@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import threading
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pyro_mcp.errors import Cancelled, InvalidArgument, NotFound
+from pyro_mcp.errors import Cancelled, Capacity, InvalidArgument, NotFound
 from pyro_mcp.protocol.entries import Entry, Piece
 from pyro_mcp.trees.limits import Limits
 from pyro_mcp.trees.source import CHANGED, CHUNK, DirectorySource
@@ -172,6 +173,22 @@ def test_a_deep_tree_ends_at_the_stated_depth(root: Path) -> None:
     assert len(contents(source)) == 256
     assert len(source.skipped) == 1
     assert "256" in source.skipped[0].reason
+
+
+def test_too_few_descriptors_are_an_error_not_a_gap(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (root / "a/b/c").mkdir(parents=True)
+    real = os.open
+
+    def fake(path: object, *args: object, **kwargs: object) -> int:
+        if path == "c":
+            raise OSError(errno.EMFILE, "Too many open files")
+        return real(path, *args, **kwargs)  # type: ignore[arg-type]
+
+    before = len(os.listdir("/proc/self/fd"))
+    monkeypatch.setattr(os, "open", fake)
+    with pytest.raises(Capacity, match="Too many open files"):
+        list(DirectorySource(root))
+    assert len(os.listdir("/proc/self/fd")) == before
 
 
 def test_what_is_no_directory_is_refused(root: Path) -> None:
