@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cache
+from importlib import import_module
 from typing import Any
 
 from pyro_mcp.operations.operation import Operation, operations_in
+from pyro_mcp.workspaces import VERB_MODULES
 
 
 @cache
 def operations() -> Mapping[str, Operation[Any, Any]]:
     """Name → operation."""
-    from pyro_mcp.workspaces import environments, run, vm
-
-    found = (operation for module in (run, vm, environments) for operation in operations_in(module))
+    modules = (import_module(f"pyro_mcp.workspaces.{name}") for name in VERB_MODULES)
+    found = (operation for module in modules for operation in operations_in(module))
     return {operation.name: operation for operation in found if not operation.local}

@@ -1,6 +1,6 @@
 """Catalog: which operations a surface shows, and where they are declared.
 
-The first word of a command names the one module whose declarations must be read to parse it.
+The first word of a command names the few modules whose declarations must be read to parse it.
 """
 
 from __future__ import annotations
@@ -12,19 +12,30 @@ from typing import Any, Literal, get_args
 from pyro_mcp.errors import InvalidArgument
 from pyro_mcp.operations.fields import Field
 from pyro_mcp.operations.operation import Operation, operations_in
+from pyro_mcp.workspaces import VERB_MODULES
 
 Profile = Literal["vm-run", "workspace-core", "workspace-full"]
 DEFAULT_PROFILE: Profile = "workspace-core"
 PROFILES: tuple[str, ...] = get_args(Profile)
 
-COMMANDS: dict[str, tuple[str, str]] = {
-    "run": ("run", "run one command in a fresh machine"),
-    "env": ("environments", "list, install and remove environments"),
-    "doctor": ("doctor", "show what this host can do and what is missing"),
+COMMANDS: dict[str, tuple[tuple[str, ...], str]] = {
+    "run": (("run",), "run one command in a fresh machine"),
+    "env": (("environments",), "list, install and remove environments"),
+    "workspace": (("workspace", "workspace_exec"), "create and use persistent sandboxes"),
+    "doctor": (("doctor",), "show what this host can do and what is missing"),
 }
-"""First word of a command → the module of `workspaces` that declares it, and its line in `pyro --help`."""
+"""First word of a command → the modules of `workspaces` that declare it, and its line in `pyro --help`."""
 
-_TOOL_MODULES = ("run", "vm", "environments")
+GROUPS: dict[tuple[str, str], str] = {("workspace", "snapshot"): "save, list and remove checkpoints"}
+"""Two words that begin several commands → their line of help."""
+
+_CORE = frozenset(
+    {
+        *("vm_run", "workspace_create", "workspace_list", "workspace_update", "workspace_status", "workspace_exec"),
+        *("workspace_logs", "workspace_delete"),
+    }
+)
+"""The tools of `workspace-core`; `vm-run` has the first, `workspace-full` all there are."""
 
 
 def operations(module: str) -> Iterator[Operation[Any, Any]]:
@@ -34,19 +45,19 @@ def operations(module: str) -> Iterator[Operation[Any, Any]]:
 
 def every_operation() -> Iterator[Operation[Any, Any]]:
     """All operations of all modules."""
-    for module in ("run", "vm", "environments", "doctor"):
+    for module in VERB_MODULES:
         yield from operations(module)
 
 
 def tools(profile: str) -> tuple[Operation[Any, Any], ...]:
-    """The operations that the MCP profile shows. Raises `InvalidArgument` for a profile that does not exist.
-
-    `workspace-core` equals `vm-run` until the workspace tools exist.
-    """
+    """The operations that the MCP profile shows. Raises `InvalidArgument` for a profile that does not exist."""
     if profile not in PROFILES:
         raise InvalidArgument(f"cannot serve profile {profile!r}: unknown", hint=f"Profiles: {', '.join(PROFILES)}.")
-    found = [operation for module in _TOOL_MODULES for operation in operations(module) if operation.tool]
-    return tuple(operation for operation in found if profile == "workspace-full" or operation.tool == "vm_run")
+    found = [operation for operation in every_operation() if operation.tool]
+    if profile == "workspace-full":
+        return tuple(found)
+    shown = {"vm_run"} if profile == "vm-run" else _CORE
+    return tuple(operation for operation in found if operation.tool in shown)
 
 
 def tool_fields(operation: Operation[Any, Any], profile: str, *, allow_host_compat: bool) -> tuple[Field, ...]:

@@ -19,6 +19,9 @@ STREAM_CHARS = 8_000
 ANSWER_CHARS = 10_000
 """Hosts cut or refuse long answers (the tightest at about 12,000 characters), so we cut first, and say where."""
 
+ENTRY_CHARS = 200
+"""What each of many entries may at least show."""
+
 _STREAMS = ("stderr", "stdout")
 
 
@@ -39,7 +42,7 @@ class BoundTool:
             title=self.operation.title,
             description=self.operation.doc,
             input_schema=input_schema(self._fields),
-            output_schema=schema(self.operation.result_type),
+            output_schema=output_schema(self.operation.result_type),
             annotations=ToolAnnotations(
                 title=self.operation.title,
                 read_only_hint=effects.read_only,
@@ -80,6 +83,27 @@ def input_schema(fields: tuple[Field, ...]) -> dict[str, Any]:
     return {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
 
 
+def output_schema(kind: Any) -> dict[str, Any]:
+    """The JSON schema of a tool's answer: every field and its type. Objects within it stay unspecified and nothing is
+    explained twice, because hosts hold all tools' schemas at once, and every answer shows its own shape."""
+    whole = schema(kind)
+    fields = {name: _outline(shape) for name, shape in whole["properties"].items()}
+    about = {"description": " ".join(whole["description"].split())} if "description" in whole else {}
+    return {**about, "type": "object", "properties": fields, "required": whole["required"]}
+
+
+def _outline(shape: Mapping[str, Any]) -> dict[str, Any]:
+    """`shape` without defaults, descriptions, and what is inside of objects."""
+    kept = {name: value for name, value in shape.items() if name not in ("default", "description")}
+    if kept.get("type") == "object" and "properties" in kept:
+        return {"type": "object"}
+    if "items" in kept:
+        kept["items"] = _outline(kept["items"])
+    if "anyOf" in kept:
+        kept["anyOf"] = [_outline(member) for member in kept["anyOf"]]
+    return kept
+
+
 def answer(payload: Mapping[str, Any]) -> CallToolResult:
     """A result, structured and as text, both complete."""
     shown = clip(_encodable(payload))
@@ -96,17 +120,23 @@ def refusal(error: PyroError) -> CallToolResult:
     return CallToolResult(content=[TextContent(text=text)], is_error=True)
 
 
-def clip(payload: Mapping[str, Any]) -> dict[str, Any]:
-    """`payload` with its streams last and cut to head and tail; what was cut is counted where the result counts."""
+def clip(payload: Mapping[str, Any], left: int = ANSWER_CHARS) -> dict[str, Any]:
+    """`payload` with its streams last and cut to head and tail; what was cut is counted where the result counts.
+    Of several entries with streams the latest are the most telling: each takes half of what is left."""
     shown = {name: value for name, value in payload.items() if name not in _STREAMS}
-    left = ANSWER_CHARS
+    if isinstance(entries := shown.get("entries"), list) and any("stdout" in entry for entry in entries):
+        clipped = []
+        for entry in reversed(entries):
+            clipped.append(clip(entry, max(ENTRY_CHARS, left)))
+            left -= max(left // 2, ENTRY_CHARS)
+        shown["entries"] = clipped[::-1]
     for name in _STREAMS:
         if not isinstance(payload.get(name), str):
             continue
         text = payload[name]
         limit = min(STREAM_CHARS, left)
         if name == "stderr":
-            limit = max(2_000, min(limit, ANSWER_CHARS - len(str(payload.get("stdout", "")))))
+            limit = max(left // 5, min(limit, left - len(str(payload.get("stdout", "")))))
         kept, dropped = _cut(text, limit)
         left -= len(kept)
         if dropped:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar, cast
 from pyro_mcp.operations.operation import Operation
 from pyro_mcp.settings import Settings
 from pyro_mcp.surfaces.client import Client, Listener, deaf
-from pyro_mcp.workspaces import environments, run, vm
+from pyro_mcp.workspaces import environments, run, vm, workspace, workspace_exec
 
 if TYPE_CHECKING:
     from mcp.server import Server
@@ -80,6 +80,16 @@ class Pyro:
     network_info_vm = sdk_method(vm.network_info_vm)
     reap_expired = sdk_method(vm.reap_expired)
     run_in_vm = sdk_method(run.run_in_vm)
+
+    create_workspace = sdk_method(workspace.create_workspace)
+    list_workspaces = sdk_method(workspace.list_workspaces)
+    status_workspace = sdk_method(workspace.status_workspace)
+    update_workspace = sdk_method(workspace.update_workspace)
+    start_workspace = sdk_method(workspace.start_workspace)
+    stop_workspace = sdk_method(workspace.stop_workspace)
+    delete_workspace = sdk_method(workspace.delete_workspace)
+    exec_workspace = sdk_method(workspace_exec.exec_workspace)
+    logs_workspace = sdk_method(workspace_exec.logs_workspace)
 
     def create_server(self, profile: str = "workspace-core", *, allow_host_compat: bool = False) -> Server[Any]:
         """An MCP server over this connection; see `pyro_mcp.create_server`."""

@@ -1,0 +1,4 @@
+"""The verbs and their bodies. Importing this package imports none of them."""
+
+VERB_MODULES = ("run", "vm", "environments", "doctor", "workspace", "workspace_exec")
+"""The modules that declare verbs."""

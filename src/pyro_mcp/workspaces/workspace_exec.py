@@ -64,7 +64,7 @@ def logs_workspace(
     cursor: Cursor | None = None,
     wait_seconds: FollowSeconds | None = None,
     end: EndCommand = False,
-    limit: LogLimit = 100,
+    limit: LogLimit = 20,
 ) -> WorkspaceLogs:
     """Show what was run in a workspace since its last reset, with the output.
 

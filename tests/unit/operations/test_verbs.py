@@ -36,7 +36,8 @@ def test_a_verb_explains_itself(verb: Operation[Any, Any]) -> None:
     assert verb.summary.endswith(".")
     for field in verb.fields:
         assert field.param.help, field.name
-        assert field.positional or field.name not in {"environment", "vm_id"}, "identifiers are positional"
+        identifier = field.name in {"environment", "vm_id", "workspace_id"} and verb.name != "create_workspace"
+        assert field.positional or not identifier, "identifiers are positional"
         schema(json_type(field))
     assert schema(verb.result_type)["type"] == "object"
 

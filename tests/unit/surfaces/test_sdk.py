@@ -18,6 +18,8 @@ METHODS = {
     *("list_environments", "pull_environment", "inspect_environment", "prune_environments"),
     *("create_vm", "start_vm", "exec_vm", "stop_vm", "delete_vm", "status_vm", "network_info_vm"),
     *("reap_expired", "run_in_vm", "create_server"),
+    *("create_workspace", "list_workspaces", "status_workspace", "update_workspace", "start_workspace"),
+    *("stop_workspace", "delete_workspace", "exec_workspace", "logs_workspace"),
 }
 
 

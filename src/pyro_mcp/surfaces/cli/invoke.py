@@ -32,7 +32,9 @@ def run_operation(namespace: argparse.Namespace) -> int:
     finally:
         output.finish()
         client.close()
-    if output.as_json:
+    if operation.id_field and namespace.id_only:
+        print(payload[operation.id_field])
+    elif output.as_json:
         output.document(payload)
     else:
         render.show(operation.name, operation.result(payload), output)
@@ -46,10 +48,10 @@ def arguments(operation: Operation[Any, Any], namespace: argparse.Namespace) -> 
     for field in operation.fields:
         if field.param.cli == "command":
             if not namespace.words:
-                program = namespace.leaf.prog
+                leaf = namespace.leaf
                 raise InvalidArgument(
-                    f"cannot read the command line: `{program}` needs a command",
-                    hint=f"Put it after --, as in `{program} debian:12 -- git --version`.",
+                    f"cannot read the command line: `{leaf.prog}` needs a command",
+                    hint=f"Put it after --, as in `{leaf.prog} {leaf.example} -- git --version`.",
                 )
             params[field.name] = namespace.words
         elif hasattr(namespace, field.name):
@@ -59,9 +61,16 @@ def arguments(operation: Operation[Any, Any], namespace: argparse.Namespace) -> 
     return params, inputs
 
 
+NOT_DONE = 75
+"""The command goes on: ask again later."""
+
+
 def exit_code(name: str, payload: dict[str, Any]) -> int:
-    """A command's own code for the verbs that run one; 1 when the doctor found this host not ready; otherwise 0."""
+    """A command's own code for the verbs that run one, 75 while it still runs; 1 when the doctor found this host not
+    ready; otherwise 0."""
     if name == "diagnose":
         return 0 if payload.get("ready") else 1
+    if payload.get("exit_code", 0) is None:
+        return NOT_DONE
     code = payload.get("exit_code", 0)
     return code if isinstance(code, int) and 0 <= code <= 255 else 1

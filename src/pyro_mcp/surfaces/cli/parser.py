@@ -10,7 +10,7 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
-from typing import Any, NoReturn
+from typing import Any, NoReturn, get_origin
 
 from pyro_mcp.errors import InvalidArgument
 from pyro_mcp.operations.fields import Field
@@ -37,6 +37,12 @@ class Parser(argparse.ArgumentParser):
         options.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
         super().__init__(**options)
 
+    @property
+    def example(self) -> str:
+        """What stands where the first word goes, such as `debian:12`."""
+        words = [action.metavar for action in self._get_positional_actions()]
+        return "debian:12" if words == ["ENV"] else " ".join(str(word) for word in words)
+
     def error(self, message: str) -> NoReturn:
         raise InvalidArgument(f"cannot read the command line: {message}", hint=f"See `{self.prog} --help`.")
 
@@ -59,6 +65,19 @@ class Parser(argparse.ArgumentParser):
         meant = self.meant(wrong)
         hint = f"Did you mean {meant}?" if meant else f"Known: {known}." if known else f"See `{self.prog} --help`."
         return InvalidArgument(f"cannot read the command line: unknown {what} {wrong!r}", hint=hint)
+
+
+class Pairs(argparse.Action):
+    """Collects `KEY=VALUE` words into a mapping."""
+
+    def __call__(self, parser: Any, namespace: argparse.Namespace, value: Any, option_string: Any = None) -> None:
+        key, equals, rest = str(value).partition("=")
+        if not equals or not key:
+            raise InvalidArgument(
+                f"cannot read the command line: {option_string} takes KEY=VALUE, got {str(value)[:80]!r}",
+                hint=f"Write {option_string} key=value.",
+            )
+        setattr(namespace, self.dest, {**(getattr(namespace, self.dest, None) or {}), key: rest})
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
@@ -95,9 +114,10 @@ def build(only: str | None) -> Parser:
     root = Parser(prog="pyro", description="Disposable sandboxes in real virtual machines.")
     root.add_argument("--version", action="version", version=f"pyro {VERSION}")
     commands = root.add_subparsers(title="commands", metavar="COMMAND", parser_class=Parser)
-    for word, (module, line) in catalog.COMMANDS.items():
+    for word, (modules, line) in catalog.COMMANDS.items():
         if only in (None, word):
-            _add_operations(commands, word, list(catalog.operations(module)), line)
+            found = [operation for module in modules for operation in catalog.operations(module) if operation.cli]
+            _add_operations(commands, word, found, line)
         else:
             commands.add_parser(word, help=line)
     for word, (module, line) in OWN_COMMANDS.items():
@@ -126,16 +146,17 @@ def add_leaf(
     return added
 
 
-def _add_operations(commands: Any, word: str, operations: list[Operation[Any, Any]], line: str) -> None:
-    shown = [operation for operation in operations if operation.cli]
-    if len(shown) == 1 and len(shown[0].cli or ()) == 1:
-        _add_operation(commands, word, shown[0], line)
+def _add_operations(commands: Any, word: str, operations: list[Operation[Any, Any]], line: str, depth: int = 1) -> None:
+    """The command `word`, the `depth`-th of the operations' words: one operation, or a group of further words."""
+    if len(operations) == 1 and len(operations[0].cli or ()) == depth:
+        _add_operation(commands, word, operations[0], line if depth == 1 else operations[0].summary)
         return
     group = commands.add_parser(word, help=line, description=line)
     group.set_defaults(leaf=group)
     inner = group.add_subparsers(title="commands", metavar="COMMAND", parser_class=Parser)
-    for operation in shown:
-        _add_operation(inner, (operation.cli or ())[-1], operation, operation.summary)
+    for below in dict.fromkeys((operation.cli or ())[depth] for operation in operations):
+        mine = [operation for operation in operations if (operation.cli or ())[depth] == below]
+        _add_operations(inner, below, mine, catalog.GROUPS.get((word, below), ""), depth + 1)
 
 
 def _add_operation(commands: Any, word: str, operation: Operation[Any, Any], line: str) -> None:
@@ -147,6 +168,8 @@ def _add_operation(commands: Any, word: str, operation: Operation[Any, Any], lin
         takes_words = takes_words or field.param.cli == "command"
         _add_field(added, field)
     common_options(added)
+    if operation.id_field:
+        added.add_argument("--id-only", action="store_true", help="print nothing but the id")
     if takes_words:
         added.usage = added.format_usage().removeprefix("usage: ").rstrip() + " -- CMD ..."
         added.epilog = "Everything after -- is the command; its words are passed on as they stand."
@@ -163,11 +186,21 @@ def _add_field(parser: argparse.ArgumentParser, field: Field) -> None:
     elif field.param.cli == "positional":
         parser.add_argument(field.name, metavar=field.param.metavar or field.name.upper(), help=text)
     elif field.type is bool:
-        parser.add_argument(field.flag, action="store_true", help=text, default=argparse.SUPPRESS)
+        parser.add_argument(field.flag, dest=field.name, action="store_true", help=text, default=argparse.SUPPRESS)
+    elif get_origin(field.type) in (dict, list):
+        parser.add_argument(
+            field.flag,
+            dest=field.name,
+            action="append" if get_origin(field.type) is list else Pairs,
+            metavar=field.param.metavar,
+            help=text + "; may be given several times",
+            default=argparse.SUPPRESS,
+        )
     else:
         kind = field.type if field.type in (int, float) else str
         parser.add_argument(
             field.flag,
+            dest=field.name,
             type=kind,
             choices=field.choices or None,
             metavar=field.param.metavar,
@@ -183,6 +216,6 @@ def _surplus(leaf: Parser, surplus: list[str]) -> InvalidArgument:
     if leaf.get_default("takes_words"):
         return InvalidArgument(
             f"cannot read the command line: unexpected {wrong!r}",
-            hint=f"Put the command after --, as in `{leaf.prog} ENV -- {wrong} ...`.",
+            hint=f"Put the command after --, as in `{leaf.prog} {leaf.example} -- {wrong} ...`.",
         )
     return leaf.unknown("argument", wrong)

@@ -1,0 +1,69 @@
+"""Workspaces, for a person."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from pyro_mcp.model.workspace import Workspace, WorkspaceDeleted, WorkspaceList
+from pyro_mcp.surfaces.cli.escapes import plain
+from pyro_mcp.surfaces.cli.render.common import facts, size, table
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+def draw_list(console: Console, result: WorkspaceList) -> None:
+    """One line per workspace, the most recently active first."""
+    if not result.count:
+        console.print("no workspaces; make one with: pyro workspace create debian:12")
+        return
+    rows = table("ID", "NAME", "STATE", "ENVIRONMENT", "LAST ACTIVITY", "EXPIRES")
+    for one in result:
+        seen, ends = when(one.last_activity_at), when(one.expires_at)
+        rows.add_row(one.workspace_id, plain(one.name or "-"), one.state, plain(one.environment), seen, ends)
+    console.print(rows)
+
+
+def draw_one(console: Console, result: Workspace) -> None:
+    """Everything there is to know about one workspace."""
+    reason = result.metadata.get("reason")
+    last = result.last_command
+    seed = result.workspace_seed
+    facts(
+        console,
+        (
+            ("workspace", result.workspace_id),
+            ("name", result.name or ""),
+            ("labels", ", ".join(f"{key}={value}" for key, value in result.labels.items())),
+            ("state", f"{result.state}: {reason}" if reason else result.state),
+            ("environment", result.environment),
+            ("size", f"{result.vcpu_count} vCPU, {result.mem_mib} MiB"),
+            ("isolation", isolation(result)),
+            ("network", result.network_policy),
+            (
+                "seed",
+                f"{seed.seed_path}: {seed.entry_count} entries, {size(seed.bytes_written)}" if seed.seed_path else "",
+            ),
+            ("commands", f"{result.command_count}, {result.running_command_count} running" if last else ""),
+            ("last command", f"{last.sequence}: {plain(last.command)[:100]}" if last else ""),
+            ("resets", str(result.reset_count) if result.reset_count else ""),
+            ("last activity", when(result.last_activity_at)),
+            ("expires", when(result.expires_at)),
+        ),
+    )
+
+
+def draw_deleted(console: Console, result: WorkspaceDeleted) -> None:
+    """That it is gone."""
+    console.print(f"{result.workspace_id} is deleted" if result.deleted else f"{result.workspace_id} was gone already")
+
+
+def isolation(result: Workspace) -> str:
+    """What stands between the workspace and this host, in words where it is nothing."""
+    return "none: plain processes of this host" if result.execution_mode == "host_compat" else result.isolation
+
+
+def when(moment: datetime) -> str:
+    """A moment as a person reads it, in UTC."""
+    return moment.strftime("%Y-%m-%d %H:%M:%S UTC")
