@@ -17,7 +17,7 @@ from pyro_mcp.protocol.entries import Entry, EntryError, Piece
 from pyro_mcp.system.atomic import disk_errors
 from pyro_mcp.system.progress import Progress, silent
 from pyro_mcp.trees.limits import Limits, Skipped
-from pyro_mcp.trees.links import leads_out
+from pyro_mcp.trees.links import leading_out
 from pyro_mcp.trees.runnable import runnable
 from pyro_mcp.trees.work import work_directory
 from pyro_mcp.trees.writer import TreeWriter
@@ -110,10 +110,11 @@ def _single(items: Iterable[Entry | Piece]) -> Iterator[Entry | Piece]:
 
 def _drop_links(writer: TreeWriter) -> list[Skipped]:
     """Remove the links that lead out. They are known by now, and nothing has followed one."""
-    out = sorted((path, target) for path, target in writer.links.items() if leads_out(path, writer.links))
-    for path, _ in out:
+    dropped = []
+    for path in leading_out(writer.links):
+        dropped.append(Skipped(path, f"a link that leads out of the export, to {writer.links[path][:200]!a}"))
         writer.unlink(path)
-    return [Skipped(path, f"a link that leads out of the export, to {target[:200]!a}") for path, target in out]
+    return dropped
 
 
 def _publish(built: Path, output: Path) -> None:

@@ -187,8 +187,11 @@ class TreeWriter:
 
 def remove_tree(root: Path) -> None:
     """Remove a tree of any modes, following no link. What cannot be removed stays."""
-    with contextlib.suppress(FileNotFoundError):
-        os.chmod(root, 0o700)
+    shutil.rmtree(root, ignore_errors=True)
+    if not root.exists():
+        return
+    # Directories that their owner may not enter are in the way.
+    os.chmod(root, 0o700)
     for _, names, _, descriptor in os.fwalk(root):
         for name in names:
             with contextlib.suppress(OSError):
