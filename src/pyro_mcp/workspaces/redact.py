@@ -1,0 +1,165 @@
+"""Redact: secrets masked in whatever leaves a workspace, also when a value comes split over many pieces.
+
+Masked are, of each secret: its exact bytes, without surrounding blanks, each of its longer lines, and the whole as
+JSON, URL, base64 or hexadecimal text writes it. Not covered: any other encoding (base64 of a text around the secret,
+compression, encryption, reversal), a part of a value, and what a command writes into files that are then exported. A
+guest that wants to give its secrets away can; the mask is against accidents.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote, quote_plus
+
+MASK = b"[secret]"
+LINE_LEAST = 8
+"""Shorter lines of a secret of several lines say too little, and would mask too much."""
+TEXTS = frozenset(
+    {
+        *("command", "content", "hint", "link_target", "line", "message", "output", "patch", "path", "plain"),
+        *("progress", "notice", "reason", "skipped", "stderr", "stdout", "text", "text_patch"),
+    }
+)
+"""Fields of results that carry a guest's text. Others, such as a state, are pyro's own words and stay readable."""
+
+
+@dataclass(frozen=True)
+class Masks:
+    """What to look for: every form of every secret. Empty: nothing."""
+
+    needles: tuple[bytes, ...] = ()
+
+    @staticmethod
+    def of(values: Iterable[bytes]) -> Masks:
+        """The masks of secrets with these values."""
+        found = {needle for value in values for needle in _forms(value)}
+        return Masks(tuple(sorted(found, key=lambda needle: (-len(needle), needle))))
+
+    def __bool__(self) -> bool:
+        return bool(self.needles)
+
+    def data(self, data: bytes) -> bytes:
+        """`data`, a whole, masked."""
+        redactor = Redactor(self)
+        return redactor.feed(data) + redactor.finish()
+
+    def text(self, text: str) -> str:
+        """`text` masked."""
+        if not self.needles:
+            return text
+        data = text.encode("utf-8", "surrogatepass")
+        masked = self.data(data)
+        return text if masked == data else masked.decode("utf-8", "surrogatepass")
+
+    def answer(self, value: Any) -> Any:
+        """An encoded result or error: the texts in it masked, everything else as it is."""
+        return self._masked(value, "") if self.needles else value
+
+    def _masked(self, value: Any, field: str) -> Any:
+        if isinstance(value, dict):
+            return {key: self._masked(part, key) for key, part in value.items()}
+        if isinstance(value, list):
+            return [self._masked(part, field) for part in value]
+        return self.text(value) if isinstance(value, str) and field in TEXTS else value
+
+
+class Redactor:
+    """Masks one stream. It keeps back only what may be the beginning of a secret, so less than the longest one."""
+
+    def __init__(self, masks: Masks) -> None:
+        self._needles = masks.needles
+        self._kept = b""
+        self._covered = 0
+        """So many bytes of what is kept belong to a secret whose mask has been given out."""
+
+    def feed(self, data: bytes) -> bytes:
+        """Take the next piece; what may be passed on now."""
+        if not self._needles:
+            return data
+        self._kept += data
+        return self._release(self._undecided())
+
+    def finish(self) -> bytes:
+        """The rest: nothing follows."""
+        return self._release(len(self._kept))
+
+    def _release(self, end: int) -> bytes:
+        """Give out the first `end` bytes, with a mask for each stretch of secrets that begins in them."""
+        out, at = [], min(self._covered, end)
+        reached = self._covered
+        for start, stop in self._secrets():
+            if start >= end:
+                break
+            if start >= reached:
+                out += [self._kept[at:start], MASK]
+            reached = max(reached, stop)
+            at = min(max(at, stop), end)
+        out.append(self._kept[at:end])
+        self._kept = self._kept[end:]
+        self._covered = max(0, reached - end)
+        return b"".join(out)
+
+    def _secrets(self) -> list[tuple[int, int]]:
+        """Where secrets stand, overlapping ones too, by where they begin."""
+        found = []
+        for needle in self._needles:
+            at = self._kept.find(needle)
+            while at >= 0:
+                found.append((at, at + len(needle)))
+                at = self._kept.find(needle, at + 1)
+        return sorted(found)
+
+    def _undecided(self) -> int:
+        """Where the part begins that may turn out to be the beginning of a secret."""
+        first = len(self._kept)
+        for needle in self._needles:
+            at = self._kept.find(needle[:1], max(0, len(self._kept) - len(needle) + 1), first)
+            while at >= 0:
+                if needle.startswith(self._kept[at:]):
+                    first = at
+                    break
+                at = self._kept.find(needle[:1], at + 1, first)
+        return first
+
+
+Take = Callable[[int, bytes], None]
+
+
+def masked_output(masks: Masks, take: Take) -> tuple[Take, Callable[[], None]]:
+    """`take` with the output masked before it, stream by stream; and what passes on the rest at the end."""
+    streams: dict[int, Redactor] = {}
+
+    def feed(tag: int, data: bytes) -> None:
+        passed = streams.setdefault(tag, Redactor(masks)).feed(data)
+        if passed:
+            take(tag, passed)
+
+    def finish() -> None:
+        for tag, redactor in streams.items():
+            rest = redactor.finish()
+            if rest:
+                take(tag, rest)
+
+    return feed, finish
+
+
+def _forms(value: bytes) -> Iterable[bytes]:
+    """Every form of a secret that is looked for."""
+    text = value.decode("utf-8", "surrogateescape")
+    bare = text.strip()
+    lines = [line.strip() for line in text.splitlines()] if "\n" in bare else []
+    yield value
+    for whole in {text, bare} - {""}:
+        data = whole.encode("utf-8", "surrogateescape")
+        yield data
+        yield json.dumps(whole)[1:-1].encode()
+        yield json.dumps(whole, ensure_ascii=False)[1:-1].encode("utf-8", "surrogateescape")
+        yield from (quote(data).encode(), quote(data, safe="").encode(), quote_plus(data).encode())
+        yield base64.b64encode(data).rstrip(b"=")
+        yield base64.urlsafe_b64encode(data).rstrip(b"=")
+        yield from (data.hex().encode(), data.hex().upper().encode())
+    yield from (line.encode("utf-8", "surrogateescape") for line in lines if len(line) >= LINE_LEAST)
