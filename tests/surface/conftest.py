@@ -22,7 +22,9 @@ from mcp.client.stdio import StdioServerParameters, stdio_client
 
 from pyro_mcp import Pyro, PyroError
 from pyro_mcp.operations.encode import encode
+from pyro_mcp.surfaces import catalog
 
+OPERATIONS = {operation.name: operation for operation in catalog.every_operation()}
 PYRO = [sys.executable, "-m", "pyro_mcp"]
 
 
@@ -46,6 +48,9 @@ class SdkSurface:
 
     def environments(self) -> dict[str, Any]:
         return self._call(self._pyro.list_environments)
+
+    def do(self, verb: str, **params: Any) -> dict[str, Any]:
+        return self._call(lambda: getattr(self._pyro, verb)(**params))
 
     def close(self) -> None:
         self._pyro.close()
@@ -73,6 +78,25 @@ class CliSurface:
 
     def environments(self) -> dict[str, Any]:
         return self._call("env", "list", "--json")
+
+    def do(self, verb: str, **params: Any) -> dict[str, Any]:
+        operation = OPERATIONS[verb]
+        words, flags, command = list(operation.cli or ()), ["--json"], []
+        for field in operation.fields:
+            if field.name not in params:
+                continue
+            value = params[field.name]
+            if field.param.cli == "command":
+                command = ["--", *value]
+            elif field.param.cli == "positional":
+                words.append(str(value))
+            elif value is True:
+                flags.append(field.flag)
+            else:
+                given = [f"{key}={part}" for key, part in value.items()] if isinstance(value, dict) else value
+                for one in given if isinstance(given, list) else [given]:
+                    flags += [field.flag, str(one)]
+        return self._call(*words, *flags, *command)
 
     def close(self) -> None:
         """Nothing stays open."""
@@ -107,6 +131,9 @@ class McpSurface:
 
     def environments(self) -> dict[str, Any]:
         return self.call("vm_list_environments", {})
+
+    def do(self, verb: str, **params: Any) -> dict[str, Any]:
+        return self.call(OPERATIONS[verb].tool or verb, params)
 
     def call(self, tool: str, arguments: dict[str, Any]) -> dict[str, Any]:
         result = self._portal.call(self._client.call_tool, tool, arguments)

@@ -18,21 +18,29 @@ Profile = Literal["vm-run", "workspace-core", "workspace-full"]
 DEFAULT_PROFILE: Profile = "workspace-core"
 PROFILES: tuple[str, ...] = get_args(Profile)
 
+WORKSPACE_MODULES = ("workspace", "workspace_exec", "files", "patch", "diff", "sync", "export")
 COMMANDS: dict[str, tuple[tuple[str, ...], str]] = {
     "run": (("run",), "run one command in a fresh machine"),
     "env": (("environments",), "list, install and remove environments"),
-    "workspace": (("workspace", "workspace_exec"), "create and use persistent sandboxes"),
+    "workspace": (WORKSPACE_MODULES, "create and use persistent sandboxes"),
     "doctor": (("doctor",), "show what this host can do and what is missing"),
 }
 """First word of a command → the modules of `workspaces` that declare it, and its line in `pyro --help`."""
 
-GROUPS: dict[tuple[str, str], str] = {("workspace", "snapshot"): "save, list and remove checkpoints"}
+GROUPS: dict[tuple[str, str], str] = {
+    ("workspace", "snapshot"): "save, list and remove checkpoints",
+    ("workspace", "file"): "list, read, write and search files",
+    ("workspace", "patch"): "change several files as one",
+    ("workspace", "sync"): "copy from this host into it",
+}
 """Two words that begin several commands → their line of help."""
 
 _CORE = frozenset(
     {
         *("vm_run", "workspace_create", "workspace_list", "workspace_update", "workspace_status", "workspace_exec"),
-        *("workspace_logs", "workspace_delete"),
+        *("workspace_logs", "workspace_delete", "workspace_sync_push", "workspace_export", "workspace_diff"),
+        *("workspace_file_list", "workspace_file_read", "workspace_file_write", "workspace_file_search"),
+        "workspace_patch_apply",
     }
 )
 """The tools of `workspace-core`; `vm-run` has the first, `workspace-full` all there are."""

@@ -14,6 +14,7 @@ from pyro_mcp.operations.fields import Field
 from pyro_mcp.operations.operation import Operation
 from pyro_mcp.operations.validate import json_type
 from pyro_mcp.surfaces import catalog
+from pyro_mcp.surfaces.mcp_fit import fit
 
 STREAM_CHARS = 8_000
 ANSWER_CHARS = 10_000
@@ -68,7 +69,7 @@ class BoundTool:
             if value is not None or (known[name].required and not known[name].optional)
         }
         self.operation.validate(given)
-        return given
+        return self.operation.localized(given)
 
 
 def input_schema(fields: tuple[Field, ...]) -> dict[str, Any]:
@@ -106,7 +107,7 @@ def _outline(shape: Mapping[str, Any]) -> dict[str, Any]:
 
 def answer(payload: Mapping[str, Any]) -> CallToolResult:
     """A result, structured and as text, both complete."""
-    shown = clip(_encodable(payload))
+    shown = clip(fit(_encodable(payload), ANSWER_CHARS))
     text = json.dumps(shown, ensure_ascii=False)
     return CallToolResult(content=[TextContent(text=text)], structured_content=shown)
 

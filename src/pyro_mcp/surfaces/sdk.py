@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar, cast
 from pyro_mcp.operations.operation import Operation
 from pyro_mcp.settings import Settings
 from pyro_mcp.surfaces.client import Client, Listener, deaf
-from pyro_mcp.workspaces import environments, run, vm, workspace, workspace_exec
+from pyro_mcp.workspaces import diff, environments, export, files, patch, run, sync, vm, workspace, workspace_exec
 
 if TYPE_CHECKING:
     from mcp.server import Server
@@ -90,6 +90,15 @@ class Pyro:
     delete_workspace = sdk_method(workspace.delete_workspace)
     exec_workspace = sdk_method(workspace_exec.exec_workspace)
     logs_workspace = sdk_method(workspace_exec.logs_workspace)
+
+    list_workspace_files = sdk_method(files.list_workspace_files)
+    read_workspace_file = sdk_method(files.read_workspace_file)
+    write_workspace_file = sdk_method(files.write_workspace_file)
+    search_workspace_files = sdk_method(files.search_workspace_files)
+    apply_workspace_patch = sdk_method(patch.apply_workspace_patch)
+    diff_workspace = sdk_method(diff.diff_workspace)
+    push_workspace_sync = sdk_method(sync.push_workspace_sync)
+    export_workspace = sdk_method(export.export_workspace)
 
     def create_server(self, profile: str = "workspace-core", *, allow_host_compat: bool = False) -> Server[Any]:
         """An MCP server over this connection; see `pyro_mcp.create_server`."""

@@ -1,4 +1,7 @@
 """The verbs and their bodies. Importing this package imports none of them."""
 
-VERB_MODULES = ("run", "vm", "environments", "doctor", "workspace", "workspace_exec")
+VERB_MODULES = (
+    *("run", "vm", "environments", "doctor", "workspace", "workspace_exec"),
+    *("files", "patch", "diff", "sync", "export"),
+)
 """The modules that declare verbs."""

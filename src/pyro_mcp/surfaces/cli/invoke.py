@@ -10,6 +10,7 @@ from pyro_mcp.operations.operation import Operation
 from pyro_mcp.settings import Settings
 from pyro_mcp.surfaces.cli import render
 from pyro_mcp.surfaces.cli.output import Output
+from pyro_mcp.surfaces.cli.parser import dest
 from pyro_mcp.surfaces.client import Client
 
 STDIN_FD = 0
@@ -26,6 +27,7 @@ def run_operation(namespace: argparse.Namespace) -> int:
     output: Output = namespace.output
     params, inputs = arguments(operation, namespace)
     operation.validate(params)
+    params = operation.localized(params)
     client = Client(settings_of(namespace))
     try:
         payload = client.call(operation, params, inputs, output.listener())
@@ -34,6 +36,8 @@ def run_operation(namespace: argparse.Namespace) -> int:
         client.close()
     if operation.id_field and namespace.id_only:
         print(payload[operation.id_field])
+    elif operation.text_field and namespace.text_only:
+        output.verbatim(payload[operation.text_field])
     elif output.as_json:
         output.document(payload)
     else:
@@ -54,8 +58,8 @@ def arguments(operation: Operation[Any, Any], namespace: argparse.Namespace) -> 
                     hint=f"Put it after --, as in `{leaf.prog} {leaf.example} -- git --version`.",
                 )
             params[field.name] = namespace.words
-        elif hasattr(namespace, field.name):
-            params[field.name] = getattr(namespace, field.name)
+        elif hasattr(namespace, dest(field)):
+            params[field.name] = getattr(namespace, dest(field))
             if field.param.stream and params[field.name]:
                 inputs[field.name] = STDIN_FD
     return params, inputs

@@ -68,6 +68,12 @@ class Output:
         self.finish()
         write_all(STDOUT, (json.dumps(payload, indent=2) + "\n").encode())
 
+    def verbatim(self, text: str) -> None:
+        """A text as it stands; a terminal is spared what it would obey."""
+        self.as_json = False
+        self.live(STDOUT, text.encode("utf-8", "surrogateescape"))
+        self.finish()
+
     def text(self, draw: Callable[[Any], None]) -> None:
         """Human output: `draw` gets a rich console."""
         self.finish()

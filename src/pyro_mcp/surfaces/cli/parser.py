@@ -10,7 +10,7 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
-from typing import Any, NoReturn, get_origin
+from typing import Any, NoReturn, get_args, get_origin
 
 from pyro_mcp.errors import InvalidArgument
 from pyro_mcp.operations.fields import Field
@@ -73,8 +73,9 @@ class Pairs(argparse.Action):
     def __call__(self, parser: Any, namespace: argparse.Namespace, value: Any, option_string: Any = None) -> None:
         key, equals, rest = str(value).partition("=")
         if not equals or not key:
+            given = "" if option_string == "--secret" else f", got {str(value)[:80]!r}"
             raise InvalidArgument(
-                f"cannot read the command line: {option_string} takes KEY=VALUE, got {str(value)[:80]!r}",
+                f"cannot read the command line: {option_string} takes KEY=VALUE{given}",
                 hint=f"Write {option_string} key=value.",
             )
         setattr(namespace, self.dest, {**(getattr(namespace, self.dest, None) or {}), key: rest})
@@ -170,10 +171,19 @@ def _add_operation(commands: Any, word: str, operation: Operation[Any, Any], lin
     common_options(added)
     if operation.id_field:
         added.add_argument("--id-only", action="store_true", help="print nothing but the id")
+    if operation.text_field:
+        flag = f"--{operation.text_field}-only"
+        line = f"print nothing but the {operation.text_field}, as it stands, also with --json"
+        added.add_argument(flag, dest="text_only", action="store_true", help=line)
     if takes_words:
         added.usage = added.format_usage().removeprefix("usage: ").rstrip() + " -- CMD ..."
         added.epilog = "Everything after -- is the command; its words are passed on as they stand."
     added.set_defaults(operation=operation, takes_words=takes_words)
+
+
+def dest(field: Field) -> str:
+    """Where the namespace keeps a parameter, apart from what else it holds."""
+    return f"param_{field.name}"
 
 
 def _add_field(parser: argparse.ArgumentParser, field: Field) -> None:
@@ -182,29 +192,48 @@ def _add_field(parser: argparse.ArgumentParser, field: Field) -> None:
     if field.param.cli == "command":
         return
     if field.param.cli == "stdin":
-        parser.add_argument("-i", f"--{field.name}", action="store_true", help=text, default=argparse.SUPPRESS)
+        parser.add_argument(
+            "-i", f"--{field.name}", dest=dest(field), action="store_true", help=text, default=argparse.SUPPRESS
+        )
     elif field.param.cli == "positional":
-        parser.add_argument(field.name, metavar=field.param.metavar or field.name.upper(), help=text)
+        many: dict[str, Any] = {} if field.required else {"nargs": "?", "default": argparse.SUPPRESS}
+        parser.add_argument(dest(field), metavar=field.param.metavar or field.name.upper(), help=text, **many)
     elif field.type is bool:
-        parser.add_argument(field.flag, dest=field.name, action="store_true", help=text, default=argparse.SUPPRESS)
-    elif get_origin(field.type) in (dict, list):
+        parser.add_argument(field.flag, dest=dest(field), action="store_true", help=text, default=argparse.SUPPRESS)
+    elif kinds := {get_origin(kind) for kind in (field.type, *get_args(field.type))} & {dict, list}:
         parser.add_argument(
             field.flag,
-            dest=field.name,
-            action="append" if get_origin(field.type) is list else Pairs,
+            dest=dest(field),
+            action="append" if list in kinds else Pairs,
             metavar=field.param.metavar,
             help=text + "; may be given several times",
             default=argparse.SUPPRESS,
         )
     else:
-        kind = field.type if field.type in (int, float) else str
-        parser.add_argument(
-            field.flag,
-            dest=field.name,
-            type=kind,
-            choices=field.choices or None,
-            metavar=field.param.metavar,
-            help=text,
+        _add_value(parser, field, text)
+
+
+def _add_value(parser: argparse.ArgumentParser, field: Field, text: str) -> None:
+    """An option with one value, and beside it, where the parameter says so, one that names a file with the value."""
+    group = parser.add_mutually_exclusive_group() if field.param.file_flag else parser
+    group.add_argument(
+        field.flag,
+        dest=dest(field),
+        type=field.type if field.type in (int, float) else str,
+        choices=field.choices or None,
+        metavar=field.param.metavar,
+        help=text,
+        default=argparse.SUPPRESS,
+    )
+    if field.param.file_flag:
+        from pyro_mcp.surfaces.cli.textfile import read_text
+
+        group.add_argument(
+            field.param.file_flag,
+            dest=dest(field),
+            type=read_text,
+            metavar="FILE",
+            help=f"the same from a file; - is standard input (instead of {field.flag})",
             default=argparse.SUPPRESS,
         )
 

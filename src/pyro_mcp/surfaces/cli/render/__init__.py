@@ -21,23 +21,32 @@ _DRAWERS = {
     "list_workspaces": ("workspace", "draw_list"),
     "delete_workspace": ("workspace", "draw_deleted"),
     "logs_workspace": ("workspace_exec", "draw_logs"),
+    "list_workspace_files": ("files", "draw_list"),
+    "write_workspace_file": ("files", "draw_written"),
+    "search_workspace_files": ("files", "draw_search"),
+    "apply_workspace_patch": ("changes", "draw_patched"),
+    "push_workspace_sync": ("changes", "draw_pushed"),
+    "export_workspace": ("changes", "draw_exported"),
     "diagnose": ("doctor", "draw_report"),
     "node_status": ("node", "draw_status"),
     "node_stop": ("node", "draw_stopped"),
 }
 
 
+_TALKERS = {
+    "run_in_vm": ("run", "after_run"),
+    "exec_workspace": ("workspace_exec", "after_exec"),
+    "read_workspace_file": ("files", "after_read"),
+    "diff_workspace": ("changes", "after_diff"),
+}
+"""Verbs whose answer is a stream of bytes: they use stdout and stderr by themselves."""
+
+
 def show(verb: str, result: Any, output: Output) -> None:
     """Print `result` of `verb` for a person."""
-    if verb == "run_in_vm":
-        from pyro_mcp.surfaces.cli.render.run import after_run
-
-        after_run(result, output)
-        return
-    if verb == "exec_workspace":
-        from pyro_mcp.surfaces.cli.render.workspace_exec import after_exec
-
-        after_exec(result, output)
+    if verb in _TALKERS:
+        module, name = _TALKERS[verb]
+        getattr(import_module(f"pyro_mcp.surfaces.cli.render.{module}"), name)(result, output)
         return
     module, name = _DRAWERS[verb]
     draw = getattr(import_module(f"pyro_mcp.surfaces.cli.render.{module}"), name)

@@ -1,0 +1,134 @@
+"""Work on a workspace's files over SDK, CLI and MCP, on real guests: what one surface does, all do."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.guest
+
+PATCH = """\
+diff --git a/src/app.py b/src/app.py
+--- a/src/app.py
++++ b/src/app.py
+@@ -1,2 +1,2 @@
+ import lib
+-print(lib.value)
++print(lib.value + 1)
+diff --git a/bin/run b/bin/run
+new file mode 100755
+--- /dev/null
++++ b/bin/run
+@@ -0,0 +1,2 @@
++#!/bin/sh
++exec python3 src/app.py
+"""
+EVERY = {"workspace_id", "execution_mode", "isolation"}
+
+
+class Desk:
+    """One workspace, seen through one surface."""
+
+    def __init__(self, surface: Any, workspace_id: str) -> None:
+        self.workspace_id = workspace_id
+        self._surface = surface
+
+    def do(self, verb: str, **params: Any) -> dict[str, Any]:
+        answer: dict[str, Any] = self._surface.do(verb, workspace_id=self.workspace_id, **params)
+        assert answer["workspace_id"] == self.workspace_id
+        return answer
+
+
+@pytest.fixture(scope="session")
+def desk(surface: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
+    """A workspace into which a small project was pushed."""
+    made = surface.do("create_workspace", environment="debian:12", mem_mib=512)
+    desk = Desk(surface, made["workspace_id"])
+    source = tmp_path_factory.mktemp("source")
+    (source / "lib.py").write_text("value = 41\n")
+    (source / "app.py").write_text("import lib\nprint(lib.value)\n")
+    (source / "link").symlink_to("/etc/passwd")
+    os.mkfifo(source / "pipe")
+    pushed = desk.do("push_workspace_sync", source_path=os.path.relpath(source), dest="src")
+    assert set(pushed) >= EVERY | {"workspace_sync"}
+    done = pushed["workspace_sync"]
+    assert (done["mode"], done["source_path"], done["destination"]) == ("directory", str(source), "/workspace/src")
+    assert (done["entry_count"], done["bytes_written"], done["skipped_count"]) == (3, 39, 1)
+    yield desk
+    surface.do("delete_workspace", workspace_id=desk.workspace_id)
+
+
+def test_files_are_listed_read_written_and_searched(desk: Desk) -> None:
+    listed = desk.do("list_workspace_files", path="src")
+    assert set(listed) >= EVERY | {"path", "recursive", "entries"}
+    assert {entry["path"]: (entry["artifact_type"], entry["link_target"]) for entry in listed["entries"]} == {
+        "/workspace/src/app.py": ("file", None),
+        "/workspace/src/lib.py": ("file", None),
+        "/workspace/src/link": ("symlink", "/etc/passwd"),
+    }
+    found = desk.do("list_workspace_files", pattern="l*.py")
+    assert [entry["path"] for entry in found["entries"]] == ["/workspace/src/lib.py"]
+
+    text = 'é — "quoted"\n\ttab\n'
+    wrote = desk.do("write_workspace_file", path="notes/ü.txt", text=text)
+    assert set(wrote) >= EVERY | {"path", "size_bytes", "bytes_written"}
+    assert wrote["bytes_written"] == len(text.encode())
+    read = desk.do("read_workspace_file", path="/workspace/notes/ü.txt")
+    assert set(read) >= EVERY | {"path", "size_bytes", "max_bytes", "content", "truncated"}
+    assert (read["content"], read["truncated"], read["sha256"]) == (text, False, wrote["sha256"])
+    assert desk.do("read_workspace_file", path="notes/ü.txt", max_bytes=5)["truncated"] is True
+
+    hits = desk.do("search_workspace_files", pattern=r"^value = \d+", glob="*.py")
+    assert [(hit["path"], hit["line"], hit["text"]) for hit in hits["matches"]] == [
+        ("/workspace/src/lib.py", 1, "value = 41")
+    ]
+
+
+def test_a_writer_who_knows_an_old_file_is_refused(desk: Desk) -> None:
+    first = desk.do("write_workspace_file", path="shared", text="one", expected_sha256="absent")
+    desk.do("write_workspace_file", path="shared", text="two", expected_sha256=first["sha256"])
+    with pytest.raises(Exception, match="not the expected") as caught:
+        desk.do("write_workspace_file", path="shared", text="three", expected_sha256=first["sha256"])
+    assert caught.value.code == "conflict"  # type: ignore[attr-defined]
+
+
+def test_a_patch_is_applied_compared_and_taken_home(desk: Desk, tmp_path: Path) -> None:
+    patched = desk.do("apply_workspace_patch", patch=PATCH)
+    assert set(patched) >= EVERY | {"changed", "summary", "entries", "patch"}
+    assert (patched["changed"], patched["summary"]) == (True, {"total": 2, "added": 1, "modified": 1, "deleted": 0})
+    with pytest.raises(Exception, match=r"src/app\.py.*hunk 1") as caught:
+        desk.do(
+            "apply_workspace_patch", patch=PATCH.replace("import lib", "import nothing").replace("bin/run", "bin/n")
+        )
+    assert caught.value.code == "invalid_argument"  # type: ignore[attr-defined]
+
+    changes = desk.do("diff_workspace")
+    assert set(changes) >= EVERY | {"changed", "summary", "entries", "patch"}
+    status = {entry["path"]: entry["status"] for entry in changes["entries"]}
+    assert status["bin/run"] == status["src/app.py"] == "added"
+    assert "bin/n" not in status
+    (tmp_path / "copy").mkdir()
+    subprocess.run(["git", "apply", "-"], input=changes["patch"].encode(), cwd=tmp_path / "copy", check=True)
+
+    exported = desk.do("export_workspace", path=".", output=os.path.relpath(tmp_path / "out"))
+    assert set(exported) >= EVERY | {"workspace_path", "output_path", "artifact_type", "entry_count", "bytes_written"}
+    assert (exported["output_path"], exported["artifact_type"]) == (str(tmp_path / "out"), "directory")
+    assert [one["path"] for one in exported["skipped"]] == ["src/link"]
+    (tmp_path / "copy" / "src" / "link").unlink()
+    subprocess.run(["diff", "-r", str(tmp_path / "copy"), str(tmp_path / "out")], check=True)
+    assert (tmp_path / "out" / "bin" / "run").stat().st_mode & 0o777 == 0o755
+    with pytest.raises(Exception, match="exists") as again:
+        desk.do("export_workspace", path=".", output=str(tmp_path / "out"))
+    assert again.value.code == "conflict"  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("path", ["../etc/passwd", "/etc/passwd", "src/link"])
+def test_no_path_leads_out(desk: Desk, path: str) -> None:
+    with pytest.raises(Exception, match=r"workspace|'\.\.'") as caught:
+        desk.do("read_workspace_file", path=path)
+    assert caught.value.code == "invalid_argument"  # type: ignore[attr-defined]
