@@ -29,7 +29,7 @@ def small_state(tmp_path: Path, environ: dict[str, str]) -> Iterator[dict[str, s
     environ = {**environ, "PYRO_STATE_DIR": str(mount / "state")}
     yield environ
     pyro(environ, "node", "stop", "--force")
-    subprocess.run(["umount", str(mount)], check=True)
+    subprocess.run(["umount", "--lazy", str(mount)], check=True)
 
 
 @needs_root
