@@ -36,8 +36,8 @@ def export_workspace(
 ) -> ExportResult:
     """Copy one file or directory of the workspace to a new path of the host, whole or not at all.
 
-    Setuid bits and write permission for others are removed, links that lead out are left out and listed, and so are
-    files that some program of the host could run by itself.
+    Setuid bits and write permission for others are removed; links that lead out are left out and listed. `can_run`
+    names files that some program of the host may execute or obey by itself: look at them before working there.
     """
     from pyro_mcp.workspaces.content.exporting import export
     from pyro_mcp.workspaces.content.opening import opened

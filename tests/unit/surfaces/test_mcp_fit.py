@@ -1,0 +1,71 @@
+"""Answers about files and changes, cut to what a chat host keeps."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pyro_mcp.surfaces.mcp_fit import fit
+
+LIMIT = 10_000
+
+
+def size(value: Any) -> int:
+    return len(json.dumps(value, ensure_ascii=False))
+
+
+def test_what_fits_is_left_alone() -> None:
+    whole = {"path": "/workspace/a", "truncated": False, "content": "x" * 5000}
+    assert fit(whole, LIMIT) == whole
+
+
+@pytest.mark.parametrize("content", ["x" * 50_000, "\n" * 50_000, '"' * 50_000, "é" * 50_000])
+def test_a_text_is_cut_at_its_end_and_never_marked_inside(content: str) -> None:
+    shown = fit({"path": "/workspace/a", "truncated": False, "content": content}, LIMIT)
+    assert content.startswith(shown["content"])
+    assert shown["truncated"] is True
+    assert shown["content_bytes_left_out"] == len(content.encode()) - len(shown["content"].encode())
+    assert LIMIT // 2 < size(shown) < LIMIT + 200
+
+
+def test_a_diff_says_its_texts_once() -> None:
+    entries = [{"path": f"f{number}", "status": "added", "text_patch": "+x\n" * 1000} for number in range(3)]
+    shown = fit({"entries": entries, "patch": "+x\n" * 3000}, LIMIT)
+    assert [entry["text_patch"] for entry in shown["entries"]] == [None] * 3
+    assert [entry["path"] for entry in shown["entries"]] == ["f0", "f1", "f2"]
+    assert shown["patch_bytes_left_out"] > 0
+
+
+@pytest.mark.parametrize("name", ["entries", "matches"])
+def test_a_long_list_ends_early_and_says_so(name: str) -> None:
+    items = [{"path": f"/workspace/{number:05}", "artifact_type": "file"} for number in range(5000)]
+    shown = fit({"count": 5000, "truncated": False, name: items}, LIMIT)
+    assert shown[name] == items[: shown["count"]]
+    assert shown[f"{name}_left_out"] == 5000 - shown["count"]
+    assert shown["truncated"] is True
+    assert size(shown) < LIMIT + 200
+
+
+def test_a_command_history_is_cut_elsewhere() -> None:
+    whole = {"entries": [{"sequence": 1, "stdout": "x" * 50_000}]}
+    assert fit(whole, LIMIT) == whole
+
+
+PAYLOAD = st.fixed_dictionaries(
+    {"workspace_id": st.just("ws-0123456789ab")},
+    optional={
+        "content": st.text(max_size=200).map(lambda text: text * 200),
+        "patch": st.text(max_size=200).map(lambda text: text * 200),
+        "entries": st.lists(st.fixed_dictionaries({"path": st.text(max_size=300)}), max_size=100),
+        "can_run": st.lists(st.text(max_size=300), max_size=100),
+    },
+)
+
+
+@given(PAYLOAD)
+def test_whatever_comes_fits(payload: dict[str, Any]) -> None:
+    assert size(fit(payload, LIMIT)) < LIMIT + LIMIT // 2 + 500
