@@ -20,7 +20,8 @@ class Capabilities:
     """What a driver's machines promise. `isolation` is the tier that results report.
 
     `overlay`: a workspace is laid over its seed, so the seed is a disk that nothing inside can change, and a snapshot
-    holds what has changed; without it, the workspace is a plain directory, and a snapshot a copy of it.
+    holds what has changed; without it, the workspace is a plain directory, and a snapshot a copy of it. `seed_bytes`
+    is the size that the file of a seed disk must have.
     """
 
     isolation: str
@@ -29,6 +30,7 @@ class Capabilities:
     restores: bool
     memory_bound: bool
     overlay: bool
+    seed_bytes: int = 0
 
 
 @dataclass(frozen=True)

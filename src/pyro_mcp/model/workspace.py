@@ -9,6 +9,7 @@ from typing import Literal
 
 from pyro_mcp.model.process import ExecutionMode, Isolation
 from pyro_mcp.model.result import Result
+from pyro_mcp.model.sync import Skipped
 from pyro_mcp.model.workspace_exec import CommandEntry
 
 WorkspaceState = Literal["creating", "starting", "started", "stopping", "stopped", "deleting"]
@@ -18,8 +19,8 @@ SeedMode = Literal["empty", "directory", "archive"]
 
 @dataclass(frozen=True, kw_only=True)
 class WorkspaceSeed(Result):
-    """What the workspace started with, its baseline. `seed_path` is null for `empty`; `skipped` are names left out,
-    at most the first hundred of `skipped_count`."""
+    """What the workspace started with, its baseline. `seed_path` is null for `empty`; `skipped` says what was left
+    out, at most the first hundred of `skipped_count`."""
 
     mode: SeedMode = "empty"
     seed_path: str | None = None
@@ -27,7 +28,7 @@ class WorkspaceSeed(Result):
     entry_count: int = 0
     bytes_written: int = 0
     skipped_count: int = 0
-    skipped: list[str] = field(default_factory=list)
+    skipped: list[Skipped] = field(default_factory=list)
 
 
 @dataclass(frozen=True, kw_only=True)

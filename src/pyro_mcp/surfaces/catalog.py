@@ -18,7 +18,7 @@ Profile = Literal["vm-run", "workspace-core", "workspace-full"]
 DEFAULT_PROFILE: Profile = "workspace-core"
 PROFILES: tuple[str, ...] = get_args(Profile)
 
-WORKSPACE_MODULES = ("workspace", "workspace_exec", "files", "patch", "diff", "sync", "export")
+WORKSPACE_MODULES = ("workspace", "workspace_exec", "files", "patch", "diff", "sync", "export", "snapshot")
 COMMANDS: dict[str, tuple[tuple[str, ...], str]] = {
     "run": (("run",), "run one command in a fresh machine"),
     "env": (("environments",), "list, install and remove environments"),
@@ -38,9 +38,16 @@ GROUPS: dict[tuple[str, str], str] = {
 _CORE = frozenset(
     {
         *("vm_run", "workspace_create", "workspace_list", "workspace_update", "workspace_status", "workspace_exec"),
-        *("workspace_logs", "workspace_delete", "workspace_sync_push", "workspace_export", "workspace_diff"),
+        *(
+            "workspace_logs",
+            "workspace_reset",
+            "workspace_delete",
+            "workspace_sync_push",
+            "workspace_export",
+            "workspace_diff",
+        ),
         *("workspace_file_list", "workspace_file_read", "workspace_file_write", "workspace_file_search"),
-        "workspace_patch_apply",
+        *("workspace_patch_apply", "workspace_reset"),
     }
 )
 """The tools of `workspace-core`; `vm-run` has the first, `workspace-full` all there are."""

@@ -14,7 +14,19 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar, cast
 from pyro_mcp.operations.operation import Operation
 from pyro_mcp.settings import Settings
 from pyro_mcp.surfaces.client import Client, Listener, deaf
-from pyro_mcp.workspaces import diff, environments, export, files, patch, run, sync, vm, workspace, workspace_exec
+from pyro_mcp.workspaces import (
+    diff,
+    environments,
+    export,
+    files,
+    patch,
+    run,
+    snapshot,
+    sync,
+    vm,
+    workspace,
+    workspace_exec,
+)
 
 if TYPE_CHECKING:
     from mcp.server import Server
@@ -99,6 +111,11 @@ class Pyro:
     diff_workspace = sdk_method(diff.diff_workspace)
     push_workspace_sync = sdk_method(sync.push_workspace_sync)
     export_workspace = sdk_method(export.export_workspace)
+
+    create_snapshot = sdk_method(snapshot.create_snapshot)
+    list_snapshots = sdk_method(snapshot.list_snapshots)
+    delete_snapshot = sdk_method(snapshot.delete_snapshot)
+    reset_workspace = sdk_method(snapshot.reset_workspace)
 
     def create_server(self, profile: str = "workspace-core", *, allow_host_compat: bool = False) -> Server[Any]:
         """An MCP server over this connection; see `pyro_mcp.create_server`."""

@@ -2,6 +2,6 @@
 
 VERB_MODULES = (
     *("run", "vm", "environments", "doctor", "workspace", "workspace_exec"),
-    *("files", "patch", "diff", "sync", "export"),
+    *("files", "patch", "diff", "sync", "export", "snapshot"),
 )
 """The modules that declare verbs."""

@@ -29,7 +29,7 @@ from pyro_mcp.system.atomic import disk_errors
 from pyro_mcp.workspaces.births import Births
 from pyro_mcp.workspaces.fleet import Boot
 from pyro_mcp.workspaces.portrait import portrait
-from pyro_mcp.workspaces.seeds import plant
+from pyro_mcp.workspaces.seeds import furnish, plant, seed_of
 
 if TYPE_CHECKING:
     from pyro_mcp.workspaces.engine import Engine
@@ -248,6 +248,7 @@ class Lifecycle:
             if machine.workspace_id == row.workspace_id and machine.machine_id != row.machine_id:
                 self._engine.fleet.remove(machine.machine_id, "a reset was interrupted, or done")
         self.forget_history(row)
+        self._engine.snapshots.tidy(row)
 
     def forget_history(self, row: WorkspaceRow) -> None:
         """Remove the output of commands from before the last reset."""
@@ -271,8 +272,7 @@ class Lifecycle:
 
     def housed(self, row: WorkspaceRow, boot: Boot, *, load: bool = False) -> Boot:
         """`boot` with this workspace's seed and its place in the guest."""
-        seed = self.directory(row.workspace_id) / "seed.erofs"
-        return replace(boot, seed=seed if seed.exists() else None, workspace=WorkspaceMount(load))
+        return replace(boot, seed=seed_of(self.directory(row.workspace_id)), workspace=WorkspaceMount(load))
 
     def _make(
         self, call: Call[Engine], row: WorkspaceRow, machine: MachineRow, boot: Boot, seed_path: str | None
@@ -280,12 +280,14 @@ class Lifecycle:
         with disk_errors(f"make the workspace {row.workspace_id}"):
             self.directory(row.workspace_id).mkdir(mode=0o700, parents=True)
         self._engine.faults("workspace directory made")
-        seed = plant(call, self.directory(row.workspace_id), seed_path)
+        seed = plant(call, self.directory(row.workspace_id), seed_path, boot.driver.capabilities)
+        self._engine.faults("workspace seeded")
         call.check()
         self._engine.fleet.admit(machine)
         self._engine.images.lease(machine)
         call.progress("starting the machine", None)
-        self._engine.fleet.start(machine.machine_id, self.housed(row, boot), call.progress)
+        housed = self.housed(row, boot)
+        furnish(call, self._engine.fleet.start(machine.machine_id, housed, call.progress), housed.seed, None)
         call.check()
         self._engine.faults("workspace up")
         self.table.ready(row.workspace_id, encode(seed))

@@ -82,6 +82,16 @@ ClearName = Annotated[bool, Param(help="let it have no name")]
 WorkspaceTtlSeconds = Annotated[
     int, Param(help="seconds after which the workspace is deleted by itself", ge=1, le=31_536_000, metavar="S")
 ]
+SeedPath = Annotated[
+    str,
+    Param(
+        help="directory, .tar, .tar.gz or .tgz of this host that /workspace starts with",
+        min_length=1,
+        max_length=4096,
+        metavar="PATH",
+        host_path=True,
+    ),
+]
 ScratchMib = Annotated[
     int,
     Param(help="size in MiB of the workspace's own disk, which takes what is written", ge=64, le=65_536, metavar="MIB"),

@@ -15,6 +15,7 @@ from pyro_mcp.workspaces.params import (
     MemMib,
     Policy,
     ScratchMib,
+    SeedPath,
     VcpuCount,
     WorkspaceName,
     WorkspaceRef,
@@ -40,6 +41,7 @@ def create_workspace(
     call: Call[Engine],
     *,
     environment: EnvironmentName,
+    seed_path: SeedPath | None = None,
     name: WorkspaceName | None = None,
     labels: Labels | None = None,
     network_policy: Policy = "off",
@@ -51,13 +53,14 @@ def create_workspace(
 ) -> Workspace:
     """Create a persistent sandbox with a directory /workspace, and start it.
 
-    It keeps its files until it is deleted or expires. The environment is pulled first when it is not installed, which
-    takes minutes; afterwards a workspace is there in a fraction of a second.
+    With seed_path it starts with that content, its baseline: links are stored and never followed, sockets, pipes and
+    devices are left out and listed. It keeps its files until it is deleted or expires. The environment is pulled first
+    when it is not installed, which takes minutes; afterwards a workspace is there in a fraction of a second.
     """
     return call.engine.lifecycle.create(
         call,
         environment=environment,
-        seed_path=None,
+        seed_path=seed_path,
         name=name,
         labels=labels,
         network_policy=network_policy,

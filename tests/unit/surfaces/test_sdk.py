@@ -20,6 +20,7 @@ METHODS = {
     *("reap_expired", "run_in_vm", "create_server"),
     *("create_workspace", "list_workspaces", "status_workspace", "update_workspace", "start_workspace"),
     *("stop_workspace", "delete_workspace", "exec_workspace", "logs_workspace"),
+    *("reset_workspace", "create_snapshot", "list_snapshots", "delete_snapshot"),
     *("list_workspace_files", "read_workspace_file", "write_workspace_file", "search_workspace_files"),
     *("apply_workspace_patch", "diff_workspace", "push_workspace_sync", "export_workspace"),
 }

@@ -46,7 +46,7 @@ class HostDriver:
 
     def launch(self, spec: MachineSpec, progress: Progress) -> HostMachine:
         """An agent that serves `spec.directory`/root. Raises `MachineFailed`."""
-        child = _spawn(spec.directory, spec.machine_id)
+        child = _spawn(spec.directory, spec.machine_id, spec.seed)
         identity = Identity.of(child.pid)
         pidfd = identity.open_pidfd() if identity else None
         if identity is None or pidfd is None:
@@ -118,12 +118,13 @@ def _terminate(process: WatchedProcess) -> None:
     process.wait()
 
 
-def _spawn(directory: Path, machine_id: str) -> subprocess.Popen[bytes]:
+def _spawn(directory: Path, machine_id: str, baseline: Path | None) -> subprocess.Popen[bytes]:
     """The agent, listening before it runs, with nothing of this process's environment."""
     root = directory / ROOT
     root.mkdir(mode=0o700, exist_ok=True)
     with listen_unix(directory / AGENT) as listener, (directory / LOG).open("wb") as log:
         options = ["--listener", str(listener.fileno()), "--root", str(root), "--mark", machine_id]
+        options += [] if baseline is None else ["--baseline", str(baseline)]
         return subprocess.Popen(
             [sys.executable, "-I", "-S", "-c", _START, str(_SOURCE), *options],
             stdin=subprocess.DEVNULL,

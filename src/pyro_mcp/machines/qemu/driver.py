@@ -63,6 +63,7 @@ class QemuDriver:
             restores=True,
             memory_bound=True,
             overlay=True,
+            seed_bytes=DISK_BYTES,
         )
 
     def launch(self, spec: MachineSpec, progress: Progress) -> QemuMachine:

@@ -1,0 +1,31 @@
+"""Snapshots, for a person."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pyro_mcp.model.snapshot import Snapshot, SnapshotDeleted, SnapshotList
+from pyro_mcp.surfaces.cli.render.common import size, table
+from pyro_mcp.surfaces.cli.render.workspace import when
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+def draw_list(console: Console, result: SnapshotList) -> None:
+    """One line per snapshot, the baseline first."""
+    rows = table("NAME", "CREATED", "ENTRIES", "SIZE")
+    for one in result:
+        rows.add_row(one.snapshot_name, when(one.created_at), str(one.entry_count), size(one.bytes_written))
+    console.print(rows)
+
+
+def draw_one(console: Console, result: Snapshot) -> None:
+    """That it is kept."""
+    what = f"{result.entry_count} entries, {size(result.bytes_written)}"
+    console.print(f"snapshot {result.snapshot_name} is kept: {what}")
+
+
+def draw_deleted(console: Console, result: SnapshotDeleted) -> None:
+    """That it is gone."""
+    console.print(f"snapshot {result.snapshot_name} is deleted")
