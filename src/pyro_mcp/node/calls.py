@@ -30,7 +30,8 @@ def answer(stream: Stream, operation: Operation[Any, Any], engine: Any, settings
 
     stream.on_cancel(cancel)
     try:
-        result = operation.answer(call, stream.params)
+        with engine.secrets.hidden(stream.params.get("workspace_id")) as masks:
+            result = masks.answer(operation.answer(call, stream.params))
     finally:
         stream.on_cancel(None)
         wire.close()

@@ -26,7 +26,7 @@ class Param:
     everything after `--`, `stdin` the process's own standard input. `file_flag` is a second option, whose value is a
     file that holds the text. `tool` says which MCP servers show it: every one, only the `full` profile, only one
     started with `host_compat` allowed, or `never`. A `host_path` is made absolute by the client, because the node
-    has another working directory.
+    has another working directory; of a mapping, the values are. A `secret` value is shown in no error.
     """
 
     help: str = ""
@@ -40,6 +40,7 @@ class Param:
     flag: str | None = None
     file_flag: str | None = None
     host_path: bool = False
+    secret: bool = False
     cli: Literal["option", "positional", "command", "stdin"] = "option"
     tool: Literal["always", "full", "host_compat", "never"] = "always"
     stream: bool = False

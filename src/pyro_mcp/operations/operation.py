@@ -92,10 +92,7 @@ class Operation(Generic[P, R]):
     def localized(self, params: Mapping[str, Any]) -> dict[str, Any]:
         """Valid parameters as they travel: paths of this host absolute, seen from this process's directory."""
         paths = {field.name for field in self.fields if field.param.host_path}
-        return {
-            name: os.path.abspath(os.path.expanduser(value)) if name in paths and value is not None else value
-            for name, value in params.items()
-        }
+        return {name: _absolute(value) if name in paths else value for name, value in params.items()}
 
     def validate(self, params: Mapping[str, Any]) -> dict[str, Any]:
         """The parameters, typed, with defaults. Raises `InvalidArgument` naming the parameter and its rule."""
@@ -119,6 +116,12 @@ class Operation(Generic[P, R]):
         from pyro_mcp.operations.encode import decode
 
         return decode(payload, self.result_type)
+
+
+def _absolute(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _absolute(path) for key, path in value.items()}
+    return os.path.abspath(os.path.expanduser(value)) if isinstance(value, str) else value
 
 
 def operation(

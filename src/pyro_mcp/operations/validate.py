@@ -93,6 +93,8 @@ def _reason(field: Field, text: str, value: Any) -> str:
     elif field.param.limits and isinstance(value, int | float) and not isinstance(value, bool):
         core = f"expected {field.param.limits}"
     where = f" at {at.group(1)}" if at and at.group(1) else ""
+    if field.param.secret:
+        return f"{core[:1].lower()}{core[1:]}"
     shown = repr(value)
     return f"{core[:1].lower()}{core[1:]}{where}, got {shown if len(shown) <= 80 else shown[:77] + '...'}"
 

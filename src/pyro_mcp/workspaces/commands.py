@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -58,6 +58,7 @@ class Commands:
         timeout_seconds: int,
         wait_seconds: int | None,
         stdin: bytes | Iterable[bytes] | None,
+        secret_env: Mapping[str, str] | Sequence[str] | None = None,
     ) -> WorkspaceExec:
         """Run `command`. Without `wait_seconds` it ends with the caller; with it, it goes on by itself."""
         if wait_seconds is not None and stdin is not None:
@@ -66,9 +67,11 @@ class Commands:
                 hint="Input ends with the caller: write it to a file and run the command with `< file`",
             )
         workspace = self._engine.lifecycle.find(ref)
+        wanted = self._engine.secrets.wanted(workspace.workspace_id, secret_env)
         machine = self._engine.lifecycle.live(call, workspace)
         workspace = self._engine.lifecycle.find(workspace.workspace_id)
-        job = self._begin(workspace, machine, command)
+        self._engine.secrets.deliver(workspace.workspace_id, machine, set(wanted.values()))
+        job = self._begin(workspace, machine, command, wanted)
         if wait_seconds is None:
             self._attend(call, job, command, timeout_seconds, stdin)
         else:
@@ -141,7 +144,11 @@ class Commands:
 
     # -- running
 
-    def _begin(self, workspace: WorkspaceRow, machine: Machine, command: str | list[str]) -> Job:
+    def _begin(
+        self, workspace: WorkspaceRow, machine: Machine, command: str | list[str], secret_env: dict[str, str]
+    ) -> Job:
+        masks = self._engine.secrets.masks(workspace.workspace_id)
+        told = masks.text(command) if isinstance(command, str) else [masks.text(word) for word in command]
         with self._lock:
             if self.running(workspace.workspace_id) >= RUNNING_MAX:
                 raise Capacity(
@@ -151,7 +158,7 @@ class Commands:
             row = self._table.begin(
                 workspace_id=workspace.workspace_id,
                 generation=workspace.generation,
-                command=shown(command),
+                command=masks.text(shown(told)),
                 cwd=WORKSPACE,
                 execution_mode=machine.capabilities.execution_mode,
                 isolation=machine.capabilities.isolation,
@@ -162,7 +169,8 @@ class Commands:
                     f"cannot run the command: {workspace.workspace_id} was reset or deleted meanwhile",
                     hint="Look at it with workspace_status and try again",
                 )
-            job = Job(self._engine, row, machine, Journal(self._directory(row), row.sequence))
+            journal = Journal(self._directory(row), row.sequence)
+            job = Job(self._engine, row, machine, journal, masks, secret_env)
             self._jobs[_key(row)] = job
         self._engine.faults("command recorded")
         return job

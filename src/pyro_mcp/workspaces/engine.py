@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from pyro_mcp.workspaces.commands import Commands
     from pyro_mcp.workspaces.images import Images
     from pyro_mcp.workspaces.lifecycle import Lifecycle
+    from pyro_mcp.workspaces.secrets import Secrets
     from pyro_mcp.workspaces.snapshots import Snapshots
     from pyro_mcp.workspaces.vms import Vms
 
@@ -102,6 +103,12 @@ class Engine:
         from pyro_mcp.workspaces.snapshots import Snapshots
 
         return Snapshots(self)
+
+    @cached_property
+    def secrets(self) -> Secrets:
+        from pyro_mcp.workspaces.secrets import Secrets
+
+        return Secrets(self)
 
     @cached_property
     def images(self) -> Images:

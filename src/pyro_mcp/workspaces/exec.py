@@ -70,6 +70,7 @@ def attend_command(
     timeout_seconds: float,
     stdin: bytes | Iterable[bytes] | None = None,
     cwd: str | None = None,
+    secret_env: dict[str, str] | None = None,
 ) -> dict[str, Any]:
     """Run `command` in `machine` and hand its output to `take`; the fields of a `CommandResult` without the streams.
 
@@ -77,9 +78,10 @@ def attend_command(
     ended or its agent broke the rules, and what the agent refuses, such as `InvalidArgument`.
     """
     begun = time.monotonic()
-    params = {"argv": words(command), "timeout_seconds": timeout_seconds, "stdin": stdin is not None}
+    params: dict[str, Any] = {"argv": words(command), "timeout_seconds": timeout_seconds, "stdin": stdin is not None}
+    params |= {name: value for name, value in (("cwd", cwd), ("secret_env", secret_env)) if value}
     try:
-        stream = machine.channel.open("exec", params if cwd is None else {**params, "cwd": cwd})
+        stream = machine.channel.open("exec", params)
         with _cancellable(call, machine, stream):
             if stdin is not None:
                 threading.Thread(target=_feed, args=(stream, stdin), name="stdin", daemon=True).start()

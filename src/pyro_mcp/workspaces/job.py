@@ -5,6 +5,7 @@ It belongs to the node and not to the caller: whoever waits for it may go away, 
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Iterable
 from dataclasses import replace
@@ -16,6 +17,7 @@ from pyro_mcp.operations.call import STDERR, STDOUT, Call
 from pyro_mcp.store.commands import CommandRow, Commands
 from pyro_mcp.workspaces.exec import Output, attend_command
 from pyro_mcp.workspaces.journal import Journal
+from pyro_mcp.workspaces.redact import Masks, masked_output
 
 if TYPE_CHECKING:
     from pyro_mcp.workspaces.engine import Engine
@@ -26,13 +28,23 @@ ENDED_EXIT = 137
 class Job:
     """A command that `run` runs once. `error` is why it was lost, or why it could not be started."""
 
-    def __init__(self, engine: Engine, row: CommandRow, machine: Machine, journal: Journal) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        row: CommandRow,
+        machine: Machine,
+        journal: Journal,
+        masks: Masks,
+        secret_env: dict[str, str],
+    ) -> None:
         self.row = row
         self.journal = journal
         self.error: PyroError | None = None
         self.begun_ns = engine.clock.boot_ns()
         self._engine = engine
         self._machine = machine
+        self._masks = masks
+        self._secret_env = secret_env
         self._call: Call[Engine] = Call(engine, engine.settings)
         self._over = threading.Event()
 
@@ -64,15 +76,17 @@ class Job:
                 live(tag, data)
 
         outcome: dict[str, Any]
+        hear, hear_rest = masked_output(self._masks, take)
         try:
             done = attend_command(
                 self._call,
                 self._machine,
                 command,
-                take,
+                hear,
                 timeout_seconds=timeout_seconds,
                 stdin=stdin,
                 cwd=self.row.cwd,
+                secret_env=self._secret_env,
             )
             outcome = {"state": "finished"} | {
                 name: done[name] for name in ("exit_code", "signal", "timed_out", "duration_ms")
@@ -81,10 +95,12 @@ class Job:
             self.error = error
             outcome = {"state": "ended", "exit_code": ENDED_EXIT, "signal": "SIGKILL", "reason": "it was ended"}
         except PyroError as error:
-            self.error = error
-            outcome = {"state": "lost", "reason": error.message[:500]}
+            self.error = self._masks.error(error)
+            outcome = {"state": "lost", "reason": self.error.message[:500]}
         finally:
             # Also when a bug ends it, nobody must wait for ever.
+            with contextlib.suppress(Cancelled):
+                hear_rest()
             self.journal.close()
         self._engine.faults("command ran")
         self._record(outcome)

@@ -7,12 +7,12 @@ deletion before anything is made or removed, so that a node that comes after a c
 from __future__ import annotations
 
 import contextlib
-import secrets
 import shutil
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from secrets import token_hex
 from typing import TYPE_CHECKING
 
 from pyro_mcp.errors import Conflict, InvalidArgument, NotFound, PyroError, Unsupported
@@ -29,6 +29,7 @@ from pyro_mcp.system.atomic import disk_errors
 from pyro_mcp.workspaces.births import Births
 from pyro_mcp.workspaces.fleet import Boot
 from pyro_mcp.workspaces.portrait import portrait
+from pyro_mcp.workspaces.secrets import Values
 from pyro_mcp.workspaces.seeds import furnish, plant, seed_of
 
 if TYPE_CHECKING:
@@ -117,11 +118,14 @@ class Lifecycle:
         scratch_mib: int,
         ttl_seconds: int,
         allow_host_compat: bool,
+        secrets: dict[str, str] | None = None,
+        secret_files: dict[str, str] | None = None,
     ) -> Workspace:
         """Make a workspace and start it. What fails or is cancelled on the way leaves nothing."""
         name = None if name is None else check_name(name)
         labels = check_labels(labels or {})
         _refuse_network(network_policy)
+        values = Values(secrets, secret_files)
         boot = self.births.prepare(
             call, environment, vcpu_count=vcpu_count, mem_mib=mem_mib, allow_host_compat=allow_host_compat
         )
@@ -133,13 +137,13 @@ class Lifecycle:
             mem_mib=mem_mib,
             scratch_mib=scratch_mib,
             ttl_seconds=ttl_seconds,
-            workspace_id=f"ws-{secrets.token_hex(6)}",
+            workspace_id=f"ws-{token_hex(6)}",
         )
         row = _announced(machine, name, labels, network_policy, allow_host_compat)
         self.table.insert(row)
         self._engine.faults("workspace announced")
         try:
-            self._make(call, row, machine, boot, seed_path)
+            self._make(call, row, machine, boot, seed_path, values)
         except BaseException:
             self._remove(row.workspace_id, "it could not be created")
             raise
@@ -275,11 +279,18 @@ class Lifecycle:
         return replace(boot, seed=seed_of(self.directory(row.workspace_id)), workspace=WorkspaceMount(load))
 
     def _make(
-        self, call: Call[Engine], row: WorkspaceRow, machine: MachineRow, boot: Boot, seed_path: str | None
+        self,
+        call: Call[Engine],
+        row: WorkspaceRow,
+        machine: MachineRow,
+        boot: Boot,
+        seed_path: str | None,
+        values: Values,
     ) -> None:
         with disk_errors(f"make the workspace {row.workspace_id}"):
             self.directory(row.workspace_id).mkdir(mode=0o700, parents=True)
         self._engine.faults("workspace directory made")
+        self._engine.secrets.keep(row.workspace_id, values)
         seed = plant(call, self.directory(row.workspace_id), seed_path, boot.driver.capabilities)
         self._engine.faults("workspace seeded")
         call.check()
@@ -307,6 +318,7 @@ class Lifecycle:
             self._engine.commands.join(workspace_id)
             with disk_errors(f"remove the workspace {workspace_id}"), contextlib.suppress(FileNotFoundError):
                 shutil.rmtree(self.directory(workspace_id))
+            self._engine.secrets.forget(workspace_id)
             self._engine.faults("workspace erased")
             self.table.delete(workspace_id)
             self._engine.faults("workspace gone")

@@ -100,6 +100,36 @@ Policy = Annotated[
     Literal["off", "egress", "egress+published-ports"],
     Param(help="what the workspace may reach", tool="full", metavar="POLICY"),
 ]
+Secrets = Annotated[
+    dict[str, str],
+    Param(
+        help="values that commands get by name and nothing else shows; the command line shows them to this host's"
+        " process list, secret_files does not",
+        flag="--secret",
+        metavar="NAME=VALUE",
+        tool="full",
+        secret=True,
+    ),
+]
+SecretFiles = Annotated[
+    dict[str, str],
+    Param(
+        help="the same from UTF-8 files of this host, without the line break at their end",
+        flag="--secret-file",
+        metavar="NAME=PATH",
+        tool="full",
+        host_path=True,
+    ),
+]
+SecretEnv = Annotated[
+    list[str] | dict[str, str],
+    Param(
+        help="secrets to put into the command's environment: NAME, or NAME=ENV_VAR to call it otherwise there",
+        metavar="NAME[=ENV_VAR]",
+        max_length=64,
+        tool="full",
+    ),
+]
 WaitSeconds = Annotated[
     int,
     Param(

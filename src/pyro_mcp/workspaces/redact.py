@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote, quote_plus
 
+from pyro_mcp.errors import PyroError
+
 MASK = b"[secret]"
 LINE_LEAST = 8
 """Shorter lines of a secret of several lines say too little, and would mask too much."""
@@ -54,6 +56,12 @@ class Masks:
         data = text.encode("utf-8", "surrogatepass")
         masked = self.data(data)
         return text if masked == data else masked.decode("utf-8", "surrogatepass")
+
+    def error(self, error: PyroError) -> PyroError:
+        """The same error, its texts masked."""
+        payload = error.to_wire()
+        masked: dict[str, Any] = self.answer(payload)
+        return error if masked == payload else PyroError.from_wire(masked)
 
     def answer(self, value: Any) -> Any:
         """An encoded result or error: the texts in it masked, everything else as it is."""

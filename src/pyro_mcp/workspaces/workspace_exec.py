@@ -12,6 +12,7 @@ from pyro_mcp.workspaces.params import (
     EndCommand,
     FollowSeconds,
     LogLimit,
+    SecretEnv,
     Sequence,
     Stdin,
     TimeoutSeconds,
@@ -32,6 +33,7 @@ def exec_workspace(
     command: Command,
     timeout_seconds: TimeoutSeconds = 30,
     wait_seconds: WaitSeconds | None = None,
+    secret_env: SecretEnv | None = None,
     stdin: Stdin = None,
 ) -> WorkspaceExec:
     """Run one command in a started workspace, in /workspace. A non-zero exit code is a result, not an error.
@@ -46,6 +48,7 @@ def exec_workspace(
         command=command,
         timeout_seconds=timeout_seconds,
         wait_seconds=wait_seconds,
+        secret_env=secret_env,
         stdin=stdin,
     )
 
