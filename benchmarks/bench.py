@@ -25,6 +25,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import workspaces
+
 from pyro_mcp import Pyro
 from pyro_mcp.environments.runtime import ensure_runtime
 from pyro_mcp.environments.store import EnvironmentStore
@@ -329,6 +331,12 @@ def boots_under_load(bench: Bench) -> Iterator[Row]:
     yield Row("cold boots that succeed of 20, all cores busy", succeeded, "", 20, least=True)
 
 
+def workspace_life(bench: Bench) -> Iterator[Row]:
+    with Pyro(state_dir=bench.settings.state_dir) as pyro:
+        for name, value, unit, bound, least, raw, raw_is in workspaces.measure(pyro, bench.runs):
+            yield Row(name, value, unit, bound, raw, raw_is, least)
+
+
 MEASURES = {
     "cold": cold_boot,
     "restore": restore,
@@ -336,6 +344,7 @@ MEASURES = {
     "cli": command_line,
     "bulk": bulk,
     "memory": memory,
+    "workspaces": workspace_life,
     "load": boots_under_load,
 }
 
