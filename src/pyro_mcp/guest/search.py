@@ -117,9 +117,8 @@ def _files(place: Place) -> Iterator[tuple[list[bytes], int]]:
         return
     git = b".git" in place.parts
     for path, fd in walk(place, recursive=True, check=lambda: None):
-        if not git and b".git" in path:
-            continue
-        yield path, fd
+        if (git or b".git" not in path) and stat.S_ISREG(os.fstat(fd).st_mode):
+            yield path, fd
 
 
 def _text(fd: int) -> str | None:

@@ -159,6 +159,8 @@ def test_search_finds_lines(lab: Lab) -> None:
     assert search("DEF T", ignore_case=True) == [("c.txt", 1, "def text")]
     assert search("^def", path="src") == [("src/b.py", 1, "def other(): pass")]
     assert search("nothing at all") == []
+    counts = search_files(lab.call, lab.place, "def", path=".", glob=None, ignore_case=False, limit=100)
+    assert (counts.files_searched, counts.files_skipped) == (3, 1)
     whole = search_files(lab.call, lab.place, "def", path=".", glob=None, ignore_case=False, limit=1)
     assert (whole.count, whole.truncated) == (1, True)
     with pytest.raises(InvalidArgument, match="malformed"):
