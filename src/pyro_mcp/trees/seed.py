@@ -20,8 +20,10 @@ from pyro_mcp.trees.work import work_directory
 from pyro_mcp.trees.writer import TreeWriter
 
 _UUID = "70797265-6d63-7000-8000-000000000001"
-_MKFS = ("mkfs.erofs", "--quiet", f"-U{_UUID}", "-x-1", "-T0", "--all-root", "--preserve-mtime")
-"""Equal trees give equal images: the identity and the time of building are fixed, files keep their own times."""
+_MKFS = ("mkfs.erofs", "--quiet", f"-U{_UUID}", "-x-1", "--all-root")
+_ENVIRON = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "SOURCE_DATE_EPOCH": "4102444800"}
+"""Equal trees give equal images. The year 2100 as epoch fixes the time of building and, since `mkfs.erofs` only cuts
+later times down to the epoch, leaves files their own; `-T` would give all of them one."""
 _SECONDS = 600.0
 
 Source = DirectorySource | ArchiveSource
@@ -93,7 +95,7 @@ def _pack(writer: TreeWriter, work: Path, cancelled: threading.Event | None) -> 
     if os.geteuid() != 0 and not (files and directories):
         # Only the root of a user namespace may read what its owner has closed to himself.
         argv = [require_program("unshare"), "--user", "--map-root-user", require_program(argv[0]), *argv[1:]]
-    run(argv, timeout=_SECONDS, cancelled=cancelled)
+    run(argv, env=_ENVIRON, timeout=_SECONDS, cancelled=cancelled)
 
 
 def _publish(built: Path, image: Path, device_bytes: int) -> str:

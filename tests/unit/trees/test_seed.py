@@ -159,3 +159,14 @@ def test_a_sequence_survives_its_journey(tree: Path) -> None:
     assert (count, size) == (len(snapshot(tree)), 10_000 + 1 + 12)
     with pytest.raises(EntryError):
         list(received(sent[:-1]))
+
+
+def test_files_keep_their_times(tmp_path: Path) -> None:
+    (tmp_path / "src").mkdir()
+    file = tmp_path / "src" / "f"
+    file.write_text("x")
+    os.utime(file, ns=(1_600_000_000_123_456_789, 1_600_000_000_123_456_789))
+    image = tmp_path / "seed.erofs"
+    build(tmp_path / "src", image)
+    shown = subprocess.run(["dump.erofs", "--path=/f", str(image)], check=True, capture_output=True, text=True).stdout
+    assert "2020-09-13 12:26:40.123456789" in shown
