@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterator
+
 import pytest
 
-from pyro_mcp.errors import Conflict, InvalidArgument
+from pyro_mcp.errors import Conflict, InvalidArgument, MachineFailed
 from pyro_mcp.model.patch import PatchResult
+from pyro_mcp.trees.patch import PatchOperation
 from pyro_mcp.workspaces.content import patching
 from pyro_mcp.workspaces.content.patching import apply_patch
 
@@ -137,3 +141,27 @@ def test_what_is_too_large_to_patch_is_told(seeded: Lab, monkeypatch: pytest.Mon
     monkeypatch.setattr(patching, "MAX_FILE", 4)
     with pytest.raises(InvalidArgument, match="at most 4 per file"):
         apply_patch(seeded.call, seeded.place, EDIT)
+
+
+@pytest.mark.parametrize("count", [0, 1, 5, 15])
+def test_a_node_that_goes_away_amid_a_patch_leaves_all_or_nothing(
+    seeded: Lab, monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    before = seeded.snapshot()
+    whole = patching._contents
+
+    def cut(steps: list[PatchOperation]) -> Iterator[bytes]:
+        for number, piece in enumerate(whole(steps)):
+            if number == count:
+                seeded.place.machine.channel.close("the node died")
+            yield piece
+
+    monkeypatch.setattr(patching, "_contents", cut)
+    many = "".join(NEW.replace("bin/new.sh", f"n{number}/f") for number in range(20))
+    with pytest.raises(MachineFailed, match="is gone"):
+        apply_patch(seeded.call, seeded.place, EDIT + many)
+    deadline = time.monotonic() + 5
+    while seeded.snapshot() != before and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert seeded.snapshot() == before
+    assert seeded.notes == []

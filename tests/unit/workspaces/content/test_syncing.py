@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import tarfile
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from pyro_mcp.errors import Cancelled, Conflict, InvalidArgument, NotFound
+from pyro_mcp.errors import Cancelled, Conflict, InvalidArgument, MachineFailed, NotFound
+from pyro_mcp.workspaces.content import syncing
 from pyro_mcp.workspaces.content.syncing import push
 
 from .conftest import Lab
@@ -96,3 +99,26 @@ def test_a_cancelled_push_changes_nothing(lab: Lab, source: Path) -> None:
     with pytest.raises(Cancelled):
         push(lab.call, lab.place, str(source), "in")
     assert lab.snapshot() == {}
+
+
+@pytest.mark.parametrize("count", [0, 1, 3, 5])
+def test_a_node_that_goes_away_amid_a_push_leaves_nothing(
+    lab: Lab, source: Path, monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    lab.put("in/run.sh", "as it was")
+    before = lab.snapshot()
+    whole = syncing._Parcel.pieces
+
+    def cut(parcel: syncing._Parcel) -> Iterator[bytes]:
+        for number, piece in enumerate(whole(parcel)):
+            if number == count:
+                lab.place.machine.channel.close("the node died")
+            yield piece
+
+    monkeypatch.setattr(syncing._Parcel, "pieces", cut)
+    with pytest.raises(MachineFailed, match="is gone"):
+        push(lab.call, lab.place, str(source), "in")
+    deadline = time.monotonic() + 5
+    while lab.snapshot() != before and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert lab.snapshot() == before
