@@ -99,7 +99,51 @@ def act_guest(engine: Engine) -> None:
     engine.vms.run(Ears(engine).call, "debian:12", command="true", timeout_seconds=60, stdin=None, **GUEST_SIZE)
 
 
-ACTIONS: dict[str, Callable[[Engine], None]] = {"run": act_run, "life": act_life, "guest": act_guest}
+def act_workspace(engine: Engine) -> None:
+    """Everything in a workspace's life that changes it; after each step its name is written to `acks`."""
+    from pyro_mcp.workspaces.workspace import create_workspace
+
+    state_dir = engine.settings.state_dir
+    call = Ears(engine).call
+    seed = state_dir / "host"
+    seed.mkdir()
+    (seed / "file").write_text("one\n")
+
+    def acknowledged(step: str) -> None:
+        with (state_dir / "acks").open("a") as file:
+            file.write(f"{step}\n")
+
+    def write(text: str) -> None:
+        engine.commands.exec(
+            call, "w", command=f"echo {text} > file", timeout_seconds=20, wait_seconds=None, stdin=None
+        )
+
+    options = {"mem_mib": 128, "allow_host_compat": True, "seed_path": str(seed)}
+    create_workspace.function(call, environment="debian:12", name="w", **options)
+    acknowledged("created")
+    write("two")
+    acknowledged("wrote two")
+    engine.snapshots.create(call, "w", "s")
+    acknowledged("snapshot")
+    write("three")
+    acknowledged("wrote three")
+    engine.snapshots.reset(call, "w", "s")
+    acknowledged("reset")
+    engine.lifecycle.stop("w")
+    engine.lifecycle.start(call, "w")
+    acknowledged("started")
+    engine.snapshots.delete("w", "s")
+    acknowledged("unkept")
+    engine.lifecycle.delete("w")
+    acknowledged("deleted")
+
+
+ACTIONS: dict[str, Callable[[Engine], None]] = {
+    "run": act_run,
+    "life": act_life,
+    "guest": act_guest,
+    "workspace": act_workspace,
+}
 
 
 def _killer(countdown: int) -> Faults:

@@ -1,0 +1,117 @@
+"""A workspace's life over SDK, CLI and MCP, in a real guest: the same scenario, the same fields, the same refusals."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.guest
+
+WORKSPACE = {
+    *("workspace_id", "name", "labels", "environment", "vcpu_count", "mem_mib", "ttl_seconds", "created_at", "state"),
+    *("last_activity_at", "expires_at", "network_policy", "network_enabled", "allow_host_compat", "guest_ip"),
+    *("execution_mode", "isolation", "workspace_path", "workspace_seed", "secrets", "command_count", "last_command"),
+    *("reset_count", "last_reset_at", "service_count", "running_service_count", "metadata"),
+}
+COMMAND = {
+    *("sequence", "command", "cwd", "exit_code", "duration_ms", "stdout", "stderr", "execution_mode", "recorded_at"),
+}
+
+
+@pytest.fixture
+def made(surface: Any, tmp_path: Path) -> Iterator[dict[str, Any]]:
+    """A workspace that starts with one file."""
+    seed = tmp_path / "seed"
+    seed.mkdir()
+    (seed / "file").write_text("one\n")
+    workspace = surface.do(
+        "create_workspace", environment="debian:12", seed_path=str(seed), name="scene", labels={"a": "1", "b": "2=3"}
+    )
+    yield workspace
+    deleted = surface.do("delete_workspace", workspace_id=workspace["workspace_id"])
+    assert (deleted["workspace_id"], deleted["deleted"]) == (workspace["workspace_id"], True)
+
+
+def run(surface: Any, command: str, **given: Any) -> dict[str, Any]:
+    done: dict[str, Any] = surface.do(
+        "exec_workspace", workspace_id="scene", command=["sh", "-c", command], **{"timeout_seconds": 60, **given}
+    )
+    return done
+
+
+def test_a_workspace_lives(surface: Any, made: dict[str, Any]) -> None:
+    assert set(made) >= WORKSPACE
+    assert re.fullmatch("ws-[0-9a-f]{12}", made["workspace_id"])
+    assert (made["state"], made["labels"], made["execution_mode"]) == ("started", {"a": "1", "b": "2=3"}, "guest")
+    assert (made["workspace_seed"]["mode"], made["workspace_seed"]["entry_count"]) == ("directory", 1)
+    done = run(surface, "cat file; echo two > file; echo oops >&2; exit 3")
+    assert set(done) >= {*COMMAND, "workspace_id", "isolation"}
+    assert (done["stdout"], done["stderr"], done["exit_code"]) == ("one\n", "oops\n", 3)
+    assert (done["sequence"], done["cwd"], done["state"]) == (1, "/workspace", "finished")
+    changed = surface.do("update_workspace", workspace_id="scene", labels={"c": "4"}, clear_labels=["a"])
+    assert changed["labels"] == {"b": "2=3", "c": "4"}
+    assert surface.do("stop_workspace", workspace_id="scene")["state"] == "stopped"
+    assert surface.do("start_workspace", workspace_id="scene")["state"] == "started"
+    assert run(surface, "cat file")["stdout"] == "two\n"
+    listed = surface.do("list_workspaces")
+    assert listed["count"] == len(listed["workspaces"]) == 1
+    assert listed["workspaces"][0]["last_command"]["sequence"] == 2
+    logs = surface.do("logs_workspace", workspace_id=made["workspace_id"])
+    assert [entry["exit_code"] for entry in logs["entries"]] == [3, 0]
+    assert set(logs["entries"][0]) >= COMMAND
+
+
+def test_what_is_not_done_goes_on(surface: Any, made: dict[str, Any]) -> None:
+    left = run(surface, "echo one; sleep 4; echo two", wait_seconds=1)
+    assert (left["state"], left["exit_code"], left["stdout"]) == ("running", None, "one\n")
+    told, cursor = "", left["next_cursor"]
+    deadline = time.monotonic() + 30
+    while True:
+        (entry,) = surface.do(
+            "logs_workspace", workspace_id="scene", sequence=left["sequence"], cursor=cursor, wait_seconds=10
+        )["entries"]
+        told, cursor = told + entry["stdout"], entry["next_cursor"]
+        if entry["state"] != "running":
+            break
+        assert time.monotonic() < deadline
+    assert (told, entry["exit_code"]) == ("two\n", 0)
+    left = run(surface, "sleep 300", wait_seconds=0)
+    (ended,) = surface.do("logs_workspace", workspace_id="scene", sequence=left["sequence"], end=True)["entries"]
+    assert (ended["state"], ended["signal"]) == ("ended", "SIGKILL")
+
+
+def test_snapshots_and_reset(surface: Any, made: dict[str, Any]) -> None:
+    run(surface, "echo two > file; mkdir d; echo x > /etc/marker")
+    kept = surface.do("create_snapshot", workspace_id="scene", snapshot_name="s")
+    assert (kept["snapshot_name"], kept["kind"], kept["deletable"]) == ("s", "named", True)
+    reset = surface.do("reset_workspace", workspace_id="scene")
+    assert (reset["reset_count"], reset["command_count"]) == (1, 0)
+    assert reset["workspace_reset"]["snapshot_name"] == "baseline"
+    assert run(surface, "cat file; ls /etc/marker")["stdout"] == "one\n"
+    surface.do("reset_workspace", workspace_id="scene", snapshot="s")
+    assert run(surface, "cat file; ls -d d")["stdout"] == "two\nd\n"
+    listed = surface.do("list_snapshots", workspace_id="scene")
+    assert [one["snapshot_name"] for one in listed["snapshots"]] == ["baseline", "s"]
+    assert surface.do("delete_snapshot", workspace_id="scene", snapshot_name="s")["deleted"] is True
+
+
+@pytest.mark.parametrize(
+    ("verb", "params", "code", "words"),
+    [
+        ("status_workspace", {"workspace_id": "nobody"}, "not_found", "cannot find the workspace 'nobody'"),
+        ("create_workspace", {"environment": "debian:12", "name": "x" * 65}, "invalid_argument", "a name has 1 to 64"),
+        ("create_workspace", {"environment": "debian:12", "labels": {"a b": ""}}, "invalid_argument", "a key is"),
+        ("create_workspace", {"environment": "debian:12", "seed_path": "/no/such"}, "not_found", "/no/such"),
+        ("delete_snapshot", {"workspace_id": "w", "snapshot_name": "../x"}, "invalid_argument", "a letter or digit"),
+        ("delete_snapshot", {"workspace_id": "w", "snapshot_name": "baseline"}, "invalid_argument", "'baseline'"),
+    ],
+)
+def test_refusals(surface: Any, verb: str, params: dict[str, Any], code: str, words: str) -> None:
+    with pytest.raises(Exception, match=re.escape(words)) as caught:
+        surface.do(verb, **params)
+    assert caught.value.code == code  # type: ignore[attr-defined]
