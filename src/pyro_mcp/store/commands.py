@@ -39,6 +39,19 @@ class CommandRow:
 _KEY = "workspace_id=:workspace_id AND generation=:generation"
 
 
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """How the commands of a workspace went. `failed` counts the lost ones too."""
+
+    succeeded: int
+    failed: int
+    ended: int
+    running: int
+
+
+_FAILED = "(state='lost' OR (state='finished' AND exit_code<>0))"
+
+
 class Commands:
     """The only code that writes the commands table. Every method is one transaction."""
 
@@ -100,6 +113,25 @@ class Commands:
         values = {"workspace_id": workspace_id, "generation": generation, "limit": limit}
         found = self._database.rows(f"SELECT * FROM commands WHERE {_KEY} ORDER BY sequence DESC LIMIT :limit", values)
         return [_row(row) for row in reversed(found)]
+
+    def tally(self, workspace_id: str, generation: int) -> Tally:
+        values = {"workspace_id": workspace_id, "generation": generation}
+        found = self._database.rows(
+            "SELECT total(state='finished' AND exit_code=0) AS succeeded, total(state='ended') AS ended,"
+            f" total(state='running') AS running, total{_FAILED} AS failed FROM commands WHERE {_KEY}",
+            values,
+        )[0]
+        return Tally(int(found["succeeded"]), int(found["failed"]), int(found["ended"]), int(found["running"]))
+
+    def failures(self, workspace_id: str, generation: int, limit: int) -> list[CommandRow]:
+        """The last `limit` commands that failed, the latest first."""
+        values = {"workspace_id": workspace_id, "generation": generation, "limit": limit}
+        return [
+            _row(row)
+            for row in self._database.rows(
+                f"SELECT * FROM commands WHERE {_KEY} AND {_FAILED} ORDER BY sequence DESC LIMIT :limit", values
+            )
+        ]
 
     def count(self, workspace_id: str, generation: int) -> int:
         values = {"workspace_id": workspace_id, "generation": generation}

@@ -18,7 +18,7 @@ Profile = Literal["vm-run", "workspace-core", "workspace-full"]
 DEFAULT_PROFILE: Profile = "workspace-core"
 PROFILES: tuple[str, ...] = get_args(Profile)
 
-WORKSPACE_MODULES = ("workspace", "workspace_exec", "files", "patch", "diff", "sync", "export", "snapshot")
+WORKSPACE_MODULES = ("workspace", "workspace_exec", "files", "patch", "diff", "sync", "export", "snapshot", "summary")
 COMMANDS: dict[str, tuple[tuple[str, ...], str]] = {
     "run": (("run",), "run one command in a fresh machine"),
     "env": (("environments",), "list, install and remove environments"),
@@ -47,7 +47,7 @@ _CORE = frozenset(
             "workspace_diff",
         ),
         *("workspace_file_list", "workspace_file_read", "workspace_file_write", "workspace_file_search"),
-        *("workspace_patch_apply", "workspace_reset"),
+        *("workspace_patch_apply", "workspace_summary"),
     }
 )
 """The tools of `workspace-core`; `vm-run` has the first, `workspace-full` all there are."""

@@ -22,6 +22,7 @@ from pyro_mcp.workspaces import (
     patch,
     run,
     snapshot,
+    summary,
     sync,
     vm,
     workspace,
@@ -116,6 +117,7 @@ class Pyro:
     list_snapshots = sdk_method(snapshot.list_snapshots)
     delete_snapshot = sdk_method(snapshot.delete_snapshot)
     reset_workspace = sdk_method(snapshot.reset_workspace)
+    summarize_workspace = sdk_method(summary.summarize_workspace)
 
     def create_server(self, profile: str = "workspace-core", *, allow_host_compat: bool = False) -> Server[Any]:
         """An MCP server over this connection; see `pyro_mcp.create_server`."""

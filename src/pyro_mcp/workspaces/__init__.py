@@ -2,6 +2,6 @@
 
 VERB_MODULES = (
     *("run", "vm", "environments", "doctor", "workspace", "workspace_exec"),
-    *("files", "patch", "diff", "sync", "export", "snapshot"),
+    *("files", "patch", "diff", "sync", "export", "snapshot", "summary"),
 )
 """The modules that declare verbs."""

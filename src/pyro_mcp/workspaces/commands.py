@@ -15,7 +15,7 @@ from pyro_mcp.machines.driver import Machine
 from pyro_mcp.model.process import ExecutionMode, Isolation
 from pyro_mcp.model.workspace_exec import CommandEntry, CommandOutput, WorkspaceExec, WorkspaceLogs
 from pyro_mcp.operations.call import STDERR, STDOUT, Call
-from pyro_mcp.store.commands import CommandRow
+from pyro_mcp.store.commands import CommandRow, Tally
 from pyro_mcp.store.commands import Commands as Table
 from pyro_mcp.store.workspaces import WorkspaceRow
 from pyro_mcp.workspaces.capture import CAPTURE_BYTES
@@ -126,6 +126,22 @@ class Commands:
         """The command that was started last."""
         found = self._table.latest(workspace.workspace_id, workspace.generation, 1)
         return CommandEntry(**self._facts(found[0])) if found else None
+
+    def recent(self, workspace: WorkspaceRow, limit: int) -> list[CommandEntry]:
+        """The last `limit` commands, the latest first."""
+        found = self._table.latest(workspace.workspace_id, workspace.generation, limit)
+        return [CommandEntry(**self._facts(row)) for row in reversed(found)]
+
+    def tally(self, workspace: WorkspaceRow) -> Tally:
+        return self._table.tally(workspace.workspace_id, workspace.generation)
+
+    def failures(self, workspace: WorkspaceRow, limit: int) -> list[tuple[CommandEntry, str, str]]:
+        """The last `limit` commands that failed, the latest first, each with some of both streams."""
+        told = []
+        for row in self._table.failures(workspace.workspace_id, workspace.generation, limit):
+            streams = read_digest(*self._place(row), ENTRY_LEAST, over=True).streams
+            told.append((CommandEntry(**self._facts(row)), streams[STDOUT].text, streams[STDERR].text))
+        return told
 
     def running(self, workspace_id: str) -> int:
         """How many commands are under way."""

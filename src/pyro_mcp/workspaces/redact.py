@@ -22,8 +22,8 @@ LINE_LEAST = 8
 """Shorter lines of a secret of several lines say too little, and would mask too much."""
 TEXTS = frozenset(
     {
-        *("command", "content", "hint", "link_target", "line", "message", "output", "patch", "path", "plain"),
-        *("progress", "notice", "reason", "skipped", "stderr", "stdout", "text", "text_patch"),
+        *("changes_unknown", "command", "content", "hint", "link_target", "message", "output", "output_tail"),
+        *("patch", "path", "paths", "reason", "skipped", "stderr", "stdout", "text", "text_patch"),
     }
 )
 """Fields of results that carry a guest's text. Others, such as a state, are pyro's own words and stay readable."""

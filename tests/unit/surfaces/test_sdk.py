@@ -23,6 +23,7 @@ METHODS = {
     *("reset_workspace", "create_snapshot", "list_snapshots", "delete_snapshot"),
     *("list_workspace_files", "read_workspace_file", "write_workspace_file", "search_workspace_files"),
     *("apply_workspace_patch", "diff_workspace", "push_workspace_sync", "export_workspace"),
+    *("summarize_workspace",),
 }
 
 

@@ -31,6 +31,7 @@ _DRAWERS = {
     "apply_workspace_patch": ("changes", "draw_patched"),
     "push_workspace_sync": ("changes", "draw_pushed"),
     "export_workspace": ("changes", "draw_exported"),
+    "summarize_workspace": ("summary", "draw_summary"),
     "diagnose": ("doctor", "draw_report"),
     "node_status": ("node", "draw_status"),
     "node_stop": ("node", "draw_stopped"),

@@ -1,0 +1,98 @@
+"""The summary, for a person: one page, what went wrong first."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from pyro_mcp.model.summary import (
+    SummaryChanges,
+    SummaryCommands,
+    SummaryEdits,
+    SummaryTransfers,
+    WorkspaceSummary,
+)
+from pyro_mcp.model.workspace_exec import CommandEntry
+from pyro_mcp.surfaces.cli.escapes import plain
+from pyro_mcp.surfaces.cli.render.common import size
+from pyro_mcp.surfaces.cli.render.workspace import when
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+PATHS, WIDTH = 8, 100
+_SIGNS = {"added": "A", "modified": "M", "deleted": "D", "type_changed": "T"}
+
+
+def draw_summary(console: Console, result: WorkspaceSummary) -> None:
+    """What it is, what ran, what changed, what came and went."""
+    name = f" ({plain(result.name)})" if result.name else ""
+    began = f"reset {when(result.since)}" if result.reset_count else f"created {when(result.since)}"
+    console.print(f"{result.workspace_id}{name}: {result.state}, {plain(result.environment)}, {began}", soft_wrap=True)
+    for line in _page(result):
+        console.print(line, soft_wrap=True)
+
+
+def _page(result: WorkspaceSummary) -> Iterator[str]:
+    yield from _commands(result.commands)
+    if result.changes is None:
+        yield f"changes    unknown: {plain(result.changes_unknown or '')}"
+    else:
+        yield from _changes(result.changes)
+    yield from _edits("edited", result.file_edits)
+    yield from _edits("patched", result.patches)
+    yield from _transfers("imported", "from", result.syncs)
+    yield from _transfers("exported", "to", result.exports)
+    if result.snapshots:
+        yield "snapshots  " + ", ".join(plain(one.snapshot_name) for one in result.snapshots)
+    if result.stops or result.starts:
+        yield f"life       stopped {result.stops} times, started again {result.starts} times"
+
+
+def _commands(commands: SummaryCommands) -> Iterator[str]:
+    named = ("failed", commands.failed), ("succeeded", commands.succeeded), ("ended", commands.ended)
+    counts = [f"{count} {name}" for name, count in (*named, ("running", commands.running)) if count]
+    yield "commands   " + (", ".join(counts) if counts else "none")
+    for entry in commands.failures:
+        yield f"  FAILED   {_line(entry)}"
+        for line in entry.output_tail.splitlines():
+            yield f"           | {plain(line)[:WIDTH]}"
+    told = {entry.sequence for entry in commands.failures}
+    for other in commands.recent:
+        if other.sequence not in told:
+            yield f"           {_line(other)}"
+
+
+def _line(entry: CommandEntry) -> str:
+    how = f"exit {entry.exit_code}" if entry.state == "finished" and not entry.timed_out else entry.state
+    how = "timed out" if entry.timed_out else how
+    first = plain(entry.command.splitlines()[0] if entry.command else "")[:WIDTH]
+    return f"[{entry.sequence}] {first}  ({how}, {entry.duration_ms / 1000:.1f} s)"
+
+
+def _changes(changes: SummaryChanges) -> Iterator[str]:
+    totals = changes.totals
+    if not totals.total:
+        yield "changes    none against the baseline"
+        return
+    kinds = ("added", totals.added), ("modified", totals.modified), ("deleted", totals.deleted)
+    counts = [f"{count} {name}" for name, count in (*kinds, ("of another type", totals.type_changed)) if count]
+    yield f"changes    {', '.join(counts)}; +{changes.added_lines} -{changes.deleted_lines} lines"
+    for entry in changes.entries[:PATHS]:
+        yield f"         {_SIGNS[entry.status]} {plain(entry.path)}"
+    if totals.total > PATHS:
+        yield f"           and {totals.total - PATHS} more{' at least' if changes.truncated else ''}"
+
+
+def _edits(word: str, edits: SummaryEdits) -> Iterator[str]:
+    if edits.count:
+        more = ", ..." if len(edits.paths) > PATHS else ""
+        yield f"{word:<10} {edits.count} times: {', '.join(plain(path) for path in edits.paths[:PATHS])}{more}"
+
+
+def _transfers(word: str, way: str, transfers: SummaryTransfers) -> Iterator[str]:
+    for one in transfers.entries:
+        count = f"{one.entry_count} entries, {size(one.bytes_written)}"
+        yield f"{word:<10} {plain(one.path)} {way} {plain(one.host_path)}: {count}"
+    if transfers.count > len(transfers.entries):
+        yield f"{word:<10} and {transfers.count - len(transfers.entries)} more before"
