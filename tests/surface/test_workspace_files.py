@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,13 @@ import pytest
 pytestmark = pytest.mark.guest
 
 PATCH = """\
+diff --git a/base.txt b/base.txt
+--- a/base.txt
++++ b/base.txt
+@@ -1,3 +1,2 @@
+ one
+-two
+ three
 diff --git a/src/app.py b/src/app.py
 --- a/src/app.py
 +++ b/src/app.py
@@ -34,8 +42,9 @@ EVERY = {"workspace_id", "execution_mode", "isolation"}
 class Desk:
     """One workspace, seen through one surface."""
 
-    def __init__(self, surface: Any, workspace_id: str) -> None:
+    def __init__(self, surface: Any, workspace_id: str, seed: Path) -> None:
         self.workspace_id = workspace_id
+        self.seed = seed
         self._surface = surface
 
     def do(self, verb: str, **params: Any) -> dict[str, Any]:
@@ -46,9 +55,11 @@ class Desk:
 
 @pytest.fixture(scope="session")
 def desk(surface: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
-    """A workspace into which a small project was pushed."""
-    made = surface.do("create_workspace", environment="debian:12", mem_mib=512)
-    desk = Desk(surface, made["workspace_id"])
+    """A workspace with a seed, into which a small project was pushed."""
+    seed = tmp_path_factory.mktemp("seed")
+    (seed / "base.txt").write_text("one\ntwo\nthree\n")
+    made = surface.do("create_workspace", environment="debian:12", mem_mib=512, seed_path=os.path.relpath(seed))
+    desk = Desk(surface, made["workspace_id"], seed)
     source = tmp_path_factory.mktemp("source")
     (source / "lib.py").write_text("value = 41\n")
     (source / "app.py").write_text("import lib\nprint(lib.value)\n")
@@ -100,11 +111,10 @@ def test_a_writer_who_knows_an_old_file_is_refused(desk: Desk) -> None:
 def test_a_patch_is_applied_compared_and_taken_home(desk: Desk, tmp_path: Path) -> None:
     patched = desk.do("apply_workspace_patch", patch=PATCH)
     assert set(patched) >= EVERY | {"changed", "summary", "entries", "patch"}
-    assert (patched["changed"], patched["summary"]) == (True, {"total": 2, "added": 1, "modified": 1, "deleted": 0})
+    assert (patched["changed"], patched["summary"]) == (True, {"total": 3, "added": 1, "modified": 2, "deleted": 0})
+    wrong = PATCH[PATCH.index("diff --git a/src") :].replace("import lib", "import nothing").replace("bin/run", "bin/n")
     with pytest.raises(Exception, match=r"src/app\.py.*hunk 1") as caught:
-        desk.do(
-            "apply_workspace_patch", patch=PATCH.replace("import lib", "import nothing").replace("bin/run", "bin/n")
-        )
+        desk.do("apply_workspace_patch", patch=wrong)
     assert caught.value.code == "invalid_argument"  # type: ignore[attr-defined]
 
     changes = desk.do("diff_workspace")
@@ -112,7 +122,8 @@ def test_a_patch_is_applied_compared_and_taken_home(desk: Desk, tmp_path: Path) 
     status = {entry["path"]: entry["status"] for entry in changes["entries"]}
     assert status["bin/run"] == status["src/app.py"] == "added"
     assert "bin/n" not in status
-    (tmp_path / "copy").mkdir()
+    assert status["base.txt"] == "modified"
+    shutil.copytree(desk.seed, tmp_path / "copy")
     subprocess.run(["git", "apply", "-"], input=changes["patch"].encode(), cwd=tmp_path / "copy", check=True)
 
     exported = desk.do("export_workspace", path=".", output=os.path.relpath(tmp_path / "out"))

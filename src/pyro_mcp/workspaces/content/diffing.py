@@ -112,19 +112,20 @@ class _Gathered:
         if len(self._data) == sum(sizes):
             data = bytes(self._data)
             texts = (None, None) if change.text is None else (data[: sizes[0]], data[sizes[0] :])
-            self._diffs.append(_compared(change, *texts))
+            self._diffs.append(_compared(change, texts, self._text_left))
             self._open = None
             self._data.clear()
 
 
-def _compared(change: _Change, old_text: bytes | None, new_text: bytes | None) -> FileDiff:
-    old, new = _version(change.old, old_text), _version(change.new, new_text)
+def _compared(change: _Change, texts: tuple[bytes | None, bytes | None], room: int) -> FileDiff:
+    """The change as text; `room` is how many bytes of text the agent could still have sent."""
+    old, new = _version(change.old, texts[0]), _version(change.new, texts[1])
     if old is None and new is None:
         raise _broken("a change of what is no file, directory or link")
     found = diff_file(change.path, old, new)
     if found.reason == "too large":
         sizes = [side.size_bytes for side in (change.old, change.new) if side is not None]
-        return found if max(sizes) > TEXT_LIMIT else replace(found, reason="binary or too much text")
+        return found if max(sizes) > TEXT_LIMIT or sum(sizes) > room else replace(found, reason="binary")
     return found
 
 

@@ -123,7 +123,7 @@ def test_what_text_cannot_say_is_told(based: Lab, monkeypatch: pytest.MonkeyPatc
     (based.root / "empty").rmdir()
     result = diff(based.call, based.place)
     assert {entry.path: (entry.status, entry.reason) for entry in result.entries} == {
-        "data": ("modified", "binary or too much text"),
+        "data": ("modified", "binary"),
         "empty": ("deleted", "directory"),
         "large": ("added", "too large"),
         "latin": ("added", "binary"),
