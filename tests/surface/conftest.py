@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import anyio.from_thread
 import pytest
@@ -116,8 +117,8 @@ class CliSurface:
 class McpSurface:
     """The MCP server over stdio, in one protocol era."""
 
-    def __init__(self, environ: dict[str, str], mode: str) -> None:
-        args = [*PYRO[1:], "mcp", "serve", "--profile", "workspace-full"]
+    def __init__(self, environ: dict[str, str], mode: str, *options: str) -> None:
+        args = [*PYRO[1:], "mcp", "serve", "--profile", "workspace-full", *options]
         parameters = StdioServerParameters(command=PYRO[0], args=args, env=environ)
         self._portal_context = anyio.from_thread.start_blocking_portal()
         self._portal = self._portal_context.__enter__()
@@ -160,10 +161,44 @@ def environ(cache_dir: Path) -> Iterator[dict[str, str]]:
         subprocess.run([*PYRO, "node", "stop", "--force"], env=values, check=True, capture_output=True, timeout=60)
 
 
-@pytest.fixture(scope="session", params=["sdk", "cli", "mcp-legacy", "mcp-auto"])
+@pytest.fixture(scope="session")
+def hosted_environ(environ: dict[str, str]) -> Iterator[dict[str, str]]:
+    """The same for a host on which no guest is good enough, so that only `host_compat` is left."""
+    report = subprocess.run([*PYRO, "doctor", "--json"], env=environ, capture_output=True, timeout=60)
+    if json.loads(report.stdout)["isolation"] != "emulated":
+        pytest.skip("KVM works here, so nothing ever falls back to host_compat")
+    with tempfile.TemporaryDirectory(prefix="pyro-hosted-") as directory:
+        values = {**environ, "PYRO_STATE_DIR": f"{directory}/state", "PYRO_REQUIRE_ISOLATION": "kvm"}
+        yield values
+        subprocess.run([*PYRO, "node", "stop", "--force"], env=values, check=True, capture_output=True, timeout=60)
+
+
+SURFACES = ("sdk", "cli", "mcp-legacy", "mcp-auto")
+
+
+def speak(name: str, environ: dict[str, str], *, hosted: bool = False) -> Any:
+    """The surface called `name`. `hosted`: it may fall back to `host_compat`."""
+    kind, _, mode = name.partition("-")
+    if kind == "mcp":
+        return McpSurface(environ, mode, *(["--allow-host-compat"] if hosted else []))
+    with mock.patch.dict(os.environ, environ):
+        return {"sdk": SdkSurface, "cli": CliSurface}[kind](environ)
+
+
+@pytest.fixture(scope="session", params=SURFACES)
 def surface(request: pytest.FixtureRequest, environ: dict[str, str]) -> Iterator[Any]:
     """Each surface in turn."""
-    kind, _, mode = request.param.partition("-")
-    made: Any = {"sdk": SdkSurface, "cli": CliSurface}[kind](environ) if not mode else McpSurface(environ, mode)
+    made = speak(request.param, environ)
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module", params=[f"{place}-{name}" for place in ("guest", "hosted") for name in SURFACES])
+def anywhere(request: pytest.FixtureRequest) -> Iterator[Any]:
+    """Each surface in turn, with real guests and with `host_compat`; `hosted` says which."""
+    place, _, name = request.param.partition("-")
+    hosted = place == "hosted"
+    made = speak(name, request.getfixturevalue("hosted_environ" if hosted else "environ"), hosted=hosted)
+    made.hosted = hosted
     yield made
     made.close()

@@ -1,4 +1,4 @@
-"""A workspace's life over SDK, CLI and MCP, in a real guest: the same scenario, the same fields, the same refusals."""
+"""A workspace's life over SDK, CLI and MCP, in a real guest and on the host: one scenario, one set of refusals."""
 
 from __future__ import annotations
 
@@ -24,55 +24,61 @@ COMMAND = {
 
 
 @pytest.fixture
-def made(surface: Any, tmp_path: Path) -> Iterator[dict[str, Any]]:
+def made(anywhere: Any, tmp_path: Path) -> Iterator[dict[str, Any]]:
     """A workspace that starts with one file."""
     seed = tmp_path / "seed"
     seed.mkdir()
     (seed / "file").write_text("one\n")
-    workspace = surface.do(
-        "create_workspace", environment="debian:12", seed_path=str(seed), name="scene", labels={"a": "1", "b": "2=3"}
+    options: dict[str, Any] = {"allow_host_compat": True} if anywhere.hosted else {}
+    labels = {"a": "1", "b": "2=3"}
+    workspace = anywhere.do(
+        "create_workspace", environment="debian:12", seed_path=str(seed), name="scene", labels=labels, **options
     )
     yield workspace
-    deleted = surface.do("delete_workspace", workspace_id=workspace["workspace_id"])
+    deleted = anywhere.do("delete_workspace", workspace_id=workspace["workspace_id"])
     assert (deleted["workspace_id"], deleted["deleted"]) == (workspace["workspace_id"], True)
 
 
-def run(surface: Any, command: str, **given: Any) -> dict[str, Any]:
-    done: dict[str, Any] = surface.do(
+def run(anywhere: Any, command: str, **given: Any) -> dict[str, Any]:
+    done: dict[str, Any] = anywhere.do(
         "exec_workspace", workspace_id="scene", command=["sh", "-c", command], **{"timeout_seconds": 60, **given}
     )
     return done
 
 
-def test_a_workspace_lives(surface: Any, made: dict[str, Any]) -> None:
+def test_a_workspace_lives(anywhere: Any, made: dict[str, Any]) -> None:
     assert set(made) >= WORKSPACE
     assert re.fullmatch("ws-[0-9a-f]{12}", made["workspace_id"])
-    assert (made["state"], made["labels"], made["execution_mode"]) == ("started", {"a": "1", "b": "2=3"}, "guest")
+    assert (made["state"], made["labels"], made["execution_mode"]) == (
+        "started",
+        {"a": "1", "b": "2=3"},
+        "host_compat" if anywhere.hosted else "guest",
+    )
     assert (made["workspace_seed"]["mode"], made["workspace_seed"]["entry_count"]) == ("directory", 1)
-    done = run(surface, "cat file; echo two > file; echo oops >&2; exit 3")
+    done = run(anywhere, "cat file; echo two > file; echo oops >&2; exit 3")
     assert set(done) >= {*COMMAND, "workspace_id", "isolation"}
     assert (done["stdout"], done["stderr"], done["exit_code"]) == ("one\n", "oops\n", 3)
     assert (done["sequence"], done["cwd"], done["state"]) == (1, "/workspace", "finished")
-    changed = surface.do("update_workspace", workspace_id="scene", labels={"c": "4"}, clear_labels=["a"])
+    changed = anywhere.do("update_workspace", workspace_id="scene", labels={"c": "4"}, clear_labels=["a"])
     assert changed["labels"] == {"b": "2=3", "c": "4"}
-    assert surface.do("stop_workspace", workspace_id="scene")["state"] == "stopped"
-    assert surface.do("start_workspace", workspace_id="scene")["state"] == "started"
-    assert run(surface, "cat file")["stdout"] == "two\n"
-    listed = surface.do("list_workspaces")
+    assert anywhere.do("stop_workspace", workspace_id="scene")["state"] == "stopped"
+    assert anywhere.do("start_workspace", workspace_id="scene")["state"] == "started"
+    assert run(anywhere, "cat file")["stdout"] == "two\n"
+    listed = anywhere.do("list_workspaces")
     assert listed["count"] == len(listed["workspaces"]) == 1
     assert listed["workspaces"][0]["last_command"]["sequence"] == 2
-    logs = surface.do("logs_workspace", workspace_id=made["workspace_id"])
+    logs = anywhere.do("logs_workspace", workspace_id=made["workspace_id"])
     assert [entry["exit_code"] for entry in logs["entries"]] == [3, 0]
     assert set(logs["entries"][0]) >= COMMAND
 
 
-def test_what_is_not_done_goes_on(surface: Any, made: dict[str, Any]) -> None:
-    left = run(surface, "echo one; sleep 4; echo two", wait_seconds=1)
+def test_what_is_not_done_goes_on(anywhere: Any, made: dict[str, Any]) -> None:
+    left = run(anywhere, "echo one; sleep 4; echo two", wait_seconds=1)
     assert (left["state"], left["exit_code"], left["stdout"]) == ("running", None, "one\n")
     told, cursor = "", left["next_cursor"]
     deadline = time.monotonic() + 30
     while True:
-        (entry,) = surface.do(
+        (entry,) = anywhere.do(
             "logs_workspace", workspace_id="scene", sequence=left["sequence"], cursor=cursor, wait_seconds=10
         )["entries"]
         told, cursor = told + entry["stdout"], entry["next_cursor"]
@@ -80,24 +86,25 @@ def test_what_is_not_done_goes_on(surface: Any, made: dict[str, Any]) -> None:
             break
         assert time.monotonic() < deadline
     assert (told, entry["exit_code"]) == ("two\n", 0)
-    left = run(surface, "sleep 300", wait_seconds=0)
-    (ended,) = surface.do("logs_workspace", workspace_id="scene", sequence=left["sequence"], end=True)["entries"]
+    left = run(anywhere, "sleep 300", wait_seconds=0)
+    (ended,) = anywhere.do("logs_workspace", workspace_id="scene", sequence=left["sequence"], end=True)["entries"]
     assert (ended["state"], ended["signal"]) == ("ended", "SIGKILL")
 
 
-def test_snapshots_and_reset(surface: Any, made: dict[str, Any]) -> None:
-    run(surface, "echo two > file; mkdir d; echo x > /etc/marker")
-    kept = surface.do("create_snapshot", workspace_id="scene", snapshot_name="s")
+def test_snapshots_and_reset(anywhere: Any, made: dict[str, Any]) -> None:
+    outside = "$HOME" if anywhere.hosted else "/etc"
+    run(anywhere, f"echo two > file; mkdir d; echo x > {outside}/marker")
+    kept = anywhere.do("create_snapshot", workspace_id="scene", snapshot_name="s")
     assert (kept["snapshot_name"], kept["kind"], kept["deletable"]) == ("s", "named", True)
-    reset = surface.do("reset_workspace", workspace_id="scene")
+    reset = anywhere.do("reset_workspace", workspace_id="scene")
     assert (reset["reset_count"], reset["command_count"]) == (1, 0)
     assert reset["workspace_reset"]["snapshot_name"] == "baseline"
-    assert run(surface, "cat file; ls /etc/marker")["stdout"] == "one\n"
-    surface.do("reset_workspace", workspace_id="scene", snapshot="s")
-    assert run(surface, "cat file; ls -d d")["stdout"] == "two\nd\n"
-    listed = surface.do("list_snapshots", workspace_id="scene")
+    assert run(anywhere, f"cat file; ls {outside}/marker")["stdout"] == "one\n"
+    anywhere.do("reset_workspace", workspace_id="scene", snapshot="s")
+    assert run(anywhere, "cat file; ls -d d")["stdout"] == "two\nd\n"
+    listed = anywhere.do("list_snapshots", workspace_id="scene")
     assert [one["snapshot_name"] for one in listed["snapshots"]] == ["baseline", "s"]
-    assert surface.do("delete_snapshot", workspace_id="scene", snapshot_name="s")["deleted"] is True
+    assert anywhere.do("delete_snapshot", workspace_id="scene", snapshot_name="s")["deleted"] is True
 
 
 @pytest.mark.parametrize(
