@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -48,6 +50,17 @@ class Lab:
             )
             for path in sorted(self.root.rglob("*"))
         }
+
+    def assert_becomes(self, expected: dict[str, tuple[int, bytes | None]]) -> None:
+        """The tree is `expected` as soon as the agent has cleaned up after a request that was cut off."""
+        deadline = time.monotonic() + 5
+        while time.monotonic() < deadline:
+            # What is staged may vanish while it is looked at.
+            with contextlib.suppress(FileNotFoundError):
+                if self.snapshot() == expected:
+                    return
+            time.sleep(0.01)
+        assert self.snapshot() == expected
 
 
 @pytest.fixture

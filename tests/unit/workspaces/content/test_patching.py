@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 
 import pytest
@@ -160,8 +159,5 @@ def test_a_node_that_goes_away_amid_a_patch_leaves_all_or_nothing(
     many = "".join(NEW.replace("bin/new.sh", f"n{number}/f") for number in range(20))
     with pytest.raises(MachineFailed, match="is gone"):
         apply_patch(seeded.call, seeded.place, EDIT + many)
-    deadline = time.monotonic() + 5
-    while seeded.snapshot() != before and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert seeded.snapshot() == before
+    seeded.assert_becomes(before)
     assert seeded.notes == []

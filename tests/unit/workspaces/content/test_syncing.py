@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import tarfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -118,7 +117,4 @@ def test_a_node_that_goes_away_amid_a_push_leaves_nothing(
     monkeypatch.setattr(syncing._Parcel, "pieces", cut)
     with pytest.raises(MachineFailed, match="is gone"):
         push(lab.call, lab.place, str(source), "in")
-    deadline = time.monotonic() + 5
-    while lab.snapshot() != before and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert lab.snapshot() == before
+    lab.assert_becomes(before)
