@@ -1,4 +1,4 @@
-"""Work on a workspace's files over SDK, CLI and MCP, on real guests: what one surface does, all do."""
+"""Work on a workspace's files over SDK, CLI and MCP, in real guests and on the host: what one does, all do."""
 
 from __future__ import annotations
 
@@ -53,13 +53,16 @@ class Desk:
         return answer
 
 
-@pytest.fixture(scope="session")
-def desk(surface: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
+@pytest.fixture(scope="module")
+def desk(anywhere: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
     """A workspace with a seed, into which a small project was pushed."""
     seed = tmp_path_factory.mktemp("seed")
     (seed / "base.txt").write_text("one\ntwo\nthree\n")
-    made = surface.do("create_workspace", environment="debian:12", mem_mib=512, seed_path=os.path.relpath(seed))
-    desk = Desk(surface, made["workspace_id"], seed)
+    options: dict[str, Any] = {"allow_host_compat": True} if anywhere.hosted else {}
+    made = anywhere.do(
+        "create_workspace", environment="debian:12", mem_mib=512, seed_path=os.path.relpath(seed), **options
+    )
+    desk = Desk(anywhere, made["workspace_id"], seed)
     source = tmp_path_factory.mktemp("source")
     (source / "lib.py").write_text("value = 41\n")
     (source / "app.py").write_text("import lib\nprint(lib.value)\n")
@@ -71,7 +74,7 @@ def desk(surface: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Des
     assert (done["mode"], done["source_path"], done["destination"]) == ("directory", str(source), "/workspace/src")
     assert (done["entry_count"], done["bytes_written"], done["skipped_count"]) == (3, 39, 1)
     yield desk
-    surface.do("delete_workspace", workspace_id=desk.workspace_id)
+    anywhere.do("delete_workspace", workspace_id=desk.workspace_id)
 
 
 def test_files_are_listed_read_written_and_searched(desk: Desk) -> None:
