@@ -17,12 +17,14 @@ class NodeMachine(Result):
     """One machine as the node sees its process: memory in bytes, null when it has no process.
 
     `proportional_bytes` counts each shared page by the number of those who share it, so it is what the machine costs.
+    `workspace_id` names the workspace that lives in it.
     """
 
     vm_id: str
     environment: str
     state: str
     mem_mib: int
+    workspace_id: str | None = None
     pid: int | None = None
     resident_bytes: int | None = None
     proportional_bytes: int | None = None

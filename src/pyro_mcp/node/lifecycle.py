@@ -29,6 +29,7 @@ def status(node: Node, params: Mapping[str, Any]) -> dict[str, Any]:
             vm_id=live.row.machine_id,
             environment=live.row.environment,
             state=live.row.state,
+            workspace_id=live.row.workspace_id,
             pid=live.pid,
             mem_mib=live.row.mem_mib,
             resident_bytes=memory_bytes(live.pid, "Rss"),

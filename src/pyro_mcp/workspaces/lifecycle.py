@@ -99,8 +99,11 @@ class Lifecycle:
     def locked(self, ref: str) -> Iterator[WorkspaceRow]:
         """One change of a workspace at a time; the row as it is once the others are done."""
         workspace_id = self.find(ref).workspace_id
-        with self._locks.setdefault(workspace_id, threading.RLock()):
+        with self._lock(workspace_id):
             yield self.find(workspace_id)
+
+    def _lock(self, workspace_id: str) -> threading.RLock:
+        return self._locks.setdefault(workspace_id, threading.RLock())
 
     # -- the verbs
 
@@ -140,14 +143,16 @@ class Lifecycle:
             workspace_id=f"ws-{token_hex(6)}",
         )
         row = _announced(machine, name, labels, network_policy, allow_host_compat)
-        self.table.insert(row)
-        self._engine.faults("workspace announced")
-        try:
-            self._make(call, row, machine, boot, seed_path, values)
-        except BaseException:
-            self._remove(row.workspace_id, "it could not be created")
-            raise
-        return portrait(self._engine, self.find(row.workspace_id))
+        # Held throughout: one that expires meanwhile is removed as soon as it is whole.
+        with self._lock(row.workspace_id):
+            self.table.insert(row)
+            self._engine.faults("workspace announced")
+            try:
+                self._make(call, row, machine, boot, seed_path, values)
+            except BaseException:
+                self._remove(row.workspace_id, "it could not be created")
+                raise
+            return portrait(self._engine, self.find(row.workspace_id))
 
     def listing(self) -> WorkspaceList:
         found = [portrait(self._engine, row) for row in self.table.list() if row.state != "deleting"]
@@ -306,7 +311,7 @@ class Lifecycle:
 
     def _remove(self, workspace_id: str, why: str) -> bool:
         """End a workspace in whatever state and erase everything of it; False when it was gone already."""
-        with self._locks.setdefault(workspace_id, threading.RLock()):
+        with self._lock(workspace_id):
             if self.table.get(workspace_id) is None:
                 return False
             self.table.deleting(workspace_id)

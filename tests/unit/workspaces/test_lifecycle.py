@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -148,6 +149,34 @@ def test_it_expires_by_itself_and_others_do_not(engine: Engine) -> None:
         assert engine.lifecycle.status(long.workspace_id).state == "started"
     finally:
         reaper.stop()
+
+
+def test_one_that_expires_while_it_is_made_leaves_nothing(tmp_path: Path) -> None:
+    class Slow(HostDriver):
+        def launch(self, spec: Any, progress: Any) -> Any:
+            time.sleep(1.5)
+            return super().launch(spec, progress)
+
+    engine = engine_at(tmp_path / "state", driver=Slow())
+    reaper = Reaper(engine)
+    reaper.start()
+    try:
+        assert create(engine, ttl_seconds=1).state == "started"
+        deadline = time.monotonic() + 10
+        while engine.lifecycle.rows() or engine.fleet.rows():
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+    finally:
+        reaper.stop()
+    assert list((tmp_path / "state" / "workspaces").glob("*")) == []
+    engine.close()
+
+
+def test_many_are_made_at_once_and_each_is_its_own(engine: Engine) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        made = list(pool.map(lambda number: create(engine, name=f"n{number}"), range(8)))
+        said = list(pool.map(lambda one: run(engine, one.workspace_id, f"echo {one.name} > f; cat f").stdout, made))
+    assert said == [f"n{number}\n" for number in range(8)]
 
 
 def test_what_cannot_be_made_leaves_nothing(tmp_path: Path) -> None:
