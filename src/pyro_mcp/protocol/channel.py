@@ -104,6 +104,7 @@ class Channel:
         self._highest_peer = 0
         self._ping_lock = threading.Lock()
         self._pongs: deque[float] = deque(maxlen=1)
+        self._greeted = False
         self._reason: str | None = None
         self._on_close: Callable[[str], None] | None = None
 
@@ -111,8 +112,8 @@ class Channel:
 
     def start(self, timeout: float | None = 10.0) -> dict[str, Any]:
         """Exchange hellos and begin to serve. Returns the peer's hello; raises `ChannelClosed` or `TimeoutError`."""
-        if self._initiator:
-            self._greet()
+        if self._initiator and not self._greeted:
+            self.greet()
         threading.Thread(target=self._read_loop, name="channel-reader", daemon=True).start()
         with self._condition:
             answered = self._condition.wait_for(lambda: self.peer or self.closed, timeout)
@@ -121,6 +122,11 @@ class Channel:
             raise TimeoutError(f"the peer did not say hello within {timeout:g} s")
         self._require_open()
         return self.peer
+
+    def greet(self) -> None:
+        """Say hello ahead of `start`, to a peer who is about to listen. Raises `ChannelClosed`."""
+        self._greeted = True
+        self._greet()
 
     def serve(self) -> str:
         """Serve the peer, who speaks first, on this very thread until the connection ends; the reason."""

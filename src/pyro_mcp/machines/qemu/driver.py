@@ -121,16 +121,16 @@ class QemuDriver:
 
     def _load(self, spec: MachineSpec, scratch: Path, frozen: Template) -> QemuMachine:
         process = self._spawn(spec, scratch, Memory(frozen.ram), incoming=True)
-        try:
-            _load_state(process, frozen.state)
-        except MachineFailed as error:
-            process.terminate()
-            raise _explain(error, process) from None
-        return self._configured(spec, process, ANSWER_SECONDS)
+        return self._configured(spec, process, ANSWER_SECONDS, frozen.state)
 
-    def _configured(self, spec: MachineSpec, process: Vmm, seconds: float) -> QemuMachine:
+    def _configured(self, spec: MachineSpec, process: Vmm, seconds: float, state: Path | None = None) -> QemuMachine:
+        """Wake the guest, from the frozen `state` if given, and make it this machine. On failure it is ended."""
         try:
-            channel, _ = _greet(process, seconds)
+            # Said before the guest wakes, our hello waits at its port, and one waking serves for both.
+            channel = _dial(process)
+            if state is not None:
+                _load_state(process, state)
+            channel.start(seconds)
             machine = QemuMachine(spec.machine_id, self.capabilities, process, channel)
             _configure(spec, channel)
         except (MachineFailed, ChannelClosed, RemoteError, TimeoutError) as error:
@@ -242,11 +242,18 @@ def _cpu_model() -> str:
     return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "unknown")
 
 
-def _greet(process: Vmm, seconds: float) -> tuple[Channel, dict[str, object]]:
-    """The open channel to the agent, and its hello. Raises `MachineFailed` when the guest does not answer in time."""
+def _dial(process: Vmm) -> Channel:
+    """A channel to the agent on which hello has been said. Raises `MachineFailed` or `ChannelClosed`."""
     channel = Channel(Pipe(process.connect_agent().detach()), initiator=True, hello={"role": "node"})
     process.on_exit(lambda: channel.close("the guest's machine has exited"))
+    channel.greet()
+    return channel
+
+
+def _greet(process: Vmm, seconds: float) -> tuple[Channel, dict[str, object]]:
+    """The open channel to the agent, and its hello. Raises `MachineFailed` when the guest does not answer in time."""
     try:
+        channel = _dial(process)
         return channel, channel.start(seconds)
     except (ChannelClosed, TimeoutError) as error:
         raise MachineFailed(f"cannot reach the guest's agent: {error}") from None
