@@ -223,5 +223,3 @@ def _sqlite(view: _View) -> Iterator[DoctorCheck]:
     shared = sqlite3.sqlite_version_info >= SQLITE_SHARED_WAL
     note = "" if shared else "; too old for two connections on one log, and pyro only ever uses one"
     yield _check("sqlite", "ok", f"{sqlite3.sqlite_version}{note}")
-
-

@@ -10,18 +10,18 @@ import re
 import shlex
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from pyro_mcp.errors import Cancelled, MachineFailed, PyroError
 from pyro_mcp.machines.driver import Machine
 from pyro_mcp.operations.call import STDERR, STDOUT, Call
 from pyro_mcp.protocol.channel import ChannelClosed, Data, RemoteError, Result, Stream
+from pyro_mcp.workspaces.cancel import cancellable
 from pyro_mcp.workspaces.capture import Capture
 
 GRACE_SECONDS = 20.0
 """How long after the command's own timeout the agent may take to say so, on an emulated and busy machine."""
-CANCEL_SECONDS = 5.0
 _SIGNAL = re.compile(r"SIG[A-Z0-9+]{1,12}")
 
 
@@ -82,7 +82,7 @@ def attend_command(
     params |= {name: value for name, value in (("cwd", cwd), ("secret_env", secret_env)) if value}
     try:
         stream = machine.channel.open("exec", params)
-        with _cancellable(call, machine, stream):
+        with cancellable(call, machine, stream):
             if stdin is not None:
                 threading.Thread(target=_feed, args=(stream, stdin), name="stdin", daemon=True).start()
             answer = _follow(stream, take, begun + timeout_seconds + GRACE_SECONDS)
@@ -115,27 +115,6 @@ def _follow(stream: Stream, take: Output, deadline: float) -> dict[str, Any]:
             except Cancelled:
                 stream.cancel()
                 raise
-
-
-@contextlib.contextmanager
-def _cancellable(call: Call[Any], machine: Machine, stream: Stream) -> Iterator[None]:
-    """While inside, a cancelled call ends the command, and the machine's channel if the agent does not react."""
-    timers: list[threading.Timer] = []
-
-    def cancel() -> None:
-        timer = threading.Timer(CANCEL_SECONDS, machine.channel.close, ["it ignored a cancelled command"])
-        timer.daemon = True
-        timer.start()
-        timers.append(timer)
-        stream.cancel()
-
-    forget = call.on_cancel(cancel)
-    try:
-        yield
-    finally:
-        forget()
-        for timer in timers:
-            timer.cancel()
 
 
 def _feed(stream: Stream, stdin: bytes | Iterable[bytes]) -> None:

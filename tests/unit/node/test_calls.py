@@ -35,9 +35,7 @@ def node(tmp_path: Path) -> Iterator[Node]:
 def client(node: Node) -> Channel:
     connection = node.place.connect()
     assert connection is not None
-    channel = Channel(
-        Pipe(connection.detach()), initiator=True, hello={"role": "client"}, max_control=MAX_CONTROL
-    )
+    channel = Channel(Pipe(connection.detach()), initiator=True, hello={"role": "client"}, max_control=MAX_CONTROL)
     channel.start(10)
     return channel
 

@@ -5,9 +5,8 @@ Data may flow both ways. It ends when the agent answers, breaks the rules or fal
 
 from __future__ import annotations
 
-import contextlib
 import threading
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -17,12 +16,12 @@ from pyro_mcp.errors import MachineFailed, ProtocolError, PyroError
 from pyro_mcp.machines.driver import Machine
 from pyro_mcp.operations.call import Call
 from pyro_mcp.protocol.channel import ChannelClosed, Data, Event, RemoteError, Result, Stream
+from pyro_mcp.workspaces.cancel import cancellable
 
 T = TypeVar("T")
 
 SILENCE_SECONDS = 60.0
 """An agent that neither says nor takes anything for so long is taken for dead."""
-CANCEL_SECONDS = 5.0
 INLINE_BYTES = 256 * 1024
 """So much fits into a fresh stream without waiting, and needs no thread of its own."""
 _OUTPUT = 1
@@ -97,7 +96,7 @@ def converse(
     feeder: _Feeder | None = None
     try:
         stream = machine.channel.open(verb, params)
-        with _cancellable(call, machine, stream):
+        with cancellable(call, machine, stream):
             feeder = _feed(stream, send)
             answer = yield from _messages(stream, feeder)
     except ChannelClosed as error:
@@ -181,27 +180,6 @@ def _feed(stream: Stream, send: bytes | Iterable[bytes] | None) -> _Feeder | Non
     else:
         threading.Thread(target=feeder.run, name="feeder", daemon=True).start()
     return feeder
-
-
-@contextlib.contextmanager
-def _cancellable(call: Call[Any], machine: Machine, stream: Stream) -> Iterator[None]:
-    """While inside, a cancelled call ends the request, and the machine's channel if the agent does not react."""
-    timers: list[threading.Timer] = []
-
-    def cancel() -> None:
-        timer = threading.Timer(CANCEL_SECONDS, machine.channel.close, ["it ignored a cancelled request"])
-        timer.daemon = True
-        timer.start()
-        timers.append(timer)
-        stream.cancel()
-
-    forget = call.on_cancel(cancel)
-    try:
-        yield
-    finally:
-        forget()
-        for timer in timers:
-            timer.cancel()
 
 
 def _gone(verb: str, machine: Machine, cause: str) -> MachineFailed:
