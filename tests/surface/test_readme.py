@@ -27,12 +27,24 @@ def on_path(environ: dict[str, str]) -> dict[str, str]:
     return {**environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{environ['PATH']}"}
 
 
-@pytest.mark.parametrize("line", PYRO)
-def test_a_command_does_what_it_says(line: str, environ: dict[str, str]) -> None:
-    command, _, comment = line.partition("    #")
-    promised = re.search(r"exit code (\d+)", comment)
-    done = subprocess.run(["bash", "-c", command], env=on_path(environ), capture_output=True, text=True, timeout=120)
-    assert done.returncode == (int(promised[1]) if promised else 0), done.stderr
+def test_every_command_in_turn_does_what_it_says(environ: dict[str, str]) -> None:
+    assert len(PYRO) > 10
+    for line in PYRO:
+        command, _, comment = line.partition("    #")
+        promised = re.search(r"exit code (\d+)", comment)
+        words = ["bash", "-c", command]
+        done = subprocess.run(words, env=on_path(environ), cwd=ROOT, capture_output=True, text=True, timeout=120)
+        assert done.returncode == (int(promised[1]) if promised else 0), f"{line}: {done.stderr}"
+
+
+EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
+def test_an_example_runs(path: Path, environ: dict[str, str]) -> None:
+    done = subprocess.run([sys.executable, str(path)], env=environ, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout
 
 
 @pytest.mark.parametrize("source", blocks("python"))
