@@ -18,7 +18,18 @@ Profile = Literal["vm-run", "workspace-core", "workspace-full"]
 DEFAULT_PROFILE: Profile = "workspace-core"
 PROFILES: tuple[str, ...] = get_args(Profile)
 
-WORKSPACE_MODULES = ("workspace", "workspace_exec", "files", "patch", "diff", "sync", "export", "snapshot", "summary")
+WORKSPACE_MODULES = (
+    "workspace",
+    "workspace_exec",
+    "files",
+    "patch",
+    "diff",
+    "sync",
+    "export",
+    "snapshot",
+    "summary",
+    "disk",
+)
 COMMANDS: dict[str, tuple[tuple[str, ...], str]] = {
     "run": (("run",), "run one command in a fresh machine"),
     "env": (("environments",), "list, install and remove environments"),
@@ -31,6 +42,7 @@ GROUPS: dict[tuple[str, str], str] = {
     ("workspace", "snapshot"): "save, list and remove checkpoints",
     ("workspace", "file"): "list, read, write and search files",
     ("workspace", "patch"): "change several files as one",
+    ("workspace", "disk"): "look into a stopped workspace",
     ("workspace", "sync"): "copy from this host into it",
 }
 """Two words that begin several commands → their line of help."""

@@ -16,6 +16,7 @@ from pyro_mcp.settings import Settings
 from pyro_mcp.surfaces.client import Client, Listener, deaf
 from pyro_mcp.workspaces import (
     diff,
+    disk,
     environments,
     export,
     files,
@@ -118,6 +119,9 @@ class Pyro:
     delete_snapshot = sdk_method(snapshot.delete_snapshot)
     reset_workspace = sdk_method(snapshot.reset_workspace)
     summarize_workspace = sdk_method(summary.summarize_workspace)
+    export_workspace_disk = sdk_method(disk.export_workspace_disk)
+    list_workspace_disk = sdk_method(disk.list_workspace_disk)
+    read_workspace_disk = sdk_method(disk.read_workspace_disk)
 
     def create_server(self, profile: str = "workspace-core", *, allow_host_compat: bool = False) -> Server[Any]:
         """An MCP server over this connection; see `pyro_mcp.create_server`."""

@@ -25,11 +25,15 @@ from pyro_mcp.errors import Cancelled, DiskFull, MissingDependency, PermissionDe
 
 PACKAGES: Mapping[str, str] = {
     "cpio": "cpio",
+    "debugfs": "e2fsprogs",
+    "e2fsck": "e2fsprogs",
+    "fsck.erofs": "erofs-utils",
     "lz4": "lz4",
     "mkfs.erofs": "erofs-utils",
     "mkfs.ext4": "e2fsprogs",
     "mmdebstrap": "mmdebstrap",
     "newuidmap": "uidmap",
+    "prlimit": "util-linux",
     "qemu-system-x86_64": "qemu-system-x86",
     "setpriv": "util-linux",
     "unshare": "util-linux",
@@ -114,6 +118,48 @@ def run(
             raise _failure(argv, child.returncode, stderr)
         stdout.seek(max(0, stdout.seek(0, os.SEEK_END) - _TAIL_BYTES))
         return Finished(stdout.read().decode("utf-8", "replace"), stderr)
+
+
+def run_into(argv: Sequence[str], *, limit: int, timeout: float) -> bytes:
+    """Run `argv` like `run` and give the first `limit` bytes of what it said on standard output.
+
+    What says more is ended there. Raises what `run` raises.
+    """
+    command = [require_program("setpriv"), "--pdeathsig", "KILL", require_program(argv[0]), *argv[1:]]
+    with tempfile.TemporaryFile() as stderr:
+        child = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=stderr, start_new_session=True
+        )
+        try:
+            said, whole = _bounded(child, argv[0], limit, time.monotonic() + timeout)
+        finally:
+            _end_group(child)
+            if child.stdout is not None:
+                child.stdout.close()
+        if whole and child.returncode:
+            stderr.seek(max(0, stderr.seek(0, os.SEEK_END) - _TAIL_BYTES))
+            raise _failure(argv, child.returncode, stderr.read().decode("utf-8", "replace"))
+        return said
+
+
+def _bounded(child: subprocess.Popen[bytes], name: str, limit: int, deadline: float) -> tuple[bytes, bool]:
+    """Standard output up to `limit`, and whether that was all; then the child has ended."""
+    assert child.stdout is not None
+    said = bytearray()
+    poller = select.poll()
+    poller.register(child.stdout, select.POLLIN)
+    while len(said) <= limit:
+        if not poller.poll(max(0, int((deadline - time.monotonic()) * 1000))):
+            raise TimedOut(f"cannot finish {name}: it took too long")
+        chunk = os.read(child.stdout.fileno(), 1 << 16)
+        if not chunk:
+            try:
+                child.wait(max(0.0, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                raise TimedOut(f"cannot finish {name}: it took too long") from None
+            return bytes(said), True
+        said += chunk
+    return bytes(said[:limit]), False
 
 
 def _listen(

@@ -32,6 +32,8 @@ _DRAWERS = {
     "push_workspace_sync": ("changes", "draw_pushed"),
     "export_workspace": ("changes", "draw_exported"),
     "summarize_workspace": ("summary", "draw_summary"),
+    "list_workspace_disk": ("files", "draw_list"),
+    "export_workspace_disk": ("disk", "draw_exported"),
     "diagnose": ("doctor", "draw_report"),
     "node_status": ("node", "draw_status"),
     "node_stop": ("node", "draw_stopped"),
@@ -42,6 +44,7 @@ _TALKERS = {
     "run_in_vm": ("run", "after_run"),
     "exec_workspace": ("workspace_exec", "after_exec"),
     "read_workspace_file": ("files", "after_read"),
+    "read_workspace_disk": ("files", "after_read"),
     "diff_workspace": ("changes", "after_diff"),
 }
 """Verbs whose answer is a stream of bytes: they use stdout and stderr by themselves."""
