@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import stat
 import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,23 @@ def test_a_stopped_disk_is_read_as_the_guest_saw_it(surface: Any, tmp_path: Path
         surface.do("start_workspace", workspace_id=name)
         again = surface.do("read_workspace_file", workspace_id=name, path="kept.txt")
         assert again["content"] == "kept.txt\nmore\n"
+    finally:
+        surface.do("delete_workspace", workspace_id=name)
+
+
+def test_a_guest_that_died_leaves_a_disk_that_can_be_read(surface: Any) -> None:
+    """Its journal has not been played back: what was synced is there all the same."""
+    name = surface.do("create_workspace", environment="debian:12", mem_mib=512)["workspace_id"]
+    try:
+        line = "mkdir a; echo safe > a/file; sync; echo b > /proc/sysrq-trigger"
+        with pytest.raises(Exception, match="gone"):
+            surface.do("exec_workspace", workspace_id=name, command=["sh", "-c", line])
+        deadline = time.monotonic() + 10
+        while surface.do("status_workspace", workspace_id=name)["state"] != "stopped":
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        assert surface.do("read_workspace_disk", workspace_id=name, path="a/file")["content"] == "safe\n"
+        assert surface.do("exec_workspace", workspace_id=name, command=["cat", "a/file"])["stdout"] == "safe\n"
     finally:
         surface.do("delete_workspace", workspace_id=name)
 

@@ -126,40 +126,50 @@ def run_into(argv: Sequence[str], *, limit: int, timeout: float) -> bytes:
     What says more is ended there. Raises what `run` raises.
     """
     command = [require_program("setpriv"), "--pdeathsig", "KILL", require_program(argv[0]), *argv[1:]]
-    with tempfile.TemporaryFile() as stderr:
-        child = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=stderr, start_new_session=True
-        )
-        try:
-            said, whole = _bounded(child, argv[0], limit, time.monotonic() + timeout)
-        finally:
-            _end_group(child)
-            if child.stdout is not None:
-                child.stdout.close()
-        if whole and child.returncode:
-            stderr.seek(max(0, stderr.seek(0, os.SEEK_END) - _TAIL_BYTES))
-            raise _failure(argv, child.returncode, stderr.read().decode("utf-8", "replace"))
-        return said
-
-
-def _bounded(child: subprocess.Popen[bytes], name: str, limit: int, deadline: float) -> tuple[bytes, bool]:
-    """Standard output up to `limit`, and whether that was all; then the child has ended."""
+    child = subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
+    )
     assert child.stdout is not None
-    said = bytearray()
+    try:
+        said, errors, whole = _bounded(child, argv[0], limit, time.monotonic() + timeout)
+    finally:
+        _end_group(child)
+        child.stdout.close()
+    if whole and child.returncode:
+        raise _failure(argv, child.returncode, errors.decode("utf-8", "replace"))
+    return said
+
+
+def _bounded(child: subprocess.Popen[bytes], name: str, limit: int, deadline: float) -> tuple[bytes, bytes, bool]:
+    """Standard output up to `limit`, the end of standard error, and whether the child has ended by itself."""
+    assert child.stdout is not None
+    assert child.stderr is not None
+    pieces: list[bytes] = []
+    size, tail, error_output = 0, b"", child.stderr.fileno()
+    alive = {child.stdout.fileno(), error_output}
     poller = select.poll()
-    poller.register(child.stdout, select.POLLIN)
-    while len(said) <= limit:
-        if not poller.poll(max(0, int((deadline - time.monotonic()) * 1000))):
+    for descriptor in alive:
+        poller.register(descriptor, select.POLLIN)
+    while alive and size <= limit:
+        ready = poller.poll(max(0, int((deadline - time.monotonic()) * 1000)))
+        for descriptor, _ in ready:
+            chunk = os.read(descriptor, 1 << 16)
+            if not chunk:
+                poller.unregister(descriptor)
+                alive.discard(descriptor)
+            elif descriptor == error_output:
+                tail = (tail + chunk)[-_TAIL_BYTES:]
+            else:
+                pieces.append(chunk)
+                size += len(chunk)
+        if not ready:
             raise TimedOut(f"cannot finish {name}: it took too long")
-        chunk = os.read(child.stdout.fileno(), 1 << 16)
-        if not chunk:
-            try:
-                child.wait(max(0.0, deadline - time.monotonic()))
-            except subprocess.TimeoutExpired:
-                raise TimedOut(f"cannot finish {name}: it took too long") from None
-            return bytes(said), True
-        said += chunk
-    return bytes(said[:limit]), False
+    if not alive:
+        try:
+            child.wait(max(0.0, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            raise TimedOut(f"cannot finish {name}: it took too long") from None
+    return b"".join(pieces)[:limit], tail, not alive
 
 
 def _listen(

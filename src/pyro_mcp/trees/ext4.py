@@ -131,7 +131,8 @@ class Ext4:
     def _check(self, *flags: str) -> None:
         command = confined([require_program("e2fsck"), *flags, str(self.path)], self.path.parent)
         try:
-            run_into(command, limit=LISTING_BYTES, timeout=SECONDS)
+            if len(run_into(command, limit=LISTING_BYTES, timeout=SECONDS)) == LISTING_BYTES:
+                raise ProtocolError("cannot read the disk: there is no end of what is broken in its file system")
         except CommandFailed as error:
             # 1 and 2: errors were found and corrected.
             if error.status not in (1, 2):

@@ -116,6 +116,7 @@ def test_the_tools_are_shut_in(tmp_path: Path) -> None:
 def test_output_is_cut_and_time_is_up() -> None:
     assert run_into(["yes"], limit=100_000, timeout=20) == b"y\n" * 50_000
     assert run_into(["printf", "abc"], limit=3, timeout=20) == b"abc"
+    assert run_into(["sh", "-c", "yes | head -c 10000000 >&2; echo out"], limit=10, timeout=20) == b"out\n"
     with pytest.raises(TimedOut):
         run_into(["sleep", "30"], limit=1, timeout=0.2)
     with pytest.raises(CommandFailed, match="exit 3: no"):
