@@ -15,7 +15,7 @@ from fleetlab import Ears, engine_at
 
 from pyro_mcp.errors import InvalidArgument, NotFound, PyroError
 from pyro_mcp.operations.operation import Operation
-from pyro_mcp.workspaces import diff, export, files, workspace, workspace_exec
+from pyro_mcp.workspaces import diff, export, files, snapshot, workspace, workspace_exec
 from pyro_mcp.workspaces.engine import Engine
 from pyro_mcp.workspaces.secrets import MOST_BYTES, Values
 
@@ -131,6 +131,13 @@ def test_they_outlive_machine_and_node(lab: Lab) -> None:
     again = Engine(lab.engine.settings, lab.engine.database, drivers=lab.engine.drivers)
     assert again.secrets.masks(again.lifecycle.find("w").workspace_id).text(CANARY) == "[secret]"
     assert lab.run('printf %s "$T" | wc -c', secret_env=["FILED=T"])["stdout"].strip() == str(len(FILED))
+
+
+def test_a_reset_makes_them_again_from_what_was_kept(lab: Lab) -> None:
+    lab.run("true", secret_env=["FILED"])
+    lab.ask(snapshot.reset_workspace, workspace_id="w")
+    done = lab.run('printf %s "$FILED" | wc -c; echo $FILED', secret_env=["FILED"])
+    assert done["stdout"].split() == [str(len(FILED)), "[secret]"]
 
 
 @pytest.mark.parametrize(
