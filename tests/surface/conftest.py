@@ -118,7 +118,16 @@ class McpSurface:
     """The MCP server over stdio, in one protocol era."""
 
     def __init__(self, environ: dict[str, str], mode: str, *options: str) -> None:
-        args = [*PYRO[1:], "mcp", "serve", "--profile", "workspace-full", *options]
+        args = [
+            *PYRO[1:],
+            "mcp",
+            "serve",
+            "--profile",
+            "workspace-full",
+            "--host-path",
+            tempfile.gettempdir(),
+            *options,
+        ]
         parameters = StdioServerParameters(command=PYRO[0], args=args, env=environ)
         self._portal_context = anyio.from_thread.start_blocking_portal()
         self._portal = self._portal_context.__enter__()

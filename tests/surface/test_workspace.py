@@ -113,7 +113,7 @@ def test_snapshots_and_reset(anywhere: Any, made: dict[str, Any]) -> None:
         ("status_workspace", {"workspace_id": "nobody"}, "not_found", "cannot find the workspace 'nobody'"),
         ("create_workspace", {"environment": "debian:12", "name": "x" * 65}, "invalid_argument", "a name has 1 to 64"),
         ("create_workspace", {"environment": "debian:12", "labels": {"a b": ""}}, "invalid_argument", "a key is"),
-        ("create_workspace", {"environment": "debian:12", "seed_path": "/no/such"}, "not_found", "/no/such"),
+        ("create_workspace", {"environment": "debian:12", "seed_path": "/tmp/no/such"}, "not_found", "/tmp/no/such"),
         ("delete_snapshot", {"workspace_id": "w", "snapshot_name": "../x"}, "invalid_argument", "a letter or digit"),
         ("delete_snapshot", {"workspace_id": "w", "snapshot_name": "baseline"}, "invalid_argument", "'baseline'"),
     ],

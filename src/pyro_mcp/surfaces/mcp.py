@@ -10,6 +10,8 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
+from collections.abc import Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import anyio
@@ -22,6 +24,7 @@ from pyro_mcp.errors import InvalidArgument, PyroError
 from pyro_mcp.settings import Settings
 from pyro_mcp.surfaces import catalog
 from pyro_mcp.surfaces.client import Client, Listener, Request
+from pyro_mcp.surfaces.mcp_paths import host_roots
 from pyro_mcp.surfaces.mcp_tools import BoundTool, answer, refusal
 from pyro_mcp.version import VERSION
 
@@ -41,26 +44,39 @@ says so. The first use of an environment installs it, which takes minutes and re
 
 
 def create_server(
-    profile: str = catalog.DEFAULT_PROFILE, *, settings: Settings | None = None, allow_host_compat: bool = False
+    profile: str = catalog.DEFAULT_PROFILE,
+    *,
+    settings: Settings | None = None,
+    allow_host_compat: bool = False,
+    host_paths: Iterable[Path | str] = (),
 ) -> Server[Any]:
     """An MCP server with the tools of `profile`, ready for `server.run(...)` or an in-process `mcp.Client(server)`.
 
-    The node is started by the first call, not here. `allow_host_compat` lets a call ask for a plain host process.
-    Raises `InvalidArgument` for an unknown profile.
+    The node is started by the first call, not here. `allow_host_compat` lets a call ask for a plain host process;
+    `host_paths` are places, besides the working directory, that tools may read from and export to. Raises
+    `InvalidArgument` for an unknown profile.
     """
-    return build_server(Client(settings or Settings.load()), profile, allow_host_compat=allow_host_compat)
+    client = Client(settings or Settings.load())
+    return build_server(client, profile, allow_host_compat=allow_host_compat, host_paths=host_paths)
 
 
-def serve(settings: Settings, profile: str, *, allow_host_compat: bool = False) -> NoReturn:
+def serve(
+    settings: Settings, profile: str, *, allow_host_compat: bool = False, host_paths: Iterable[Path | str] = ()
+) -> NoReturn:
     """Serve over standard input and output until the host has done; the process ends here."""
     from pyro_mcp.surfaces.mcp_stdio import serve_stdio
 
-    serve_stdio(create_server(profile, settings=settings, allow_host_compat=allow_host_compat))
+    serve_stdio(create_server(profile, settings=settings, allow_host_compat=allow_host_compat, host_paths=host_paths))
 
 
-def build_server(client: Client, profile: str, *, allow_host_compat: bool) -> Server[Any]:
+def build_server(
+    client: Client, profile: str, *, allow_host_compat: bool, host_paths: Iterable[Path | str] = ()
+) -> Server[Any]:
     """A server whose tools go through `client`."""
-    bound = [BoundTool(one, profile, allow_host_compat=allow_host_compat) for one in catalog.tools(profile)]
+    roots = host_roots(host_paths)
+    bound = [
+        BoundTool(one, profile, allow_host_compat=allow_host_compat, roots=roots) for one in catalog.tools(profile)
+    ]
     tools = {tool.name: tool for tool in bound}
     calls = ToolCalls(client, tools)
 

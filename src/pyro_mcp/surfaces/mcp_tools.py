@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from mcp.types import CallToolResult, TextContent, Tool, ToolAnnotations
@@ -15,6 +16,7 @@ from pyro_mcp.operations.operation import Operation
 from pyro_mcp.operations.validate import json_type
 from pyro_mcp.surfaces import catalog
 from pyro_mcp.surfaces.mcp_fit import fit
+from pyro_mcp.surfaces.mcp_paths import require_inside
 
 STREAM_CHARS = 8_000
 ANSWER_CHARS = 10_000
@@ -29,8 +31,16 @@ _STREAMS = ("stderr", "stdout")
 class BoundTool:
     """One operation as one server shows it: with the parameters that this profile and these permissions allow."""
 
-    def __init__(self, operation: Operation[Any, Any], profile: str, *, allow_host_compat: bool) -> None:
+    def __init__(
+        self,
+        operation: Operation[Any, Any],
+        profile: str,
+        *,
+        allow_host_compat: bool,
+        roots: tuple[Path, ...] = (),
+    ) -> None:
         self.operation = operation
+        self._roots = roots
         self.name = operation.tool or operation.name
         self._fields = catalog.tool_fields(operation, profile, allow_host_compat=allow_host_compat)
 
@@ -69,7 +79,9 @@ class BoundTool:
             if value is not None or (known[name].required and not known[name].optional)
         }
         self.operation.validate(given)
-        return self.operation.localized(given)
+        local = self.operation.localized(given)
+        require_inside(self.name, self._fields, local, self._roots)
+        return local
 
 
 def input_schema(fields: tuple[Field, ...]) -> dict[str, Any]:

@@ -25,6 +25,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="let tools ask for a plain host process, without isolation; off, they cannot even ask",
     )
+    serve.add_argument(
+        "--host-path",
+        action="append",
+        default=[],
+        metavar="DIR",
+        help="let tools seed from and export to DIR, besides the directory the server is started in; repeatable",
+    )
     common_options(serve, json=False)
 
 
@@ -32,4 +39,9 @@ def serve_stdio(namespace: argparse.Namespace) -> int:
     """Serve until the host closes standard input or sends a signal. Does not return on a signal."""
     from pyro_mcp.surfaces.mcp import serve
 
-    return serve(settings_of(namespace), namespace.profile, allow_host_compat=namespace.allow_host_compat)
+    return serve(
+        settings_of(namespace),
+        namespace.profile,
+        allow_host_compat=namespace.allow_host_compat,
+        host_paths=namespace.host_path,
+    )

@@ -1,0 +1,38 @@
+"""Mcp paths: which places of this host a server's tools may name.
+
+A model's argument must not reach further than the person who started the server meant: seeds, imports, secrets' files
+and exports stay below the directory the server was started in, and below those named with `--host-path`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from pyro_mcp.errors import PermissionDenied
+from pyro_mcp.operations.fields import Field
+
+
+def host_roots(named: Iterable[Path | str] = ()) -> tuple[Path, ...]:
+    """The working directory and the `named` ones, links resolved. A server started in `/` or in the home directory, as
+    some hosts do, was not pointed at a project: that directory does not count."""
+    here = Path.cwd().resolve()
+    started_in = () if here in (Path("/"), Path.home().resolve()) else (here,)
+    return (*started_in, *(Path(one).expanduser().resolve() for one in named))
+
+
+def require_inside(tool: str, fields: Iterable[Field], params: Mapping[str, Any], roots: tuple[Path, ...]) -> None:
+    """Refuse a host path, absolute in `params`, that leads out of all `roots`. Raises `PermissionDenied`."""
+    for field in fields:
+        value = params.get(field.name)
+        if not field.param.host_path or value is None:
+            continue
+        for path in value.values() if isinstance(value, dict) else [value]:
+            real = Path(str(path)).resolve()
+            if not any(real.is_relative_to(root) for root in roots):
+                allowed = ", ".join(map(str, roots)) or "none"
+                raise PermissionDenied(
+                    f"cannot call {tool}: {field.name} {path} lies outside of what this server may touch",
+                    hint=f"Allowed: {allowed}. To allow more, start the server with --host-path DIR.",
+                )
