@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import socket
 import threading
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 
 from pyro_mcp.errors import InvalidArgument, NodeUnavailable, NotFound, ProtocolError
-from pyro_mcp.protocol.channel import Channel, Data, End, Stream
+from pyro_mcp.protocol.channel import Channel, ChannelClosed, Data, End, Stream
 from pyro_mcp.protocol.pipe import Pipe
 from pyro_mcp.settings import Settings
 from pyro_mcp.surfaces.client import Client, Listener
@@ -37,7 +38,9 @@ class Peer:
 
     @staticmethod
     def _start(channel: Channel) -> None:
-        channel.start(10)
+        # A test may close the channel before this thread has seen that it opened.
+        with contextlib.suppress(ChannelClosed):
+            channel.start(10)
 
     def close(self) -> None:
         for channel in self.channels:
