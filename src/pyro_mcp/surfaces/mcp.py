@@ -41,6 +41,12 @@ machine: nothing is kept between calls, and nothing of the user's computer is vi
 (git), debian:12-base (minimal), debian:12-build (git, gcc, make, cmake, python3). A non-zero exit_code is a result, not
 a failure of the tool. Commands are killed after timeout_seconds (default 30). Long output is cut in the middle and
 says so. The first use of an environment installs it, which takes minutes and reports progress."""
+WORKSPACE_INSTRUCTIONS = """\
+
+Workspaces keep their files in /workspace between calls: workspace_create (give seed_path to start from a directory or
+archive of the user's), then workspace_exec, workspace_file_*, workspace_patch_apply; look at workspace_diff, take work
+out with workspace_export, and workspace_delete when done. For a command that takes longer than a minute give
+wait_seconds and follow it with workspace_logs."""
 
 
 def create_server(
@@ -87,7 +93,7 @@ def build_server(
         "pyro",
         version=VERSION,
         title="pyro",
-        instructions=INSTRUCTIONS,
+        instructions=INSTRUCTIONS + (WORKSPACE_INSTRUCTIONS if "workspace_create" in tools else ""),
         on_list_tools=list_tools,
         on_call_tool=calls.call,
     )
