@@ -206,7 +206,6 @@ class QemuMachine:
         self.capabilities = capabilities
         self.channel = channel
         self._process = process
-        process.on_exit(lambda: channel.close("the guest's machine has exited"))
 
     @property
     def pid(self) -> int:

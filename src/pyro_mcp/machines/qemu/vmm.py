@@ -71,7 +71,7 @@ def _quit_nameless(directory: Path) -> None:
         monitor.close()
 
 
-class Vmm:
+class Vmm(WatchedProcess):
     """A live QEMU process, its sockets and the end of its console."""
 
     def __init__(self, directory: Path, identity: Identity, pidfd: int, child: subprocess.Popen[bytes] | None) -> None:
@@ -79,15 +79,8 @@ class Vmm:
         self._console = bytearray()
         self._spoke = threading.Condition()
         self._ended = False
-        self._process = WatchedProcess(identity, pidfd, child, at_end=self._hush)
+        super().__init__(identity, pidfd, child, at_end=self._hush)
         threading.Thread(target=self._listen, name=f"console-{identity.pid}", daemon=True).start()
-
-    @property
-    def pid(self) -> int:
-        return self._process.pid
-
-    def alive(self) -> bool:
-        return self._process.alive()
 
     def connect_agent(self) -> socket.socket:
         return self._connect(AGENT)
@@ -95,13 +88,10 @@ class Vmm:
     def connect_monitor(self) -> Qmp:
         return Qmp(self._connect(MONITOR))
 
-    def on_exit(self, callback: Callable[[], None]) -> None:
-        self._process.on_exit(callback)
-
     def terminate(self) -> None:
         """SIGKILL and wait: a machine's state is on its disks, never in its process."""
-        self._process.signal(signal.SIGKILL)
-        self._process.wait()
+        self.signal(signal.SIGKILL)
+        self.wait()
 
     def wait_console(self, text: bytes, seconds: float) -> None:
         """Wait until the console has said `text`. Raises `MachineFailed` when the machine dies or time is up first."""
