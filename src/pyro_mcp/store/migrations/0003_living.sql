@@ -1,0 +1,1 @@
+-- What lives in a workspace beside its commands: services, and the connections that its network policy decided about.
