@@ -9,13 +9,13 @@ from __future__ import annotations
 import contextlib
 import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from secrets import token_hex
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from pyro_mcp.errors import Conflict, InvalidArgument, NotFound, PyroError, Unsupported
+from pyro_mcp.errors import Conflict, DiskFull, InvalidArgument, NotFound, PyroError, Unsupported
 from pyro_mcp.machines.driver import Machine, WorkspaceMount
 from pyro_mcp.model.names import check_labels, check_name
 from pyro_mcp.model.workspace import Workspace, WorkspaceDeleted, WorkspaceList
@@ -28,6 +28,7 @@ from pyro_mcp.store.workspaces import Workspaces as Table
 from pyro_mcp.system.atomic import disk_errors
 from pyro_mcp.workspaces.births import Births
 from pyro_mcp.workspaces.fleet import Boot
+from pyro_mcp.workspaces.outgoing import Outgoing
 from pyro_mcp.workspaces.portrait import portrait
 from pyro_mcp.workspaces.secrets import Values
 from pyro_mcp.workspaces.seeds import furnish, plant, seed_of
@@ -45,6 +46,7 @@ class Lifecycle:
         self.births = Births(engine)
         self.table = Table(engine.database)
         self.events = Events(engine.database)
+        self.outgoing = Outgoing(engine.settings.state_dir / "outgoing", engine.faults)
         self._engine = engine
         self._locks: dict[str, threading.RLock] = {}
 
@@ -197,7 +199,7 @@ class Lifecycle:
                 call.progress("starting the machine", None)
                 self._engine.fleet.start(row.machine_id, self.housed(row, boot), call.progress)
                 self._engine.faults("workspace started")
-                self.events.add(row.workspace_id, "started", {}, self._engine.clock.wall())
+                self.note(row.workspace_id, "started", {}, call.notice)
             return self.status(row.workspace_id)
 
     def stop(self, ref: str) -> Workspace:
@@ -207,13 +209,20 @@ class Lifecycle:
                 self._engine.fleet.stop(row.machine_id)
                 self._engine.commands.join(row.workspace_id)
                 self._engine.faults("workspace stopped")
-                self.events.add(row.workspace_id, "stopped", {}, self._engine.clock.wall())
+                self.note(row.workspace_id, "stopped", {})
             return self.status(row.workspace_id)
 
     def delete(self, ref: str) -> WorkspaceDeleted:
         workspace_id = self.find(ref).workspace_id
         gone = self._remove(workspace_id, "asked to")
         return WorkspaceDeleted(workspace_id=workspace_id, deleted=gone, reason="asked to")
+
+    def note(self, workspace_id: str, kind: str, detail: dict[str, Any], tell: Callable[[str], None] = print) -> None:
+        """Record what was done, for the summary. What is done is done: a full disk is told and does not undo it."""
+        try:
+            self.events.add(workspace_id, kind, detail, self._engine.clock.wall())
+        except DiskFull as error:
+            tell(f"{kind} of {workspace_id} is done but not in its summary: {error}")
 
     # -- time
 
@@ -241,6 +250,7 @@ class Lifecycle:
     def settle(self) -> None:
         """A node has come: finish what its predecessor had begun. One that resists is told and left as it is."""
         self._engine.commands.lose()
+        self.outgoing.sweep()
         for row in self.table.list():
             try:
                 if row.state != "ready":

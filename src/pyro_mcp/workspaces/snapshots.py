@@ -59,7 +59,7 @@ class Snapshots:
                 raise _taken(workspace, name)
             self._engine.faults("snapshot recorded")
             detail = {"snapshot_name": name, "entry_count": row.entry_count, "bytes": row.bytes_written}
-            self._lifecycle.events.add(workspace.workspace_id, "snapshot", detail, self._engine.clock.wall())
+            self._lifecycle.note(workspace.workspace_id, "snapshot", detail, call.notice)
         return _shown(row)
 
     def listing(self, ref: str) -> SnapshotList:

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import stat
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +23,7 @@ from pyro_mcp.system.process import require_program, run_into
 from pyro_mcp.system.sparse import copy_sparse, extents
 from pyro_mcp.trees.destination import refuse_existing
 from pyro_mcp.trees.ext4 import SECONDS, Ext4, Node, confined
+from pyro_mcp.trees.work import Announce, work_directory
 from pyro_mcp.workspaces.content.syncing import host_path
 
 if TYPE_CHECKING:
@@ -48,21 +47,17 @@ class Stopped:
     bytes: int
     seed: Path | None
     stamp: dict[str, Any]
+    announce: Announce
 
     @contextlib.contextmanager
     def copied(self, call: Call[Any], home: Path) -> Iterator[Ext4]:
         """A copy of the disk in a new directory below `home`, its journal done; gone afterwards."""
-        with disk_errors("copy the disk"):
-            work = Path(tempfile.mkdtemp(prefix=COPY, dir=home))
-        try:
+        with disk_errors("read the disk"), work_directory(home, COPY, announce=self.announce) as work:
             call.progress("copying the disk", None)
-            with disk_errors("copy the disk"):
-                copy_sparse(self.scratch, work / "disk", size=self.bytes)
+            copy_sparse(self.scratch, work / "disk", size=self.bytes)
             image = Ext4(work / "disk")
             image.replay()
             yield image
-        finally:
-            shutil.rmtree(work, ignore_errors=True)
 
 
 @contextlib.contextmanager
@@ -81,8 +76,6 @@ def stopped(engine: Engine, ref: str) -> Iterator[Stopped]:
                 f"cannot read the disk of {row.workspace_id}: it is not stopped", hint="Stop it with workspace_stop"
             )
         home = engine.lifecycle.directory(row.workspace_id)
-        for left in home.glob(f"{COPY}*"):
-            shutil.rmtree(left, ignore_errors=True)
         seed = home / "seed.erofs"
         stamp = {
             "workspace_id": row.workspace_id,
@@ -91,7 +84,8 @@ def stopped(engine: Engine, ref: str) -> Iterator[Stopped]:
         }
         scratch = engine.fleet.directory(row.machine_id) / "scratch.ext4"
         size = row.scratch_mib * MIB
-        yield Stopped(row.workspace_id, home, scratch, size, seed if seed.exists() else None, stamp)
+        below = seed if seed.exists() else None
+        yield Stopped(row.workspace_id, home, scratch, size, below, stamp, engine.lifecycle.outgoing.announced)
 
 
 def export_disk(call: Call[Engine], ref: str, output: str) -> DiskExport:
@@ -115,7 +109,7 @@ def export_disk(call: Call[Engine], ref: str, output: str) -> DiskExport:
                 raise Conflict(f"cannot export to {target}: it exists", hint="Choose another name") from None
             sync_directory(target.parent)
         detail = {"path": "disk", "output_path": str(target), "entry_count": 1, "bytes": kept}
-        call.engine.lifecycle.events.add(disk.workspace_id, "export", detail, call.engine.clock.wall())
+        call.engine.lifecycle.note(disk.workspace_id, "export", detail, call.notice)
         return DiskExport(
             **disk.stamp, output_path=str(target), disk_format="ext4", size_bytes=size, bytes_written=kept
         )

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import errno
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,9 +16,11 @@ from hypothesis import strategies as st
 
 from pyro_mcp.errors import Conflict, DiskFull, InvalidArgument, NotFound, ProtocolError, PyroError
 from pyro_mcp.protocol.entries import Entry, EntryError, Piece
+from pyro_mcp.trees import destination
 from pyro_mcp.trees.destination import export_tree
 from pyro_mcp.trees.limits import Limits
 from pyro_mcp.trees.links import leading_out
+from pyro_mcp.trees.work import clear
 
 from .conftest import file, snapshot
 
@@ -187,6 +192,57 @@ def test_a_full_disk_leaves_nothing(place: Path, monkeypatch: pytest.MonkeyPatch
     with pytest.raises(DiskFull):
         export_tree(items, place / "out", kind="directory")
     assert os.listdir(place) == []
+
+
+@pytest.mark.parametrize("kind", ["file", "directory"])
+def test_it_is_durable_before_it_has_its_name(place: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    def broken(*_: object) -> int:
+        ctypes.set_errno(errno.EIO)
+        return -1
+
+    real = os.fsync
+    flushed: list[bool] = []
+
+    def fsync(descriptor: int) -> None:
+        flushed.append((place / "out").exists())
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    export_tree(file("f", b"x"), place / "out", kind=kind)  # type: ignore[arg-type]
+    assert flushed == ([False, True] if kind == "file" else [True])
+    if kind == "directory":
+        monkeypatch.setattr(destination._libc(), "syncfs", broken)
+        with pytest.raises(PyroError, match="Input/output error"):
+            export_tree(file("f", b"x"), place / "other", kind="directory")
+        assert os.listdir(place) == ["out"]
+
+
+def test_whoever_is_told_of_the_place_can_clear_it(place: Path) -> None:
+    told: list[Path] = []
+
+    @contextlib.contextmanager
+    def announce(work: Path) -> Iterator[None]:
+        assert not work.exists()
+        told.append(work)
+        yield
+        assert not work.exists()
+
+    def items() -> Iterator[Entry | Piece]:
+        clear(told[0])
+        assert told[0].is_dir(), "one that is held by a living process was removed"
+        yield from file("f", b"x")
+
+    export_tree(items(), place / "out", kind="directory", announce=announce)
+    left = place / ".pyro-export-left"
+    left.mkdir(0o700)
+    (left / "closed").mkdir(0)
+    clear(left, before=time.time() - 60)
+    assert left.is_dir()
+    (place / "link").symlink_to(place / "out")
+    clear(place / "link")
+    clear(left)
+    assert sorted(os.listdir(place)) == ["link", "out"]
+    assert os.listdir(place / "out") == ["f"]
 
 
 def test_a_sequence_that_breaks_off_leaves_nothing(place: Path) -> None:

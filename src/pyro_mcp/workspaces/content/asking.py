@@ -5,6 +5,7 @@ Data may flow both ways. It ends when the agent answers, breaks the rules or fal
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from pyro_mcp.errors import MachineFailed, ProtocolError, PyroError
 from pyro_mcp.machines.driver import Machine
 from pyro_mcp.operations.call import Call
 from pyro_mcp.protocol.channel import ChannelClosed, Data, Event, RemoteError, Result, Stream
+from pyro_mcp.trees.work import Announce
 from pyro_mcp.workspaces.cancel import cancellable
 
 T = TypeVar("T")
@@ -29,11 +31,13 @@ _OUTPUT = 1
 
 @dataclass(frozen=True)
 class Place:
-    """A workspace that can be worked in now. `note(kind, detail)` records what was done, for the summary."""
+    """A workspace that can be worked in now. `note(kind, detail)` records what was done, for the summary; `announce` is
+    told of a directory of this host before something is built there."""
 
     workspace_id: str
     machine: Machine
     note: Callable[[str, dict[str, Any]], None]
+    announce: Announce = contextlib.nullcontext
 
     @property
     def stamp(self) -> dict[str, Any]:

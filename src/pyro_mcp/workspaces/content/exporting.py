@@ -46,7 +46,12 @@ def export(call: Call[Any], place: Place, path: str, output: str) -> ExportResul
     try:
         head = incoming.head()
         report = export_tree(
-            incoming.items(), target, kind=head.artifact_type, progress=call.progress, cancelled=cancelled
+            incoming.items(),
+            target,
+            kind=head.artifact_type,
+            progress=call.progress,
+            cancelled=cancelled,
+            announce=place.announce,
         )
     finally:
         incoming.close()

@@ -17,6 +17,8 @@ def opened(call: Call[Engine], ref: str) -> Place:
     row = engine.lifecycle.find(ref)
 
     def note(kind: str, detail: dict[str, Any]) -> None:
-        engine.lifecycle.events.add(row.workspace_id, kind, detail, engine.clock.wall())
+        engine.faults(f"{kind} done")
+        engine.lifecycle.note(row.workspace_id, kind, detail, call.notice)
+        engine.faults(f"{kind} noted")
 
-    return Place(row.workspace_id, engine.lifecycle.live(call, row), note)
+    return Place(row.workspace_id, engine.lifecycle.live(call, row), note, engine.lifecycle.outgoing.announced)
