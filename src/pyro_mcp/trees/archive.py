@@ -3,7 +3,8 @@
 `tarfile` only reads headers here; what they may mean is decided below, the same on every Python. Refused as a whole:
 names that are absolute, hold `..` or NUL; members below a link or a file; a name given twice; hard links to anything
 but an earlier file of the archive; negative sizes; damage; more than the limits. Left out and listed: devices and named
-pipes. Altered and listed: setuid and setgid. Symbolic links are stored whatever they point at, and never followed.
+pipes. Altered and listed: setuid and setgid. Symbolic links are stored whatever they point at, and never followed. A
+directory that comes after what lies in it has the mode that it names all the same.
 """
 
 from __future__ import annotations
@@ -77,6 +78,7 @@ class ArchiveSource:
         self._meter = Meter(self._limits, f"import {path}")
         self._cancelled = cancelled
         self._kinds: dict[str, str] = {}
+        self._named: dict[str, tuple[int, int]] | None = None
 
     def __iter__(self) -> Iterator[Entry | Piece]:
         with disk_errors(f"read {self._path}"):
@@ -116,6 +118,13 @@ class ArchiveSource:
         return io.BufferedReader(_Bounded(gzip.GzipFile(fileobj=file), most, self._limits.ratio), CHUNK)
 
     def _members(self, file: IO[bytes]) -> Iterator[Entry | Piece]:
+        for tar, member in self._headers(file):
+            yield from self._member(tar, member)
+        if isinstance(file, io.BufferedReader) and isinstance(file.raw, _Bounded):
+            while file.read(CHUNK):  # gzip's checksum stands at its very end
+                pass
+
+    def _headers(self, file: IO[bytes]) -> Iterator[tuple[tarfile.TarFile, tarfile.TarInfo]]:
         with tarfile.TarFile.open(
             fileobj=file, mode="r|", bufsize=CHUNK, tarinfo=_Header, encoding="utf-8", errors="surrogateescape"
         ) as tar:
@@ -123,10 +132,7 @@ class ArchiveSource:
                 tar.members = []  # type: ignore[attr-defined]
                 if self._cancelled is not None and self._cancelled.is_set():
                     raise Cancelled(f"cannot finish reading {self._path}: cancelled")
-                yield from self._member(tar, member)
-        if isinstance(file, io.BufferedReader) and isinstance(file.raw, _Bounded):
-            while file.read(CHUNK):  # gzip's checksum stands at its very end
-                pass
+                yield tar, member
 
     def _member(self, tar: tarfile.TarFile, member: tarfile.TarInfo) -> Iterator[Entry | Piece]:
         path = _plain(member.name)
@@ -169,9 +175,23 @@ class ArchiveSource:
             parent = "/".join(parts[:depth])
             kind = self._kinds.get(parent)
             if kind is None:
-                yield self._counted(Entry(parent, "directory", 0o755, mtime_ns))
+                yield self._counted(Entry(parent, "directory", *self._later(parent, (0o755, mtime_ns))))
             elif kind != "directory":
                 raise _Refused(f"{path!a} lies below {parent!a}, which is a {kind}")
+
+    def _later(self, path: str, otherwise: tuple[int, int]) -> tuple[int, int]:
+        """Mode and time of a directory that was missing before its content, as the archive names them further on.
+
+        That takes a second reading of the headers, which only archives without proper order cost.
+        """
+        if self._named is None:
+            self._named = {}
+            with self._path.open("rb") as file:
+                for _, member in self._headers(self._unpacked(file)):
+                    if member.isdir():
+                        about = member.mode & 0o1777, _nanoseconds(member.mtime)
+                        self._named.setdefault(_plain(member.name), about)
+        return self._named.get(path, otherwise)
 
     def _counted(self, entry: Entry) -> Entry:
         check(entry)

@@ -181,6 +181,29 @@ def test_a_gnu_sparse_giant_is_counted_by_its_size(tmp_path: Path) -> None:
             list(read(tmp_path, tar(member("s", b"abcabc", pax_headers={**small, "GNU.sparse.map": bad}))))
 
 
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_directory_named_after_its_content_keeps_its_mode(tmp_path: Path, packed: bool) -> None:
+    data = tar(
+        member("a/b/file", b"x"),
+        member("a/b", kind=tarfile.DIRTYPE, mode=0o700, mtime=77),
+        member("./a/", kind=tarfile.DIRTYPE, mode=0o555, mtime=78),
+        member("c/file", b"y", mtime=5),
+    )
+    found = {
+        item.path: item for item in read(tmp_path, gzip.compress(data) if packed else data) if isinstance(item, Entry)
+    }
+    assert [(found[name].mode, found[name].mtime_ns // 10**9) for name in ("a", "a/b", "c")] == [
+        (0o555, 78),
+        (0o700, 77),
+        (0o755, 5),
+    ]
+
+
+def test_what_comes_after_cannot_hide_behind_its_place(tmp_path: Path) -> None:
+    with pytest.raises(InvalidArgument):
+        list(read(tmp_path, tar(member("a/b", b"x"), member("../evil", kind=tarfile.DIRTYPE))))
+
+
 def test_an_absent_archive_is_not_found(tmp_path: Path) -> None:
     with pytest.raises(NotFound):
         list(ArchiveSource(tmp_path / "none.tar"))
