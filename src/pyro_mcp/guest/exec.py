@@ -4,6 +4,8 @@ A single poll loop on the request's own thread watches the process, its two pipe
 which the channel's reader tells of input, credit and cancellation. There are no pump threads: under emulation a
 thread hand-over costs more than the fork. Output is read only when the peer has granted credit, so a stalled consumer
 stalls the command and never the agent; a timeout or a cancel still reaches the group meanwhile.
+
+A command ends with its channel, unless it is a job (`jobs`).
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from typing import Any
 from pyro_mcp.guest import params as read
 from pyro_mcp.guest.children import Child, SpawnError, spawn
 from pyro_mcp.guest.errors import AgentError, cause, invalid
+from pyro_mcp.guest.jobs import Job, Jobs, job_name
 from pyro_mcp.guest.secrets import Secrets
 from pyro_mcp.protocol.channel import Data, End, Message, Stream
 
@@ -34,8 +37,9 @@ _FIONREAD = 0x541B
 _READY = select.POLLIN | select.POLLHUP | select.POLLERR
 
 
-def run(stream: Stream, defaults: dict[bytes, bytes], home: bytes, secrets: Secrets) -> dict[str, Any]:
-    """Serve `exec`: argv, cwd, env, secret_env, timeout_seconds, stdin → exit_code, signal, timed_out, duration_ms.
+def run(stream: Stream, defaults: dict[bytes, bytes], home: bytes, secrets: Secrets, jobs: Jobs) -> dict[str, Any]:
+    """Serve `exec`: argv, cwd, env, secret_env, timeout_seconds, stdin, job → exit_code, signal, timed_out,
+    duration_ms.
 
     Standard output and error travel as DATA 1 and 2 while they come. A command that cannot be started ends with
     127 or 126 and a line on standard error, as a shell would have it.
@@ -45,24 +49,46 @@ def run(stream: Stream, defaults: dict[bytes, bytes], home: bytes, secrets: Secr
     environment = {**defaults, **read.variables(stream.params, "env"), **secrets.environment(stream.params)}
     timeout = read.seconds(stream.params, "timeout_seconds")
     with_input = read.flag(stream.params, "stdin")
+    name = job_name(stream.params)
+    if name is None:
+        return _command(stream, argv, directory, environment, timeout, with_input)
+    if with_input:
+        raise invalid("cannot exec: a job has no input")
+    job = jobs.begin(name, stream)
+    result: dict[str, Any] | None = None
+    try:
+        result = _command(job, argv, directory, environment, timeout, False)
+    finally:
+        jobs.finish(name, result)
+    return result
+
+
+def _command(
+    peer: Stream | Job,
+    argv: list[bytes],
+    directory: bytes,
+    environment: dict[bytes, bytes],
+    timeout: float | None,
+    with_input: bool,
+) -> dict[str, Any]:
     begun = time.monotonic()
     wake = _Wake()
     try:
-        run = _Run(stream, wake, with_input)
+        run = _Run(peer, wake, with_input)
         try:
             run.start(argv, directory, environment)
             return run.loop(begun, timeout)
         except SpawnError as error:
-            return _not_started(stream, argv[0], directory, error)
+            return _not_started(peer, argv[0], directory, error)
         finally:
             run.close()
     finally:
-        stream.on_cancel(None)
-        stream.watch(None)
+        peer.on_cancel(None)
+        peer.watch(None)
         wake.close()
 
 
-def _not_started(stream: Stream, word: bytes, directory: bytes, error: SpawnError) -> dict[str, Any]:
+def _not_started(peer: Stream | Job, word: bytes, directory: bytes, error: SpawnError) -> dict[str, Any]:
     shown = word[:256].decode("utf-8", "replace")
     if error.before:
         raise invalid(f"cannot exec {shown}: working directory {directory.decode('utf-8', 'replace')}: {error}")
@@ -76,7 +102,7 @@ def _not_started(stream: Stream, word: bytes, directory: bytes, error: SpawnErro
         code, text = 126, f"{shown}: cannot execute: {error}"
     else:
         raise AgentError("internal", f"cannot exec {shown}: {error}")
-    stream.send(f"pyro: {text}\n".encode(), 2)
+    peer.send(f"pyro: {text}\n".encode(), 2)
     return {"exit_code": code, "signal": None, "timed_out": False, "duration_ms": 0}
 
 
@@ -116,7 +142,7 @@ class _Wake:
 class _Run:
     """One command under way. Everything but `Child.kill_group` happens on the request's thread."""
 
-    def __init__(self, stream: Stream, wake: _Wake, with_input: bool) -> None:
+    def __init__(self, stream: Stream | Job, wake: _Wake, with_input: bool) -> None:
         self._stream = stream
         self._wake = wake
         self._with_input = with_input

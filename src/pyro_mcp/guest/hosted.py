@@ -19,6 +19,7 @@ from pyro_mcp.guest import workspace
 from pyro_mcp.guest.changes import Layers
 from pyro_mcp.guest.children import descendants, reap_orphans
 from pyro_mcp.guest.dispatch import Dispatcher
+from pyro_mcp.guest.jobs import Jobs
 from pyro_mcp.guest.paths import Tree
 from pyro_mcp.guest.secrets import Secrets
 from pyro_mcp.guest.syscalls import become_subreaper
@@ -36,6 +37,7 @@ class HostedAgent:
         self._root = os.fsencode(root)
         self._baseline = None if baseline is None else os.fsencode(baseline)
         self._secrets = Secrets()
+        self._jobs = Jobs()
         variables = {"PATH": PATH, "HOME": root, "LANG": "C.UTF-8", "TERM": "dumb", "SHELL": "/bin/sh"}
         if mark:
             variables["PYRO_MACHINE"] = mark
@@ -43,6 +45,8 @@ class HostedAgent:
         self._wake_read, self._wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         verbs = {
             "exec": self._exec,
+            "exec_forget": self._jobs.forget,
+            "exec_resume": self._jobs.resume,
             "secret_put": self._secrets.put,
             "shutdown": self._shutdown,
             **workspace.verbs(Tree(self._root), self._layers, lambda _: None),
@@ -79,7 +83,7 @@ class HostedAgent:
         cwd = stream.params.get("cwd")
         if isinstance(cwd, str) and (cwd == "/workspace" or cwd.startswith("/workspace/")):
             stream.params["cwd"] = os.fsdecode(self._root) + cwd.removeprefix("/workspace")
-        return exec_verb.run(stream, self._defaults, self._root, self._secrets)
+        return exec_verb.run(stream, self._defaults, self._root, self._secrets, self._jobs)
 
     def _layers(self) -> Layers:
         """Whole trees: every directory counts as opaque, and nothing is a whiteout."""

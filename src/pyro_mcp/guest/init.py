@@ -21,6 +21,7 @@ from pyro_mcp.guest import params as read
 from pyro_mcp.guest.children import SpawnError, reap_orphans, spawn
 from pyro_mcp.guest.dispatch import Dispatcher
 from pyro_mcp.guest.errors import AgentError
+from pyro_mcp.guest.jobs import Jobs
 from pyro_mcp.guest.overlay import Overlay
 from pyro_mcp.guest.paths import WORKSPACE
 from pyro_mcp.guest.port import Port
@@ -70,9 +71,12 @@ class GuestAgent:
         self._lock = threading.Lock()
         self._overlay = Overlay()
         self._secrets = Secrets("/run/pyro/secrets")
+        self._jobs = Jobs()
         verbs = {
             "configure": self.configure,
             "exec": self.exec,
+            "exec_forget": self._jobs.forget,
+            "exec_resume": self._jobs.resume,
             "overlay_load": self._overlay.load,
             "overlay_save": self._save,
             "secret_put": self._put_secret,
@@ -129,7 +133,7 @@ class GuestAgent:
         if self._overlay.waiting:
             self._require_workspace("exec")
         home = WORKSPACE if self._overlay.mounted else b"/root"
-        return exec_verb.run(stream, ENVIRONMENT, home, self._secrets)
+        return exec_verb.run(stream, ENVIRONMENT, home, self._secrets, self._jobs)
 
     def _save(self, stream: Stream) -> dict[str, Any]:
         self._require_workspace("overlay_save")

@@ -132,6 +132,12 @@ class Stream:
             with contextlib.suppress(ChannelClosed):
                 self._channel._write(Kind.CANCEL, self._number)
 
+    def abandon(self) -> None:
+        """Cancel and leave: what the handler's side still says is dropped unread. For the opener."""
+        self.cancel()
+        self._close()
+        self._channel._forget(self._number)
+
     # -- receiving
 
     def receive(self, timeout: float | None = None) -> Message:
@@ -184,7 +190,13 @@ class Stream:
 
     @property
     def cancelled(self) -> bool:
+        """Whether the peer has cancelled, or is `lost`."""
         return self._cancelled
+
+    @property
+    def lost(self) -> bool:
+        """Whether the connection has ended."""
+        return self._channel.closed
 
     def on_cancel(self, callback: Callable[[], None] | None) -> None:
         """Call `callback` once, on the reader's thread, when the peer cancels or the connection ends."""

@@ -76,13 +76,26 @@ class Masks:
 
 
 class Redactor:
-    """Masks one stream. It keeps back only what may be the beginning of a secret, so less than the longest one."""
+    """Masks one stream. It keeps back only what may be the beginning of a secret, so less than the longest one.
 
-    def __init__(self, masks: Masks) -> None:
+    Another one made with its `covered`, given the stream again from the first byte that this one has `held`, goes on
+    where this one is.
+    """
+
+    def __init__(self, masks: Masks, *, covered: int = 0) -> None:
         self._needles = masks.needles
         self._kept = b""
-        self._covered = 0
-        """So many bytes of what is kept belong to a secret whose mask has been given out."""
+        self._covered = covered
+
+    @property
+    def held(self) -> int:
+        """How many of the last bytes are kept back."""
+        return len(self._kept)
+
+    @property
+    def covered(self) -> int:
+        """How many of these belong to a secret whose mask has been given out."""
+        return self._covered
 
     def feed(self, data: bytes) -> bytes:
         """Take the next piece; what may be passed on now."""
