@@ -15,7 +15,7 @@ import time
 from typing import Any
 
 from pyro_mcp.guest import exec as exec_verb
-from pyro_mcp.guest import workspace
+from pyro_mcp.guest import forward, workspace
 from pyro_mcp.guest.changes import Layers
 from pyro_mcp.guest.children import descendants, reap_orphans
 from pyro_mcp.guest.dispatch import Dispatcher
@@ -49,6 +49,7 @@ class HostedAgent:
             "exec_resume": self._jobs.resume,
             "secret_put": self._secrets.put,
             "shutdown": self._shutdown,
+            "tcp_connect": forward.tcp_connect,
             **workspace.verbs(Tree(self._root), self._layers, lambda _: None),
         }
         self._dispatcher = Dispatcher(verbs, {"mode": "host", "pid": os.getpid()})

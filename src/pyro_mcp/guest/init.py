@@ -15,7 +15,7 @@ import threading
 import time
 from typing import Any, NoReturn
 
-from pyro_mcp.guest import disks, identity, syscalls, workspace
+from pyro_mcp.guest import disks, forward, identity, syscalls, workspace
 from pyro_mcp.guest import exec as exec_verb
 from pyro_mcp.guest import params as read
 from pyro_mcp.guest.children import SpawnError, reap_orphans, spawn
@@ -81,6 +81,7 @@ class GuestAgent:
             "overlay_save": self._save,
             "secret_put": self._put_secret,
             "shutdown": self.shutdown,
+            "tcp_connect": self._connect,
             **workspace.verbs(self._overlay.tree, self._overlay.layers, self._require_workspace),
         }
         self._dispatcher = Dispatcher(verbs, {"mode": "guest", "kernel": os.uname().release})
@@ -143,6 +144,11 @@ class GuestAgent:
         if self._configured is None:
             raise AgentError("conflict", "cannot secret_put: this guest is not configured yet")
         return self._secrets.put(stream)
+
+    def _connect(self, stream: Stream) -> dict[str, Any]:
+        if self._configured is None:
+            raise AgentError("conflict", "cannot tcp_connect: this guest is not configured yet")
+        return forward.tcp_connect(stream)
 
     def _require_workspace(self, verb: str) -> None:
         if self._overlay.waiting:

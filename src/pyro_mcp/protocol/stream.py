@@ -132,9 +132,8 @@ class Stream:
             with contextlib.suppress(ChannelClosed):
                 self._channel._write(Kind.CANCEL, self._number)
 
-    def abandon(self) -> None:
-        """Cancel and leave: what the handler's side still says is dropped unread. For the opener."""
-        self.cancel()
+    def leave(self) -> None:
+        """Be done with it: what the handler's side still says is dropped unread, its answer too. For the opener."""
         self._close()
         self._channel._forget(self._number)
 
