@@ -74,17 +74,23 @@ class Child:
 
 
 def spawn(
-    argv: list[bytes], programs: list[bytes], directory: bytes, environment: list[bytes], fds: tuple[int, int, int]
+    argv: list[bytes],
+    programs: list[bytes],
+    directory: bytes,
+    environment: list[bytes],
+    fds: tuple[int, int, int],
+    prepare: Callable[[], None] | None = None,
 ) -> Child:
     """Start the first of `programs` that can be executed, in a new session, with `fds` as 0, 1 and 2.
 
-    Every other descriptor of the agent is close-on-exec. Raises `SpawnError`, or `OSError` when not even a
-    process could be made.
+    `prepare` runs in the child before the exec, which then costs a real fork; it may make system calls, no more. Every
+    other descriptor of the agent is close-on-exec. Raises `SpawnError`, or `OSError` when not even a process could be
+    made.
     """
     error_read, error_write = os.pipe2(os.O_CLOEXEC)
     try:
         with _lock:
-            pid = _fork_exec(argv, programs, directory, environment, fds, (error_read, error_write))
+            pid = _fork_exec(argv, programs, directory, environment, fds, (error_read, error_write), prepare)
             _owned.add(pid)
         os.close(error_write)
         error_write = -1
@@ -112,13 +118,14 @@ def _fork_exec(
     environment: list[bytes],
     fds: tuple[int, int, int],
     report: tuple[int, int],
+    prepare: Callable[[], None] | None,
 ) -> int:
     stdin, stdout, stderr = fds
     # fmt: off
     arguments = [
         argv, programs, False, (), directory, environment,
         stdin, -1, -1, stdout, -1, stderr, *report,
-        True, True, -1, None, None, None, -1, None, True,
+        True, True, -1, None, None, None, -1, prepare, True,
     ]
     # fmt: on
     return fork_exec(*arguments)  # type: ignore[arg-type]

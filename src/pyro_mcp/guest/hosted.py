@@ -22,6 +22,7 @@ from pyro_mcp.guest.dispatch import Dispatcher
 from pyro_mcp.guest.jobs import Jobs
 from pyro_mcp.guest.paths import Tree
 from pyro_mcp.guest.secrets import Secrets
+from pyro_mcp.guest.shells import Shells
 from pyro_mcp.guest.syscalls import become_subreaper
 from pyro_mcp.protocol.channel import Stream
 from pyro_mcp.protocol.pipe import Pipe
@@ -49,6 +50,8 @@ class HostedAgent:
             "exec_resume": self._jobs.resume,
             "secret_put": self._secrets.put,
             "shutdown": self._shutdown,
+            # Without a history file, which would lie in the workspace.
+            **Shells({**self._defaults, b"HISTFILE": b""}, self._secrets).verbs(self._root, self._place),
             "tcp_connect": forward.tcp_connect,
             **workspace.verbs(Tree(self._root), self._layers, lambda _: None),
         }
@@ -81,10 +84,14 @@ class HostedAgent:
     # -- verbs
 
     def _exec(self, stream: Stream) -> dict[str, Any]:
+        self._place(stream)
+        return exec_verb.run(stream, self._defaults, self._root, self._secrets, self._jobs)
+
+    def _place(self, stream: Stream) -> None:
+        """Let the directory that a request names as /workspace be where it stands here."""
         cwd = stream.params.get("cwd")
         if isinstance(cwd, str) and (cwd == "/workspace" or cwd.startswith("/workspace/")):
             stream.params["cwd"] = os.fsdecode(self._root) + cwd.removeprefix("/workspace")
-        return exec_verb.run(stream, self._defaults, self._root, self._secrets, self._jobs)
 
     def _layers(self) -> Layers:
         """Whole trees: every directory counts as opaque, and nothing is a whiteout."""

@@ -26,6 +26,7 @@ from pyro_mcp.guest.overlay import Overlay
 from pyro_mcp.guest.paths import WORKSPACE
 from pyro_mcp.guest.port import Port
 from pyro_mcp.guest.secrets import Secrets
+from pyro_mcp.guest.shells import Shells
 from pyro_mcp.protocol.channel import Stream
 
 ENVIRONMENT = {
@@ -81,6 +82,7 @@ class GuestAgent:
             "overlay_save": self._save,
             "secret_put": self._put_secret,
             "shutdown": self.shutdown,
+            **Shells(ENVIRONMENT, self._secrets).verbs(WORKSPACE, lambda stream: self._require_workspace(stream.verb)),
             "tcp_connect": self._connect,
             **workspace.verbs(self._overlay.tree, self._overlay.layers, self._require_workspace),
         }

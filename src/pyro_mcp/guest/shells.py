@@ -1,0 +1,403 @@
+"""shells: terminals with a shell in them, known by the ids that the host gave them.
+
+They belong to the agent and to no channel: a host that comes later finds them with what they have said. They end with
+`shell_close`, by themselves, or with the machine.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import select
+import signal
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from pyro_mcp.guest import params as read
+from pyro_mcp.guest.children import SpawnError
+from pyro_mcp.guest.dispatch import Verb
+from pyro_mcp.guest.errors import AgentError, invalid
+from pyro_mcp.guest.exec import programs
+from pyro_mcp.guest.flow import Flow
+from pyro_mcp.guest.pty import Follower, Pty, Pump, open_pty
+from pyro_mcp.guest.ring import RING_BYTES
+from pyro_mcp.guest.secrets import Secrets
+from pyro_mcp.protocol.channel import Data, End, Stream
+from pyro_mcp.protocol.wake import Wake
+
+SHELLS_MAX = 32
+CLOSED_MAX, CLOSED_BYTES = 32, 64 * 1024
+"""So many closed shells are remembered, with so much of what each said last."""
+SIDE_MAX = 1000
+WAIT_MS_MAX, READ_MAX = 60_000, 4 * RING_BYTES
+WRITE_SECONDS = 5.0
+PIECE_BYTES = 32 * 1024
+_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_SIGNALS = {number.name.removeprefix("SIG"): int(number) for number in signal.Signals}
+
+
+class Shell:
+    """One shell and the facts about it."""
+
+    def __init__(self, shell_id: str, pty: Pty, cwd: str, cols: int, rows: int) -> None:
+        self.shell_id = shell_id
+        self.pty = pty
+        self.cwd, self.cols, self.rows = cwd, cols, rows
+        self.closed = False
+        self.typing = threading.Lock()
+        self._started_at = time.time()
+
+    def facts(self) -> dict[str, Any]:
+        pty = self.pty
+        ended = pty.ended_at
+        return {
+            "shell_id": self.shell_id,
+            "cwd": self.cwd,
+            "cols": self.cols,
+            "rows": self.rows,
+            "state": "closed" if self.closed else "running" if ended is None else "exited",
+            "started_ms": int(self._started_at * 1000),
+            "ended_ms": None if ended is None else int(ended * 1000),
+            "exit_code": pty.exit_code,
+            "oldest": pty.ring.start,
+            "end": pty.ring.end,
+        }
+
+
+class Shells:
+    """The shells of one workspace. `defaults` is the environment that commands get, too."""
+
+    def __init__(self, defaults: dict[bytes, bytes], secrets: Secrets) -> None:
+        self._defaults = defaults
+        self._secrets = secrets
+        self._pump = Pump()
+        self._shells: dict[str, Shell] = {}
+        self._lock = threading.Lock()
+
+    def verbs(self, home: bytes, ready: Callable[[Stream], None]) -> dict[str, Verb]:
+        """The table; `ready` raises while there is no workspace, and may amend the parameters."""
+
+        def open_one(stream: Stream) -> dict[str, Any]:
+            ready(stream)
+            return self.open(stream, home)
+
+        return {
+            "shell_attach": self.attach,
+            "shell_close": self.close,
+            "shell_list": self.listing,
+            "shell_open": open_one,
+            "shell_read": self.read,
+            "shell_resize": self.resize,
+            "shell_signal": self.signal,
+            "shell_write": self.write,
+        }
+
+    # -- verbs
+
+    def open(self, stream: Stream, home: bytes) -> dict[str, Any]:
+        """shell_id, cols, rows, cwd?, env?, secret_env?, argv? → facts. Without argv bash, or what there is of sh."""
+        p = stream.params
+        shell_id = _shell_id(p)
+        cols, rows = _side(p, "cols"), _side(p, "rows")
+        cwd = read.directory(p, "cwd", home)
+        given = {**read.variables(p, "env"), **self._secrets.environment(p)}
+        argv = read.words(p, "argv") if p.get("argv") is not None else None
+        with self._lock:
+            if shell_id in self._shells:
+                raise AgentError("conflict", f"cannot open the shell {shell_id}: there is one of that id")
+            if sum(not one.closed for one in self._shells.values()) >= SHELLS_MAX:
+                raise AgentError(
+                    "capacity", f"cannot open a shell: {SHELLS_MAX} are open", "Close some; exited ones count, too."
+                )
+            pty = self._spawn(argv, cwd, given, cols, rows)
+            shell = self._shells[shell_id] = Shell(shell_id, pty, os.fsdecode(cwd), cols, rows)
+        self._pump.add(pty)
+        return shell.facts()
+
+    def read(self, stream: Stream) -> dict[str, Any]:
+        """shell_id, cursor, max_bytes, back, wait_ms?, idle_ms? → DATA 1: the bytes from `start`; facts and `start`.
+
+        The cursor counts from the first byte the shell said, a negative one from the end. From there up to `max_bytes`
+        are told, and before it up to `back`, as far as they are still kept. It waits as `Pty.wait` does.
+        """
+        p = stream.params
+        shell = self._find(p, "read")
+        pty = shell.pty
+        cursor = read.integer(p, "cursor", least=-READ_MAX, most=1 << 62)
+        most = read.integer(p, "max_bytes", least=0, most=READ_MAX)
+        back = read.integer(p, "back", least=0, most=READ_MAX)
+        wait = _milliseconds(p, "wait_ms") or 0
+        idle = _milliseconds(p, "idle_ms")
+        if cursor < 0:
+            cursor = max(pty.ring.start, pty.ring.end + cursor)
+        if cursor > pty.ring.end:
+            raise invalid(
+                f"cannot read the shell {shell.shell_id} from {cursor}: it has said {pty.ring.end} bytes so far",
+                "Use the next_cursor of an earlier answer; 0 is the beginning.",
+            )
+        flow = Flow(stream)
+        try:
+            if wait:
+                stream.on_cancel(lambda: _rouse(pty))
+                pty.wait(cursor, most, wait / 1000, None if idle is None else idle / 1000, lambda: stream.cancelled)
+                stream.on_cancel(None)
+            flow.check()
+            with pty.condition:
+                start = max(pty.ring.start, cursor - back)
+                data = pty.ring.read(start, max(0, cursor + most - start))
+                facts = shell.facts()
+            flow.send(data)
+        finally:
+            flow.close()
+        return {**facts, "cursor": cursor, "start": start}
+
+    def write(self, stream: Stream) -> dict[str, Any]:
+        """shell_id ← DATA 0: what to type, to its END → written, facts."""
+        shell = self._find(stream.params, "write to")
+        flow = Flow(stream)
+        written = 0
+        try:
+            with shell.typing:
+                for piece in flow.pieces():
+                    self._type(shell, piece, flow, written)
+                    written += len(piece)
+        finally:
+            flow.close()
+        if not written:
+            self._require_alive(shell, "write to")
+        return {**shell.facts(), "written": written}
+
+    def attach(self, stream: Stream) -> dict[str, Any]:
+        """shell_id, cursor ← DATA 0: keys, to END → DATA 1: output from the cursor on; facts, `missed`, `detached`.
+
+        Until the peer ends its input or the shell ends. The shell waits for a peer that is slow.
+        """
+        shell = self._find(stream.params, "attach to")
+        cursor = read.integer(stream.params, "cursor", least=0, most=1 << 62)
+        attachment = _Attachment(self._pump, shell, stream, min(cursor, shell.pty.ring.end))
+        try:
+            detached = attachment.run()
+        finally:
+            attachment.close()
+        return {**shell.facts(), "missed": attachment.missed, "cursor": attachment.cursor, "detached": detached}
+
+    def signal(self, stream: Stream) -> dict[str, Any]:
+        """shell_id, signal: a name, to the processes in the foreground → facts."""
+        shell = self._find(stream.params, "signal")
+        name = stream.params.get("signal")
+        number = _SIGNALS.get(name.upper().removeprefix("SIG")) if isinstance(name, str) else None
+        if number is None:
+            raise invalid(f"cannot signal the shell {shell.shell_id}: {str(name)[:32]!r} is not a signal")
+        if not shell.pty.signal(number):
+            self._require_alive(shell, "signal")
+        return shell.facts()
+
+    def resize(self, stream: Stream) -> dict[str, Any]:
+        """shell_id, cols, rows → facts."""
+        shell = self._find(stream.params, "resize")
+        cols, rows = _side(stream.params, "cols"), _side(stream.params, "rows")
+        self._require_alive(shell, "resize")
+        shell.pty.resize(cols, rows)
+        shell.cols, shell.rows = cols, rows
+        return shell.facts()
+
+    def close(self, stream: Stream) -> dict[str, Any]:
+        """shell_id → facts, already. All of its session ends with it."""
+        shell = self._find(stream.params, "close")
+        self._pump.forget(shell.pty)
+        shell.pty.hang_up()
+        with self._lock:
+            already, shell.closed = shell.closed, True
+            shell.pty.ring.shrink(CLOSED_BYTES)
+            closed = [one.shell_id for one in self._shells.values() if one.closed]
+            for shell_id in closed[: max(0, len(closed) - CLOSED_MAX)]:
+                del self._shells[shell_id]
+        return {**shell.facts(), "already": already}
+
+    def listing(self, stream: Stream) -> dict[str, Any]:
+        """→ shells: the facts of each, the oldest first."""
+        with self._lock:
+            return {"shells": [shell.facts() for shell in self._shells.values()]}
+
+    # -- parts
+
+    def _find(self, params: dict[str, Any], verb: str) -> Shell:
+        shell_id = _shell_id(params)
+        with self._lock:
+            shell = self._shells.get(shell_id)
+            known = [one.shell_id for one in self._shells.values() if not one.closed]
+        if shell is None:
+            hint = f"There are: {', '.join(known)}" if known else "There are none; they end with the machine."
+            raise AgentError("not_found", f"cannot {verb} the shell {shell_id}: there is none of that id", hint)
+        return shell
+
+    def _require_alive(self, shell: Shell, verb: str) -> None:
+        if shell.pty.ended:
+            how = "was closed" if shell.closed else f"has exited with code {shell.pty.exit_code}"
+            raise AgentError("conflict", f"cannot {verb} the shell {shell.shell_id}: it {how}", "Open another one.")
+
+    def _type(self, shell: Shell, data: bytes, flow: Flow, before: int) -> None:
+        deadline = time.monotonic() + WRITE_SECONDS
+        view = memoryview(data)
+        while view:
+            flow.check()
+            try:
+                count = shell.pty.write(view)
+            except OSError:
+                self._require_alive(shell, "write to")
+                raise
+            view = view[count:]
+            if not count and not _room_by(shell.pty.master, deadline):
+                taken = before + len(data) - len(view)
+                raise AgentError(
+                    "conflict",
+                    f"cannot write to the shell {shell.shell_id}: its program reads no input; {taken} bytes were taken",
+                    "Interrupt it with a signal, or wait until it reads.",
+                )
+
+    def _spawn(self, argv: list[bytes] | None, cwd: bytes, given: dict[bytes, bytes], cols: int, rows: int) -> Pty:
+        environment = {**self._defaults, b"TERM": b"xterm-256color", b"LANG": b"C.UTF-8"}
+        path = given.get(b"PATH", environment.get(b"PATH", b""))
+        if argv is None:
+            bash = next((one for one in programs(b"bash", path) if os.access(one, os.X_OK)), None)
+            argv = [b"bash" if bash else b"sh", b"-i"]
+            environment[b"SHELL"] = bash or b"/bin/sh"
+            environment |= _prompt(bool(bash))
+        environment |= given
+        listed = [name + b"=" + value for name, value in environment.items()]
+        try:
+            return open_pty(argv, programs(argv[0], path), cwd, listed, cols, rows)
+        except SpawnError as error:
+            where, what = cwd.decode("utf-8", "replace"), argv[0].decode("utf-8", "replace")
+            if error.before:
+                raise invalid(f"cannot open a shell: working directory {where}: {error}") from None
+            raise AgentError("internal", f"cannot open a shell: {what}: {error}") from None
+
+
+class _Attachment:
+    """A peer at a shell: one loop on the request's thread over keys, output and the end."""
+
+    def __init__(self, pump: Pump, shell: Shell, stream: Stream, cursor: int) -> None:
+        self.missed = 0
+        self._pump = pump
+        self._shell = shell
+        self._pty = shell.pty
+        self._stream = stream
+        self._wake = Wake()
+        self._follower = Follower(cursor, self._wake.set)
+        self._keys = memoryview(b"")
+        self._poll = select.poll()
+        self._poll.register(self._wake.fd, select.POLLIN)
+        self._watched = False
+        stream.watch(self._wake.set)
+        with self._pty.condition:
+            self._pty.followers.append(self._follower)
+
+    @property
+    def cursor(self) -> int:
+        return self._follower.cursor
+
+    def close(self) -> None:
+        with self._pty.condition:
+            self._pty.followers.remove(self._follower)
+        self._pump.moved(self._pty)
+        self._stream.watch(None)
+        self._wake.close()
+
+    def run(self) -> bool:
+        """Serve until the end; whether the peer has left before the shell."""
+        while True:
+            self._wake.clear()
+            if self._stream.cancelled:
+                raise AgentError("cancelled", "cannot attach to the shell: it was cancelled")
+            over = self._pty.ended
+            if self._take_keys():
+                return not over
+            if not self._give_output() and over:
+                return False
+            self._poll.poll()
+
+    def _take_keys(self) -> bool:
+        """Type what has come. True when the peer has ended its input."""
+        while True:
+            if not self._keys:
+                message = self._stream.try_receive()
+                if isinstance(message, End):
+                    return True
+                if not isinstance(message, Data):
+                    self._watch(False)
+                    return False
+                self._keys = memoryview(message.data)
+            try:
+                count = self._pty.write(self._keys)
+            except OSError:
+                # Nobody is there to read them any more.
+                count = len(self._keys)
+            self._keys = self._keys[count:]
+            if not count:
+                self._watch(True)
+                return False
+
+    def _watch(self, wanted: bool) -> None:
+        """Whether to wait for room in the terminal's input."""
+        if wanted != self._watched:
+            self._watched = wanted
+            if wanted:
+                self._poll.register(self._pty.master, select.POLLOUT)
+            else:
+                self._poll.unregister(self._pty.master)
+
+    def _give_output(self) -> bool:
+        """Send what there is as far as the peer takes it. True when more is left."""
+        follower = self._follower
+        while (room := self._stream.room) > 0:
+            with self._pty.condition:
+                ring = self._pty.ring
+                self.missed += max(0, ring.start - follower.cursor)
+                follower.cursor = max(ring.start, follower.cursor)
+                data = ring.read(follower.cursor, min(room, PIECE_BYTES))
+            if not data:
+                return False
+            self._stream.send(data, 1)
+            follower.cursor += len(data)
+            follower.moved_at = time.monotonic()
+            self._pump.moved(self._pty)
+        return True
+
+
+def _prompt(bash: bool) -> dict[bytes, bytes]:
+    """A prompt that says who and where, unless the image's own start-up files say it otherwise."""
+    if bash:
+        # Not for the shells that are started in it, which may not know what it means.
+        return {b"PS1": rb"\u@\h:\w\$ ", b"PROMPT_COMMAND": b"export -n PS1; unset PROMPT_COMMAND"}
+    root = os.getuid() == 0
+    return {b"PS1": f"{'root' if root else os.getuid()}@{os.uname().nodename}:${{PWD}}{'#' if root else '$'} ".encode()}
+
+
+def _room_by(fd: int, deadline: float) -> bool:
+    """Wait until the terminal takes input, at most until `deadline`."""
+    poll = select.poll()
+    poll.register(fd, select.POLLOUT)
+    return bool(poll.poll(max(0.0, deadline - time.monotonic()) * 1000))
+
+
+def _rouse(pty: Pty) -> None:
+    with pty.condition:
+        pty.condition.notify_all()
+
+
+def _shell_id(params: dict[str, Any]) -> str:
+    shell_id = params.get("shell_id")
+    if not isinstance(shell_id, str) or not _ID.fullmatch(shell_id):
+        raise invalid(f"shell_id must match {_ID.pattern}")
+    return shell_id
+
+
+def _side(params: dict[str, Any], name: str) -> int:
+    return read.integer(params, name, least=1, most=SIDE_MAX)
+
+
+def _milliseconds(params: dict[str, Any], name: str) -> int | None:
+    return None if params.get(name) is None else read.integer(params, name, least=0, most=WAIT_MS_MAX)
