@@ -20,8 +20,10 @@ from pyro_mcp.guest.changes import Layers
 from pyro_mcp.guest.children import descendants, reap_orphans
 from pyro_mcp.guest.dispatch import Dispatcher
 from pyro_mcp.guest.jobs import Jobs
-from pyro_mcp.guest.paths import Tree
+from pyro_mcp.guest.paths import WORKSPACE, Tree
 from pyro_mcp.guest.secrets import Secrets
+from pyro_mcp.guest.service_group import MarkedGroup
+from pyro_mcp.guest.services import Services
 from pyro_mcp.guest.shells import Shells
 from pyro_mcp.guest.syscalls import become_subreaper
 from pyro_mcp.protocol.channel import Stream
@@ -53,6 +55,7 @@ class HostedAgent:
             # Without a history file, which would lie in the workspace.
             **Shells({**self._defaults, b"HISTFILE": b""}, self._secrets).verbs(self._root, self._place),
             "tcp_connect": forward.tcp_connect,
+            **Services(self._defaults, self._secrets, MarkedGroup, self._real).verbs(lambda _: None),
             **workspace.verbs(Tree(self._root), self._layers, lambda _: None),
         }
         self._dispatcher = Dispatcher(verbs, {"mode": "host", "pid": os.getpid()})
@@ -86,6 +89,12 @@ class HostedAgent:
     def _exec(self, stream: Stream) -> dict[str, Any]:
         self._place(stream)
         return exec_verb.run(stream, self._defaults, self._root, self._secrets, self._jobs)
+
+    def _real(self, path: str) -> bytes:
+        """Where `path` lies on this host, if it is one under /workspace."""
+        raw = os.fsencode(path)
+        inside = raw == WORKSPACE or raw.startswith(WORKSPACE + b"/")
+        return self._root + raw[len(WORKSPACE) :] if inside else raw
 
     def _place(self, stream: Stream) -> None:
         """Let the directory that a request names as /workspace be where it stands here."""

@@ -26,6 +26,8 @@ from pyro_mcp.guest.overlay import Overlay
 from pyro_mcp.guest.paths import WORKSPACE
 from pyro_mcp.guest.port import Port
 from pyro_mcp.guest.secrets import Secrets
+from pyro_mcp.guest.service_group import ControlGroup
+from pyro_mcp.guest.services import Services
 from pyro_mcp.guest.shells import Shells
 from pyro_mcp.protocol.channel import Stream
 
@@ -84,6 +86,7 @@ class GuestAgent:
             "shutdown": self.shutdown,
             **Shells(ENVIRONMENT, self._secrets).verbs(WORKSPACE, lambda stream: self._require_workspace(stream.verb)),
             "tcp_connect": self._connect,
+            **Services(ENVIRONMENT, self._secrets, ControlGroup).verbs(self._require_workspace),
             **workspace.verbs(self._overlay.tree, self._overlay.layers, self._require_workspace),
         }
         self._dispatcher = Dispatcher(verbs, {"mode": "guest", "kernel": os.uname().release})

@@ -1,0 +1,120 @@
+"""service_group: everything that a service has started, as one thing that can be ended.
+
+In a guest it is a control group, which a process is born into and leaves with nothing but root's intent: sessions,
+double forks and a cleared environment make no difference. Without control groups (`host_compat`) it is every process
+that carries the service's mark in its environment, which a program can shed; the end of the workspace gets that too.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+from pyro_mcp.guest.syscalls import MS_NODEV, MS_NOEXEC, MS_NOSUID, mount
+
+HOME = "/run/pyro/cgroup"
+MARK = b"PYRO_SERVICE"
+ROUNDS, REST_SECONDS = 100, 0.002
+
+
+class Group(Protocol):
+    """The processes of one run of a service."""
+
+    enter: Callable[[], None] | None
+    """What a child does between fork and exec to become a member."""
+
+    events: int
+    """A descriptor that has POLLPRI when the group may have become empty; -1 when `kill` leaves it empty at once."""
+
+    def kill(self) -> None: ...
+
+    def empty(self) -> bool: ...
+
+    def close(self) -> None: ...
+
+
+Groups = Callable[[str], Group]
+"""Makes the group of the run with this id."""
+
+
+class ControlGroup:
+    """A control group of version 2."""
+
+    def __init__(self, run: str) -> None:
+        """Raises `OSError`."""
+        _mounted()
+        self._path = f"{HOME}/{run}"
+        os.mkdir(self._path, 0o755)
+        self.events = os.open(f"{self._path}/cgroup.events", os.O_RDONLY | os.O_CLOEXEC)
+        self._members = os.open(f"{self._path}/cgroup.procs", os.O_WRONLY | os.O_CLOEXEC)
+        self.enter: Callable[[], None] | None = self._enter
+
+    def _enter(self) -> None:
+        os.write(self._members, b"0")
+
+    def kill(self) -> None:
+        fd = os.open(f"{self._path}/cgroup.kill", os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            os.write(fd, b"1")
+        finally:
+            os.close(fd)
+
+    def empty(self) -> bool:
+        return b"populated 0" in os.pread(self.events, 256, 0)
+
+    def close(self) -> None:
+        os.close(self.events)
+        os.close(self._members)
+        try:
+            os.rmdir(self._path)
+        except OSError:
+            pass  # A process that cannot be killed (a dead disk) keeps its group; the machine's end takes both.
+
+
+class MarkedGroup:
+    """The processes whose environment at their start said that they belong to the run."""
+
+    events = -1
+    enter: Callable[[], None] | None = None
+
+    def __init__(self, run: str) -> None:
+        self._mark = MARK + b"=" + run.encode()
+
+    def kill(self) -> None:
+        """Kill all. Repeated, because a process may fork between the look and the kill."""
+        for _ in range(ROUNDS):
+            found = self._members()
+            for pid in found:
+                try:
+                    os.kill(pid, signal.SIGKILL)
+                except (ProcessLookupError, PermissionError):
+                    pass
+            if not found:
+                return
+            time.sleep(REST_SECONDS)
+
+    def empty(self) -> bool:
+        return not self._members()
+
+    def close(self) -> None:
+        """Nothing is kept."""
+
+    def _members(self) -> list[int]:
+        return [int(name) for name in os.listdir("/proc") if name.isdigit() and self._is_member(name)]
+
+    def _is_member(self, name: str) -> bool:
+        try:
+            with open(f"/proc/{name}/environ", "rb") as file:
+                return self._mark in file.read().split(b"\0")
+        except OSError:
+            return False
+
+
+def _mounted() -> None:
+    """The control groups' tree, mounted when the first service is started."""
+    if not os.path.exists(f"{HOME}/cgroup.procs"):
+        os.makedirs(HOME, exist_ok=True)
+        mount("cgroup2", HOME, "cgroup2", MS_NOSUID | MS_NODEV | MS_NOEXEC)
