@@ -17,7 +17,7 @@ Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 Openness = Literal["network", "exact", "never"]
-"""What `--allow-address` can do about a refusal: any network with the address in it, only the address itself, nothing."""
+"""What `--allow-address` can do about a refusal: any network around the address, only the address itself, nothing."""
 
 METADATA = frozenset(
     ipaddress.ip_address(text)

@@ -5,8 +5,9 @@ A row is written before the command starts; one that is still `running` when a n
 
 from __future__ import annotations
 
+import json
 import sqlite3
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from pyro_mcp.store.database import Database
@@ -34,6 +35,7 @@ class CommandRow:
     stdout_dropped: int = 0
     stderr_dropped: int = 0
     reason: str | None = None
+    network_refusals: list[dict[str, Any]] = field(default_factory=list)
 
 
 _KEY = "workspace_id=:workspace_id AND generation=:generation"
@@ -84,10 +86,12 @@ class Commands:
     def finish(self, row: CommandRow, now: float) -> None:
         """Record `row`'s outcome. One whose history a reset has cleared stays cleared."""
         values = {name: getattr(row, name) for name in row.__dataclass_fields__}
+        values["network_refusals"] = json.dumps(row.network_refusals)
         with self._database.transaction() as connection:
             connection.execute(
                 "UPDATE commands SET state=:state, duration_ms=:duration_ms, exit_code=:exit_code, signal=:signal,"
-                " timed_out=:timed_out, stdout_dropped=:stdout_dropped, stderr_dropped=:stderr_dropped, reason=:reason"
+                " timed_out=:timed_out, stdout_dropped=:stdout_dropped, stderr_dropped=:stderr_dropped, reason=:reason,"
+                " network_refusals=:network_refusals"
                 f" WHERE {_KEY} AND sequence=:sequence",
                 values,
             )
@@ -139,4 +143,5 @@ class Commands:
 
 
 def _row(row: sqlite3.Row) -> CommandRow:
-    return CommandRow(**{**dict(row), "timed_out": bool(row["timed_out"])})
+    refusals = json.loads(row["network_refusals"])
+    return CommandRow(**{**dict(row), "timed_out": bool(row["timed_out"]), "network_refusals": refusals})

@@ -6,9 +6,10 @@ that its predecessor died in the middle.
 
 from __future__ import annotations
 
+import json
 import sqlite3
-from dataclasses import asdict, dataclass, fields
-from typing import Literal
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Literal
 
 from pyro_mcp.store.database import Database
 
@@ -21,7 +22,8 @@ LIVE: frozenset[State] = frozenset({"creating", "starting", "running", "stopping
 class MachineRow:
     """One machine. Times are Unix seconds; `deadline_ns` counts on the boot clock of the boot `boot_id`.
 
-    One that belongs to a workspace lives and ends with it, whatever its own deadline.
+    One that belongs to a workspace lives and ends with it, whatever its own deadline. `network` is its policy as JSON
+    values; empty is no network.
     """
 
     machine_id: str
@@ -42,9 +44,10 @@ class MachineRow:
     deadline_ns: int
     reason: str | None = None
     workspace_id: str | None = None
+    network: dict[str, Any] = field(default_factory=dict)
 
 
-_COLUMNS = tuple(field.name for field in fields(MachineRow))
+_COLUMNS = tuple(one.name for one in fields(MachineRow))
 _INSERT = f"INSERT INTO machines ({', '.join(_COLUMNS)}) VALUES ({', '.join(':' + name for name in _COLUMNS)})"
 
 
@@ -56,7 +59,7 @@ class Machines:
 
     def insert(self, row: MachineRow) -> None:
         with self._database.transaction() as connection:
-            connection.execute(_INSERT, asdict(row))
+            connection.execute(_INSERT, {**asdict(row), "network": json.dumps(row.network)})
 
     def get(self, machine_id: str) -> MachineRow | None:
         found = self._database.rows("SELECT * FROM machines WHERE machine_id=:id", {"id": machine_id})
@@ -91,4 +94,5 @@ class Machines:
 def _row(row: sqlite3.Row) -> MachineRow:
     values = dict(row)
     values["one_shot"] = bool(values["one_shot"])
+    values["network"] = json.loads(values["network"])
     return MachineRow(**values)

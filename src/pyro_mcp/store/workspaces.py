@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
 
 from pyro_mcp.store.database import Database
@@ -40,9 +40,10 @@ class WorkspaceRow:
     last_activity_at: float
     generation: int = 0
     last_reset_at: float | None = None
+    network: dict[str, Any] = field(default_factory=dict)
 
 
-_COLUMNS = tuple(field.name for field in fields(WorkspaceRow))
+_COLUMNS = tuple(one.name for one in fields(WorkspaceRow))
 _INSERT = f"INSERT INTO workspaces ({', '.join(_COLUMNS)}) VALUES ({', '.join(':' + name for name in _COLUMNS)})"
 
 
@@ -54,6 +55,7 @@ class Workspaces:
 
     def insert(self, row: WorkspaceRow) -> None:
         values = {**asdict(row), "labels": json.dumps(row.labels), "seed": json.dumps(row.seed)}
+        values["network"] = json.dumps(row.network)
         with self._database.transaction() as connection:
             connection.execute(_INSERT, values)
 
@@ -95,7 +97,7 @@ class Workspaces:
                 " last_activity_at=:now WHERE workspace_id=:id",
                 values,
             )
-            for table in ("commands", "events"):
+            for table in ("commands", "events", "services"):
                 connection.execute(f"DELETE FROM {table} WHERE workspace_id=:id", values)
 
     def delete(self, workspace_id: str) -> None:
@@ -115,4 +117,5 @@ def _row(row: sqlite3.Row) -> WorkspaceRow:
     values["allow_host_compat"] = bool(values["allow_host_compat"])
     values["labels"] = json.loads(values["labels"])
     values["seed"] = json.loads(values["seed"])
+    values["network"] = json.loads(values["network"])
     return WorkspaceRow(**values)

@@ -1,0 +1,202 @@
+"""Record: what became of every connection that guests asked for, told to whoever keeps it.
+
+Nothing here waits for a disk on a connection's way: what happened is collected and written a moment later, all that
+happened in that moment as one. Equal refusals and failures become one entry with a count, so a guest that knocks on
+the same door for ever fills no book; what one moment cannot hold is counted and not kept.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from pyro_mcp.errors import PyroError
+from pyro_mcp.model.network import Connection, Key, Verdict
+from pyro_mcp.network.policy import Refusal
+
+MOMENT_SECONDS = 0.25
+PENDING_MAX = 5000
+WATCHED_MAX = 32
+
+
+@dataclass
+class Batch:
+    """What one moment held. `begun` came about in it, `ended` came about earlier and ended in it; a connection that
+    did both is in `begun`. `dropped` says per machine how many entries had no place."""
+
+    begun: dict[int, Connection] = field(default_factory=dict)
+    ended: list[Connection] = field(default_factory=list)
+    counted: dict[Key, Connection] = field(default_factory=dict)
+    dropped: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def size(self) -> int:
+        return len(self.begun) + len(self.ended) + len(self.counted)
+
+
+class Recorder:
+    """Hands batches to `write`, on a thread of its own that exists while there is something to write."""
+
+    def __init__(self, write: Callable[[Batch], None]) -> None:
+        self._write = write
+        self._lock = threading.Lock()
+        self._writing = threading.Lock()
+        self._pending = Batch()
+        self._scheduled = False
+        self._closed = False
+
+    def begun(self, connection: Connection) -> None:
+        self._add(connection, lambda batch: batch.begun.__setitem__(id(connection), connection))
+
+    def ended(self, connection: Connection) -> None:
+        """A connection that was `begun` has its final numbers."""
+        with self._lock:
+            if id(connection) in self._pending.begun:
+                return
+        self._add(connection, lambda batch: batch.ended.append(connection))
+
+    def count(self, connection: Connection) -> None:
+        """A refusal or failure happened, perhaps not for the first time."""
+        with self._lock:
+            known = self._pending.counted.get(connection.key)
+            if known is not None:
+                known.count += connection.count
+                known.at = connection.at
+                return
+        self._add(connection, lambda batch: batch.counted.__setitem__(connection.key, connection))
+
+    def flush(self) -> None:
+        """Write what there is, now. Raises what `write` raises; what could not be written is kept for the next time."""
+        with self._writing:
+            with self._lock:
+                batch, self._pending = self._pending, Batch()
+            if self._closed or (not batch.size and not batch.dropped):
+                return
+            try:
+                self._write(batch)
+            except PyroError:
+                self._take_back(batch)
+                raise
+
+    def close(self) -> None:
+        """Write what there is, and nothing any more. Raises what `write` raises."""
+        try:
+            self.flush()
+        finally:
+            with self._writing:
+                self._closed = True
+
+    def _add(self, connection: Connection, put: Callable[[Batch], None]) -> None:
+        with self._lock:
+            if self._pending.size >= PENDING_MAX:
+                dropped = self._pending.dropped
+                dropped[connection.machine_id] = dropped.get(connection.machine_id, 0) + connection.count
+            else:
+                put(self._pending)
+            if self._scheduled:
+                return
+            self._scheduled = True
+        threading.Thread(target=self._later, name="record", daemon=True).start()
+
+    def _later(self) -> None:
+        time.sleep(MOMENT_SECONDS)
+        with self._lock:
+            self._scheduled = False
+        try:
+            self.flush()
+        except PyroError as error:
+            print(f"cannot record connections: {error}")
+
+    def _take_back(self, batch: Batch) -> None:
+        """A batch that could not be written goes before what has come since, as far as there is room."""
+        with self._lock:
+            newer, self._pending = self._pending, batch
+        for connection in newer.begun.values():
+            self.begun(connection)
+        for connection in newer.ended:
+            self.ended(connection)
+        for connection in newer.counted.values():
+            self.count(connection)
+
+
+class Watch:
+    """The refusals of a machine while somebody looks, equal ones counted; the first `WATCHED_MAX` different ones."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._seen: dict[Key, Connection] = {}
+
+    def add(self, connection: Connection) -> None:
+        with self._lock:
+            known = self._seen.get(connection.key)
+            if known is not None:
+                known.count += 1
+            elif len(self._seen) < WATCHED_MAX:
+                self._seen[connection.key] = Connection(
+                    connection.machine_id,
+                    connection.at,
+                    "refused",
+                    connection.name,
+                    connection.address,
+                    connection.port,
+                    connection.reason,
+                    connection.hint,
+                )
+
+    def seen(self) -> list[Connection]:
+        with self._lock:
+            return list(self._seen.values())
+
+
+class Ledger:
+    """The entries of one machine. Without a `recorder` they are told to those who watch, and then forgotten."""
+
+    def __init__(self, machine_id: str, recorder: Recorder | None, wall: Callable[[], float] = time.time) -> None:
+        self._machine_id = machine_id
+        self._recorder = recorder
+        self._wall = wall
+        self._lock = threading.Lock()
+        self._watches: list[Watch] = []
+
+    def watch(self) -> Watch:
+        """Begin to collect refusals, until `unwatch`."""
+        made = Watch()
+        with self._lock:
+            self._watches.append(made)
+        return made
+
+    def unwatch(self, watch: Watch) -> None:
+        with self._lock:
+            self._watches.remove(watch)
+
+    def refused(self, name: str | None, address: str | None, port: int, refusal: Refusal) -> None:
+        entry = self._entry("refused", name, address, port, refusal.reason)
+        entry.hint = refusal.hint
+        with self._lock:
+            watches = list(self._watches)
+        for watch in watches:
+            watch.add(entry)
+        self._count(entry)
+
+    def failed(self, name: str | None, address: str, port: int, reason: str) -> None:
+        self._count(self._entry("failed", name, address, port, reason))
+
+    def begun(self, name: str | None, address: str, port: int) -> Connection:
+        """A connection has come about; its entry is filled in and `ended`."""
+        entry = self._entry("allowed", name, address, port, "")
+        if self._recorder is not None:
+            self._recorder.begun(entry)
+        return entry
+
+    def ended(self, entry: Connection) -> None:
+        if self._recorder is not None:
+            self._recorder.ended(entry)
+
+    def _count(self, entry: Connection) -> None:
+        if self._recorder is not None:
+            self._recorder.count(entry)
+
+    def _entry(self, verdict: Verdict, name: str | None, address: str | None, port: int, reason: str) -> Connection:
+        return Connection(self._machine_id, self._wall(), verdict, name or "", address or "", port, reason)

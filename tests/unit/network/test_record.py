@@ -1,0 +1,110 @@
+"""Record: one entry for what is equal, nothing lost while the disk is full, nothing unbounded."""
+
+from __future__ import annotations
+
+import pytest
+
+from pyro_mcp.errors import DiskFull
+from pyro_mcp.network import record
+from pyro_mcp.network.policy import Refusal
+from pyro_mcp.network.record import Batch, Ledger, Recorder
+
+NO = Refusal("it is private", "--allow-address 10.0.0.1")
+
+
+class Keeper:
+    """Keeps batches, unless it is full."""
+
+    def __init__(self) -> None:
+        self.full = False
+        self.batches: list[Batch] = []
+
+    def write(self, batch: Batch) -> None:
+        if self.full:
+            raise DiskFull("cannot write: full")
+        self.batches.append(batch)
+
+
+def test_equal_refusals_become_one() -> None:
+    keeper = Keeper()
+    recorder = Recorder(keeper.write)
+    ledger = Ledger("vm-1", recorder)
+    for _ in range(1000):
+        ledger.refused("a.test", "10.0.0.1", 80, NO)
+    ledger.refused("a.test", "10.0.0.1", 81, NO)
+    recorder.flush()
+    counts = [entry.count for batch in keeper.batches for entry in batch.counted.values()]
+    assert sum(counts) == 1001
+    assert len(counts) <= 2 * len(keeper.batches)
+
+
+def test_what_cannot_be_written_waits() -> None:
+    keeper = Keeper()
+    recorder = Recorder(keeper.write)
+    ledger = Ledger("vm-1", recorder)
+    keeper.full = True
+    entry = ledger.begun(None, "8.8.8.8", 80)
+    ledger.refused("a.test", None, 0, NO)
+    with pytest.raises(DiskFull):
+        recorder.flush()
+    entry.bytes_in = 5
+    ledger.ended(entry)
+    ledger.refused("a.test", None, 0, NO)
+    keeper.full = False
+    recorder.flush()
+    recorder.close()
+    begun = [one for batch in keeper.batches for one in batch.begun.values()]
+    assert [one.bytes_in for one in begun] == [5]
+    assert [one for batch in keeper.batches for one in batch.ended] == []
+    assert sum(one.count for batch in keeper.batches for one in batch.counted.values()) == 2
+
+
+def test_an_end_after_the_begin_was_written_is_told_apart() -> None:
+    keeper = Keeper()
+    recorder = Recorder(keeper.write)
+    ledger = Ledger("vm-1", recorder)
+    entry = ledger.begun(None, "8.8.8.8", 80)
+    recorder.flush()
+    ledger.ended(entry)
+    recorder.flush()
+    assert [list(batch.begun.values()) for batch in keeper.batches if batch.begun] == [[entry]]
+    assert [batch.ended for batch in keeper.batches if batch.ended] == [[entry]]
+
+
+def test_one_moment_holds_so_much(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(record, "PENDING_MAX", 10)
+    monkeypatch.setattr(record, "MOMENT_SECONDS", 60)
+    keeper = Keeper()
+    recorder = Recorder(keeper.write)
+    ledger = Ledger("vm-1", recorder)
+    for port in range(1, 31):
+        ledger.refused(None, "10.0.0.1", port, NO)
+    recorder.flush()
+    (batch,) = keeper.batches
+    assert (len(batch.counted), batch.dropped) == (10, {"vm-1": 20})
+
+
+def test_a_watch_sees_what_happens_while_it_looks() -> None:
+    ledger = Ledger("vm-1", None)
+    ledger.refused("before.test", None, 0, NO)
+    watch = ledger.watch()
+    for _ in range(3):
+        ledger.refused("a.test", "10.0.0.1", 80, NO)
+    for number in range(50):
+        ledger.refused(f"{number}.test", None, 0, NO)
+    ledger.unwatch(watch)
+    ledger.refused("after.test", None, 0, NO)
+    seen = watch.seen()
+    assert len(seen) == record.WATCHED_MAX
+    assert (seen[0].name, seen[0].address, seen[0].port, seen[0].count) == ("a.test", "10.0.0.1", 80, 3)
+    assert (seen[0].reason, seen[0].hint) == (NO.reason, NO.hint)
+    assert not {"before.test", "after.test"} & {one.name for one in seen}
+
+
+def test_after_the_close_nothing_is_written() -> None:
+    keeper = Keeper()
+    recorder = Recorder(keeper.write)
+    recorder.close()
+    Ledger("vm-1", recorder).refused("late.test", None, 0, NO)
+    recorder.flush()
+    assert keeper.batches == []
