@@ -13,6 +13,7 @@ from pyro_mcp.machines.host.driver import HostDriver
 from pyro_mcp.machines.preflight import Verdict, kvm_verdict
 from pyro_mcp.machines.qemu.command import BINARY
 from pyro_mcp.machines.qemu.driver import QemuDriver
+from pyro_mcp.machines.qemu.vmm import bury
 from pyro_mcp.settings import Settings
 from pyro_mcp.system.process import find_program
 
@@ -73,10 +74,14 @@ class DriverCatalog:
 
         def boot(seconds: float) -> None:
             cache = self._settings.cache_dir
+            # One node asks at a time, so these are of others that were killed.
+            for left in cache.glob("probe-*"):
+                bury(left)
+                shutil.rmtree(left, ignore_errors=True)
             directory = Path(tempfile.mkdtemp(prefix="probe-", dir=cache))
             try:
                 spec = MachineSpec("probe", directory, environment, runtime, 1, PROBE_MEM_MIB, 64)
-                QemuDriver(cache, accelerator="kvm", boot_seconds=seconds).boot(spec).terminate()
+                QemuDriver(cache, accelerator="kvm", boot_seconds=seconds).boot(spec, mortal=True).terminate()
             finally:
                 shutil.rmtree(directory, ignore_errors=True)
 

@@ -107,7 +107,7 @@ class Driver(Protocol):
     def launch(self, spec: MachineSpec, progress: Progress) -> Machine:
         """Boot or restore a machine, configured and answering. On failure nothing of it is left running.
 
-        Raises `MachineFailed`, `MissingDependency`, `DiskFull` or `TimedOut`.
+        Raises `MachineFailed`, `MissingDependency`, `DiskFull`, `TimedOut`, or the host's own `OSError`.
         """
 
     def adopt(self, machine_id: str, directory: Path) -> Machine | None:

@@ -20,7 +20,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from pyro_mcp.system.locks import locked
+from pyro_mcp.system.locks import locked, try_locked
 from pyro_mcp.system.sparse import digest_sparse
 
 FORMAT = 1
@@ -73,7 +73,9 @@ class Template:
 class TemplateStore:
     """The templates under `cache_dir`. Safe between threads and processes."""
 
-    def __init__(self, cache_dir: Path) -> None:
+    def __init__(self, cache_dir: Path, *, bury: Callable[[Path], None] = lambda directory: None) -> None:
+        """`bury(directory)` ends what a builder that died has left running there."""
+        self._bury = bury
         self._root = cache_dir / "templates"
         self._lock = threading.Lock()
         self._verified: dict[str, tuple[tuple[int, ...], ...]] = {}
@@ -94,8 +96,9 @@ class TemplateStore:
         One builder at a time over all processes; the others wait and share its work.
         """
         self._root.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._sweep()
         with locked(self._root / f"{kind.digest}.lock"):
-            self._sweep(kind)
+            self._clear(kind.digest)
             found = self.get(kind)
             if found is not None:
                 return found
@@ -114,9 +117,17 @@ class TemplateStore:
         with contextlib.suppress(OSError):
             shutil.rmtree(template.directory)
 
-    def _sweep(self, kind: Kind) -> None:
-        """Remove what builders that died left; the lock says that none is alive."""
-        for leftover in self._root.glob(f"{kind.digest}.tmp-*"):
+    def _sweep(self) -> None:
+        """Remove what builders of any kind that died left. Whoever holds a kind's lock is alive."""
+        for digest in {leftover.name.partition(".")[0] for leftover in self._root.glob("*.tmp-*")}:
+            with try_locked(self._root / f"{digest}.lock") as free:
+                if free:
+                    self._clear(digest)
+
+    def _clear(self, digest: str) -> None:
+        """The caller holds the lock."""
+        for leftover in self._root.glob(f"{digest}.tmp-*"):
+            self._bury(leftover)
             shutil.rmtree(leftover, ignore_errors=True)
 
     def _seal(self, kind: Kind, directory: Path) -> None:

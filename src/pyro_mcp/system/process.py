@@ -14,12 +14,12 @@ import select
 import shutil
 import signal
 import subprocess
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import BinaryIO, cast
 
 from pyro_mcp.errors import Cancelled, DiskFull, MissingDependency, PermissionDenied, PyroError, TimedOut
 
@@ -95,7 +95,7 @@ def run(
     """
     # The death signal hangs on the thread that starts the child: this one, which waits below.
     command = [require_program("setpriv"), "--pdeathsig", "KILL", require_program(argv[0]), *argv[1:]]
-    with tempfile.TemporaryFile() as stdin, tempfile.TemporaryFile() as stdout:
+    with _in_memory() as stdin, _in_memory() as stdout:
         try:
             stdin.write(input or b"")
             stdin.seek(0)
@@ -118,6 +118,11 @@ def run(
             raise _failure(argv, child.returncode, stderr)
         stdout.seek(max(0, stdout.seek(0, os.SEEK_END) - _TAIL_BYTES))
         return Finished(stdout.read().decode("utf-8", "replace"), stderr)
+
+
+def _in_memory() -> BinaryIO:
+    """A file that a full disk cannot refuse."""
+    return cast(BinaryIO, os.fdopen(os.memfd_create("pyro", os.MFD_CLOEXEC), "w+b"))
 
 
 def run_into(argv: Sequence[str], *, limit: int, timeout: float) -> bytes:

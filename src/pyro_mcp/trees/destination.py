@@ -80,7 +80,11 @@ def export_tree(
             built = tree / _ONLY if kind == "file" else tree
             _flush(built)
             _publish(built, output)
-            sync_directory(output.parent)
+            try:
+                sync_directory(output.parent)
+            except OSError:
+                os.rename(output, built)
+                raise
     found = [output.name] if kind == "file" else list(writer.files)
     listed = runnable([*found, *(path for path in writer.links if kind == "directory")])
     return ExportReport(str(output), kind, writer.meter.entries - len(skipped), writer.meter.bytes, skipped, listed)

@@ -131,8 +131,12 @@ class Fleet:
             admission.check_memory(rows, row.mem_mib, self._settings)
             self._machines.insert(row)
         self._changed("admitted")
-        with disk_errors(f"make the machine {row.machine_id}"):
-            self.directory(row.machine_id).mkdir(mode=0o700, parents=True)
+        try:
+            with disk_errors(f"make the machine {row.machine_id}"):
+                self.directory(row.machine_id).mkdir(mode=0o700, parents=True)
+        except PyroError:
+            self._machines.delete(row.machine_id)
+            raise
         self._faults("directory made")
 
     def created(self, machine_id: str) -> MachineRow:
@@ -185,7 +189,8 @@ class Fleet:
             workspace=boot.workspace,
         )
         self._ended.pop(row.machine_id, None)
-        machine = boot.driver.launch(spec, progress)
+        with disk_errors(f"start the machine {row.machine_id}"):
+            machine = boot.driver.launch(spec, progress)
         self._faults("launched")
         try:
             self._machines.set_state(row.machine_id, "running")

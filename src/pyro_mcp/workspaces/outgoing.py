@@ -17,6 +17,8 @@ from pyro_mcp.system.atomic import make_directory, write_file
 from pyro_mcp.trees.work import clear
 from pyro_mcp.workspaces.faults import Faults
 
+PREFIX = ".pyro-"
+"""So begins the name of whatever may be removed."""
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -37,23 +39,35 @@ class Outgoing:
         except OSError as error:
             # A full state directory is a reason to export. Left behind, this one waits for the next export beside it.
             if error.errno not in _FULL:
+                _drop(note)
                 raise
         self._faults("outgoing announced")
         try:
             yield
         finally:
             self._faults("outgoing done")
-            note.unlink(missing_ok=True)
+            if not work.exists():
+                _drop(note)
 
     def sweep(self) -> None:
         """Remove what a node that was killed has left. Nobody may build anything meanwhile."""
         for note in self._home.iterdir() if self._home.is_dir() else ():
             try:
-                work = Path(os.fsdecode(note.read_bytes()))
-                clear(work)
-                if work.is_dir():
-                    print(f"cannot remove {work}, which an interrupted export has left")
-                else:
+                # One that is hidden was cut off while it was written: what it should have named was never made.
+                work = None if note.name.startswith(".") else Path(os.fsdecode(note.read_bytes()))
+                if work is not None and work.name.startswith(PREFIX):
+                    clear(work)
+                if work is None or not work.is_dir():
                     note.unlink()
+                else:
+                    print(f"cannot remove {work}, which an interrupted export has left")
             except (OSError, ValueError) as error:
                 print(f"cannot look at {note}: {error}")
+
+
+def _drop(note: Path) -> None:
+    """Without its note: a note that stays names what is gone, and the next node drops it."""
+    try:
+        note.unlink(missing_ok=True)
+    except OSError as error:
+        print(f"cannot remove {note}: {error}")

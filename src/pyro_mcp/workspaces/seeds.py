@@ -94,10 +94,12 @@ def _as_tree(root: Path, path: Path, cancelled: threading.Event) -> WorkspaceSee
 
     with disk_errors(f"read {path}"):
         source = open_source(path, cancelled=cancelled)
+    what = f"import {path}"
+    with disk_errors(what):
         root.mkdir(0o700)
-    with TreeWriter(root, what=f"import {path}", mask=0o1777, directory_bits=0o700, cancelled=cancelled) as writer:
-        writer.write(source)
-        writer.finish()
+        with TreeWriter(root, what=what, mask=0o1777, directory_bits=0o700, cancelled=cancelled) as writer:
+            writer.write(source)
+            writer.finish()
     return _described(source.mode, path, writer.meter.entries, writer.meter.bytes, source.skipped)
 
 

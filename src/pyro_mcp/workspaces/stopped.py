@@ -107,7 +107,11 @@ def export_disk(call: Call[Engine], ref: str, output: str) -> DiskExport:
                 os.link(made, target)
             except FileExistsError:
                 raise Conflict(f"cannot export to {target}: it exists", hint="Choose another name") from None
-            sync_directory(target.parent)
+            try:
+                sync_directory(target.parent)
+            except OSError:
+                target.unlink()
+                raise
         detail = {"path": "disk", "output_path": str(target), "entry_count": 1, "bytes": kept}
         call.engine.lifecycle.note(disk.workspace_id, "export", detail, call.notice)
         return DiskExport(

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from pyro_mcp.machines.template import MANIFEST, RAM, SCRATCH, STATE, Kind, TemplateStore
+from pyro_mcp.system.locks import locked
 
 KIND = Kind("env", "runtime", 1, 1024, "qemu", "tcg", "7.2", "1 quiet", "EPYC", 8192)
 
@@ -98,3 +99,20 @@ def test_what_a_killed_builder_left_is_swept(tmp_path: Path) -> None:
     (leftover / RAM).write_bytes(b"half")
     TemplateStore(tmp_path).build(KIND, freeze)
     assert not leftover.exists()
+
+
+def test_what_builders_of_any_kind_left_is_buried_but_never_one_alive(tmp_path: Path) -> None:
+    buried: list[str] = []
+    other, busy = (dataclasses.replace(KIND, mem_mib=size) for size in (1, 2))
+    home = tmp_path / "templates"
+    for kind in (KIND, other, busy):
+        (home / f"{kind.digest}.tmp-left").mkdir(parents=True)
+
+    def bury(directory: Path) -> None:
+        assert directory.is_dir()
+        buried.append(directory.name)
+
+    with locked(home / f"{busy.digest}.lock"):
+        TemplateStore(tmp_path, bury=bury).build(KIND, freeze)
+    assert sorted(buried) == sorted(f"{kind.digest}.tmp-left" for kind in (KIND, other))
+    assert [path.name for path in home.glob("*.tmp-*")] == [f"{busy.digest}.tmp-left"]

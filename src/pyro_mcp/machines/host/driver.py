@@ -45,17 +45,20 @@ class HostDriver:
     )
 
     def launch(self, spec: MachineSpec, progress: Progress) -> HostMachine:
-        """An agent that serves `spec.directory`/root. Raises `MachineFailed`."""
+        """An agent that serves `spec.directory`/root. Raises `MachineFailed` and `OSError`."""
         child = _spawn(spec.directory, spec.machine_id, spec.seed)
         identity = Identity.of(child.pid)
         pidfd = identity.open_pidfd() if identity else None
         if identity is None or pidfd is None:
             child.wait()
             raise MachineFailed("cannot start the agent: it exited at once", hint=_tail(spec.directory / LOG))
-        identity.save(spec.directory / IDENTITY)
         process = _watched(spec.machine_id, identity, pidfd, child)
         try:
+            identity.save(spec.directory / IDENTITY)
             return HostMachine(spec.machine_id, spec.directory, process, _greet(spec.directory, identity.pid))
+        except OSError:
+            _terminate(process)
+            raise
         except MachineFailed as error:
             _terminate(process)
             raise MachineFailed(error.message, hint=_tail(spec.directory / LOG) or None) from None

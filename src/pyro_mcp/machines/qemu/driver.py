@@ -55,7 +55,7 @@ class QemuDriver:
         self._boot_seconds = boot_seconds or BOOT_SECONDS[accelerator]
         self._cache_dir = cache_dir
         self._accelerator = accelerator
-        self._templates = TemplateStore(cache_dir)
+        self._templates = TemplateStore(cache_dir, bury=vmm.bury)
         self.capabilities = Capabilities(
             isolation="kvm-qemu" if accelerator == "kvm" else "emulated",
             execution_mode="guest",
@@ -80,12 +80,12 @@ class QemuDriver:
             progress("the frozen guest did not restore; building it again", None)
             return self._restore(spec, self._template(spec, progress))
 
-    def boot(self, spec: MachineSpec) -> QemuMachine:
-        """A configured machine booted cold, without a template."""
+    def boot(self, spec: MachineSpec, *, mortal: bool = False) -> QemuMachine:
+        """A configured machine booted cold, without a template. A `mortal` one dies with the calling thread."""
         scratch = spec.directory / SCRATCH
         if not scratch.exists():
             new_scratch(self._cache_dir, scratch, spec.scratch_mib, device_bytes=DISK_BYTES)
-        process = self._spawn(spec, scratch, Memory())
+        process = self._spawn(spec, scratch, Memory(), mortal=mortal)
         return self._configured(spec, process, self._boot_seconds)
 
     def adopt(self, machine_id: str, directory: Path) -> QemuMachine | None:
@@ -136,9 +136,14 @@ class QemuDriver:
         except (MachineFailed, ChannelClosed, RemoteError, TimeoutError) as error:
             process.terminate()
             raise _explain(error, process) from None
+        except OSError:
+            process.terminate()
+            raise
         return machine
 
-    def _spawn(self, spec: MachineSpec, scratch: Path, memory: Memory, *, incoming: bool = False) -> Vmm:
+    def _spawn(
+        self, spec: MachineSpec, scratch: Path, memory: Memory, *, incoming: bool = False, mortal: bool = False
+    ) -> Vmm:
         def command(sockets: Sockets) -> list[str]:
             return build(
                 spec,
@@ -150,7 +155,7 @@ class QemuDriver:
                 incoming=incoming,
             )
 
-        return vmm.spawn(spec.directory, command)
+        return vmm.spawn(spec.directory, command, mortal=mortal)
 
     # -- templates
 
@@ -186,7 +191,7 @@ class QemuDriver:
         else:
             copy_sparse(blank_device(self._cache_dir, DISK_BYTES), scratch)
         placeholder = dataclasses.replace(spec, machine_id="template", directory=directory, seed=None)
-        process = self._spawn(placeholder, scratch, Memory(directory / template.RAM, share=True))
+        process = self._spawn(placeholder, scratch, Memory(directory / template.RAM, share=True), mortal=True)
         try:
             process.wait_console(READY, self._boot_seconds)
             _save(process, directory / template.STATE)

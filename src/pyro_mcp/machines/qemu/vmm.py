@@ -21,8 +21,9 @@ CONSOLE_BYTES = 64 * 1024
 AGENT, MONITOR, CONSOLE, IDENTITY, LOG = "agent.sock", "monitor.sock", "console.sock", "vmm.json", "vmm.log"
 
 
-def spawn(directory: Path, command: Callable[[Sockets], list[str]]) -> Vmm:
-    """Start QEMU with its sockets in `directory`. Raises `MissingDependency` when there is no QEMU.
+def spawn(directory: Path, command: Callable[[Sockets], list[str]], *, mortal: bool = False) -> Vmm:
+    """Start QEMU with its sockets in `directory`. A `mortal` one dies with the calling thread, which waits for it.
+    Raises `MissingDependency` when there is no QEMU, and `OSError`.
 
     The sockets listen before QEMU starts, so nobody ever waits for them to appear.
     """
@@ -32,6 +33,8 @@ def spawn(directory: Path, command: Callable[[Sockets], list[str]]) -> Vmm:
         fds = [listener.fileno() for listener in listeners]
         argv = command(Sockets(*fds))
         argv[0] = require_program(argv[0])
+        if mortal:
+            argv = [require_program("setpriv"), "--pdeathsig", "KILL", *argv]
         child = subprocess.Popen(
             argv,
             stdin=subprocess.DEVNULL,
@@ -47,8 +50,13 @@ def spawn(directory: Path, command: Callable[[Sockets], list[str]]) -> Vmm:
     if identity is None or pidfd is None:
         child.wait()
         raise MachineFailed("cannot start a guest: QEMU exited at once", hint=(directory / LOG).read_text()[-500:])
-    identity.save(directory / IDENTITY)
-    return Vmm(directory, identity, pidfd, child)
+    process = Vmm(directory, identity, pidfd, child)
+    try:
+        identity.save(directory / IDENTITY)
+    except OSError:
+        process.terminate()
+        raise
+    return process
 
 
 def adopt(directory: Path) -> Vmm | None:
@@ -69,6 +77,13 @@ def _quit_nameless(directory: Path) -> None:
         monitor = Qmp(connect_unix(directory / MONITOR, timeout=10))
         monitor.execute("quit")
         monitor.close()
+
+
+def bury(directory: Path) -> None:
+    """End the QEMU that somebody who died left in `directory`, if there is one."""
+    left = adopt(directory)
+    if left is not None:
+        left.terminate()
 
 
 class Vmm(WatchedProcess):
