@@ -1,6 +1,7 @@
 """The commands table: what was run in a workspace since its last reset, and how it ended.
 
-A row is written before the command starts; one that is still `running` when a node opens the store has lost its node.
+A row is written before the command starts; one that is still `running` when a node opens the store has lost its node,
+and either goes on by itself or is lost.
 """
 
 from __future__ import annotations
@@ -100,12 +101,19 @@ class Commands:
                 {**values, "now": now},
             )
 
-    def lose(self, reason: str) -> None:
-        """Nobody watches the running commands any more."""
+    def lose(self, row: CommandRow) -> None:
+        """Record that how `row` ended is not known; its `reason` says why."""
+        values = {name: getattr(row, name) for name in row.__dataclass_fields__}
         with self._database.transaction() as connection:
             connection.execute(
-                "UPDATE commands SET state='lost', reason=:reason WHERE state='running'", {"reason": reason}
+                "UPDATE commands SET state='lost', reason=:reason, stdout_dropped=:stdout_dropped,"
+                f" stderr_dropped=:stderr_dropped WHERE {_KEY} AND sequence=:sequence AND state='running'",
+                values,
             )
+
+    def running(self) -> list[CommandRow]:
+        """What runs in all workspaces, or did when its node died."""
+        return [_row(row) for row in self._database.rows("SELECT * FROM commands WHERE state='running'", {})]
 
     def get(self, workspace_id: str, generation: int, sequence: int) -> CommandRow | None:
         values = {"workspace_id": workspace_id, "generation": generation, "sequence": sequence}

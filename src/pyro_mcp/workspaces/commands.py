@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from pyro_mcp.errors import Capacity, Conflict, InvalidArgument, NotFound
+from pyro_mcp.errors import Capacity, Conflict, InvalidArgument, NotFound, PyroError
 from pyro_mcp.machines.driver import Machine
 from pyro_mcp.model.process import ExecutionMode, Isolation
 from pyro_mcp.model.workspace_exec import CommandEntry, CommandOutput, WorkspaceExec, WorkspaceLogs
@@ -18,10 +19,12 @@ from pyro_mcp.operations.call import STDERR, STDOUT, Call
 from pyro_mcp.store.commands import CommandRow, Tally
 from pyro_mcp.store.commands import Commands as Table
 from pyro_mcp.store.workspaces import WorkspaceRow
+from pyro_mcp.system.atomic import disk_errors, make_directory
 from pyro_mcp.workspaces.capture import CAPTURE_BYTES
 from pyro_mcp.workspaces.exec import shown
-from pyro_mcp.workspaces.job import Job
+from pyro_mcp.workspaces.job import UNATTENDED, Job
 from pyro_mcp.workspaces.journal import Journal, Reading, read_digest, read_page
+from pyro_mcp.workspaces.marks import Mark, mark_path
 
 if TYPE_CHECKING:
     from pyro_mcp.workspaces.engine import Engine
@@ -71,13 +74,12 @@ class Commands:
         machine = self._engine.lifecycle.live(call, workspace)
         workspace = self._engine.lifecycle.find(workspace.workspace_id)
         self._engine.secrets.deliver(workspace.workspace_id, machine, set(wanted.values()))
-        job = self._begin(workspace, machine, command, wanted)
+        job = self._begin(workspace, machine, command, None if wait_seconds is None else timeout_seconds)
         if wait_seconds is None:
-            self._attend(call, job, command, timeout_seconds, stdin)
+            run = partial(job.run, stdin=stdin, live=call.output)
+            self._attend(call, job, partial(run, command, timeout_seconds=timeout_seconds, secret_env=wanted))
         else:
-            threading.Thread(
-                target=self._run, args=(job, command, timeout_seconds), name=f"exec-{job.row.sequence}", daemon=True
-            ).start()
+            self._detach(job, partial(job.run, command, timeout_seconds=timeout_seconds, secret_env=wanted))
             self._watch(call, job, wait_seconds)
         if job.error is not None and job.over and job.row.state == "lost":
             raise job.error
@@ -154,15 +156,24 @@ class Commands:
             if workspace_id in (None, key[0]):
                 job.join(max(0.0, deadline - time.monotonic()))
 
-    def lose(self) -> None:
-        """A node has come: what its predecessor had running is lost."""
-        self._table.lose("the node that watched it went away, and it was ended")
+    def leave(self) -> None:
+        """This node is about to leave its machines: what goes on by itself goes on."""
+        for job in list(self._jobs.values()):
+            job.leave()
+
+    def settle(self) -> None:
+        """A node has come: it watches again what goes on of its predecessor's commands; the rest is lost."""
+        for row in self._table.running():
+            self._take_up(row)
+        for workspace in self._engine.lifecycle.rows():
+            self._sweep(workspace)
 
     # -- running
 
     def _begin(
-        self, workspace: WorkspaceRow, machine: Machine, command: str | list[str], secret_env: dict[str, str]
+        self, workspace: WorkspaceRow, machine: Machine, command: str | list[str], alone_seconds: int | None
     ) -> Job:
+        """Record the command; with `alone_seconds` as one that goes on by itself for at most so long."""
         masks = self._engine.secrets.masks(workspace.workspace_id)
         told = masks.text(command) if isinstance(command, str) else [masks.text(word) for word in command]
         with self._lock:
@@ -185,34 +196,79 @@ class Commands:
                     f"cannot run the command: {workspace.workspace_id} was reset or deleted meanwhile",
                     hint="Look at it with workspace_status and try again",
                 )
-            journal = Journal(self._directory(row), row.sequence)
-            job = Job(self._engine, row, machine, journal, masks, secret_env)
+            mark = None if alone_seconds is None else self._mark(row, alone_seconds)
+            journal = Journal(self._directory(row), row.sequence, None if mark is None else mark.places)
+            job = Job(self._engine, row, machine, journal, masks, mark)
             self._jobs[_key(row)] = job
         self._engine.faults("command recorded")
         return job
 
-    def _attend(
-        self,
-        call: Call[Engine],
-        job: Job,
-        command: str | list[str],
-        timeout_seconds: int,
-        stdin: bytes | Iterable[bytes] | None,
-    ) -> None:
+    def _mark(self, row: CommandRow, seconds: int) -> Mark | None:
+        """A mark for a command that is about to start. Without room for one it ends with this node."""
+        try:
+            make_directory(self._directory(row))
+            return Mark.create(mark_path(*self._place(row)), self._engine.clock.boot_ns(), seconds)
+        except OSError as error:
+            print(f"cannot mark command {row.sequence} of {row.workspace_id}: {error}")
+            return None
+
+    def _attend(self, call: Call[Engine], job: Job, run: Callable[[], None]) -> None:
         """Run it here; the caller's going away ends it. Raises `Cancelled` then."""
         forget = call.on_cancel(job.end)
         try:
-            job.run(command, timeout_seconds=timeout_seconds, stdin=stdin, live=call.output)
+            run()
         finally:
             forget()
             self._jobs.pop(_key(job.row), None)
         call.check()
 
-    def _run(self, job: Job, command: str | list[str], timeout_seconds: int) -> None:
+    def _detach(self, job: Job, run: Callable[[], None]) -> None:
+        """Run it on a thread of its own."""
+
+        def work() -> None:
+            try:
+                run()
+            finally:
+                self._jobs.pop(_key(job.row), None)
+
+        threading.Thread(target=work, name=f"exec-{job.row.sequence}", daemon=True).start()
+
+    # -- what an earlier node had running
+
+    def _take_up(self, row: CommandRow) -> None:
+        """Watch it again, or record that it is lost."""
+        mark = None
         try:
-            job.run(command, timeout_seconds=timeout_seconds)
-        finally:
-            self._jobs.pop(_key(job.row), None)
+            with disk_errors(f"read the mark of command {row.sequence}"):
+                mark = Mark.load(mark_path(*self._place(row)))
+            if mark is None:
+                raise Conflict(f"{UNATTENDED}, and it was ended")
+            machine = self._engine.fleet.live(self._engine.lifecycle.find(row.workspace_id).machine_id)
+            masks = self._engine.secrets.masks(row.workspace_id)
+        except PyroError as error:
+            self._lose(row, mark, error.message)
+            return
+        job = Job(self._engine, row, machine, Journal(*self._place(row), mark.places), masks, mark)
+        self._jobs[_key(row)] = job
+        self._detach(job, job.resume)
+
+    def _lose(self, row: CommandRow, mark: Mark | None, reason: str) -> None:
+        """Record that nobody knows how it ended. What it said as far as the mark goes is told as ever."""
+        dropped = {STDOUT: 0, STDERR: 0}
+        if mark is not None:
+            dropped = Journal(*self._place(row), mark.places).finish()
+            mark.close()
+        self._table.lose(
+            replace(row, reason=reason[:500], stdout_dropped=dropped[STDOUT], stderr_dropped=dropped[STDERR])
+        )
+
+    def _sweep(self, workspace: WorkspaceRow) -> None:
+        """Remove what the end of a node has left of commands that are over."""
+        under_way = {str(key[2]) for key in self._jobs if key[0] == workspace.workspace_id}
+        home = self._engine.lifecycle.directory(workspace.workspace_id) / "journal" / str(workspace.generation)
+        for path in (*home.glob("*.mark"), *home.glob("*.tail")):
+            if path.name.partition(".")[0] not in under_way:
+                path.unlink(missing_ok=True)
 
     def _watch(self, call: Call[Engine], job: Job, seconds: float) -> None:
         """Pass on what the journal gets for so long. The caller's going away changes nothing for the command."""

@@ -152,6 +152,7 @@ class Engine:
 
     def close(self) -> None:
         """Let go of the store. Machines that run go on running; the next node adopts them."""
+        self.commands.leave()
         self.fleet.let_go()
         self.commands.join()
         self.database.close()

@@ -10,7 +10,7 @@ import re
 import shlex
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from pyro_mcp.errors import Cancelled, MachineFailed, PyroError
@@ -71,21 +71,71 @@ def attend_command(
     stdin: bytes | Iterable[bytes] | None = None,
     cwd: str | None = None,
     secret_env: dict[str, str] | None = None,
+    job: str | None = None,
 ) -> dict[str, Any]:
     """Run `command` in `machine` and hand its output to `take`; the fields of a `CommandResult` without the streams.
+
+    As a `job` it does not end with the machine's channel: `resume_command` goes on with it.
 
     Raises `Cancelled` when the caller went away (the command has been ended then), `MachineFailed` when the machine
     ended or its agent broke the rules, and what the agent refuses, such as `InvalidArgument`.
     """
     begun = time.monotonic()
     params: dict[str, Any] = {"argv": words(command), "timeout_seconds": timeout_seconds, "stdin": stdin is not None}
-    params |= {name: value for name, value in (("cwd", cwd), ("secret_env", secret_env)) if value}
+    params |= {name: value for name, value in (("cwd", cwd), ("secret_env", secret_env), ("job", job)) if value}
+    answer = _attend(call, machine, command, ("exec", params), take, timeout_seconds + GRACE_SECONDS, stdin)
+    return {
+        "command": shown(command),
+        "duration_ms": int((time.monotonic() - begun) * 1000),
+        "execution_mode": machine.capabilities.execution_mode,
+        "isolation": machine.capabilities.isolation,
+        **_checked(answer),
+    }
+
+
+def resume_command(
+    call: Call[Any],
+    machine: Machine,
+    command: str,
+    job: str,
+    offsets: Mapping[int, int],
+    take: Output,
+    *,
+    timeout_seconds: float,
+) -> dict[str, Any]:
+    """Go on with a job from `offsets` of its streams; the outcome, with `ran_ms` as far as the agent tells it.
+
+    Raises what `attend_command` raises, and `NotFound` when the machine does not know the job.
+    """
+    params = {"job": job, "stdout_offset": offsets[STDOUT], "stderr_offset": offsets[STDERR]}
+    answer = _attend(call, machine, command, ("exec_resume", params), take, timeout_seconds + GRACE_SECONDS, None)
+    ran = answer.get("duration_ms")
+    return {**_checked(answer), "ran_ms": ran if type(ran) is int and ran >= 0 else None}
+
+
+def forget_job(machine: Machine, job: str) -> None:
+    """Tell the machine that the job's outcome is recorded. Nobody waits for its answer, which changes nothing."""
+    with contextlib.suppress(ChannelClosed):
+        machine.channel.open("exec_forget", {"job": job})
+
+
+def _attend(
+    call: Call[Any],
+    machine: Machine,
+    command: str | list[str],
+    request: tuple[str, dict[str, Any]],
+    take: Output,
+    seconds: float,
+    stdin: bytes | Iterable[bytes] | None,
+) -> dict[str, Any]:
+    """The agent's answer to `request`, within so many seconds."""
+    deadline = time.monotonic() + seconds
     try:
-        stream = machine.channel.open("exec", params)
+        stream = machine.channel.open(*request)
         with cancellable(call, machine, stream):
             if stdin is not None:
                 threading.Thread(target=_feed, args=(stream, stdin), name="stdin", daemon=True).start()
-            answer = _follow(stream, take, begun + timeout_seconds + GRACE_SECONDS)
+            answer = _follow(stream, take, deadline)
     except ChannelClosed as error:
         call.check()
         raise _died(machine, command, str(error)) from None
@@ -94,13 +144,7 @@ def attend_command(
     except RemoteError as error:
         raise PyroError.from_wire(error.payload) from None
     call.check()
-    return {
-        "command": shown(command),
-        "duration_ms": int((time.monotonic() - begun) * 1000),
-        "execution_mode": machine.capabilities.execution_mode,
-        "isolation": machine.capabilities.isolation,
-        **_checked(answer),
-    }
+    return answer
 
 
 def _follow(stream: Stream, take: Output, deadline: float) -> dict[str, Any]:

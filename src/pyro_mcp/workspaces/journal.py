@@ -1,7 +1,11 @@
 """Journal: a command's output on disk, in bounds, readable from any place while it is still being written.
 
-Each stream is one plain file. Past `HEAD_BYTES` only the latest `TAIL_BYTES` are kept aside, and follow a line that
-says how much is missing once the command has ended. A cursor is the reader's place in both files, `"OUT:ERR"`.
+Each stream is one plain file. Past `HEAD_BYTES` only the latest (`ring`) are kept aside, in a second file that is
+written round and round, and follow a line that says how much is missing once the command has ended. A cursor is the
+reader's place in both streams, `"OUT:ERR"`.
+
+A node that dies leaves both files; with the places of its `Mark` the next one goes on. What had been written beyond
+these is written again, the same.
 """
 
 from __future__ import annotations
@@ -16,9 +20,10 @@ from pyro_mcp.operations.call import STDERR, STDOUT
 from pyro_mcp.system.atomic import make_directory
 from pyro_mcp.workspaces.capture import Capture, Captured, without_broken_end
 from pyro_mcp.workspaces.cursor import parse_cursor
+from pyro_mcp.workspaces.marks import Place
+from pyro_mcp.workspaces.ring import Ring
 
 HEAD_BYTES = 8 * 1024 * 1024
-TAIL_BYTES = 256 * 1024
 PIECE = 256 * 1024
 _SUFFIXES = {STDOUT: "out", STDERR: "err"}
 
@@ -36,11 +41,17 @@ class Reading:
 
 
 class Journal:
-    """The writer of one command's output. `directory` is made when there is something to write."""
+    """The writer of one command's output. `directory` is made when there is something to write.
 
-    def __init__(self, directory: Path, sequence: int) -> None:
+    `places`, if given, are where an earlier writer was; they are kept current.
+    """
+
+    def __init__(self, directory: Path, sequence: int, places: dict[int, Place] | None = None) -> None:
         self._moved = threading.Condition()
-        self._writers = {tag: _Writer(path_of(directory, sequence, tag)) for tag in _SUFFIXES}
+        places = places or {}
+        self._writers = {
+            tag: _Writer(path_of(directory, sequence, tag), places.get(tag) or Place()) for tag in _SUFFIXES
+        }
         self._finished = False
 
     def add(self, tag: int, data: bytes) -> None:
@@ -50,10 +61,22 @@ class Journal:
             self._moved.notify_all()
 
     def finish(self) -> dict[int, int]:
-        """Make it durable and tell readers that nothing follows; the dropped bytes of each stream."""
+        """Make it durable and tell readers that nothing follows; the dropped bytes of each stream. May be repeated by
+        the next node, until `settled`."""
         dropped = {tag: writer.finish() for tag, writer in self._writers.items()}
         self.close()
         return dropped
+
+    def settled(self) -> None:
+        """The outcome is recorded: what only another node would have needed goes."""
+        for writer in self._writers.values():
+            writer.tail_path.unlink(missing_ok=True)
+
+    def leave(self) -> None:
+        """Leave it as it is to the next node."""
+        for writer in self._writers.values():
+            writer.close()
+        self.close()
 
     def close(self) -> None:
         """Let nobody wait for more."""
@@ -80,54 +103,94 @@ class Journal:
 
 
 class _Writer:
-    def __init__(self, path: Path) -> None:
-        self.size = 0
+    def __init__(self, path: Path, place: Place) -> None:
+        self.tail_path = path.with_suffix(f"{path.suffix}.tail")
         self._path = path
+        self._place = place
         self._descriptor = -1
-        self._tail: Capture | None = None
-        self._tailed = 0
-        self._lost = 0
+        self._tail: Ring | None = None
+        self._complained = False
+
+    @property
+    def size(self) -> int:
+        return self._place.size
 
     def add(self, data: bytes) -> None:
-        room = max(0, HEAD_BYTES - self.size) if self._tail is None else 0
+        room = 0 if self._place.tailed else max(0, HEAD_BYTES - self.size)
         if room:
             self._write(data[:room])
         if len(data) > room:
-            self._tail = self._tail or Capture(TAIL_BYTES, head=0)
-            self._tail.add(data[room:])
+            self._set_aside(data[room:])
 
     def finish(self) -> int:
         """The number of bytes that were dropped."""
         missing = 0
-        if self._tail is not None:
-            tail, missing = self._tail.raw()
+        if self._place.tailed:
+            tail = self._kept_aside()
+            missing = self._place.tailed - len(tail)
             if missing:
                 self._write(f"\n[pyro: {missing} bytes dropped here]\n".encode())
             self._write(tail)
         if self._descriptor >= 0:
             try:
+                if self._place.tailed:
+                    os.ftruncate(self._descriptor, self.size)
                 os.fdatasync(self._descriptor)
             except OSError as error:
                 print(f"cannot make {self._path} durable: {error}")
+        self.close()
+        return missing + self._place.lost
+
+    def close(self) -> None:
+        if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
-        return missing + self._lost
+        if self._tail is not None:
+            self._tail.close()
+
+    def _set_aside(self, data: bytes) -> None:
+        try:
+            self._tail = self._tail or Ring(self.tail_path, self._place.tailed)
+            self._tail.write(data, self._place.tailed)
+        except OSError as error:
+            # The next piece begins another one: what a ring holds is whole.
+            self._complain(self.tail_path, error)
+            self._drop_tail()
+        self._place.tailed += len(data)
+
+    def _kept_aside(self) -> bytes:
+        try:
+            self._tail = self._tail or Ring(self.tail_path, self._place.tailed)
+            return self._tail.read(self._place.tailed)
+        except OSError as error:
+            self._complain(self.tail_path, error)
+            return b""
+
+    def _drop_tail(self) -> None:
+        if self._tail is not None:
+            self._tail.close()
+            self._tail = None
+        self.tail_path.unlink(missing_ok=True)
 
     def _write(self, data: bytes) -> None:
         view = memoryview(data)
         try:
             if self._descriptor < 0 and data:
                 make_directory(self._path.parent)
-                flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
+                flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
                 self._descriptor = os.open(self._path, flags, 0o600)
             while view:
-                count = os.write(self._descriptor, view)
-                self.size += count
+                count = os.pwrite(self._descriptor, view, self._place.size)
+                self._place.size += count
                 view = view[count:]
         except OSError as error:
-            if not self._lost:
-                print(f"cannot write {self._path}: {error}")
-            self._lost += len(view)
+            self._complain(self._path, error)
+            self._place.lost += len(view)
+
+    def _complain(self, path: Path, error: OSError) -> None:
+        if not self._complained:
+            print(f"cannot write {path}: {error}")
+        self._complained = True
 
 
 def path_of(directory: Path, sequence: int, tag: int) -> Path:

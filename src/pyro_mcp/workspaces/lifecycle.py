@@ -249,7 +249,6 @@ class Lifecycle:
 
     def settle(self) -> None:
         """A node has come: finish what its predecessor had begun. One that resists is told and left as it is."""
-        self._engine.commands.lose()
         self.outgoing.sweep()
         for row in self.table.list():
             try:
@@ -260,6 +259,7 @@ class Lifecycle:
             except PyroError as error:
                 print(f"cannot settle {row.workspace_id}: {error}")
         self._remove_unknown()
+        self._engine.commands.settle()
 
     def _tidy(self, row: WorkspaceRow) -> None:
         """Remove what an interrupted reset or snapshot has left."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote, quote_plus
@@ -150,22 +150,31 @@ class Redactor:
 Take = Callable[[int, bytes], None]
 
 
-def masked_output(masks: Masks, take: Take) -> tuple[Take, Callable[[], None]]:
-    """`take` with the output masked before it, stream by stream; and what passes on the rest at the end."""
-    streams: dict[int, Redactor] = {}
+class MaskedOutput:
+    """Passes output on to `take`, masked stream by stream. `covered` is where an earlier one was (see `Redactor`)."""
 
-    def feed(tag: int, data: bytes) -> None:
-        passed = streams.setdefault(tag, Redactor(masks)).feed(data)
+    def __init__(self, masks: Masks, take: Take, *, covered: Mapping[int, int] | None = None) -> None:
+        self._take = take
+        self._covered = covered or {}
+        self._masks = masks
+        self._streams: dict[int, Redactor] = {}
+
+    def feed(self, tag: int, data: bytes) -> Redactor:
+        """Take the next piece; where its stream is then."""
+        stream = self._streams.get(tag)
+        if stream is None:
+            stream = self._streams[tag] = Redactor(self._masks, covered=self._covered.get(tag, 0))
+        passed = stream.feed(data)
         if passed:
-            take(tag, passed)
+            self._take(tag, passed)
+        return stream
 
-    def finish() -> None:
-        for tag, redactor in streams.items():
-            rest = redactor.finish()
+    def finish(self) -> None:
+        """Pass on the rest: nothing follows."""
+        for tag, stream in self._streams.items():
+            rest = stream.finish()
             if rest:
-                take(tag, rest)
-
-    return feed, finish
+                self._take(tag, rest)
 
 
 def _forms(value: bytes) -> Iterable[bytes]:

@@ -116,10 +116,9 @@ def test_a_connection_cut_anywhere_loses_no_byte_and_repeats_none(lines: Lines, 
 
 
 def test_what_ends_while_nobody_is_there_is_kept_until_forgotten(lines: Lines, tmp_path: Path) -> None:
-    lines.begin(
-        "j", "sh", "-c", f"echo out; echo err >&2; read x < {tmp_path}/go; echo end; touch {tmp_path}/o; exit 5"
-    )
     os.mkfifo(tmp_path / "go")
+    lines.begin("j", "sh", "-c", "echo out; echo err >&2; touch begun; read x < go; echo end; touch o; exit 5")
+    until((tmp_path / "begun").exists)
     lines.cut()
     (tmp_path / "go").write_text("\n")
     until((tmp_path / "o").exists)

@@ -16,7 +16,7 @@ from fleetlab import Ears, engine_at
 from pyro_mcp.errors import Cancelled, InvalidArgument, MachineFailed, NotFound
 from pyro_mcp.model.workspace_exec import CommandOutput, WorkspaceExec
 from pyro_mcp.node.adopt import reconcile
-from pyro_mcp.workspaces import journal, workspace
+from pyro_mcp.workspaces import journal, ring, workspace
 from pyro_mcp.workspaces.engine import Engine
 
 REF = "w"
@@ -136,7 +136,7 @@ def test_several_run_at_once(engine: Engine) -> None:
 
 def test_a_flood_is_bounded_told_and_keeps_its_end(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(journal, "HEAD_BYTES", 100_000)
-    monkeypatch.setattr(journal, "TAIL_BYTES", 1_000)
+    monkeypatch.setattr(ring, "TAIL_BYTES", 1_000)
     done = run(engine, "head -c 3000000 /dev/zero | tr '\\0' x; echo end")
     assert done.truncated
     assert done.stdout.endswith("end\n")
@@ -193,15 +193,47 @@ def test_a_machine_that_dies_loses_its_commands_and_says_so(engine: Engine) -> N
     assert entry.reason
 
 
-def test_history_survives_the_node_and_its_running_commands_are_lost(tmp_path: Path) -> None:
+def test_what_a_caller_attends_is_lost_with_the_node(tmp_path: Path) -> None:
     engine = a_workspace(tmp_path / "state")
     run(engine, "echo kept")
-    run(engine, "echo begun; sleep 300", wait=1)
+    ears = Ears(engine)
+
+    def attend() -> None:
+        with pytest.raises(MachineFailed):
+            run(engine, "echo begun; sleep 300", ears=ears)
+
+    lost = threading.Thread(target=attend)
+    lost.start()
+    ears.wrote.wait()
     engine.close()
+    lost.join()
     again = engine_at(tmp_path / "state")
     reconcile(again)
     first, second = history(again)
     assert (first.stdout, first.state, second.state, second.stdout) == ("kept\n", "finished", "lost", "begun\n")
     assert run(again, "echo on").sequence == 3
+    again.lifecycle.delete(REF)
+    again.close()
+
+
+def test_what_goes_on_by_itself_goes_on_with_the_next_node(tmp_path: Path) -> None:
+    engine = a_workspace(tmp_path / "state")
+    run(engine, "echo begun; while [ ! -e go ]; do sleep 0.05; done; echo done; exit 6", wait=1)
+    run(engine, "echo two; exec sleep 301.25", wait=1)
+    engine.close()
+    again = engine_at(tmp_path / "state")
+    reconcile(again)
+    assert again.lifecycle.status(REF).running_command_count == 2
+    run(again, "touch go")
+    entry = follow(again, 1)
+    while entry.state == "running":
+        entry = follow(again, 1, entry.next_cursor, wait=10)
+    assert (follow(again, 1).stdout, entry.exit_code) == ("begun\ndone\n", 6)
+    call = Ears(again).call
+    ended = again.commands.logs(call, REF, sequence=2, cursor=None, wait_seconds=None, end=True, limit=1).entries[0]
+    assert (ended.state, ended.stdout, ended.exit_code) == ("ended", "two\n", 137)
+    assert run(again, ["pgrep", "-f", "sleep 301[.]25"]).exit_code == 1
+    kept = [path.name for path in (tmp_path / "state" / "workspaces").glob("*/journal/*/*")]
+    assert sorted(kept) == ["1.out", "2.out"]
     again.lifecycle.delete(REF)
     again.close()

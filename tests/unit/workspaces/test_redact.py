@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyro_mcp.workspaces.redact import MASK, Masks, Redactor, masked_output
+from pyro_mcp.workspaces.redact import MASK, MaskedOutput, Masks, Redactor
 
 VALUES = st.lists(st.text("abA\n", min_size=1, max_size=6).map(str.encode), min_size=1, max_size=4)
 OUTPUT = st.text("abA\nx", max_size=60).map(str.encode)
@@ -89,11 +89,25 @@ def test_only_texts_of_an_answer_are_masked() -> None:
     }
 
 
+@given(VALUES, OUTPUT, st.lists(st.integers(0, 60), max_size=8), st.lists(st.booleans(), min_size=9, max_size=9))
+def test_another_goes_on_where_one_was(values: list[bytes], data: bytes, cuts: list[int], lost: list[bool]) -> None:
+    masks, at, out = Masks.of(values), 0, b""
+    redactor = Redactor(masks)
+    for again, cut in zip(lost, [*sorted(min(cut, len(data)) for cut in cuts), len(data)], strict=False):
+        out += redactor.feed(data[at:cut])
+        at = cut
+        if again:
+            at -= redactor.held
+            redactor = Redactor(masks, covered=redactor.covered)
+    out += redactor.feed(data[at:])
+    assert out + redactor.finish() == masks.data(data)
+
+
 def test_streams_are_masked_apart() -> None:
     heard: list[tuple[int, bytes]] = []
-    feed, finish = masked_output(Masks.of([b"hunter2"]), lambda tag, data: heard.append((tag, data)))
+    output = MaskedOutput(Masks.of([b"hunter2"]), lambda tag, data: heard.append((tag, data)))
     for tag, piece in ((1, b"a hun"), (2, b"ter2"), (1, b"ter2 b"), (2, b" hunt")):
-        feed(tag, piece)
-    finish()
+        output.feed(tag, piece)
+    output.finish()
     assert b"".join(data for tag, data in heard if tag == 1) == b"a [secret] b"
     assert b"".join(data for tag, data in heard if tag == 2) == b"ter2 hunt"
