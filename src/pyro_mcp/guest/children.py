@@ -94,7 +94,10 @@ def spawn(
             _owned.add(pid)
         os.close(error_write)
         error_write = -1
-        report = os.read(error_read, 4096)
+        report = b""
+        # In pieces: a child that was forked, and not vforked, writes them while this reads.
+        while piece := os.read(error_read, 4096):
+            report += piece
         if report:
             _discard(pid)
             _kind, number, stage = report.split(b":", 2)

@@ -145,7 +145,7 @@ class Shells:
             flow.check()
             with pty.condition:
                 start = max(pty.ring.start, cursor - back)
-                data = pty.ring.read(start, max(0, cursor + most - start))
+                data = pty.ring.read(start, max(cursor, pty.ring.start) + most - start)
                 facts = shell.facts()
             flow.send(data)
         finally:

@@ -23,10 +23,11 @@ class Param:
     `ge`/`le` bound numbers; `min_length`/`max_length` bound strings and lists; `pattern` is an unanchored regular
     expression and `rule` says it in words. `cli` is how the command line takes it: `option` is `--name`, or `flag`
     where that reads better (a list or a mapping is given piece by piece), `positional` a word in order, `command`
-    everything after `--`, `stdin` the process's own standard input. `file_flag` is a second option, whose value is a
-    file that holds the text. `tool` says which MCP servers show it: every one, only the `full` profile, only one
-    started with `host_compat` allowed, or `never`. A `host_path` is made absolute by the client, because the node
-    has another working directory; of a mapping, the values are. A `secret` value is shown in no error.
+    everything after `--`, `stdin` the process's own standard input, `never` not at all. `file_flag` is a second
+    option, whose value is a file that holds the text. `tool` says which MCP servers show it: every one, only the `full`
+    profile, only one started with `host_compat` allowed, or `never`; a number is lowered to `tool_most` there. A
+    `host_path` is made absolute by the client, because the node has another working directory; of a mapping, the values
+    are. A `secret` value is shown in no error.
     """
 
     help: str = ""
@@ -41,8 +42,9 @@ class Param:
     file_flag: str | None = None
     host_path: bool = False
     secret: bool = False
-    cli: Literal["option", "positional", "command", "stdin"] = "option"
+    cli: Literal["option", "positional", "command", "stdin", "never"] = "option"
     tool: Literal["always", "full", "host_compat", "never"] = "always"
+    tool_most: int | None = None
     stream: bool = False
 
     @property

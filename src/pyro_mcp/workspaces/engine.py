@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from pyro_mcp.workspaces.images import Images
     from pyro_mcp.workspaces.lifecycle import Lifecycle
     from pyro_mcp.workspaces.secrets import Secrets
+    from pyro_mcp.workspaces.shells import Shells
     from pyro_mcp.workspaces.snapshots import Snapshots
     from pyro_mcp.workspaces.vms import Vms
 
@@ -109,6 +110,12 @@ class Engine:
         from pyro_mcp.workspaces.secrets import Secrets
 
         return Secrets(self)
+
+    @cached_property
+    def shells(self) -> Shells:
+        from pyro_mcp.workspaces.shells import Shells
+
+        return Shells(self)
 
     @cached_property
     def images(self) -> Images:

@@ -272,6 +272,7 @@ def test_a_late_reader_is_told_what_it_missed(shells: Shells) -> None:
     assert said.endswith(b"xend\n")
     assert facts["start"] == facts["oldest"] == FLOOD + 4 - len(said)
     assert RING_BYTES <= len(said) <= RING_BYTES + 70_000
+    assert shells.read(max_bytes=10)[1] == said[:10]
 
 
 def test_a_flood_costs_no_memory_and_stops_no_other_verb(shells: Shells, agent: Client) -> None:
