@@ -21,6 +21,7 @@ from pyro_mcp.environments.bootstrap import remove_tree
 from pyro_mcp.environments.image import make_erofs, make_initramfs
 from pyro_mcp.environments.packages import (
     MODULES,
+    NETWORK_MODULES,
     Packages,
     build_packages,
     compile_python,
@@ -145,13 +146,16 @@ def _build(settings: Settings, packages: Packages, progress: Progress) -> Runtim
 
 
 def _pack_initramfs(packages: Packages, tree: Path, archive: Path) -> None:
-    for name in ("bin", "dev", "modules", "proc", "run", "sys"):
+    for name in ("bin", "dev", "modules/network", "proc", "run", "sys"):
         (tree / name).mkdir(parents=True)
     shutil.copyfile(packages.busybox, tree / "bin/busybox")
     shutil.copyfile(_DATA / "init.sh", tree / "init")
     for module in packages.modules:
         shutil.copyfile(module, tree / "modules" / module.name)
     (tree / "modules/order").write_text("".join(f"{name}.ko\n" for name in MODULES))
+    for module in packages.network_modules:
+        shutil.copyfile(module, tree / "modules/network" / module.name)
+    (tree / "modules/network/order").write_text("".join(f"{name}.ko\n" for name in NETWORK_MODULES))
     for program in ("bin/busybox", "init"):
         os.chmod(tree / program, 0o755)
     make_initramfs(tree, archive)

@@ -26,7 +26,14 @@ class Dispatcher:
     def __init__(self, verbs: Mapping[str, Verb], hello: dict[str, Any]) -> None:
         self._verbs = verbs
         self._workers = Workers(ready=READY_WORKERS)
+        self._channel: Channel | None = None
         self._hello = {"role": "agent", "verbs": sorted(verbs), **hello}
+
+    @property
+    def channel(self) -> Channel | None:
+        """The connection to the peer, who may be asked; None before its hello and after its end."""
+        channel = self._channel
+        return channel if channel is not None and channel.peer and not channel.closed else None
 
     def introduce(self, **facts: str) -> None:
         """Add `facts` to the hello that later peers get."""
@@ -55,5 +62,6 @@ class Dispatcher:
         channel = Channel(
             pipe, initiator=False, hello=self._hello, handler=self.handle, workers=self._workers, backlog=backlog
         )
+        self._channel = channel
         channel.serve()
         return channel.leftover

@@ -22,6 +22,8 @@ from pyro_mcp.guest.children import SpawnError, reap_orphans, spawn
 from pyro_mcp.guest.dispatch import Dispatcher
 from pyro_mcp.guest.errors import AgentError
 from pyro_mcp.guest.jobs import Jobs
+from pyro_mcp.guest.net import drivers
+from pyro_mcp.guest.net.network import Network
 from pyro_mcp.guest.overlay import Overlay
 from pyro_mcp.guest.paths import WORKSPACE
 from pyro_mcp.guest.port import Port
@@ -47,6 +49,7 @@ def run() -> NoReturn:
     """Be PID 1. Never returns."""
     try:
         wake = _watch_children()
+        drivers.load()
         disks.prepare()
         if disks.has_scratch():
             disks.assemble()
@@ -74,19 +77,24 @@ class GuestAgent:
         self._lock = threading.Lock()
         self._overlay = Overlay()
         self._secrets = Secrets("/run/pyro/secrets")
+        self._environment = dict(ENVIRONMENT)
+        self._network = Network(lambda: self._dispatcher.channel, self._environment, log)
         self._jobs = Jobs()
         verbs = {
             "configure": self.configure,
             "exec": self.exec,
             "exec_forget": self._jobs.forget,
             "exec_resume": self._jobs.resume,
+            "network_up": self._network_up,
             "overlay_load": self._overlay.load,
             "overlay_save": self._save,
             "secret_put": self._put_secret,
             "shutdown": self.shutdown,
-            **Shells(ENVIRONMENT, self._secrets).verbs(WORKSPACE, lambda stream: self._require_workspace(stream.verb)),
+            **Shells(self._environment, self._secrets).verbs(
+                WORKSPACE, lambda stream: self._require_workspace(stream.verb)
+            ),
             "tcp_connect": self._connect,
-            **Services(ENVIRONMENT, self._secrets, ControlGroup).verbs(self._require_workspace),
+            **Services(self._environment, self._secrets, ControlGroup).verbs(self._require_workspace),
             **workspace.verbs(self._overlay.tree, self._overlay.layers, self._require_workspace),
         }
         self._dispatcher = Dispatcher(verbs, {"mode": "guest", "kernel": os.uname().release})
@@ -139,7 +147,7 @@ class GuestAgent:
         if self._overlay.waiting:
             self._require_workspace("exec")
         home = WORKSPACE if self._overlay.mounted else b"/root"
-        return exec_verb.run(stream, ENVIRONMENT, home, self._secrets, self._jobs)
+        return exec_verb.run(stream, self._environment, home, self._secrets, self._jobs)
 
     def _save(self, stream: Stream) -> dict[str, Any]:
         self._require_workspace("overlay_save")
@@ -154,6 +162,11 @@ class GuestAgent:
         if self._configured is None:
             raise AgentError("conflict", "cannot tcp_connect: this guest is not configured yet")
         return forward.tcp_connect(stream)
+
+    def _network_up(self, stream: Stream) -> dict[str, Any]:
+        if self._configured is None:
+            raise AgentError("conflict", "cannot network_up: this guest is not configured yet")
+        return self._network.up(stream)
 
     def _require_workspace(self, verb: str) -> None:
         if self._overlay.waiting:

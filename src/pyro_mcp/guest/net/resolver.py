@@ -1,0 +1,149 @@
+"""resolver: the guest's name server. Every question goes to the host, which knows the policy.
+
+It answers on the loopback addresses over UDP and TCP; the rules turn all DNS there, whichever server a program asks.
+Nothing is kept: the host has a cache, and an answer there is what the policy later knows an address by.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from pyro_mcp.guest.net import dns
+from pyro_mcp.guest.net.host import Absent, Answer, Host, Refusal
+from pyro_mcp.guest.net.loop import Loop
+
+MOST_QUESTIONS = 64
+MOST_CLIENTS = 16
+CLIENT_SECONDS = 30.0
+QUERY_BYTES = 4096
+STREAM_BYTES = 65535
+_BATCH = 32
+_CODES = {"permission": dns.REFUSED, "not_found": dns.NAME_ERROR}
+
+Send = Callable[[bytes], None]
+
+
+class Resolver:
+    """Serves `sockets`, datagram sockets and listeners, which it owns. Without `ipv6`, no name has an IPv6 address."""
+
+    def __init__(self, loop: Loop, host: Host, sockets: list[socket.socket], *, ipv6: bool) -> None:
+        self._loop = loop
+        self._host = host
+        self._ipv6 = ipv6
+        self._open = 0
+        self.clients: set[Client] = set()
+        for sock in sockets:
+            serve = self._receive if sock.type == socket.SOCK_DGRAM else self._accept
+            loop.add(sock.fileno(), partial(serve, sock))
+
+    def answer(self, message: bytes, limit: int | None, send: Send) -> None:
+        """Answer one message by `send`, now or later; not at all when there is nothing to say."""
+        try:
+            query = dns.parse(message)
+        except dns.BadQuery as error:
+            if error.reply:
+                send(error.reply)
+            return
+        family = dns.FAMILIES.get(query.kind)
+        if family is None or (family == 6 and not self._ipv6):
+            send(dns.reply(query, dns.NO_ERROR, limit=limit))
+        elif self._open >= MOST_QUESTIONS:
+            send(dns.reply(query, dns.SERVER_FAILURE, limit=limit))
+        else:
+            self._open += 1
+            params = {"name": query.name, "family": family}
+            self._host.ask("net_resolve", params, lambda answer, _stream: self._tell(query, answer, limit, send))
+
+    def _tell(self, query: dns.Query, answer: Answer, limit: int | None, send: Send) -> None:
+        self._open -= 1
+        if isinstance(answer, Absent):
+            # Asked again after a while, when a restarted node may be back.
+            if not answer.soon:
+                send(dns.reply(query, dns.SERVER_FAILURE, limit=limit))
+        elif isinstance(answer, Refusal):
+            send(dns.reply(query, _CODES.get(answer.code, dns.SERVER_FAILURE), limit=limit))
+        else:
+            ttl = answer.get("ttl")
+            addresses = dns.packed(query.kind, answer.get("addresses"))
+            send(dns.reply(query, dns.NO_ERROR, addresses, ttl if isinstance(ttl, int) else 0, limit=limit))
+
+    # -- UDP
+
+    def _receive(self, sock: socket.socket) -> None:
+        with contextlib.suppress(BlockingIOError):
+            for _ in range(_BATCH):
+                message, peer = sock.recvfrom(QUERY_BYTES)
+                self.answer(message, None, partial(_send_to, sock, peer))
+
+    # -- TCP
+
+    def _accept(self, listener: socket.socket) -> None:
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                sock, _peer = listener.accept()
+                if len(self.clients) >= MOST_CLIENTS:
+                    sock.close()
+                else:
+                    Client(self._loop, self, sock)
+
+
+class Client:
+    """One TCP connection, for at most `CLIENT_SECONDS`: messages with their length before them, both ways."""
+
+    def __init__(self, loop: Loop, resolver: Resolver, sock: socket.socket) -> None:
+        self._loop = loop
+        self._resolver = resolver
+        self._sock = sock
+        self._received = bytearray()
+        sock.setblocking(False)
+        resolver.clients.add(self)
+        loop.add(sock.fileno(), self._read)
+        loop.later(CLIENT_SECONDS, self.close)
+
+    def close(self) -> None:
+        if self in self._resolver.clients:
+            self._resolver.clients.remove(self)
+            self._loop.remove(self._sock.fileno())
+            self._sock.close()
+
+    def _read(self) -> None:
+        try:
+            piece = self._sock.recv(QUERY_BYTES)
+        except BlockingIOError:
+            return
+        except OSError:
+            piece = b""
+        self._received += piece
+        while len(self._received) >= 2:
+            end = 2 + int.from_bytes(self._received[:2], "big")
+            if end > QUERY_BYTES:
+                piece = b""
+            if end > QUERY_BYTES or len(self._received) < end:
+                break
+            message = bytes(self._received[2:end])
+            del self._received[:end]
+            self._resolver.answer(message, STREAM_BYTES, self._send)
+        if not piece:
+            self.close()
+
+    def _send(self, data: bytes) -> None:
+        """Answers are small; a client that has no room even for one has stopped reading."""
+        if self not in self._resolver.clients:
+            return
+        framed = len(data).to_bytes(2, "big") + data
+        try:
+            sent = self._sock.send(framed)
+        except OSError:
+            sent = 0
+        if sent != len(framed):
+            self.close()
+
+
+def _send_to(sock: socket.socket, peer: tuple[Any, ...], data: bytes) -> None:
+    """An answer that cannot be sent is lost, like any datagram."""
+    with contextlib.suppress(OSError):
+        sock.sendto(data, peer)

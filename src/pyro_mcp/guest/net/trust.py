@@ -1,0 +1,55 @@
+"""trust: make the guest's programs believe the certificate authorities that the host believes, when the policy says so.
+
+The host's bundle is appended to the image's own file, behind a line that marks ours, so that doing it again replaces
+it. That file is where curl, git, apt, wget and Debian's pip look. It is also put where `update-ca-certificates` finds
+it, which writes the file anew when packages are installed. Others look elsewhere and are led to it by `VARIABLES`:
+
+    SSL_CERT_FILE        OpenSSL, hence Python's ssl module, and programs in Go and Rust
+    REQUESTS_CA_BUNDLE   requests, which brings authorities of its own
+    PIP_CERT             pip from anywhere but Debian, likewise
+    CURL_CA_BUNDLE       a curl that was not built for Debian
+    GIT_SSL_CAINFO       a git that was not built for Debian
+    NODE_EXTRA_CA_CERTS  node and npm, which bring their own and add these
+"""
+
+from __future__ import annotations
+
+import os
+
+BUNDLE = "/etc/ssl/certs/ca-certificates.crt"
+SOURCE = "/usr/local/share/ca-certificates/pyro-host.crt"
+VARIABLES = {
+    name: BUNDLE.encode()
+    for name in (
+        b"SSL_CERT_FILE",
+        b"REQUESTS_CA_BUNDLE",
+        b"PIP_CERT",
+        b"CURL_CA_BUNDLE",
+        b"GIT_SSL_CAINFO",
+        b"NODE_EXTRA_CA_CERTS",
+    )
+}
+MARK = b"# The host's certificate authorities, added by pyro (--host-ca)\n"
+
+
+def install(bundle: bytes, root: str = "") -> None:
+    """Put `bundle` (PEM) in place below `root`. Raises `OSError`."""
+    path = root + BUNDLE
+    try:
+        with open(path, "rb") as file:
+            own = file.read().partition(MARK)[0]
+    except FileNotFoundError:
+        own = b""
+    separator = b"" if not own or own.endswith(b"\n") else b"\n"
+    replace(path, own + separator + MARK + bundle)
+    replace(root + SOURCE, bundle)
+
+
+def replace(path: str, content: bytes) -> None:
+    """Write a file that everybody may read, whole or not at all; a link that stands there is replaced."""
+    os.makedirs(os.path.dirname(path), mode=0o755, exist_ok=True)
+    temporary = f"{path}.pyro"
+    with open(temporary, "wb") as file:
+        os.fchmod(file.fileno(), 0o644)
+        file.write(content)
+    os.replace(temporary, path)
