@@ -18,6 +18,9 @@ from typing import Any
 from pyro_mcp.errors import DiskFull, PyroError
 from pyro_mcp.store import migrate
 
+RESERVE_BYTES = 256 * 1024
+"""So much of the disk is kept for deletions: some pages of the log."""
+
 
 class Database:
     """An open store. Safe to share between threads; transactions are serialised."""
@@ -29,6 +32,7 @@ class Database:
         the file is damaged.
         """
         self.path = path
+        self._reserve = path.with_suffix(".reserve")
         self._lock = threading.RLock()
         migrate.refuse_newer(path)
         with _translated(path, "open"):
@@ -36,6 +40,7 @@ class Database:
             self._connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=1)
             try:
                 self._prepare()
+                self._put_by()
             except BaseException:
                 self._connection.close()
                 raise
@@ -60,6 +65,30 @@ class Database:
                 if self._connection.in_transaction:
                     self._connection.execute("ROLLBACK")
                 raise
+
+    def free(self, sql: str, parameters: dict[str, Any]) -> None:
+        """One statement that lets something go. On a full disk it uses the room that was kept for it: refused, nothing
+        could ever be deleted there."""
+        try:
+            self._execute(sql, parameters)
+        except DiskFull:
+            self._reserve.unlink(missing_ok=True)
+            self._execute(sql, parameters)
+        self._put_by()
+
+    def _execute(self, sql: str, parameters: dict[str, Any]) -> None:
+        with self.transaction() as connection:
+            connection.execute(sql, parameters)
+
+    def _put_by(self) -> None:
+        """Keep the reserve, if there is none and room for one; otherwise the next deletion tries again."""
+        if self._reserve.exists():
+            return
+        try:
+            with self._reserve.open("wb") as file:
+                os.posix_fallocate(file.fileno(), 0, RESERVE_BYTES)
+        except OSError:
+            self._reserve.unlink(missing_ok=True)
 
     def rows(self, sql: str, parameters: dict[str, Any] | None = None) -> list[sqlite3.Row]:
         """The answer to one read-only statement."""

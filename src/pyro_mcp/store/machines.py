@@ -87,8 +87,7 @@ class Machines:
 
     def delete(self, machine_id: str) -> None:
         """Forget it. Idempotent."""
-        with self._database.transaction() as connection:
-            connection.execute("DELETE FROM machines WHERE machine_id=:id", {"id": machine_id})
+        self._database.free("DELETE FROM machines WHERE machine_id=:id", {"id": machine_id})
 
 
 def _row(row: sqlite3.Row) -> MachineRow:

@@ -52,7 +52,6 @@ class Snapshots:
 
     def delete(self, workspace_id: str, name: str) -> None:
         """Idempotent."""
-        with self._database.transaction() as connection:
-            connection.execute(
-                "DELETE FROM snapshots WHERE workspace_id=:id AND name=:name", {"id": workspace_id, "name": name}
-            )
+        self._database.free(
+            "DELETE FROM snapshots WHERE workspace_id=:id AND name=:name", {"id": workspace_id, "name": name}
+        )

@@ -77,7 +77,7 @@ class Workspaces:
         self._update(workspace_id, "state='ready', seed=:seed", {"seed": json.dumps(seed)})
 
     def deleting(self, workspace_id: str) -> None:
-        self._update(workspace_id, "state='deleting'", {})
+        self._database.free("UPDATE workspaces SET state='deleting' WHERE workspace_id=:id", {"id": workspace_id})
 
     def describe(self, workspace_id: str, name: str | None, labels: dict[str, str], now: float) -> None:
         """Give it another name and other labels."""
@@ -102,8 +102,7 @@ class Workspaces:
 
     def delete(self, workspace_id: str) -> None:
         """Forget it and everything recorded of it. Idempotent."""
-        with self._database.transaction() as connection:
-            connection.execute("DELETE FROM workspaces WHERE workspace_id=:id", {"id": workspace_id})
+        self._database.free("DELETE FROM workspaces WHERE workspace_id=:id", {"id": workspace_id})
 
     def _update(self, workspace_id: str, assignments: str, values: dict[str, Any]) -> None:
         with self._database.transaction() as connection:

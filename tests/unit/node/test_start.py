@@ -117,6 +117,7 @@ def test_it_leaves_when_idle_and_leaves_no_socket(settings: Settings) -> None:
         "node.lock",
         "node.log",
         "pyro.db",
+        "pyro.reserve",
         "start.lock",
     ]
 

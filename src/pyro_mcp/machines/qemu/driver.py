@@ -9,7 +9,6 @@ import functools
 import os
 import secrets
 import shutil
-import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -34,6 +33,7 @@ from pyro_mcp.machines.template import Kind, Template, TemplateStore
 from pyro_mcp.protocol.channel import Channel, ChannelClosed, RemoteError
 from pyro_mcp.protocol.pipe import Pipe
 from pyro_mcp.system.atomic import disk_errors
+from pyro_mcp.system.process import run
 from pyro_mcp.system.progress import Progress
 from pyro_mcp.system.sparse import copy_sparse
 
@@ -236,7 +236,7 @@ def qemu_version() -> str:
         raise MissingDependency(
             f"cannot start a guest: {BINARY} is not installed", hint="apt-get install qemu-system-x86"
         )
-    return subprocess.run([BINARY, "--version"], capture_output=True, text=True, check=True).stdout.splitlines()[0]
+    return run([BINARY, "--version"]).stdout.splitlines()[0]
 
 
 @functools.cache
