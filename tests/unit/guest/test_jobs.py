@@ -7,6 +7,7 @@ import random
 import subprocess
 import sys
 from collections.abc import Iterator
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,8 @@ from pyro_mcp.workspaces.redact import Masks, Redactor
 from .conftest import START, alive, collect, until
 from .test_agent import connect
 
-SECRET = b"correct horse battery staple"
+SECRET = b"horse battery horse"
+"""Ends as it begins: where one stands, another may begin in it."""
 
 
 class Lines:
@@ -91,24 +93,25 @@ def noise(dice: random.Random, size: int) -> bytes:
     found = bytearray()
     while len(found) < size:
         cut = dice.randrange(1, len(SECRET))
-        found += dice.choice([SECRET, SECRET[:cut], SECRET[:cut] + SECRET, dice.randbytes(dice.randrange(3000))])
+        found += dice.choice([SECRET, SECRET[:cut], SECRET[:cut] + SECRET, dice.randbytes(dice.choice([0, 1, 2, 30]))])
     return bytes(found)
 
 
 @pytest.mark.parametrize("seed", range(12))
 def test_a_connection_cut_anywhere_loses_no_byte_and_repeats_none(lines: Lines, tmp_path: Path, seed: int) -> None:
     dice = random.Random(seed)
-    whole = {1: noise(dice, 6_000_000), 2: noise(dice, 2_000_000)}
+    whole = {1: noise(dice, 2_000_000), 2: noise(dice, 700_000)}
     (tmp_path / "out").write_bytes(whole[1])
     (tmp_path / "err").write_bytes(whole[2])
     reader = Reader(Masks.of([SECRET]))
     script = "dd if=out bs=7001 status=none & dd if=err bs=997 status=none >&2; wait; exit 7"
     stream, cuts = lines.begin("j", "sh", "-c", script), 0
+    pieces = chain([0, 1, 0, 2], (dice.choice([0, 1, 2, 5, 9]) for _ in count()))
     result = reader.hear(stream, 1)
     while result is None:
         lines.cut()
         stream, cuts = lines.resume("j", reader.offsets[1], reader.offsets[2]), cuts + 1
-        result = reader.hear(stream, dice.choice([0, 1, 2, 5, 9]))
+        result = reader.hear(stream, next(pieces))
     assert result["exit_code"] == 7
     assert cuts > 3
     for tag, data in whole.items():

@@ -19,7 +19,8 @@ from pyro_mcp.workspaces import journal, ring
 from pyro_mcp.workspaces.engine import Engine
 from pyro_mcp.workspaces.workspace import create_workspace
 
-SECRET = "correct horse battery staple"
+SECRET = "horse battery horse"
+"""Ends as it begins: where one stands, another may begin in it."""
 HEAD_BYTES, TAIL_BYTES = 600_000, 200_000
 STEPS = {"output journalled", "output marked", "command ran", "journal finished", "outcome recorded"}
 COMMAND = "dd if=out bs=14990 status=none & dd if=err bs=3970 status=none >&2; wait; exit 7"
