@@ -95,6 +95,10 @@ class CliSurface:
                 flags.append(field.flag)
             else:
                 given = [f"{key}={part}" for key, part in value.items()] if isinstance(value, dict) else value
+                keys = {key: flag for key, flag, *_ in field.param.key_flags}
+                if keys:
+                    flags += [word for key, part in value.items() for word in (keys[key], str(part))]
+                    continue
                 for one in given if isinstance(given, list) else [given]:
                     flags += [field.flag, str(one)]
         return self._call(*words, *flags, *command)
@@ -108,7 +112,7 @@ class CliSurface:
         if "error" in answer:
             assert done.returncode == answer["error"]["exit_code"]
             raise Problem(answer["error"]["code"], answer["error"]["message"])
-        if "exit_code" in answer:
+        if "exit_code" in answer and "service_name" not in answer:
             # 75: the command still runs.
             assert done.returncode == (75 if answer["exit_code"] is None else answer["exit_code"])
         return answer

@@ -9,6 +9,7 @@ from typing import Literal
 from pyro_mcp.model.diff import DiffSummary
 from pyro_mcp.model.process import ExecutionMode, Isolation
 from pyro_mcp.model.result import Result
+from pyro_mcp.model.service import Service
 from pyro_mcp.model.snapshot import Snapshot
 from pyro_mcp.model.workspace import WorkspaceSeed, WorkspaceState
 from pyro_mcp.model.workspace_exec import CommandEntry
@@ -84,6 +85,16 @@ class SummaryTransfers(Result):
 
 
 @dataclass(frozen=True, kw_only=True)
+class SummaryServices(Result):
+    """Services: those that are alive, and of the `before_count` that are over the latest, failures first."""
+
+    now: list[Service] = field(default_factory=list)
+    before: list[Service] = field(default_factory=list)
+    before_count: int = 0
+    failed: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
 class WorkspaceSummary(Result):
     """What happened in a workspace `since` its last reset, or its creation.
 
@@ -111,4 +122,4 @@ class WorkspaceSummary(Result):
     snapshots: list[Snapshot]
     starts: int
     stops: int
-    services: list[str] = field(default_factory=list)
+    services: SummaryServices = field(default_factory=lambda: SummaryServices())

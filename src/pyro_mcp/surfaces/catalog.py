@@ -28,6 +28,7 @@ WORKSPACE_MODULES = (
     "export",
     "snapshot",
     "summary",
+    "service",
     "disk",
 )
 COMMANDS: dict[str, tuple[tuple[str, ...], str]] = {
@@ -42,6 +43,7 @@ GROUPS: dict[tuple[str, str], str] = {
     ("workspace", "snapshot"): "save, list and remove checkpoints",
     ("workspace", "file"): "list, read, write and search files",
     ("workspace", "patch"): "change several files as one",
+    ("workspace", "service"): "run long-running processes",
     ("workspace", "disk"): "look into a stopped workspace",
     ("workspace", "sync"): "copy from this host into it",
 }

@@ -22,6 +22,7 @@ from pyro_mcp.workspaces import (
     files,
     patch,
     run,
+    service,
     snapshot,
     summary,
     sync,
@@ -119,6 +120,11 @@ class Pyro:
     delete_snapshot = sdk_method(snapshot.delete_snapshot)
     reset_workspace = sdk_method(snapshot.reset_workspace)
     summarize_workspace = sdk_method(summary.summarize_workspace)
+    start_service = sdk_method(service.start_service)
+    list_services = sdk_method(service.list_services)
+    status_service = sdk_method(service.status_service)
+    logs_service = sdk_method(service.logs_service)
+    stop_service = sdk_method(service.stop_service)
     export_workspace_disk = sdk_method(disk.export_workspace_disk)
     list_workspace_disk = sdk_method(disk.list_workspace_disk)
     read_workspace_disk = sdk_method(disk.read_workspace_disk)

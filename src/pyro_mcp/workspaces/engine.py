@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from pyro_mcp.workspaces.images import Images
     from pyro_mcp.workspaces.lifecycle import Lifecycle
     from pyro_mcp.workspaces.secrets import Secrets
+    from pyro_mcp.workspaces.services import Services
     from pyro_mcp.workspaces.shells import Shells
     from pyro_mcp.workspaces.snapshots import Snapshots
     from pyro_mcp.workspaces.vms import Vms
@@ -118,6 +119,12 @@ class Engine:
         return Shells(self)
 
     @cached_property
+    def services(self) -> Services:
+        from pyro_mcp.workspaces.services import Services
+
+        return Services(self)
+
+    @cached_property
     def images(self) -> Images:
         from pyro_mcp.workspaces.images import Images
 
@@ -160,6 +167,7 @@ class Engine:
     def close(self) -> None:
         """Let go of the store. Machines that run go on running; the next node adopts them."""
         self.commands.leave()
+        self.services.leave()
         self.fleet.let_go()
         self.commands.join()
         self.database.close()

@@ -208,6 +208,7 @@ class Lifecycle:
             if self.machine(row).state == "running":
                 self._engine.fleet.stop(row.machine_id)
                 self._engine.commands.join(row.workspace_id)
+                self._engine.services.machine_ended(row.machine_id)
                 self._engine.faults("workspace stopped")
                 self.note(row.workspace_id, "stopped", {})
             return self.status(row.workspace_id)
@@ -260,6 +261,7 @@ class Lifecycle:
                 print(f"cannot settle {row.workspace_id}: {error}")
         self._remove_unknown()
         self._engine.commands.settle()
+        self._engine.services.settle()
 
     def _tidy(self, row: WorkspaceRow) -> None:
         """Remove what an interrupted reset or snapshot has left."""

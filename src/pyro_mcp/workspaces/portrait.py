@@ -27,6 +27,7 @@ _STATES: dict[str, WorkspaceState] = {
 def portrait(engine: Engine, row: WorkspaceRow) -> Workspace:
     """The workspace `row` as it is now."""
     machine = _machine(engine, row)
+    services, alive = engine.services.counts(row)
     return Workspace(
         workspace_id=row.workspace_id,
         name=row.name,
@@ -52,6 +53,8 @@ def portrait(engine: Engine, row: WorkspaceRow) -> Workspace:
         last_command=engine.commands.last(row),
         reset_count=row.generation,
         last_reset_at=None if row.last_reset_at is None else _time(row.last_reset_at),
+        service_count=services,
+        running_service_count=alive,
         running_command_count=engine.commands.running(row.workspace_id),
         metadata=_metadata(engine, row, machine),
     )

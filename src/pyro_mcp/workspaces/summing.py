@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING
 
 from pyro_mcp.errors import Cancelled, PyroError
 from pyro_mcp.model.diff import DiffResult
+from pyro_mcp.model.service import ALIVE
 from pyro_mcp.model.summary import (
     SummaryChange,
     SummaryChanges,
     SummaryCommand,
     SummaryCommands,
     SummaryEdits,
+    SummaryServices,
     SummaryTransfer,
     SummaryTransfers,
     WorkspaceSummary,
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
     from pyro_mcp.operations.call import Call
     from pyro_mcp.workspaces.engine import Engine
 
-FAILURES, RECENT, CHANGES, PATHS, TRANSFERS = 10, 5, 20, 20, 10
+FAILURES, RECENT, CHANGES, PATHS, TRANSFERS, SERVICES = 10, 5, 20, 20, 10, 10
 TAIL_LINES, TAIL_CHARACTERS = 5, 400
 
 
@@ -58,6 +60,7 @@ def summarize(call: Call[Engine], ref: str) -> WorkspaceSummary:
         syncs=_transfers(events, "sync_push", "destination", "source_path"),
         exports=_transfers(events, "export", "path", "output_path"),
         snapshots=[one for one in engine.snapshots.listing(row.workspace_id) if one.deletable],
+        services=_services(engine, row),
         starts=sum(event.kind == "started" for event in events),
         stops=sum(event.kind == "stopped" for event in events),
     )
@@ -76,6 +79,17 @@ def _commands(engine: Engine, row: WorkspaceRow, shown: Workspace) -> SummaryCom
             for entry, out, err in engine.commands.failures(row, FAILURES)
         ],
         recent=engine.commands.recent(row, RECENT),
+    )
+
+
+def _services(engine: Engine, row: WorkspaceRow) -> SummaryServices:
+    ended = engine.services.ended(row)
+    failed = [one for one in ended if one.state == "failed"]
+    return SummaryServices(
+        now=[one for one in engine.services.latest(row) if one.state in ALIVE],
+        before=[*failed, *(one for one in ended if one.state != "failed")][:SERVICES],
+        before_count=len(ended),
+        failed=len(failed),
     )
 
 

@@ -31,6 +31,17 @@ def test_flags_become_parameters_and_what_is_left_out_stays_out() -> None:
     assert inputs == {"stdin": 0}
 
 
+def test_a_mapping_of_fixed_keys_has_an_option_for_each() -> None:
+    line = ["workspace", "service", "start", "w", "web", "--ready-tcp", "127.0.0.1:80"]
+    line += ["--publish", "8080:80", "--publish", "81", "--", "serve"]
+    namespace = parse(line)
+    params, _ = arguments(namespace.operation, namespace)
+    assert params["readiness"] == {"tcp": "127.0.0.1:80"}
+    assert params["published_ports"] == ["8080:80", "81"]
+    both = parse([*line[:5], "--ready-file", "x", "--ready-http", "http://127.0.0.1/", "--", "serve"])
+    assert arguments(both.operation, both)[0]["readiness"] == {"file": "x", "http": "http://127.0.0.1/"}
+
+
 @pytest.mark.parametrize(
     ("line", "message", "hint"),
     [

@@ -23,6 +23,7 @@ METHODS = {
     *("reset_workspace", "create_snapshot", "list_snapshots", "delete_snapshot"),
     *("list_workspace_files", "read_workspace_file", "write_workspace_file", "search_workspace_files"),
     *("apply_workspace_patch", "diff_workspace", "push_workspace_sync", "export_workspace"),
+    *("start_service", "list_services", "status_service", "logs_service", "stop_service"),
     *("summarize_workspace", "export_workspace_disk", "list_workspace_disk", "read_workspace_disk"),
 }
 

@@ -67,13 +67,17 @@ def arguments(operation: Operation[Any, Any], namespace: argparse.Namespace) -> 
 
 NOT_DONE = 75
 """The command goes on: ask again later."""
+_NOT_THE_COMMANDS = frozenset({"start_service", "status_service", "logs_service", "stop_service"})
+"""Verbs that tell an exit code, which is not theirs."""
 
 
 def exit_code(name: str, payload: dict[str, Any]) -> int:
     """A command's own code for the verbs that run one, 75 while it still runs; 1 when the doctor found this host not
-    ready; otherwise 0."""
+    ready or a service did not start; otherwise 0."""
     if name == "diagnose":
         return 0 if payload.get("ready") else 1
+    if name in _NOT_THE_COMMANDS:
+        return 1 if name == "start_service" and payload.get("state") == "failed" else 0
     if payload.get("exit_code", 0) is None:
         return NOT_DONE
     code = payload.get("exit_code", 0)

@@ -81,6 +81,13 @@ class Pairs(argparse.Action):
         setattr(namespace, self.dest, {**(getattr(namespace, self.dest, None) or {}), key: rest})
 
 
+class Key(argparse.Action):
+    """Puts its value into a mapping, under the key that is its own."""
+
+    def __call__(self, parser: Any, namespace: argparse.Namespace, value: Any, option_string: Any = None) -> None:
+        setattr(namespace, self.dest, {**(getattr(namespace, self.dest, None) or {}), self.const: value})
+
+
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     """The parsed command line; `handler` is what to call with it, `words` what stood after `--` (None: no `--`).
 
@@ -191,7 +198,12 @@ def _add_field(parser: argparse.ArgumentParser, field: Field) -> None:
     text = field.description.replace("%", "%%")
     if field.param.cli == "command":
         return
-    if field.param.cli == "stdin":
+    if field.param.key_flags:
+        for key, flag, metavar, line in field.param.key_flags:
+            parser.add_argument(
+                flag, dest=dest(field), action=Key, const=key, metavar=metavar, help=line, default=argparse.SUPPRESS
+            )
+    elif field.param.cli == "stdin":
         parser.add_argument(
             "-i", f"--{field.name}", dest=dest(field), action="store_true", help=text, default=argparse.SUPPRESS
         )

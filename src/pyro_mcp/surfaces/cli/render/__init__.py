@@ -32,6 +32,10 @@ _DRAWERS = {
     "push_workspace_sync": ("changes", "draw_pushed"),
     "export_workspace": ("changes", "draw_exported"),
     "summarize_workspace": ("summary", "draw_summary"),
+    "start_service": ("service", "draw_started"),
+    "list_services": ("service", "draw_list"),
+    "status_service": ("service", "draw_one"),
+    "stop_service": ("service", "draw_one"),
     "list_workspace_disk": ("files", "draw_list"),
     "export_workspace_disk": ("disk", "draw_exported"),
     "diagnose": ("doctor", "draw_report"),
@@ -46,6 +50,7 @@ _TALKERS = {
     "read_workspace_file": ("files", "after_read"),
     "read_workspace_disk": ("files", "after_read"),
     "diff_workspace": ("changes", "after_diff"),
+    "logs_service": ("service", "after_logs"),
 }
 """Verbs whose answer is a stream of bytes: they use stdout and stderr by themselves."""
 

@@ -9,12 +9,14 @@ from pyro_mcp.model.summary import (
     SummaryChanges,
     SummaryCommands,
     SummaryEdits,
+    SummaryServices,
     SummaryTransfers,
     WorkspaceSummary,
 )
 from pyro_mcp.model.workspace_exec import CommandEntry
 from pyro_mcp.surfaces.cli.escapes import plain
 from pyro_mcp.surfaces.cli.render.common import size
+from pyro_mcp.surfaces.cli.render.service import ports
 from pyro_mcp.surfaces.cli.render.workspace import when
 
 if TYPE_CHECKING:
@@ -43,6 +45,7 @@ def _page(result: WorkspaceSummary) -> Iterator[str]:
     yield from _edits("patched", result.patches)
     yield from _transfers("imported", "from", result.syncs)
     yield from _transfers("exported", "to", result.exports)
+    yield from _services(result.services)
     if result.snapshots:
         yield "snapshots  " + ", ".join(plain(one.snapshot_name) for one in result.snapshots)
     if result.stops or result.starts:
@@ -82,6 +85,20 @@ def _changes(changes: SummaryChanges) -> Iterator[str]:
         yield f"         {_SIGNS[entry.status]} {plain(entry.path)}"
     if totals.total > PATHS:
         yield f"           and {totals.total - PATHS} more{' at least' if changes.truncated else ''}"
+
+
+def _services(services: SummaryServices) -> Iterator[str]:
+    counts = [f"{len(services.now)} running"] if services.now else []
+    counts += [f"{services.failed} failed"] if services.failed else []
+    over = services.before_count - services.failed
+    counts += [f"{over} ended or stopped"] if over else []
+    if counts:
+        yield "services   " + ", ".join(counts)
+    for one in (*services.now, *services.before):
+        where = f", {ports(one)}" if one.published_ports else ""
+        why = f": {plain(one.stop_reason)}" if one.stop_reason else ""
+        mark = "FAILED  " if one.state == "failed" else "        "
+        yield f"  {mark} {one.service_name}  ({one.state}{why}{where})  {plain(one.command)[:WIDTH]}"
 
 
 def _edits(word: str, edits: SummaryEdits) -> Iterator[str]:
