@@ -12,10 +12,10 @@ from collections.abc import Callable
 from typing import Any
 
 from pyro_mcp.guest import params as read
-from pyro_mcp.guest.files import SNIFF, artifact_type
+from pyro_mcp.guest.files import SNIFF
 from pyro_mcp.guest.flow import Flow
 from pyro_mcp.guest.pack import Notes
-from pyro_mcp.guest.paths import STAGE_PREFIX, WORKSPACE, failure, reopen
+from pyro_mcp.guest.paths import STAGE_PREFIX, WORKSPACE, artifact_type, failure, reopen
 from pyro_mcp.guest.stage import listing
 from pyro_mcp.protocol.channel import Stream
 from pyro_mcp.protocol.entries import MAX_DEPTH

@@ -2,28 +2,22 @@
 
 from __future__ import annotations
 
-import codecs
+import errno
 import os
 import stat
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from pyro_mcp.guest import params as read
-from pyro_mcp.guest.errors import AgentError, invalid
+from pyro_mcp.guest.errors import invalid
+from pyro_mcp.guest.expect import expectation, verify
 from pyro_mcp.guest.flow import Flow
 from pyro_mcp.guest.glob import Glob
-from pyro_mcp.guest.paths import (
-    STAGE_PREFIX,
-    Place,
-    Tree,
-    absolute,
-    failure,
-    relative,
-    reopen,
-    show,
-)
-from pyro_mcp.guest.stage import Stage, listing
+from pyro_mcp.guest.paths import STAGE_PREFIX, Place, Tree, absolute, artifact_type, failure, relative, show
+from pyro_mcp.guest.reading import PIECE, send_file, send_link
+from pyro_mcp.guest.stage import Stage, StagedFile, listing, write_pieces
+from pyro_mcp.guest.steps import IN_DOUBT, settle
 from pyro_mcp.protocol.channel import Stream
 from pyro_mcp.protocol.digest import sha256
 from pyro_mcp.protocol.entries import MAX_DEPTH, MAX_SIZE
@@ -32,10 +26,7 @@ from pyro_mcp.protocol.frames import encode_json
 MAX_LIST = 50_000
 MAX_ANSWER = 900_000
 """Bytes of JSON in one answer; the channel takes a mebibyte."""
-HASH_LIMIT = 64 * 1024 * 1024
-"""A larger file that is only read in part is not digested."""
 SNIFF = 8192
-PIECE = 256 * 1024
 _LOOK = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -48,7 +39,7 @@ class Files:
 
     def list(self, stream: Stream) -> dict[str, Any]:
         """path, recursive, pattern?, limit → path, entries[{path,artifact_type,size_bytes,link_target}], truncated."""
-        parts = relative("path", stream.params.get("path", "."))
+        parts = relative("list", stream.params.get("path", "."))
         pattern = stream.params.get("pattern")
         glob = None if pattern is None else Glob(read.text(stream.params, "pattern", limit=1024))
         limit = read.integer({"limit": 1000, **stream.params}, "limit", least=1, most=MAX_LIST)
@@ -71,16 +62,26 @@ class Files:
             flow.close()
 
     def read(self, stream: Stream) -> dict[str, Any]:
-        """path, max_bytes → the first bytes as DATA 1; path, size_bytes, truncated, sha256 (or null), binary, mode."""
-        parts = relative("path", stream.params.get("path"))
-        most = read.integer({"max_bytes": 65536, **stream.params}, "max_bytes", least=0, most=MAX_SIZE)
+        """path, max_bytes, offset?, links? → the bytes from there on as DATA 1; path, artifact_type, size_bytes,
+        truncated (more follows), sha256 of all (or null), binary, mode.
+
+        Without `links` one at the end is itself what is read, and one on the way is refused.
+        """
+        p = {"max_bytes": 65536, "offset": 0, "links": True, **stream.params}
+        parts = relative("read", p.get("path"))
+        most = read.integer(p, "max_bytes", least=0, most=MAX_SIZE)
+        offset = read.integer(p, "offset", least=0, most=MAX_SIZE)
+        follow = read.flag(p, "links")
         flow = Flow(stream)
         try:
-            with self._tree.existing(parts) as place:
+            with self._tree.existing(parts, links=follow) as place:
+                path = {"path": os.fsdecode(place.path)}
+                if not follow and place.is_link():
+                    return {**path, **send_link(place, offset, most, flow)}
                 require_file(place, "read")
                 fd = place.open(os.O_RDONLY)
                 try:
-                    return {"path": os.fsdecode(place.path), **_send_file(fd, most, flow)}
+                    return {**path, **send_file(fd, offset, most, flow)}
                 finally:
                     os.close(fd)
         except OSError as error:
@@ -90,32 +91,64 @@ class Files:
 
     def write(self, stream: Stream) -> dict[str, Any]:
         """path, size, mode?, expected_sha256? (null: must not exist) ← DATA 0 → path, size_bytes, sha256, created."""
-        parts = relative("path", stream.params.get("path"))
+        parts = relative("write", stream.params.get("path"))
         size = read.integer(stream.params, "size", least=0, most=MAX_SIZE)
         mode = optional_mode(stream.params)
         expect = expectation(stream.params)
         flow = Flow(stream)
         try:
-            with Stage(self._tree) as stage:
+            with StagedFile(self._tree) as staged:
                 digest = sha256()
-                stage.write(b"new", digesting(flow.take(size), digest))
+                write_pieces(staged.fd, digesting(flow.take(size), digest))
                 flow.require_end()
-                with self._lock, self._tree.find(parts, create=True) as place:
-                    created = not place.exists
-                    if not created:
-                        require_file(place, "write")
-                    verify(place, expect)
-                    adopt_mode(stage, b"new", place, mode)
-                    flow.check()
-                    os.rename(b"new", place.name, src_dir_fd=stage.fd, dst_dir_fd=place.parent)
-                    if self._tree.durable:
-                        fsync_directory(place.parent)
-                    path = os.fsdecode(place.path)
-            return {"path": path, "size_bytes": size, "sha256": digest.hexdigest(), "created": created}
+                with self._lock:
+                    settle(self._tree)
+                    path, known = self._tree.settled(parts)
+                    if not path:
+                        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+                    with self._tree.find(path[: known + 1], links=False) as place:
+                        _check_target(place, path, expect)
+                        adopt_mode(staged.fd, place, mode)
+                        self._tree.disk.data(staged.fd)
+                        flow.check()
+                        self._move(staged, place, path)
+                        created = not place.exists
+                self._settle(staged, path)
+            shown = os.fsdecode(absolute(path))
+            return {"path": shown, "size_bytes": size, "sha256": digest.hexdigest(), "created": created}
         except OSError as error:
             raise failure("write", absolute(parts), error) from None
         finally:
             flow.close()
+
+    def _settle(self, staged: StagedFile, path: Sequence[bytes]) -> None:
+        try:
+            self._tree.disk.file(staged.fd)
+        except OSError as error:
+            failed = failure("write", absolute([*path]), error)
+            failed.message += f": {IN_DOUBT}"
+            raise failed from None
+
+    def _move(self, staged: StagedFile, place: Place, path: Sequence[bytes]) -> None:
+        """Into place by one rename; with it come the directories of `path` that are missing below `place`."""
+        missing = path[len(place.parts) :]
+        if not missing:
+            os.rename(staged.name, place.name, src_dir_fd=staged.root, dst_dir_fd=place.parent)
+            staged.moved = True
+            return
+        with Stage(self._tree) as stage:
+            chain = [b"new", *missing[:-1]]
+            for length in range(1, len(chain) + 1):
+                os.mkdir(b"/".join(chain[:length]), 0o755, dir_fd=stage.fd)
+            os.rename(staged.name, b"/".join([*chain, missing[-1]]), src_dir_fd=staged.root, dst_dir_fd=stage.fd)
+            staged.moved = True
+            os.rename(b"new", place.name, src_dir_fd=stage.fd, dst_dir_fd=place.parent)
+
+
+def _check_target(place: Place, path: list[bytes], expect: object) -> None:
+    if place.exists:
+        require_file(place, "write")
+    verify(f"cannot write {show(absolute(path))}", expect, (lambda: digest_of(place)) if place.exists else None)
 
 
 class _Found:
@@ -144,12 +177,6 @@ def describe(path: bytes, fd: int) -> dict[str, Any]:
     target = os.fsdecode(os.readlink(b"", dir_fd=fd)) if kind == "symlink" else None
     size = status.st_size if kind == "file" else 0
     return {"path": os.fsdecode(path), "artifact_type": kind, "size_bytes": size, "link_target": target}
-
-
-def artifact_type(mode: int) -> str:
-    """`file`, `directory`, `symlink` or `other`."""
-    kinds = {stat.S_IFREG: "file", stat.S_IFDIR: "directory", stat.S_IFLNK: "symlink"}
-    return kinds.get(stat.S_IFMT(mode), "other")
 
 
 def walk(place: Place, *, recursive: bool, check: Callable[[], None]) -> Iterator[tuple[list[bytes], int]]:
@@ -197,49 +224,6 @@ def _listing_or_nothing(fd: int) -> list[bytes]:
         return []
 
 
-def _send_file(fd: int, most: int, flow: Flow) -> dict[str, Any]:
-    """Send the first `most` bytes of `fd`; digest the rest too when that is cheap enough."""
-    status = os.fstat(fd)
-    digest = sha256()
-    decoder = codecs.getincrementaldecoder("utf-8")()
-    sent, seen, binary = 0, 0, False
-    while True:
-        piece = os.read(fd, PIECE)
-        if not piece:
-            break
-        if seen >= most and max(status.st_size, seen + len(piece)) > HASH_LIMIT:
-            size = max(status.st_size, seen + len(piece))
-            return _read_result(size, None, binary, sent, status)
-        digest.update(piece)
-        shown = piece[: max(0, most - seen)]
-        binary = binary or b"\0" in shown or not _decodes(decoder, shown)
-        flow.send(shown)
-        sent += len(shown)
-        seen += len(piece)
-        flow.check()
-    if sent == seen:
-        binary = binary or not _decodes(decoder, b"", final=True)
-    return _read_result(seen, digest.hexdigest(), binary, sent, status)
-
-
-def _read_result(size: int, digest: str | None, binary: bool, sent: int, status: os.stat_result) -> dict[str, Any]:
-    return {
-        "size_bytes": size,
-        "truncated": sent < size,
-        "sha256": digest,
-        "binary": binary,
-        "mode": stat.S_IMODE(status.st_mode),
-    }
-
-
-def _decodes(decoder: codecs.IncrementalDecoder, data: bytes, *, final: bool = False) -> bool:
-    try:
-        decoder.decode(data, final)
-    except UnicodeDecodeError:
-        return False
-    return True
-
-
 # -- shared with tree_apply
 
 
@@ -258,42 +242,15 @@ def optional_mode(params: dict[str, Any]) -> int | None:
     return read.integer(params, "mode", least=0, most=0o777)
 
 
-ANY = object()
-
-
-def expectation(params: dict[str, Any]) -> object:
-    """`ANY`, None for "must not exist", or the digest that the present content must have."""
-    if "expected_sha256" not in params:
-        return ANY
-    value = params["expected_sha256"]
-    if value is None:
-        return None
-    if not isinstance(value, str) or len(value) != 64 or set(value) - set("0123456789abcdef"):
-        raise invalid("expected_sha256 must be 64 lower-case hex digits, or null for a file that must not exist")
-    return value
-
-
-def verify(place: Place, expected: object) -> None:
-    """Raise `conflict` unless what is there is what the caller last saw."""
-    if expected is ANY:
-        return
-    if expected is None:
-        if place.exists:
-            raise AgentError("conflict", f"cannot write {show(place.path)}: it exists already", "Read it first.")
-        return
-    hint = "Someone else changed it. Read it again, then decide."
-    if not place.exists:
-        raise AgentError("conflict", f"cannot write {show(place.path)}: it no longer exists", hint)
-    if digest_of(place) != expected:
-        raise AgentError("conflict", f"cannot write {show(place.path)}: its content is not the expected", hint)
-
-
 def digest_of(place: Place) -> str:
-    """The SHA-256 of a regular file."""
+    """The SHA-256 of a regular file, or of a link's text."""
+    digest = sha256()
+    if place.is_link():
+        digest.update(os.readlink(b"", dir_fd=place.fd))
+        return digest.hexdigest()
     require_file(place, "digest")
     fd = place.open(os.O_RDONLY)
     try:
-        digest = sha256()
         while piece := os.read(fd, PIECE):
             digest.update(piece)
         return digest.hexdigest()
@@ -308,26 +265,12 @@ def digesting(pieces: Iterator[bytes], digest: Any) -> Iterator[bytes]:
         yield piece
 
 
-def adopt_mode(stage: Stage, name: bytes, place: Place, mode: int | None) -> None:
-    """Give the staged file `mode`; without one, the mode and owner of the file it replaces, or 0644."""
-    fd = os.open(name, _LOOK, dir_fd=stage.fd)
-    try:
-        own = f"/proc/self/fd/{fd}"
-        if place.exists:
-            status = place.stat()
-            if (status.st_uid, status.st_gid) != (os.geteuid(), os.getegid()) and os.geteuid() == 0:
-                os.chown(own, status.st_uid, status.st_gid)
-            os.chmod(own, status.st_mode & 0o777 if mode is None else mode)
-        else:
-            os.chmod(own, 0o644 if mode is None else mode)
-    finally:
-        os.close(fd)
-
-
-def fsync_directory(fd: int) -> None:
-    """Make the directory's names durable."""
-    real = reopen(fd, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(real)
-    finally:
-        os.close(real)
+def adopt_mode(fd: int, place: Place, mode: int | None) -> None:
+    """Give the new file `fd` `mode`; without one, the mode and owner of the file it replaces, or 0644."""
+    if place.exists:
+        status = place.stat()
+        if (status.st_uid, status.st_gid) != (os.geteuid(), os.getegid()) and os.geteuid() == 0:
+            os.fchown(fd, status.st_uid, status.st_gid)
+        os.fchmod(fd, status.st_mode & 0o777 if mode is None else mode)
+    else:
+        os.fchmod(fd, 0o644 if mode is None else mode)

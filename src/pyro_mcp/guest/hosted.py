@@ -19,12 +19,14 @@ from pyro_mcp.guest import forward, workspace
 from pyro_mcp.guest.changes import Layers
 from pyro_mcp.guest.children import descendants, reap_orphans
 from pyro_mcp.guest.dispatch import Dispatcher
+from pyro_mcp.guest.durable import Lazy
 from pyro_mcp.guest.jobs import Jobs
 from pyro_mcp.guest.paths import WORKSPACE, Tree
 from pyro_mcp.guest.secrets import Secrets
 from pyro_mcp.guest.service_group import MarkedGroup
 from pyro_mcp.guest.services import Services
 from pyro_mcp.guest.shells import Shells
+from pyro_mcp.guest.steps import recover
 from pyro_mcp.guest.syscalls import become_subreaper
 from pyro_mcp.protocol.channel import Stream
 from pyro_mcp.protocol.pipe import Pipe
@@ -34,10 +36,13 @@ PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 class HostedAgent:
     """Serves commands that start in `root`, which stands for /workspace; `mark` is put into their environment as
-    `PYRO_MACHINE`, and `baseline` is the directory that `changes` compares with."""
+    `PYRO_MACHINE`, and `baseline` is the directory that `changes` compares with. What an agent that died in the middle
+    of a change has left in `root` is taken back."""
 
-    def __init__(self, root: str, mark: str, baseline: str | None = None) -> None:
+    def __init__(self, root: str, mark: str, baseline: str | None = None, disk: Lazy | None = None) -> None:
         self._root = os.fsencode(root)
+        tree = Tree(self._root, disk)
+        recover(tree)
         self._baseline = None if baseline is None else os.fsencode(baseline)
         self._secrets = Secrets()
         self._jobs = Jobs()
@@ -56,7 +61,7 @@ class HostedAgent:
             **Shells({**self._defaults, b"HISTFILE": b""}, self._secrets).verbs(self._root, self._place),
             "tcp_connect": forward.tcp_connect,
             **Services(self._defaults, self._secrets, MarkedGroup, self._real).verbs(lambda _: None),
-            **workspace.verbs(Tree(self._root), self._layers, lambda _: None),
+            **workspace.verbs(tree, self._layers, lambda _: None),
         }
         self._dispatcher = Dispatcher(verbs, {"mode": "host", "pid": os.getpid()})
 

@@ -13,11 +13,13 @@ from typing import Any
 
 from pyro_mcp.guest import disks
 from pyro_mcp.guest.changes import Layers
+from pyro_mcp.guest.durable import Durable
 from pyro_mcp.guest.errors import AgentError
 from pyro_mcp.guest.flow import Flow
 from pyro_mcp.guest.pack import Packer
 from pyro_mcp.guest.paths import WORKSPACE, Tree, failure
-from pyro_mcp.guest.stage import listing, remove, sweep
+from pyro_mcp.guest.stage import listing, remove
+from pyro_mcp.guest.steps import recover
 from pyro_mcp.guest.syscalls import MS_NOATIME, MS_RDONLY, mount, syncfs, unmount
 from pyro_mcp.guest.unpack import Unpacker
 from pyro_mcp.protocol.channel import Stream
@@ -32,7 +34,7 @@ class Overlay:
     """The guest's workspace. Until `mount` has run there is none."""
 
     def __init__(self) -> None:
-        self.tree = Tree(WORKSPACE, durable=True)
+        self.tree = Tree(WORKSPACE, Durable())
         self.mounted = False
         self.waiting = False
         """Whether `overlay_load` must come before the mount."""
@@ -73,7 +75,7 @@ class Overlay:
         if self._seed:
             unmount(SEED)
             os.rmdir(SEED)
-        sweep(self.tree)
+        recover(self.tree)
         self.mounted, self.waiting = True, False
 
     def layers(self) -> Layers:

@@ -203,7 +203,7 @@ def tree_pack(tree: Tree, stream: Stream) -> dict[str, Any]:
     The entries of a directory are relative to it and leave it out; a file is one entry of its own name. Links inside
     are packed as links.
     """
-    parts = relative("path", stream.params.get("path", "."))
+    parts = relative("pack", stream.params.get("path", "."))
     flow = Flow(stream)
     try:
         with tree.existing(parts) as place:

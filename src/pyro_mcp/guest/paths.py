@@ -11,6 +11,7 @@ import os
 import stat
 from types import TracebackType
 
+from pyro_mcp.guest.durable import Lazy
 from pyro_mcp.guest.errors import AgentError, cause, invalid
 from pyro_mcp.guest.params import to_bytes
 from pyro_mcp.protocol.entries import MAX_DEPTH, MAX_NAME, MAX_PATH
@@ -45,8 +46,19 @@ _CODES = {
 }
 
 
+class Refused(OSError):
+    """A path that leads where the workspace's rules do not. Whoever catches an `OSError` names verb and path."""
+
+    def __init__(self, why: str, hint: str) -> None:
+        super().__init__(errno.ELOOP, why)
+        self.why = why
+        self.hint = hint
+
+
 def failure(verb: str, path: bytes, error: OSError) -> AgentError:
-    """The typed error for what the system refused: cannot `verb` `path`: cause."""
+    """The typed error for what the system or a rule refused: cannot `verb` `path`: cause."""
+    if isinstance(error, Refused):
+        return invalid(f"cannot {verb} {show(path)}: {error.why}", error.hint)
     code = _CODES.get(error.errno or 0, "internal")
     hint = "Free space in the workspace, or give it a larger disk." if code == "disk_full" else None
     return AgentError(code, f"cannot {verb} {show(path)}: {cause(error)}", hint)
@@ -58,21 +70,31 @@ def show(path: bytes) -> str:
     return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
 
 
-def relative(name: str, value: object) -> list[bytes]:
-    """The components of a path that is absolute under /workspace or relative to it. Raises `AgentError`."""
+def relative(verb: str, value: object, name: str = "path") -> list[bytes]:
+    """The components of a path that is absolute under /workspace or relative to it. Raises `AgentError`: cannot `verb`
+    it, or `name` is no path."""
     raw = to_bytes(name, value, limit=MAX_PATH)
+    cannot = f"cannot {verb} {show(raw)}"
     if raw == WORKSPACE or raw.startswith(WORKSPACE + b"/"):
         raw = raw[len(WORKSPACE) :]
     elif raw.startswith(b"/"):
-        raise invalid(f"{name} {show(raw)} is outside /workspace", "Give a path under /workspace, or a relative one.")
+        raise invalid(f"{cannot}: it is outside /workspace", "Give a path under /workspace, or a relative one.")
     elif not raw:
         raise invalid(f"{name} is empty")
     parts = [part for part in raw.split(b"/") if part not in (b"", b".")]
     if b".." in parts:
-        raise invalid(f"{name} {show(raw)} contains '..'", "Give the path without '..'.")
+        raise invalid(f"{cannot}: it contains '..'", "Give the path without '..'.")
     if len(parts) > MAX_DEPTH or any(len(part) > MAX_NAME for part in parts):
-        raise invalid(f"{name} is too deep or has too long a part: at most {MAX_DEPTH} parts of {MAX_NAME} bytes")
+        raise invalid(f"{cannot}: it has more than {MAX_DEPTH} parts, or one of more than {MAX_NAME} bytes")
+    if parts and parts[0].startswith(STAGE_PREFIX):
+        raise invalid(f"{cannot}: the name is reserved")
     return parts
+
+
+def artifact_type(mode: int) -> str:
+    """`file`, `directory`, `symlink` or `other`."""
+    kinds = {stat.S_IFREG: "file", stat.S_IFDIR: "directory", stat.S_IFLNK: "symlink"}
+    return kinds.get(stat.S_IFMT(mode), "other")
 
 
 class Place:
@@ -107,6 +129,9 @@ class Place:
     def is_file(self) -> bool:
         return self.exists and stat.S_ISREG(self.stat().st_mode)
 
+    def is_link(self) -> bool:
+        return self.exists and stat.S_ISLNK(self.stat().st_mode)
+
     def open(self, flags: int) -> int:
         """The same thing, not the same name, opened for use."""
         return reopen(self.fd, flags)
@@ -133,23 +158,25 @@ def absolute(parts: list[bytes]) -> bytes:
 
 
 class Tree:
-    """The workspace's directory, at `real` in this agent's view. `durable`: flush to disk before saying so."""
+    """The workspace's directory, at `real` in this agent's view, on a `disk`."""
 
-    def __init__(self, real: bytes, *, durable: bool = False) -> None:
+    def __init__(self, real: bytes, disk: Lazy | None = None) -> None:
         self.real = real
-        self.durable = durable
+        self.disk = disk or Lazy()
+        self.unfinished: set[bytes] = set()
+        """Names of stages whose steps could not be taken back yet."""
 
     def open_root(self) -> int:
         """A descriptor for the root. Raises `OSError`."""
         return os.open(self.real, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
 
-    def find(self, parts: list[bytes], *, links: bool = True, create: bool = False) -> Place:
-        """Walk to `parts`; the last may be missing, and so may its parents when `create` makes them.
+    def find(self, parts: list[bytes], *, links: bool = True) -> Place:
+        """Walk to `parts`; the last may be missing.
 
         `links` follows those that stay inside; otherwise one on the way is refused and a last one is itself the
-        answer. Raises `OSError`, or `AgentError` for a link that leads out.
+        answer. Raises `OSError`, which for a link that leads out is `Refused`.
         """
-        return _Walk(self, parts, links, create).run()
+        return _Walk(self, parts, links).run()
 
     def existing(self, parts: list[bytes], *, links: bool = True) -> Place:
         """Like `find`, for what must exist."""
@@ -159,14 +186,26 @@ class Tree:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
         return place
 
+    def settled(self, parts: list[bytes]) -> tuple[list[bytes], int]:
+        """The canonical path of what may be missing with its parents, and how many of its parts exist already.
+
+        Links that stay inside are followed as far as there is something. Raises as `find` does.
+        """
+        for length in range(len(parts), -1, -1):
+            try:
+                with self.find(parts[:length]) as place:
+                    known = place.parts if place.exists else place.parts[:-1]
+                    return [*place.parts, *parts[length:]], len(known)
+            except FileNotFoundError:
+                continue
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+
 
 class _Walk:
-    def __init__(self, tree: Tree, parts: list[bytes], links: bool, create: bool) -> None:
+    def __init__(self, tree: Tree, parts: list[bytes], links: bool) -> None:
         self._tree = tree
-        self._wanted = parts
         self._todo = list(reversed(parts))
         self._follow = links
-        self._create = create
         self._names: list[bytes] = []
         self._links = self._steps = 0
         self._here = -1
@@ -221,13 +260,7 @@ class _Walk:
         try:
             return os.open(part, _LOOK, dir_fd=self._here)
         except FileNotFoundError:
-            if not self._create or not any(part not in (b"", b".") for part in self._todo):
-                return -1
-        try:
-            os.mkdir(part, 0o755, dir_fd=self._here)
-        except FileExistsError:
-            pass
-        return os.open(part, _LOOK, dir_fd=self._here)
+            return -1
 
     def _up(self) -> None:
         if not self._names:
@@ -242,7 +275,7 @@ class _Walk:
         finally:
             os.close(fd)
         if not self._follow:
-            raise invalid(f"{show(absolute(self._wanted))} goes through a symbolic link", "Name the real path.")
+            raise Refused("it goes through a symbolic link", "Name the real path.")
         self._links += 1
         if self._links > MAX_LINKS:
             raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
@@ -255,8 +288,7 @@ class _Walk:
             self._restart()
         self._todo += reversed(target.split(b"/"))
 
-    def _outside(self) -> AgentError:
-        return invalid(
-            f"{show(absolute(self._wanted))} leads out of /workspace through a symbolic link",
-            "Only what lies under /workspace can be reached.",
+    def _outside(self) -> Refused:
+        return Refused(
+            "it leads out of /workspace through a symbolic link", "Only what lies under /workspace can be reached."
         )

@@ -40,7 +40,7 @@ class Search:
         """pattern, path, glob?, limit, max_line, ignore_case, timeout_seconds →
         matches[{path,line,text}], truncated, timed_out, files_searched, files_skipped."""
         p = {"limit": 200, "max_line": 400, "timeout_seconds": SECONDS, **stream.params}
-        parts = relative("path", p.get("path", "."))
+        parts = relative("search", p.get("path", "."))
         hunt = _Hunt(p)
         seconds = read.seconds(p, "timeout_seconds", most=300.0) or SECONDS
         flow = Flow(stream)

@@ -7,26 +7,32 @@ import stat
 from collections.abc import Iterable
 from types import TracebackType
 
-from pyro_mcp.guest.paths import STAGE_PREFIX, Tree
-from pyro_mcp.guest.syscalls import syncfs
+from pyro_mcp.guest.paths import STAGE_PREFIX, Place, Tree
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class Stage:
-    """A private directory at the root of `tree`, removed with all that is left in it."""
+    """A private directory at the root of `tree`, removed with all that is left in it unless `keep` is set."""
 
-    def __init__(self, tree: Tree) -> None:
-        self._tree = tree
+    def __init__(self, tree: Tree, name: bytes | None = None) -> None:
+        self.tree = tree
+        self.name = name or unused_name()
+        self.keep = False
         self._root = tree.open_root()
-        self._name = STAGE_PREFIX + os.urandom(8).hex().encode()
         try:
-            os.mkdir(self._name, 0o700, dir_fd=self._root)
-            self.fd = os.open(self._name, _DIRECTORY, dir_fd=self._root)
+            if name is None:
+                os.mkdir(self.name, 0o700, dir_fd=self._root)
+            self.fd = os.open(self.name, _DIRECTORY, dir_fd=self._root)
         except OSError:
             os.close(self._root)
             raise
+
+    @classmethod
+    def reopen(cls, tree: Tree, name: bytes) -> Stage:
+        """The one that is there already. Raises `OSError`."""
+        return cls(tree, name)
 
     def __enter__(self) -> Stage:
         return self
@@ -36,29 +42,67 @@ class Stage:
     ) -> None:
         os.close(self.fd)
         try:
-            remove(self._root, self._name)
+            if not self.keep:
+                remove(self._root, self.name)
         finally:
             os.close(self._root)
 
+    def find(self, name: bytes) -> Place:
+        """What is staged at the path `name`; it may be missing."""
+        return self.tree.find([self.name, *name.split(b"/")], links=False)
+
     def write(self, name: bytes, pieces: Iterable[bytes], mode: int = 0o600) -> int:
-        """Make a file of `pieces`; its size. On a durable tree its bytes are on disk afterwards."""
+        """Make a file of `pieces`; its size."""
         fd = os.open(name, _NEW, 0o600, dir_fd=self.fd)
         try:
-            size = 0
-            for piece in pieces:
-                write_all(fd, piece)
-                size += len(piece)
+            size = write_pieces(fd, pieces)
             os.fchmod(fd, mode)
-            if self._tree.durable:
-                os.fsync(fd)
         finally:
             os.close(fd)
         return size
 
     def flush(self) -> None:
         """On a durable tree: everything done so far is on disk."""
-        if self._tree.durable:
-            syncfs(self.fd)
+        self.tree.disk.all(self.fd)
+
+
+class StagedFile:
+    """A single new file at the root of `tree`, removed unless `moved`: cheaper than a directory with a file in it."""
+
+    def __init__(self, tree: Tree) -> None:
+        self.name = unused_name()
+        self.moved = False
+        self.root = tree.open_root()
+        try:
+            self.fd = os.open(self.name, _NEW, 0o600, dir_fd=self.root)
+        except OSError:
+            os.close(self.root)
+            raise
+
+    def __enter__(self) -> StagedFile:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        os.close(self.fd)
+        if not self.moved:
+            remove(self.root, self.name)
+        os.close(self.root)
+
+
+def unused_name() -> bytes:
+    """A name for work in progress at the root of a workspace."""
+    return STAGE_PREFIX + os.urandom(8).hex().encode()
+
+
+def write_pieces(fd: int, pieces: Iterable[bytes]) -> int:
+    """Write all of `pieces`; how many bytes that were."""
+    size = 0
+    for piece in pieces:
+        write_all(fd, piece)
+        size += len(piece)
+    return size
 
 
 def write_all(fd: int, data: bytes | memoryview) -> None:
@@ -66,17 +110,6 @@ def write_all(fd: int, data: bytes | memoryview) -> None:
     view = memoryview(data)
     while view:
         view = view[os.write(fd, view) :]
-
-
-def sweep(tree: Tree) -> None:
-    """Remove what an agent that died left staged."""
-    root = tree.open_root()
-    try:
-        for name in listing(root):
-            if name.startswith(STAGE_PREFIX):
-                remove(root, name)
-    finally:
-        os.close(root)
 
 
 def listing(fd: int) -> list[bytes]:

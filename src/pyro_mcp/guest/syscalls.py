@@ -33,6 +33,14 @@ def syncfs(fd: int) -> None:
         _raise("syncfs")
 
 
+def sync_data(fd: int) -> None:
+    """sync_file_range(2): the content of the file `fd` has been written to the disk, which may still hold it in its
+    cache; what describes the file may not have been."""
+    wait_write_wait = 7
+    if _libc.sync_file_range(fd, ctypes.c_int64(0), ctypes.c_int64(0), wait_write_wait):
+        _raise("sync_file_range")
+
+
 def power_off() -> None:
     """reboot(2) with RB_POWER_OFF; returns only when refused."""
     if _libc.reboot(ctypes.c_int(RB_POWER_OFF)):

@@ -6,6 +6,7 @@ no name may come twice: so whatever a hostile sequence says, it can only make wh
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import threading
@@ -16,14 +17,15 @@ from typing import Any
 from pyro_mcp.guest import params as read
 from pyro_mcp.guest.errors import AgentError, invalid
 from pyro_mcp.guest.flow import Flow
-from pyro_mcp.guest.paths import STAGE_PREFIX, Tree, absolute, failure, relative, reopen, show
+from pyro_mcp.guest.paths import STAGE_PREFIX, Place, Tree, absolute, failure, relative, show
 from pyro_mcp.guest.stage import Stage, listing, write_all
+from pyro_mcp.guest.steps import Step, commit, settle
 from pyro_mcp.protocol.channel import Stream
 from pyro_mcp.protocol.entries import Decoder, Entry, EntryError, Piece
 
 _DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-_LOOK = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
+_ALLOW = "Allow it to be replaced."
 
 
 class Unpacker:
@@ -177,11 +179,10 @@ class Unpacker:
 def tree_unpack(tree: Tree, lock: threading.Lock, stream: Stream) -> dict[str, Any]:
     """dest, replace? ← entries on DATA 0 → path, entry_count, bytes_written.
 
-    All is staged first: a damaged sequence, a full disk or a cancellation leaves the workspace as it was. Directories
-    that exist are merged into; files and links that exist are replaced, or without `replace` refused, all before the
-    first is moved.
+    All is staged first: a damaged sequence, a full disk, a cancellation or the agent's death leaves the workspace as it
+    was. Directories that exist are merged into; files and links that exist are replaced, or without `replace` refused.
     """
-    parts = relative("dest", stream.params.get("dest", "."))
+    parts = relative("unpack into", stream.params.get("dest", "."), "dest")
     replace = read.flag({"replace": True, **stream.params}, "replace")
     flow = Flow(stream)
     try:
@@ -190,21 +191,18 @@ def tree_unpack(tree: Tree, lock: threading.Lock, stream: Stream) -> dict[str, A
             fresh = os.open(b"new", _DIRECTORY, dir_fd=stage.fd)
             try:
                 counts = Unpacker(fresh).run(flow.pieces())
-                stage.flush()
-                with lock, tree.find(parts, create=True) as place:
+                with lock:
+                    settle(tree)
                     flow.check()
-                    if not place.exists:
-                        os.mkdir(place.name, 0o755, dir_fd=place.parent)
-                        target = os.open(place.name, _DIRECTORY, dir_fd=place.parent)
+                    dest, known = tree.settled(parts)
+                    merge = Merge(dest, replace=replace)
+                    if known == len(dest):
+                        with tree.existing(dest, links=False) as place:
+                            merge.into(fresh, place)
                     else:
-                        target = reopen(place.fd, os.O_RDONLY | os.O_DIRECTORY)
-                    try:
-                        _check_merge(fresh, target, path=b"", replace=replace)
-                        _merge(fresh, target)
-                    finally:
-                        os.close(target)
-                    stage.flush()
-                    return {"path": os.fsdecode(place.path), **counts}
+                        merge.below(fresh, known)
+                    commit(tree, stage, merge.steps)
+                    return {"path": os.fsdecode(absolute(dest)), **counts}
             finally:
                 os.close(fresh)
     except OSError as error:
@@ -213,29 +211,50 @@ def tree_unpack(tree: Tree, lock: threading.Lock, stream: Stream) -> dict[str, A
         flow.close()
 
 
-def _check_merge(new: int, old: int, *, path: bytes, replace: bool) -> None:
-    """Raise `conflict` for what cannot be moved into place."""
-    for name, mode, present in _pairs(new, old):
-        if present is None:
-            continue
-        below = path + b"/" + name if path else name
-        if path == b"" and name.startswith(STAGE_PREFIX):
-            raise invalid(f"cannot unpack {show(below)}: the name is reserved")
-        both = stat.S_ISDIR(mode), stat.S_ISDIR(present)
-        if both == (True, True):
-            _inside(new, old, name, partial(_check_merge, path=below, replace=replace))
-        elif any(both):
-            raise AgentError("conflict", f"cannot unpack {show(below)}: one is a directory, the other is not")
-        elif not replace:
-            raise AgentError("conflict", f"cannot unpack {show(below)}: it exists already", "Allow it to be replaced.")
+class Merge:
+    """The steps by which what is staged in `new` comes to `dest`. Raises `AgentError` for what cannot go there."""
+
+    def __init__(self, dest: list[bytes], *, replace: bool) -> None:
+        self.steps: list[Step] = []
+        self._dest = dest
+        self._replace = replace
+
+    def below(self, new: int, known: int) -> None:
+        """`dest` is to be made, from its `known`-th part on."""
+        self.steps += [Step("make", b"/".join(self._dest[:length])) for length in range(known + 1, len(self._dest) + 1)]
+        for name in listing(new):
+            self._put("put", [name])
+
+    def into(self, new: int, place: Place) -> None:
+        """`dest` is at `place`."""
+        if not place.is_directory():
+            raise OSError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+        self._merge(new, place.fd, [])
+
+    def _merge(self, new: int, old: int, path: list[bytes]) -> None:
+        for name, mode, present in _pairs(new, old):
+            below = [*path, name]
+            if not self._dest and not path and name.startswith(STAGE_PREFIX):
+                raise invalid(f"cannot unpack {_shown(below)}: the name is reserved")
+            both = stat.S_ISDIR(mode), present is not None and stat.S_ISDIR(present)
+            if present is None:
+                self._put("put", below)
+            elif all(both):
+                _inside(new, old, name, partial(self._merge, path=below))
+            elif any(both):
+                raise AgentError("conflict", f"cannot unpack {_shown(below)}: one is a directory, the other is not")
+            elif not self._replace:
+                raise AgentError("conflict", f"cannot unpack {_shown(below)}: it exists already", "Allow replacing.")
+            else:
+                self._put("swap", below)
+
+    def _put(self, kind: str, path: list[bytes]) -> None:
+        backup = b"o%d" % len(self.steps) if kind == "swap" else b""
+        self.steps.append(Step(kind, b"/".join([*self._dest, *path]), b"/".join([b"new", *path]), backup))
 
 
-def _merge(new: int, old: int) -> None:
-    for name, mode, present in _pairs(new, old):
-        if present is None or not stat.S_ISDIR(mode):
-            os.rename(name, name, src_dir_fd=new, dst_dir_fd=old)
-        else:
-            _inside(new, old, name, _merge)
+def _shown(path: list[bytes]) -> str:
+    return show(b"/".join(path))
 
 
 def _pairs(new: int, old: int) -> Iterable[tuple[bytes, int, int | None]]:

@@ -112,5 +112,26 @@ def agent(tmp_path: Path) -> Iterator[Client]:
 
 
 @pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A workspace, with a secret beside it."""
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "outside/secret").write_text("canary")
+    root = tmp_path / "root"
+    root.mkdir()
+    return root
+
+
+@pytest.fixture
+def guarded(root: Path) -> Iterator[Client]:
+    """An agent at `root`, that may leave neither debris there nor a trace outside."""
+    client = Client(root)
+    yield client
+    assert client.close() == b""
+    assert not list(root.glob(".pyro-*"))
+    assert (root.parent / "outside/secret").read_text() == "canary"
+    assert os.listdir(root.parent / "outside") == ["secret"]
+
+
+@pytest.fixture
 def open_fds(agent: Client) -> Callable[[], int]:
     return lambda: len(os.listdir(f"/proc/{agent.process.pid}/fd"))

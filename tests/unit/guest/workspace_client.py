@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pyro_mcp.protocol.channel import Channel, ChannelClosed, Data, Event, RemoteError, Result
 from pyro_mcp.protocol.entries import Decoder, Encoder, Entry, Piece
+
+from .conftest import Client
 
 Tree = dict[str, tuple[Entry, bytes]]
 
@@ -43,6 +47,24 @@ def refused(code: str, words: str = "") -> Iterator[None]:
         yield
     assert caught.value.payload["code"] == code, caught.value.payload
     assert words in caught.value.payload["message"]
+
+
+def listing(agent: Client, **params: Any) -> dict[str, Any]:
+    return agent.channel.call("file_list", params, timeout=20)
+
+
+def names(agent: Client, **params: Any) -> list[str]:
+    return [entry["path"].removeprefix("/workspace/") for entry in listing(agent, **params)["entries"]]
+
+
+def write(agent: Client, path: str, data: bytes, **params: Any) -> dict[str, Any]:
+    result: dict[str, Any] = talk(agent.channel, "file_write", {"path": path, "size": len(data), **params}, data)[0]
+    return result
+
+
+def apply(agent: Client, *operations: dict[str, Any], data: bytes = b"") -> dict[str, Any]:
+    result: dict[str, Any] = talk(agent.channel, "tree_apply", {"operations": list(operations)}, data)[0]
+    return result
 
 
 def encoded(*tree: tuple[Entry, bytes]) -> bytes:
@@ -87,3 +109,14 @@ def split(data: bytes, events: list[Any]) -> dict[str, tuple[str, bytes | None, 
         at += old + new
     assert at == len(data)
     return found
+
+
+def snapshot(root: Path) -> dict[str, tuple[int, bytes]]:
+    """Everything below `root`: type with mode, and content or a link's text."""
+    return {path.relative_to(root).as_posix(): (path.lstat().st_mode, _content(path)) for path in root.rglob("*")}
+
+
+def _content(path: Path) -> bytes:
+    if path.is_symlink():
+        return os.fsencode(os.readlink(path))
+    return path.read_bytes() if path.is_file() else b""

@@ -1,0 +1,100 @@
+"""No path and no link leads out of the workspace, whoever races."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pyro_mcp.protocol.channel import RemoteError
+
+from .conftest import Client
+from .workspace_client import names, refused, talk, write
+
+
+@pytest.fixture
+def agent(guarded: Client) -> Client:
+    return guarded
+
+
+@pytest.mark.parametrize(
+    "path", ["../outside/secret", "a/../../outside/secret", "/etc/passwd", "a\0b", "", "/workspaces/x", 5, None]
+)
+@pytest.mark.parametrize("verb", ["file_read", "file_write", "file_list", "tree_pack", "file_search"])
+def test_paths_that_lead_out_are_refused(agent: Client, path: Any, verb: str) -> None:
+    with refused("invalid_argument"):
+        talk(
+            agent.channel,
+            verb,
+            {"path": path, "size": 1, "pattern": "x"} if path is not None else {"path": 1, "size": 1, "pattern": "x"},
+            b"x",
+        )
+
+
+@pytest.mark.parametrize("target", ["../outside", "/etc", "..", "sub/../../outside", "/", "loop", "/workspace-evil"])
+def test_links_that_lead_out_are_never_followed(agent: Client, root: Path, target: str) -> None:
+    (root / "sub").mkdir()
+    (root / "link").symlink_to(target)
+    if target == "loop":
+        (root / "loop").symlink_to("link")
+    for verb in ("file_read", "file_write", "tree_pack"):
+        with refused("invalid_argument"):
+            talk(agent.channel, verb, {"path": "link/secret", "size": 1}, b"x")
+    with refused("invalid_argument"):
+        talk(agent.channel, "file_read", {"path": "link"})
+    assert "link/secret" not in names(agent, path=".", recursive=True)
+
+
+def test_links_that_stay_inside_are_followed(agent: Client, root: Path) -> None:
+    (root / "d/e").mkdir(parents=True)
+    (root / "d/f").write_text("found")
+    (root / "up").symlink_to("d/e/../f")
+    (root / "absolute").symlink_to(f"{root}/d")
+    (root / "chain").symlink_to("absolute/f")
+    for path in ("up", "absolute/f", "chain"):
+        result, output, _ = talk(agent.channel, "file_read", {"path": path})
+        assert (output, result["path"]) == (b"found", "/workspace/d/f")
+    write(agent, "chain", b"new")
+    assert (root / "d/f").read_text() == "new"
+    assert (root / "chain").is_symlink()
+
+
+def test_no_byte_escapes_a_racing_link(agent: Client, root: Path) -> None:
+    (root / "real").mkdir()
+    (root / "real/secret").write_text("inside")
+    over = threading.Event()
+    codes: set[str] = set()
+
+    def race() -> None:
+        steps: list[Callable[[], object]] = [
+            lambda: os.symlink("../outside", root / "d"),
+            lambda: os.unlink(root / "d"),
+            lambda: os.rename(root / "real", root / "d"),
+            lambda: os.rename(root / "d", root / "real"),
+            lambda: shutil.rmtree(root / "d"),
+        ]
+        while not over.is_set():
+            for step in steps:
+                with contextlib.suppress(OSError):
+                    step()
+
+    racer = threading.Thread(target=race)
+    racer.start()
+    try:
+        for _ in range(300):
+            for verb in ("file_read", "file_write"):
+                try:
+                    _, output, _ = talk(agent.channel, verb, {"path": "d/secret", "size": 6}, b"inside")
+                    assert output in (b"inside", b"")
+                except RemoteError as error:
+                    codes.add(error.payload["code"])
+    finally:
+        over.set()
+        racer.join()
+    assert codes <= {"not_found", "invalid_argument", "conflict"}
