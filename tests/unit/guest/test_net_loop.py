@@ -331,6 +331,21 @@ def test_whoever_comes_without_asking_is_turned_away(rig: Rig, way: Way) -> None
     assert rig.asked == []
 
 
+def test_a_connection_breaks_when_the_guest_has_no_thread_for_it(
+    rig: Rig, way: Way, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_job: Callable[[], None]) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(way._workers, "submit", refuse)
+    rig.answer = echo
+    way.queue.push(way.packet(1))
+    assert way.verdict(1) == "accept"
+    with pytest.raises(ConnectionResetError), socket.create_connection(way.target, 10) as sock:
+        sock.recv(1)
+    until(lambda: way._under_way == 0)
+
+
 def test_connections_are_bounded_and_what_is_not_understood_is_refused(
     rig: Rig, way: Way, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -134,7 +134,13 @@ class Egress:
             finally:
                 self._loop.call(self._leave)
 
-        self._workers.submit(work)
+        try:
+            self._workers.submit(work)
+        except RuntimeError:
+            # The guest's programs have used up its threads.
+            abandon(stream)
+            close_socket(sock, abort=True)
+            self._leave()
 
     def _leave(self) -> None:
         self._under_way -= 1
