@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import network
+import services
 import workspaces
 
 from pyro_mcp import Pyro
@@ -338,6 +339,12 @@ def workspace_life(bench: Bench) -> Iterator[Row]:
             yield Row(name, value, unit, bound, raw, raw_is, least)
 
 
+def service_life(bench: Bench) -> Iterator[Row]:
+    with Pyro(state_dir=bench.settings.state_dir) as pyro:
+        for name, value, unit, bound, least, raw, raw_is in services.measure(pyro, bench.runs):
+            yield Row(name, value, unit, bound, raw, raw_is, least)
+
+
 def networks(bench: Bench) -> Iterator[Row]:
     for name, value, unit, bound, least, raw, raw_is in network.measure(bench.settings, bench.runtime, bench.runs):
         yield Row(name, value, unit, bound, raw, raw_is, least)
@@ -351,6 +358,7 @@ MEASURES = {
     "bulk": bulk,
     "memory": memory,
     "workspaces": workspace_life,
+    "services": service_life,
     "network": networks,
     "load": boots_under_load,
 }
