@@ -39,7 +39,7 @@ NETWORK_MODULES = (
 )  # fmt: skip
 """What `guest/net` needs besides those, in order; the agent loads them by itself."""
 
-_SIGNATURE_MARK, _SIGNATURE_HEADER = b"~Module signature appended~", 12
+_SIGNATURE_MARK, _SIGNATURE_HEADER = b"~Module signature appended~\n", 12
 
 _LIBRARIES = ("libc.so.6", "libm.so.6", "libz.so.1", "libexpat.so.1", "libffi.so.8", "liblzma.so.5", "libbz2.so.1.0")
 _EXTENSIONS = (
@@ -153,7 +153,7 @@ def _harvest(root: Path, product: Path) -> dict[str, Any]:
         found = list((root / "lib/modules" / version / "kernel").rglob(f"{name}.ko"))
         if len(found) != 1:
             raise PyroError(f"cannot build the guest runtime: no driver {name} in kernel {version}")
-        (product / f"{name}.ko").write_bytes(_unsigned(found[0].read_bytes()))
+        (product / f"{name}.ko").write_bytes(unsigned(found[0].read_bytes()))
     _pack_python(root, product.with_name("python"), product / "python.tar")
     versions = archive_versions(root)
     wanted = {name: versions[name] for name in versions if name in recipe()["packages"] or name.endswith(version)}
@@ -166,16 +166,17 @@ def _harvest(root: Path, product: Path) -> dict[str, Any]:
     }
 
 
-def _unsigned(module: bytes) -> bytes:
+def unsigned(module: bytes) -> bytes:
     """The driver without its appended signature, whose check takes an emulated guest as long as the loading.
 
     What is loaded is vouched for by the runtime's digest. The kernel notes the lack as taint "E", and nothing else.
     """
-    end = module.rfind(_SIGNATURE_MARK)
-    if end < 0:
+    if not module.endswith(_SIGNATURE_MARK):
         return module
+    end = len(module) - len(_SIGNATURE_MARK)
     length = int.from_bytes(module[end - 4 : end], "big")
-    return module[: end - _SIGNATURE_HEADER - length]
+    signature = end - _SIGNATURE_HEADER - length
+    return module[:signature] if signature > 0 else module
 
 
 def _pack_python(root: Path, tree: Path, archive: Path) -> None:
