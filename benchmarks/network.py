@@ -15,8 +15,10 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
+import egress
+
 from pyro_mcp.environments.store import EnvironmentStore
-from pyro_mcp.machines.driver import GuestRuntime, Image, MachineSpec
+from pyro_mcp.machines.driver import GuestRuntime, Image, MachineSpec, NetworkLink
 from pyro_mcp.machines.qemu.driver import QemuDriver, QemuMachine
 from pyro_mcp.network.publish import Listener, Publisher
 from pyro_mcp.protocol.channel import Event, RemoteError, Stream
@@ -55,15 +57,16 @@ def measure(settings: Settings, runtime: GuestRuntime, runs: int) -> Iterator[Li
         serve_in(machine, f"exec python3 -c {shlex.quote(TRANSFER)}", TRANSFER_PORT)
         yield from requests(publish(publisher, machine, HTTP_PORT), runs)
         yield from transfers(publish(publisher, machine, TRANSFER_PORT), max(3, runs // 3))
+    yield from egress.measure(settings, max(3, runs // 3))
 
 
 @contextlib.contextmanager
-def python_guest(settings: Settings, runtime: GuestRuntime) -> Iterator[QemuMachine]:
+def python_guest(settings: Settings, runtime: GuestRuntime, link: NetworkLink | None = None) -> Iterator[QemuMachine]:
     """A guest of an environment with Python."""
     found = EnvironmentStore(settings).ensure("debian:12-build", silent)
     with tempfile.TemporaryDirectory(prefix="pyro-bench-", dir=settings.state_dir) as name:
         image = Image(found.digest, found.path)
-        spec = MachineSpec(f"vm-{uuid.uuid4().hex[:12]}", Path(name), image, runtime, 1, 1024, 8192)
+        spec = MachineSpec(f"vm-{uuid.uuid4().hex[:12]}", Path(name), image, runtime, 1, 1024, 8192, network=link)
         machine = QemuDriver(settings.cache_dir, accelerator="tcg").launch(spec, silent)
         try:
             yield machine

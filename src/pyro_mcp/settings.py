@@ -15,12 +15,16 @@ from typing import Any
 from pyro_mcp.errors import InvalidArgument
 
 SYSTEM_CONFIG = Path("/etc/pyro/config.toml")
+CA_FILE = "/etc/ssl/certs/ca-certificates.crt"
 _ISOLATION_TIERS = ("kvm",)
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Validated settings. Paths are absolute; sizes are in MiB, times in seconds."""
+    """Validated settings. Paths are absolute; sizes are in MiB, times in seconds.
+
+    `ca_file` is the bundle of certificates that `--host-ca` hands to a guest; by default what SSL_CERT_FILE names.
+    """
 
     state_dir: Path
     cache_dir: Path
@@ -28,6 +32,7 @@ class Settings:
     memory_limit_mib: int
     require_isolation: str | None
     idle_seconds: float
+    ca_file: Path
 
     @staticmethod
     def load(environ: Mapping[str, str] | None = None, **overrides: Any) -> Settings:
@@ -63,6 +68,7 @@ def _defaults(environ: Mapping[str, str]) -> dict[str, Any]:
         "memory_limit_mib": max(1024, _host_memory_mib() * 3 // 4),
         "require_isolation": None,
         "idle_seconds": 300.0,
+        "ca_file": Path(os.path.abspath(environ.get("SSL_CERT_FILE") or CA_FILE)),
     }
 
 
@@ -147,4 +153,5 @@ _PARSERS = {
     "memory_limit_mib": _count,
     "require_isolation": _isolation,
     "idle_seconds": _seconds,
+    "ca_file": _path,
 }

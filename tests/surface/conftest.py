@@ -25,6 +25,7 @@ from pyro_mcp import Pyro, PyroError
 from pyro_mcp.operations.encode import encode
 from pyro_mcp.surfaces import catalog
 
+sys.path.insert(0, str(Path(__file__).parent / "support"))
 OPERATIONS = {operation.name: operation for operation in catalog.every_operation()}
 PYRO = [sys.executable, "-m", "pyro_mcp"]
 
@@ -196,6 +197,12 @@ def speak(name: str, environ: dict[str, str], *, hosted: bool = False) -> Any:
         return McpSurface(environ, mode, *(["--allow-host-compat"] if hosted else []))
     with mock.patch.dict(os.environ, environ):
         return {"sdk": SdkSurface, "cli": CliSurface}[kind](environ)
+
+
+@pytest.fixture(scope="session")
+def speaking() -> Any:
+    """`speak`, for tests with a node of their own."""
+    return speak
 
 
 @pytest.fixture(scope="session", params=SURFACES)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from pyro_mcp.protocol.channel import Channel
+from pyro_mcp.protocol.channel import Channel, Handler
 from pyro_mcp.system.progress import Progress
 
 
@@ -20,8 +20,9 @@ class Capabilities:
     """What a driver's machines promise. `isolation` is the tier that results report.
 
     `overlay`: a workspace is laid over its seed, so the seed is a disk that nothing inside can change, and a snapshot
-    holds what has changed; without it, the workspace is a plain directory, and a snapshot a copy of it. `seed_bytes`
-    is the size that the file of a seed disk must have.
+    holds what has changed; without it, the workspace is a plain directory, and a snapshot a copy of it. `network`: what
+    is inside reaches nothing but through its `NetworkLink`, and without one nothing at all; where it is missing, what
+    runs has the host's network. `seed_bytes` is the size that the file of a seed disk must have.
     """
 
     isolation: str
@@ -30,6 +31,7 @@ class Capabilities:
     restores: bool
     memory_bound: bool
     overlay: bool
+    network: bool
     seed_bytes: int = 0
 
 
@@ -59,10 +61,21 @@ class WorkspaceMount:
 
 
 @dataclass(frozen=True)
+class NetworkLink:
+    """A machine's way out: `handler` answers the streams that the guest opens, on every channel to it. `ca` are
+    certificates in PEM form that the guest shall trust; `ipv6` says that the host has a way to IPv6 addresses."""
+
+    handler: Handler
+    ca: bytes | None = None
+    ipv6: bool = False
+
+
+@dataclass(frozen=True)
 class MachineSpec:
     """A machine to be born. `directory` is its own, mode 0700, made by the caller and removed by the caller.
 
     `seed` is what the workspace starts with: a read-only image for a driver with `overlay`, else a directory.
+    Without `network` there is no way out.
     """
 
     machine_id: str
@@ -74,6 +87,7 @@ class MachineSpec:
     scratch_mib: int
     seed: Path | None = None
     workspace: WorkspaceMount | None = None
+    network: NetworkLink | None = None
 
 
 class Machine(Protocol):
@@ -110,5 +124,6 @@ class Driver(Protocol):
         Raises `MachineFailed`, `MissingDependency`, `DiskFull`, `TimedOut`, or the host's own `OSError`.
         """
 
-    def adopt(self, machine_id: str, directory: Path) -> Machine | None:
-        """The live machine that an earlier node left in `directory`, reconnected; None if it is dead or not ours."""
+    def adopt(self, machine_id: str, directory: Path, network: NetworkLink | None = None) -> Machine | None:
+        """The live machine that an earlier node left in `directory`, reconnected; None if it is dead or not ours.
+        `network` is the way out that it had."""

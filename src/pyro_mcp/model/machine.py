@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal
 
+from pyro_mcp.model.network import NetworkTotals
 from pyro_mcp.model.process import ExecutionMode, Isolation
 from pyro_mcp.model.result import Result
 
@@ -46,7 +47,10 @@ class VmDeleted(Result):
 class VmNetwork(Result):
     """What a machine can reach. Without `network_enabled` it has no way out and none in.
 
-    `network_policy` is `off` or `egress`; `guest_ip` is null as long as the machine has no address.
+    `enforced` false says that nothing holds what runs there to the policy: it has this host's network (`host_compat`).
+    `allow_hosts` null allows every public host name and an empty list none; `allow_addresses` are open although they
+    are not public; with `host_ca` it trusts what this host trusts. `guest_ip` is null without a network. Counts are
+    since the machine was made.
     """
 
     vm_id: str
@@ -55,6 +59,12 @@ class VmNetwork(Result):
     guest_ip: str | None = None
     execution_mode: ExecutionMode = "guest"
     isolation: Isolation | None = None
+    enforced: bool = True
+    allow_hosts: list[str] | None = None
+    allow_addresses: list[str] = field(default_factory=list)
+    host_ca: bool = False
+    open_connections: int = 0
+    totals: NetworkTotals = field(default_factory=NetworkTotals)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
+from pyro_mcp.model.network import NetworkRefusal
 from pyro_mcp.model.result import Result
 
 ExecutionMode = Literal["guest", "host_compat"]
@@ -21,7 +22,8 @@ class CommandResult(Result):
     `command` is the words as a shell would need them quoted. `exit_code` is the command's own, 128+n when signal n
     ended it (then `signal` names it, such as `SIGKILL`), 124 when `timed_out`, 127 when it was not found, 126 when it
     cannot be executed. Each stream keeps its first and last part up to a bound; `truncated` says that something was
-    left out, the `..._dropped_bytes` how much. `encoding_lossy` says that output was not UTF-8 and bytes were replaced.
+    left out, the `..._dropped_bytes` how much. `network_refusals` are what the network policy refused while it ran, the
+    first 32 different ones. `encoding_lossy` says that output was not UTF-8 and bytes were replaced.
     """
 
     command: str
@@ -37,6 +39,7 @@ class CommandResult(Result):
     encoding_lossy: bool = False
     stdout: str = ""
     stderr: str = ""
+    network_refusals: list[NetworkRefusal] = field(default_factory=list)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Literal
 
 from pyro_mcp.model.diff import DiffSummary
+from pyro_mcp.model.network import SummaryNetwork
 from pyro_mcp.model.process import ExecutionMode, Isolation
 from pyro_mcp.model.result import Result
 from pyro_mcp.model.service import Service
@@ -123,3 +124,4 @@ class WorkspaceSummary(Result):
     starts: int
     stops: int
     services: SummaryServices = field(default_factory=lambda: SummaryServices())
+    network: SummaryNetwork = field(default_factory=SummaryNetwork)

@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal
 
+from pyro_mcp.model.network import NetworkPolicy
 from pyro_mcp.model.process import ExecutionMode, Isolation
 from pyro_mcp.model.result import Result
 from pyro_mcp.model.sync import Skipped
 from pyro_mcp.model.workspace_exec import CommandEntry
 
 WorkspaceState = Literal["creating", "starting", "started", "stopping", "stopped", "deleting"]
-NetworkPolicy = Literal["off", "egress", "egress+published-ports"]
 SeedMode = Literal["empty", "directory", "archive"]
 
 
@@ -45,7 +45,9 @@ class Workspace(Result):
 
     `workspace_path` is where commands find it. `metadata` says more where there is more to say: `reason` why it is
     stopped, `machine_id` which machine it lives in, `host_directory` what stands for /workspace under `host_compat`,
-    where it is a plain directory. Counts and `last_command` are since the last reset.
+    where it is a plain directory. `allow_hosts` null allows every public host name and an empty list none;
+    `allow_addresses` are open although they are not public; with `host_ca` it trusts what this host trusts. Counts
+    and `last_command` are since the last reset.
     """
 
     workspace_id: str
@@ -61,6 +63,9 @@ class Workspace(Result):
     state: WorkspaceState
     network_policy: NetworkPolicy
     network_enabled: bool
+    allow_hosts: list[str] | None
+    allow_addresses: list[str]
+    host_ca: bool
     allow_host_compat: bool
     guest_ip: str | None
     execution_mode: ExecutionMode

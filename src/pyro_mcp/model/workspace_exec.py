@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal
 
+from pyro_mcp.model.network import NetworkRefusal
 from pyro_mcp.model.process import ExecutionMode, Isolation
 from pyro_mcp.model.result import Result
 
@@ -40,7 +41,8 @@ class CommandEntry(Result):
 class CommandOutput(CommandEntry):
     """A command with output. Each stream keeps its first and last part up to a bound; `truncated` says that something
     was left out, the `..._dropped_bytes` how much. `next_cursor` is where output that comes later begins, for
-    `workspace_logs`. `encoding_lossy`: output was not UTF-8 and bytes were replaced.
+    `workspace_logs`. `network_refusals` are what the network policy refused to the workspace while it ran, the first 32
+    different ones. `encoding_lossy`: output was not UTF-8 and bytes were replaced.
     """
 
     next_cursor: str
@@ -50,6 +52,7 @@ class CommandOutput(CommandEntry):
     encoding_lossy: bool = False
     stdout: str = ""
     stderr: str = ""
+    network_refusals: list[NetworkRefusal] = field(default_factory=list)
 
 
 @dataclass(frozen=True, kw_only=True)

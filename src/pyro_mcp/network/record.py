@@ -122,9 +122,10 @@ class Recorder:
 
 
 class Watch:
-    """The refusals of a machine while somebody looks, equal ones counted; the first `WATCHED_MAX` different ones."""
+    """The refusals of a machine until `close`, equal ones counted; the first `WATCHED_MAX` different ones."""
 
-    def __init__(self) -> None:
+    def __init__(self, on_close: Callable[[Watch], None] | None = None) -> None:
+        self._on_close = on_close
         self._lock = threading.Lock()
         self._seen: dict[Key, Connection] = {}
 
@@ -145,6 +146,12 @@ class Watch:
                     connection.hint,
                 )
 
+    def close(self) -> None:
+        """Look no more; what was seen stays. Idempotent."""
+        on_close, self._on_close = self._on_close, None
+        if on_close is not None:
+            on_close(self)
+
     def seen(self) -> list[Connection]:
         with self._lock:
             return list(self._seen.values())
@@ -161,15 +168,11 @@ class Ledger:
         self._watches: list[Watch] = []
 
     def watch(self) -> Watch:
-        """Begin to collect refusals, until `unwatch`."""
-        made = Watch()
+        """Begin to collect refusals."""
+        made = Watch(self._unwatch)
         with self._lock:
             self._watches.append(made)
         return made
-
-    def unwatch(self, watch: Watch) -> None:
-        with self._lock:
-            self._watches.remove(watch)
 
     def refused(self, name: str | None, address: str | None, port: int, refusal: Refusal) -> None:
         entry = self._entry("refused", name, address, port, refusal.reason)
@@ -193,6 +196,10 @@ class Ledger:
     def ended(self, entry: Connection) -> None:
         if self._recorder is not None:
             self._recorder.ended(entry)
+
+    def _unwatch(self, watch: Watch) -> None:
+        with self._lock:
+            self._watches.remove(watch)
 
     def _count(self, entry: Connection) -> None:
         if self._recorder is not None:

@@ -52,7 +52,9 @@ def _find(engine: Engine, row: MachineRow) -> Machine | None:
     directory = engine.fleet.directory(row.machine_id)
     if not directory.is_dir():
         return None
-    return engine.drivers.by_isolation(row.isolation).adopt(row.machine_id, directory)
+    driver = engine.drivers.by_isolation(row.isolation)
+    network = engine.networks.relink(row) if driver.capabilities.network else None
+    return driver.adopt(row.machine_id, directory, network)
 
 
 def _end(engine: Engine, machine_id: str, machine: Machine | None) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pyro_mcp.errors import IsolationUnavailable, MissingDependency
 from pyro_mcp.operations.call import Call
@@ -55,8 +55,9 @@ class Births:
         scratch_mib: int,
         ttl_seconds: int,
         workspace_id: str | None = None,
+        network: dict[str, Any] | None = None,
     ) -> MachineRow:
-        """A machine that is about to be made, with an id of its own."""
+        """A machine that is about to be made, with an id of its own. `network` is as `Networks.asked` gives it."""
         clock, promised = self._engine.clock, boot.driver.capabilities
         now = clock.wall()
         return MachineRow(
@@ -77,6 +78,7 @@ class Births:
             boot_id=clock.boot_id,
             deadline_ns=clock.boot_ns() + ttl_seconds * NANO,
             workspace_id=workspace_id,
+            network=network or {},
         )
 
     def _guest(self, call: Call[Engine], environment: str) -> Boot:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from pyro_mcp.errors import Capacity, Conflict, InvalidArgument, NotFound, PyroError
 from pyro_mcp.machines.driver import Machine
+from pyro_mcp.model.network import NetworkRefusal
 from pyro_mcp.model.process import ExecutionMode, Isolation
 from pyro_mcp.model.workspace_exec import CommandEntry, CommandOutput, WorkspaceExec, WorkspaceLogs
 from pyro_mcp.operations.call import STDERR, STDOUT, Call
@@ -331,7 +332,12 @@ class Commands:
             encoding_lossy=out.lossy or err.lossy,
             stdout=out.text,
             stderr=err.text,
+            network_refusals=self._refusals(row),
         )
+
+    def _refusals(self, row: CommandRow) -> list[NetworkRefusal]:
+        job = self._jobs.get(_key(row))
+        return [NetworkRefusal(**one) for one in row.network_refusals] if job is None else job.network_refusals
 
     def _facts(self, row: CommandRow) -> dict[str, Any]:
         job = self._jobs.get(_key(row))

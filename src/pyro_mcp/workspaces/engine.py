@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from pyro_mcp.machines.driver import Driver, GuestRuntime, Image
 from pyro_mcp.settings import Settings
 from pyro_mcp.store.database import Database
-from pyro_mcp.store.machines import Machines
+from pyro_mcp.store.machines import MachineRow, Machines
 from pyro_mcp.system.clock import Clock
 from pyro_mcp.system.progress import Progress
 from pyro_mcp.workspaces.faults import Faults, no_faults
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from pyro_mcp.workspaces.commands import Commands
     from pyro_mcp.workspaces.images import Images
     from pyro_mcp.workspaces.lifecycle import Lifecycle
+    from pyro_mcp.workspaces.networks import Networks
     from pyro_mcp.workspaces.secrets import Secrets
     from pyro_mcp.workspaces.services import Services
     from pyro_mcp.workspaces.shells import Shells
@@ -58,7 +59,12 @@ class Engine:
         self.clock = clock or Clock()
         self.faults = faults
         self.fleet = Fleet(
-            settings, Machines(database), self.clock, faults=faults, release=lambda row: self.images.release(row)
+            settings,
+            Machines(database),
+            self.clock,
+            faults=faults,
+            release=self._release,
+            link=lambda row: self.networks.link(row),
         )
         if drivers is not None:
             self.drivers = drivers
@@ -113,10 +119,10 @@ class Engine:
         return Secrets(self)
 
     @cached_property
-    def shells(self) -> Shells:
-        from pyro_mcp.workspaces.shells import Shells
+    def networks(self) -> Networks:
+        from pyro_mcp.workspaces.networks import Networks
 
-        return Shells(self)
+        return Networks(self)
 
     @cached_property
     def services(self) -> Services:
@@ -125,10 +131,21 @@ class Engine:
         return Services(self)
 
     @cached_property
+    def shells(self) -> Shells:
+        from pyro_mcp.workspaces.shells import Shells
+
+        return Shells(self)
+
+    @cached_property
     def images(self) -> Images:
         from pyro_mcp.workspaces.images import Images
 
         return Images(self)
+
+    def _release(self, row: MachineRow) -> None:
+        """A machine is gone: give back what it held."""
+        self.images.release(row)
+        self.networks.forget(row.machine_id)
 
     def runtime(self, progress: Progress, cancelled: threading.Event | None = None) -> GuestRuntime:
         """The guest runtime, built when absent."""
@@ -170,4 +187,7 @@ class Engine:
         self.services.leave()
         self.fleet.let_go()
         self.commands.join()
-        self.database.close()
+        try:
+            self.networks.close()
+        finally:
+            self.database.close()

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pyro_mcp.errors import Conflict, DiskFull, NotFound, PyroError
-from pyro_mcp.machines.driver import Driver, GuestRuntime, Image, Machine, MachineSpec, WorkspaceMount
+from pyro_mcp.machines.driver import Driver, GuestRuntime, Image, Machine, MachineSpec, NetworkLink, WorkspaceMount
 from pyro_mcp.protocol.channel import ChannelClosed, RemoteError
 from pyro_mcp.settings import Settings
 from pyro_mcp.store.machines import MachineRow, Machines
@@ -57,13 +57,16 @@ class Fleet:
         *,
         faults: Faults = no_faults,
         release: Callable[[MachineRow], None] = lambda row: None,
+        link: Callable[[MachineRow], NetworkLink | None] = lambda row: None,
     ) -> None:
-        """`release` gives back what a machine holds outside its directory; called on removal."""
+        """`release` gives back what a machine holds outside its directory; called on removal. `link` is the way out
+        that a machine is born with."""
         self._settings = settings
         self._machines = machines
         self._clock = clock
         self._faults = faults
         self._release = release
+        self._link = link
         self._live: dict[str, Machine] = {}
         self._admitting = threading.Lock()
         self._locks: dict[str, threading.RLock] = {}
@@ -187,6 +190,7 @@ class Fleet:
             scratch_mib=row.scratch_mib,
             seed=boot.seed,
             workspace=boot.workspace,
+            network=self._link(row) if boot.driver.capabilities.network else None,
         )
         self._ended.pop(row.machine_id, None)
         with disk_errors(f"start the machine {row.machine_id}"):

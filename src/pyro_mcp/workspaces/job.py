@@ -13,13 +13,16 @@ from typing import TYPE_CHECKING, Any
 
 from pyro_mcp.errors import Cancelled, NotFound, PyroError
 from pyro_mcp.machines.driver import Machine
+from pyro_mcp.model.network import NetworkRefusal
 from pyro_mcp.operations.call import STDERR, STDOUT, Call
+from pyro_mcp.operations.encode import encode
 from pyro_mcp.store.commands import CommandRow, Commands
 from pyro_mcp.system.atomic import disk_errors
 from pyro_mcp.workspaces.exec import Output, attend_command, forget_job, resume_command
 from pyro_mcp.workspaces.faults import Faults
 from pyro_mcp.workspaces.journal import Journal
 from pyro_mcp.workspaces.marks import Mark
+from pyro_mcp.workspaces.networks import refusals_of
 from pyro_mcp.workspaces.redact import MaskedOutput, Masks
 
 if TYPE_CHECKING:
@@ -54,6 +57,7 @@ class Job:
         self._mark = mark
         self._live: Output | None = None
         self._call: Call[Engine] = Call(engine, engine.settings)
+        self._refused = engine.networks.watch(machine.machine_id)
         self._leaving = False
         self._over = threading.Event()
 
@@ -61,6 +65,11 @@ class Job:
     def name(self) -> str:
         """What the machine calls it."""
         return f"{self.row.generation}.{self.row.sequence}"
+
+    @property
+    def network_refusals(self) -> list[NetworkRefusal]:
+        """What the network policy has refused while it ran."""
+        return refusals_of(self._refused)
 
     def end(self) -> None:
         """End the command with everything it has started. Idempotent; its row says `ended` unless it was quicker."""
@@ -156,6 +165,7 @@ class Job:
         assert self._mark is not None
         self.journal.leave()
         self._mark.close()
+        self._refused.close()
         self._over.set()
 
     def _record(self, outcome: dict[str, Any]) -> None:
@@ -163,7 +173,8 @@ class Job:
             dropped = self.journal.finish()
             self._engine.faults("journal finished")
             drops = {"stdout_dropped": dropped[STDOUT], "stderr_dropped": dropped[STDERR]}
-            self.row = replace(self.row, **{"duration_ms": self._spent_ms(), **drops, **outcome})
+            refused = {"network_refusals": [encode(one) for one in self.network_refusals]}
+            self.row = replace(self.row, **{"duration_ms": self._spent_ms(), **drops, **refused, **outcome})
             Commands(self._engine.database).finish(self.row, self._engine.clock.wall())
             self._engine.faults("outcome recorded")
             with disk_errors(f"clear up after command {self.row.sequence}"):
@@ -175,7 +186,8 @@ class Job:
         except PyroError as error:
             self.error = error
         finally:
-                self._over.set()
+            self._refused.close()
+            self._over.set()
 
     def _spent_ms(self) -> int:
         return (self._engine.clock.boot_ns() - self.begun_ns) // 1_000_000

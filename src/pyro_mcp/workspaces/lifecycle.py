@@ -15,7 +15,7 @@ from pathlib import Path
 from secrets import token_hex
 from typing import TYPE_CHECKING, Any
 
-from pyro_mcp.errors import Conflict, DiskFull, InvalidArgument, NotFound, PyroError, Unsupported
+from pyro_mcp.errors import Conflict, DiskFull, InvalidArgument, NotFound, PyroError
 from pyro_mcp.machines.driver import Machine, WorkspaceMount
 from pyro_mcp.model.names import check_labels, check_name
 from pyro_mcp.model.workspace import Workspace, WorkspaceDeleted, WorkspaceList
@@ -117,7 +117,7 @@ class Lifecycle:
         seed_path: str | None,
         name: str | None,
         labels: dict[str, str] | None,
-        network_policy: str,
+        network: dict[str, Any],
         vcpu_count: int,
         mem_mib: int,
         scratch_mib: int,
@@ -126,14 +126,15 @@ class Lifecycle:
         secrets: dict[str, str] | None = None,
         secret_files: dict[str, str] | None = None,
     ) -> Workspace:
-        """Make a workspace and start it. What fails or is cancelled on the way leaves nothing."""
+        """Make a workspace and start it. What fails or is cancelled on the way leaves nothing. `network` is as
+        `Networks.asked` gives it."""
         name = None if name is None else check_name(name)
         labels = check_labels(labels or {})
-        _refuse_network(network_policy)
         values = Values(secrets, secret_files)
         boot = self.births.prepare(
             call, environment, vcpu_count=vcpu_count, mem_mib=mem_mib, allow_host_compat=allow_host_compat
         )
+        self._engine.networks.check(call, boot.driver.capabilities, network)
         machine = self.births.row(
             environment,
             boot,
@@ -143,8 +144,9 @@ class Lifecycle:
             scratch_mib=scratch_mib,
             ttl_seconds=ttl_seconds,
             workspace_id=f"ws-{token_hex(6)}",
+            network=network,
         )
-        row = _announced(machine, name, labels, network_policy, allow_host_compat)
+        row = _announced(machine, name, labels, allow_host_compat)
         # Held throughout: one that expires meanwhile is removed as soon as it is whole.
         with self._lock(row.workspace_id):
             self.table.insert(row)
@@ -343,9 +345,7 @@ class Lifecycle:
         return True
 
 
-def _announced(
-    machine: MachineRow, name: str | None, labels: dict[str, str], network_policy: str, allow_host_compat: bool
-) -> WorkspaceRow:
+def _announced(machine: MachineRow, name: str | None, labels: dict[str, str], allow_host_compat: bool) -> WorkspaceRow:
     """The row of a workspace that will live in `machine` and as long as that was made for."""
     assert machine.workspace_id is not None
     return WorkspaceRow(
@@ -358,7 +358,7 @@ def _announced(
         vcpu_count=machine.vcpu_count,
         mem_mib=machine.mem_mib,
         scratch_mib=machine.scratch_mib,
-        network_policy=network_policy,
+        network_policy=machine.network.get("mode", "off"),
         allow_host_compat=allow_host_compat,
         seed={},
         ttl_seconds=machine.ttl_seconds,
@@ -367,12 +367,5 @@ def _announced(
         boot_id=machine.boot_id,
         deadline_ns=machine.deadline_ns,
         last_activity_at=machine.created_at,
+        network=machine.network,
     )
-
-
-def _refuse_network(policy: str) -> None:
-    if policy != "off":
-        raise Unsupported(
-            f"cannot give the workspace the network policy {policy}: this version of pyro has no network yet",
-            hint="Leave `network_policy` out",
-        )

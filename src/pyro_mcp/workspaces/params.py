@@ -45,7 +45,34 @@ TimeoutSeconds = Annotated[
 TtlSeconds = Annotated[
     int, Param(help="seconds after which the machine is deleted by itself", ge=1, le=604_800, metavar="S")
 ]
-Network = Annotated[bool, Param(help="let the machine open connections to the outside", tool="full")]
+Network = Annotated[
+    bool, Param(help="let the machine open connections to public addresses, and look up names", tool="full")
+]
+AllowHosts = Annotated[
+    list[str],
+    Param(
+        help="where there is a network, allow only these host names, such as example.com, or *.example.com for every"
+        " name below it; an empty list allows nothing",
+        flag="--allow-host",
+        metavar="NAME",
+        tool="full",
+        max_length=256,
+    ),
+]
+AllowAddresses = Annotated[
+    list[str],
+    Param(
+        help="allow this address or network too although it is not public, such as 10.1.2.3 or 10.1.0.0/16; loopback,"
+        " metadata services and this host's own addresses only when given exactly",
+        flag="--allow-address",
+        metavar="CIDR",
+        tool="full",
+        max_length=256,
+    ),
+]
+HostCa = Annotated[
+    bool, Param(help="let the machine trust the certificate authorities that this host trusts", tool="full")
+]
 AllowHostCompat = Annotated[
     bool,
     Param(

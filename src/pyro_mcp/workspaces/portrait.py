@@ -6,12 +6,14 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, cast
 
 from pyro_mcp.errors import NotFound
+from pyro_mcp.model.network import GUEST_IP, NetworkPolicy
 from pyro_mcp.model.process import ExecutionMode, Isolation
-from pyro_mcp.model.workspace import NetworkPolicy, Workspace, WorkspaceSecret, WorkspaceSeed, WorkspaceState
+from pyro_mcp.model.workspace import Workspace, WorkspaceSecret, WorkspaceSeed, WorkspaceState
 from pyro_mcp.operations.encode import decode
 from pyro_mcp.store.machines import MachineRow
 from pyro_mcp.store.secrets import Secrets
 from pyro_mcp.store.workspaces import WorkspaceRow
+from pyro_mcp.workspaces.networks import UNENFORCED, shown
 
 if TYPE_CHECKING:
     from pyro_mcp.workspaces.engine import Engine
@@ -42,8 +44,9 @@ def portrait(engine: Engine, row: WorkspaceRow) -> Workspace:
         state=_state(row, machine),
         network_policy=cast(NetworkPolicy, row.network_policy),
         network_enabled=row.network_policy != "off",
+        **shown(row.network),
         allow_host_compat=row.allow_host_compat,
-        guest_ip=None,
+        guest_ip=GUEST_IP if row.network and not _hosted(machine) else None,
         execution_mode=cast(ExecutionMode, machine.execution_mode if machine else "guest"),
         isolation=cast(Isolation, machine.isolation if machine else "none"),
         workspace_path="/workspace",
@@ -75,11 +78,16 @@ def _state(row: WorkspaceRow, machine: MachineRow | None) -> WorkspaceState:
 
 def _metadata(engine: Engine, row: WorkspaceRow, machine: MachineRow | None) -> dict[str, str]:
     facts = {"machine_id": row.machine_id}
-    if machine and machine.execution_mode == "host_compat":
+    if _hosted(machine):
         facts["host_directory"] = str(engine.fleet.directory(row.machine_id) / "root")
+        facts["network"] = UNENFORCED
     if machine and machine.reason and machine.state != "running":
         facts["reason"] = machine.reason
     return facts
+
+
+def _hosted(machine: MachineRow | None) -> bool:
+    return machine is not None and machine.execution_mode == "host_compat"
 
 
 def _secrets(engine: Engine, row: WorkspaceRow) -> list[WorkspaceSecret]:

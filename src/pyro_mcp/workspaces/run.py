@@ -7,9 +7,12 @@ from typing import TYPE_CHECKING
 from pyro_mcp.model.process import RunResult
 from pyro_mcp.operations.operation import Effects, operation
 from pyro_mcp.workspaces.params import (
+    AllowAddresses,
     AllowHostCompat,
+    AllowHosts,
     Command,
     EnvironmentName,
+    HostCa,
     MemMib,
     Network,
     Stdin,
@@ -34,6 +37,9 @@ def run_in_vm(
     timeout_seconds: TimeoutSeconds = 30,
     ttl_seconds: TtlSeconds = 600,
     network: Network = False,
+    allow_hosts: AllowHosts | None = None,
+    allow_addresses: AllowAddresses | None = None,
+    host_ca: HostCa = False,
     allow_host_compat: AllowHostCompat = False,
     stdin: Stdin = None,
 ) -> RunResult:
@@ -52,6 +58,9 @@ def run_in_vm(
         timeout_seconds=timeout_seconds,
         ttl_seconds=ttl_seconds,
         network=network,
+        allow_hosts=allow_hosts,
+        allow_addresses=allow_addresses,
+        host_ca=host_ca,
         allow_host_compat=allow_host_compat,
         stdin=stdin,
     )

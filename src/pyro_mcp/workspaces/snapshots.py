@@ -160,6 +160,7 @@ class Snapshots:
             scratch_mib=workspace.scratch_mib,
             ttl_seconds=workspace.ttl_seconds,
             workspace_id=workspace.workspace_id,
+            network=workspace.network,
         )
         self._engine.fleet.admit(row, replacing=old.machine_id)
         try:

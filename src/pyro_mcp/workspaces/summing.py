@@ -63,6 +63,7 @@ def summarize(call: Call[Engine], ref: str) -> WorkspaceSummary:
         services=_services(engine, row),
         starts=sum(event.kind == "started" for event in events),
         stops=sum(event.kind == "stopped" for event in events),
+        network=engine.networks.summary(engine.lifecycle.machine(row)),
     )
 
 

@@ -8,9 +8,12 @@ from pyro_mcp.model.machine import ReapResult, Vm, VmDeleted, VmNetwork
 from pyro_mcp.model.process import RunResult
 from pyro_mcp.operations.operation import Effects, operation
 from pyro_mcp.workspaces.params import (
+    AllowAddresses,
     AllowHostCompat,
+    AllowHosts,
     Command,
     EnvironmentName,
+    HostCa,
     MemMib,
     Network,
     Stdin,
@@ -36,6 +39,9 @@ def create_vm(
     mem_mib: MemMib = 1024,
     ttl_seconds: TtlSeconds = 600,
     network: Network = False,
+    allow_hosts: AllowHosts | None = None,
+    allow_addresses: AllowAddresses | None = None,
+    host_ca: HostCa = False,
     allow_host_compat: AllowHostCompat = False,
 ) -> Vm:
     """Create a machine that is not started yet.
@@ -49,6 +55,9 @@ def create_vm(
         mem_mib=mem_mib,
         ttl_seconds=ttl_seconds,
         network=network,
+        allow_hosts=allow_hosts,
+        allow_addresses=allow_addresses,
+        host_ca=host_ca,
         allow_host_compat=allow_host_compat,
     )
 

@@ -6,11 +6,12 @@ the store, after the node's own death.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, cast
 
-from pyro_mcp.errors import Conflict, PyroError, TimedOut, Unsupported
+from pyro_mcp.errors import Conflict, PyroError, TimedOut
 from pyro_mcp.machines.driver import Machine
 from pyro_mcp.model.machine import ReapResult, Vm, VmDeleted, VmNetwork, VmState
 from pyro_mcp.model.process import Cleanup, ExecutionMode, Isolation, RunResult
@@ -19,6 +20,7 @@ from pyro_mcp.store.machines import MachineRow
 from pyro_mcp.workspaces.births import Births
 from pyro_mcp.workspaces.exec import run_command
 from pyro_mcp.workspaces.fleet import Boot
+from pyro_mcp.workspaces.networks import refusals_of
 
 if TYPE_CHECKING:
     from pyro_mcp.workspaces.engine import Engine
@@ -103,14 +105,8 @@ class Vms:
         return vm_of(self._own(machine_id))
 
     def network(self, machine_id: str) -> VmNetwork:
-        row = self._own(machine_id)
-        return VmNetwork(
-            vm_id=machine_id,
-            network_enabled=False,
-            network_policy="off",
-            execution_mode=cast(ExecutionMode, row.execution_mode),
-            isolation=cast(Isolation, row.isolation),
-        )
+        """Of any machine, because nothing is done to it."""
+        return self._engine.networks.info(self._fleet.get(machine_id))
 
     def reap(self) -> ReapResult:
         gone = self._fleet.reap()
@@ -131,15 +127,16 @@ class Vms:
     def _born(
         self, call: Call[Engine], environment: str, *, one_shot: bool, network: bool, **size: Any
     ) -> tuple[Boot, MachineRow]:
-        if network:
-            raise Unsupported(
-                "cannot give the machine a network: this version of pyro has none yet", hint="Leave `network` out"
-            )
+        narrowed = {name: size.pop(name, None) for name in ("allow_hosts", "allow_addresses")}
+        policy = "egress" if network else "off"
+        asked = self._engine.networks.asked(policy, **narrowed, host_ca=size.pop("host_ca", False))
         allowed = size.pop("allow_host_compat")
         boot = self._births.prepare(
             call, environment, vcpu_count=size["vcpu_count"], mem_mib=size["mem_mib"], allow_host_compat=allowed
         )
-        return boot, self._births.row(environment, boot, one_shot=one_shot, scratch_mib=SCRATCH_MIB, **size)
+        self._engine.networks.check(call, boot.driver.capabilities, asked)
+        made = self._births.row(environment, boot, one_shot=one_shot, scratch_mib=SCRATCH_MIB, network=asked, **size)
+        return boot, made
 
     def _start(self, call: Call[Engine], machine_id: str, boot: Boot) -> Machine:
         call.progress("starting the machine", None)
@@ -154,7 +151,8 @@ class Vms:
         stdin: bytes | Iterable[bytes] | None,
     ) -> dict[str, Any]:
         try:
-            done = run_command(call, machine, command, timeout_seconds=timeout_seconds, stdin=stdin)
+            with contextlib.closing(self._engine.networks.watch(machine.machine_id)) as watch:
+                done = run_command(call, machine, command, timeout_seconds=timeout_seconds, stdin=stdin)
         except PyroError:
             self._told_to_end(machine)
             raise
@@ -162,7 +160,7 @@ class Vms:
             # An agent that is asked to leave may still have the time to report the command it killed.
             self._told_to_end(machine)
         self._engine.faults("executed")
-        return done
+        return {**done, "network_refusals": refusals_of(watch)}
 
     def _told_to_end(self, machine: Machine) -> None:
         """Raises `TimedOut` when the fleet itself has ended `machine` under a running command."""
@@ -209,7 +207,7 @@ def vm_of(row: MachineRow) -> Vm:
         created_at=datetime.fromtimestamp(row.created_at, UTC),
         expires_at=datetime.fromtimestamp(row.expires_at, UTC),
         ttl_seconds=row.ttl_seconds,
-        network_enabled=False,
+        network_enabled=bool(row.network),
         execution_mode=cast(ExecutionMode, row.execution_mode),
         isolation=None if row.state == "created" else cast(Isolation, row.isolation),
         metadata=metadata,

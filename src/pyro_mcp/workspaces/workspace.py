@@ -7,9 +7,12 @@ from typing import TYPE_CHECKING
 from pyro_mcp.model.workspace import Workspace, WorkspaceDeleted, WorkspaceList
 from pyro_mcp.operations.operation import Effects, operation
 from pyro_mcp.workspaces.params import (
+    AllowAddresses,
     AllowHostCompat,
+    AllowHosts,
     ClearName,
     EnvironmentName,
+    HostCa,
     LabelKeys,
     Labels,
     MemMib,
@@ -47,6 +50,9 @@ def create_workspace(
     name: WorkspaceName | None = None,
     labels: Labels | None = None,
     network_policy: Policy = "off",
+    allow_hosts: AllowHosts | None = None,
+    allow_addresses: AllowAddresses | None = None,
+    host_ca: HostCa = False,
     secrets: Secrets | None = None,
     secret_files: SecretFiles | None = None,
     vcpu_count: VcpuCount = 1,
@@ -67,7 +73,9 @@ def create_workspace(
         seed_path=seed_path,
         name=name,
         labels=labels,
-        network_policy=network_policy,
+        network=call.engine.networks.asked(
+            network_policy, allow_hosts=allow_hosts, allow_addresses=allow_addresses, host_ca=host_ca
+        ),
         secrets=secrets,
         secret_files=secret_files,
         vcpu_count=vcpu_count,

@@ -92,7 +92,7 @@ def test_a_watch_sees_what_happens_while_it_looks() -> None:
         ledger.refused("a.test", "10.0.0.1", 80, NO)
     for number in range(50):
         ledger.refused(f"{number}.test", None, 0, NO)
-    ledger.unwatch(watch)
+    watch.close()
     ledger.refused("after.test", None, 0, NO)
     seen = watch.seen()
     assert len(seen) == record.WATCHED_MAX

@@ -165,7 +165,7 @@ def test_one_that_resists_does_not_keep_the_node_from_starting(tmp_path: Path) -
     name, _ = a_running_machine(tmp_path / "state")
 
     class Grumpy(HostDriver):
-        def adopt(self, machine_id: str, directory: Path) -> Any:
+        def adopt(self, machine_id: str, directory: Path, network: Any = None) -> Any:
             from pyro_mcp.errors import MachineFailed
 
             raise MachineFailed("cannot adopt: no")

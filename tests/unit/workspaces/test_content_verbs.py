@@ -27,7 +27,7 @@ class Lab:
             seed_path=None,
             name="w",
             labels=None,
-            network_policy="off",
+            network={},
             vcpu_count=1,
             mem_mib=128,
             scratch_mib=512,

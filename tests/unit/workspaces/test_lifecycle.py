@@ -188,7 +188,7 @@ def test_what_cannot_be_made_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(PyroError, match="it is broken"):
         create(engine)
     with pytest.raises(Unsupported):
-        create(engine, network_policy="egress")
+        create(engine, network_policy="egress", allow_hosts=["a.test"])
     assert engine.lifecycle.rows() == []
     assert engine.fleet.rows() == []
     assert list((tmp_path / "state" / "workspaces").glob("*")) == []

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from pyro_mcp.errors import MachineFailed
-from pyro_mcp.machines.driver import Capabilities, MachineSpec
+from pyro_mcp.machines.driver import Capabilities, MachineSpec, NetworkLink
 from pyro_mcp.machines.host.leftovers import MARK, kill_marked
 from pyro_mcp.machines.watched import WatchedProcess
 from pyro_mcp.protocol.channel import Channel, ChannelClosed
@@ -42,6 +42,7 @@ class HostDriver:
         restores=False,
         memory_bound=False,
         overlay=False,
+        network=False,
     )
 
     def launch(self, spec: MachineSpec, progress: Progress) -> HostMachine:
@@ -63,7 +64,7 @@ class HostDriver:
             _terminate(process)
             raise MachineFailed(error.message, hint=_tail(spec.directory / LOG) or None) from None
 
-    def adopt(self, machine_id: str, directory: Path) -> HostMachine | None:
+    def adopt(self, machine_id: str, directory: Path, network: NetworkLink | None = None) -> HostMachine | None:
         """The agent that an earlier node left, reconnected; when it is gone, so is what it had started."""
         identity = Identity.load(directory / IDENTITY)
         pidfd = identity.open_pidfd() if identity else None

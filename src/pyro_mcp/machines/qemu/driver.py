@@ -16,7 +16,7 @@ from pathlib import Path
 from pyro_mcp.errors import MachineFailed, MissingDependency
 from pyro_mcp.machines import template
 from pyro_mcp.machines.disks import blank_device, new_scratch
-from pyro_mcp.machines.driver import Capabilities, MachineSpec
+from pyro_mcp.machines.driver import Capabilities, MachineSpec, NetworkLink
 from pyro_mcp.machines.qemu import vmm
 from pyro_mcp.machines.qemu.command import (
     BINARY,
@@ -30,7 +30,7 @@ from pyro_mcp.machines.qemu.command import (
 from pyro_mcp.machines.qemu.qmp import Qmp
 from pyro_mcp.machines.qemu.vmm import Vmm
 from pyro_mcp.machines.template import Kind, Template, TemplateStore
-from pyro_mcp.protocol.channel import Channel, ChannelClosed, RemoteError
+from pyro_mcp.protocol.channel import Channel, ChannelClosed, RemoteError, Result
 from pyro_mcp.protocol.pipe import Pipe
 from pyro_mcp.system.atomic import disk_errors
 from pyro_mcp.system.process import run
@@ -63,6 +63,7 @@ class QemuDriver:
             restores=True,
             memory_bound=True,
             overlay=True,
+            network=True,
             seed_bytes=DISK_BYTES,
         )
 
@@ -88,12 +89,12 @@ class QemuDriver:
         process = self._spawn(spec, scratch, Memory(), mortal=mortal)
         return self._configured(spec, process, self._boot_seconds)
 
-    def adopt(self, machine_id: str, directory: Path) -> QemuMachine | None:
+    def adopt(self, machine_id: str, directory: Path, network: NetworkLink | None = None) -> QemuMachine | None:
         process = vmm.adopt(directory)
         if process is None:
             return None
         try:
-            channel, hello = _greet_again(process)
+            channel, hello = _greet_again(process, network)
         except MachineFailed:
             process.terminate()
             return None
@@ -127,12 +128,14 @@ class QemuDriver:
         """Wake the guest, from the frozen `state` if given, and make it this machine. On failure it is ended."""
         try:
             # Said before the guest wakes, our hello waits at its port, and one waking serves for both.
-            channel = _dial(process)
+            channel = _dial(process, spec.network)
             if state is not None:
                 _load_state(process, state)
             channel.start(seconds)
             machine = QemuMachine(spec.machine_id, self.capabilities, process, channel)
             _configure(spec, channel)
+            if spec.network is not None:
+                _raise_network(spec.network, channel)
         except (MachineFailed, ChannelClosed, RemoteError, TimeoutError) as error:
             process.terminate()
             raise _explain(error, process) from None
@@ -246,31 +249,43 @@ def _cpu_model() -> str:
     return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "unknown")
 
 
-def _dial(process: Vmm) -> Channel:
+def _dial(process: Vmm, network: NetworkLink | None) -> Channel:
     """A channel to the agent on which hello has been said. Raises `MachineFailed` or `ChannelClosed`."""
-    channel = Channel(Pipe(process.connect_agent().detach()), initiator=True, hello={"role": "node"})
+    handler = None if network is None else network.handler
+    channel = Channel(Pipe(process.connect_agent().detach()), initiator=True, hello={"role": "node"}, handler=handler)
     process.on_exit(lambda: channel.close("the guest's machine has exited"))
     channel.greet()
     return channel
 
 
-def _greet(process: Vmm, seconds: float) -> tuple[Channel, dict[str, object]]:
+def _greet(process: Vmm, network: NetworkLink | None, seconds: float) -> tuple[Channel, dict[str, object]]:
     """The open channel to the agent, and its hello. Raises `MachineFailed` when the guest does not answer in time."""
     try:
-        channel = _dial(process)
+        channel = _dial(process, network)
         return channel, channel.start(seconds)
     except (ChannelClosed, TimeoutError) as error:
         raise MachineFailed(f"cannot reach the guest's agent: {error}") from None
 
 
-def _greet_again(process: Vmm) -> tuple[Channel, dict[str, object]]:
+def _greet_again(process: Vmm, network: NetworkLink | None) -> tuple[Channel, dict[str, object]]:
     """Greet a guest whose last node may have died in the middle of a frame: if it still waits for the rest of that, a
     second connection, made after the guest has seen the first one go, starts clean."""
     try:
-        return _greet(process, ADOPT_SECONDS)
+        return _greet(process, network, ADOPT_SECONDS)
     except MachineFailed:
         time.sleep(0.2)
-        return _greet(process, ANSWER_SECONDS)
+        return _greet(process, network, ANSWER_SECONDS)
+
+
+def _raise_network(network: NetworkLink, channel: Channel) -> None:
+    """Give the guest its way out, before any user command."""
+    ca = network.ca or b""
+    stream = channel.open("network_up", {"ipv6": network.ipv6, "ca_size": len(ca)})
+    stream.send(ca)
+    stream.end()
+    deadline = time.monotonic() + ANSWER_SECONDS
+    while not isinstance(stream.receive(max(0.0, deadline - time.monotonic())), Result):
+        pass
 
 
 def _configure(spec: MachineSpec, channel: Channel) -> None:

@@ -16,6 +16,7 @@ from pyro_mcp.model.summary import (
 from pyro_mcp.model.workspace_exec import CommandEntry
 from pyro_mcp.surfaces.cli.escapes import plain
 from pyro_mcp.surfaces.cli.render.common import size
+from pyro_mcp.surfaces.cli.render.network import summed
 from pyro_mcp.surfaces.cli.render.service import ports
 from pyro_mcp.surfaces.cli.render.workspace import when
 
@@ -45,6 +46,7 @@ def _page(result: WorkspaceSummary) -> Iterator[str]:
     yield from _edits("patched", result.patches)
     yield from _transfers("imported", "from", result.syncs)
     yield from _transfers("exported", "to", result.exports)
+    yield from summed(result.network)
     yield from _services(result.services)
     if result.snapshots:
         yield "snapshots  " + ", ".join(plain(one.snapshot_name) for one in result.snapshots)

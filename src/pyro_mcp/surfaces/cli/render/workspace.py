@@ -40,7 +40,7 @@ def draw_one(console: Console, result: Workspace) -> None:
             ("environment", result.environment),
             ("size", f"{result.vcpu_count} vCPU, {result.mem_mib} MiB"),
             ("isolation", isolation(result)),
-            ("network", result.network_policy),
+            ("network", network(result)),
             (
                 "seed",
                 f"{seed.seed_path}: {seed.entry_count} entries, {size(seed.bytes_written)}" if seed.seed_path else "",
@@ -57,6 +57,15 @@ def draw_one(console: Console, result: Workspace) -> None:
 def draw_deleted(console: Console, result: WorkspaceDeleted) -> None:
     """That it is gone."""
     console.print(f"{result.workspace_id} is deleted" if result.deleted else f"{result.workspace_id} was gone already")
+
+
+def network(result: Workspace) -> str:
+    """The policy, and what it was narrowed or widened by."""
+    notes = [] if result.allow_hosts is None else [f"only {', '.join(result.allow_hosts) or 'nothing'}"]
+    notes += [f"also {', '.join(result.allow_addresses)}"] if result.allow_addresses else []
+    notes += ["with this host's certificates"] if result.host_ca else []
+    notes += [result.metadata["network"]] if "network" in result.metadata else []
+    return "; ".join((result.network_policy, *notes))
 
 
 def isolation(result: Workspace) -> str:

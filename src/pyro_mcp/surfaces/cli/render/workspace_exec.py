@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from pyro_mcp.model.workspace_exec import CommandOutput, WorkspaceExec, WorkspaceLogs
 from pyro_mcp.surfaces.cli.escapes import plain
 from pyro_mcp.surfaces.cli.output import Output
+from pyro_mcp.surfaces.cli.render.network import tell_refusals
 from pyro_mcp.surfaces.cli.render.workspace import when
 
 if TYPE_CHECKING:
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
 def after_exec(result: WorkspaceExec, output: Output) -> None:
     """The output has been shown already: say on stderr what the exit code alone does not explain."""
+    tell_refusals(result.network_refusals, output)
     if result.state == "running":
         follow = f"pyro workspace logs {result.workspace_id} --sequence {result.sequence}"
         output.notice(f"the command goes on as number {result.sequence}; follow it with: {follow}")

@@ -1,0 +1,58 @@
+"""The network, for a person: what was refused and which option would allow it, and what went where."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from pyro_mcp.model.network import NetworkDestination, NetworkRefusal, SummaryNetwork
+from pyro_mcp.surfaces.cli.escapes import plain
+from pyro_mcp.surfaces.cli.output import Output
+from pyro_mcp.surfaces.cli.render.common import size
+
+LINES = 8
+
+
+def tell_refusals(refusals: Iterable[NetworkRefusal], output: Output) -> None:
+    """One line on stderr for each."""
+    for one in refusals:
+        output.notice(f"network: {refused(one)}")
+
+
+def refused(one: NetworkRefusal) -> str:
+    """A refusal in a line, with what would allow it."""
+    times = f" ({one.count} times)" if one.count > 1 else ""
+    hint = f"; allow it with {one.hint}" if one.hint else ""
+    return f"refused {place(one.name, one.address, one.port)}{times}: {one.reason}{hint}"
+
+
+def place(name: str | None, address: str | None, port: int | None) -> str:
+    """Where something went or wanted to go: the name if there is one, and the address behind it."""
+    where = name or address or ""
+    shown = f"[{where}]" if port and ":" in where else where
+    shown = f"{shown}:{port}" if port else shown
+    return plain(f"{shown} ({address})" if name and address else shown)
+
+
+def summed(network: SummaryNetwork) -> Iterator[str]:
+    """The lines of a summary; none without a network."""
+    if network.network_policy == "off":
+        return
+    totals = network.totals
+    kinds = ("allowed", totals.allowed), ("refused", totals.refused), ("failed", totals.failed)
+    counts = ", ".join(f"{count} {kind}" for kind, count in kinds if count) or "no connections"
+    moved = f"; {size(totals.bytes_in)} in, {size(totals.bytes_out)} out" if totals.allowed else ""
+    yield f"network    {network.network_policy}: {counts}{moved}"
+    for one in network.refusals[:LINES]:
+        yield f"  REFUSED  {refused(one).removeprefix('refused ')}"
+    for failed in network.failures[:LINES]:
+        times = f" ({failed.count} times)" if failed.count > 1 else ""
+        yield f"  FAILED   {place(failed.name, failed.address, failed.port)}{times}: {plain(failed.reason)}"
+    for to in network.destinations[:LINES]:
+        yield f"           {_went(to)}"
+    if len(network.destinations) > LINES:
+        yield f"           and {len(network.destinations) - LINES} more places"
+
+
+def _went(to: NetworkDestination) -> str:
+    many = f"{to.connections} connections, " if to.connections > 1 else ""
+    return f"{place(to.name, to.address, to.port)}: {many}{size(to.bytes_in)} in, {size(to.bytes_out)} out"
