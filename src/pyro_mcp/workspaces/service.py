@@ -18,8 +18,7 @@ _READ = Effects(read_only=True, idempotent=True)
 
 
 class ReadyWhen(TypedDict, total=False):
-    """One of: `file`, a path that exists; `tcp`, `HOST:PORT` that accepts connections; `http`, a URL that answers with
-    200 to 399; `command`, a line or a list of words that ends with 0. All are looked at inside the machine."""
+    """Exactly one of the keys."""
 
     file: str
     tcp: str
@@ -153,4 +152,4 @@ def logs_service(
 )
 def stop_service(call: Call[Engine], workspace_id: WorkspaceRef, service_name: ServiceName) -> Service:
     """Stop a service: TERM to its processes, after 5 seconds KILL to everything that it has started."""
-    return call.engine.services.stop(call, workspace_id, service_name)
+    return call.engine.services.stop(workspace_id, service_name)

@@ -128,13 +128,16 @@ class Services:
             out, err, cut = _kept(row, lines)
         return ServiceLogs(**_facts(row), stdout=out, stderr=err, tail_lines=lines, truncated=cut)
 
-    def stop(self, call: Call[Engine], ref: str, name: str) -> Service:
-        """End a service with everything it has started. One that is over stays as it is."""
+    def stop(self, ref: str, name: str) -> Service:
+        """End a service with everything it has started, whether or not the caller waits. One that is over stays as it
+        is."""
         row = self._row(self._current(ref), name)
         watch = self._live_watch(row)
         if row.alive and watch is not None:
+            # Of no caller's, who could only break off the waiting, and with it the machine's channel.
+            alone: Call[Engine] = Call(self._engine)
             try:
-                watch.take(self._ask(call, watch.machine, "service_stop", {"run": row.run}, ANSWER_SECONDS))
+                watch.take(self._ask(alone, watch.machine, "service_stop", {"run": row.run}, ANSWER_SECONDS))
             except NotFound:
                 watch.over(row.run, LOST)
         return _shown(self._table.get(row.run) or row)

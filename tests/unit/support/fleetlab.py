@@ -138,11 +138,40 @@ def act_workspace(engine: Engine) -> None:
     acknowledged("deleted")
 
 
+def act_service(engine: Engine) -> None:
+    """A service with a published port from its start to its stop; acknowledged steps go to `acks`."""
+    from pyro_mcp.workspaces.service import start_service, stop_service
+    from pyro_mcp.workspaces.workspace import create_workspace
+
+    call = Ears(engine).call
+    policy = "egress+published-ports"
+    options = {"name": "w", "mem_mib": 128, "allow_host_compat": True, "network_policy": policy}
+    create_workspace.function(call, environment="debian:12", **options)
+    inside, outside = (engine.settings.state_dir / "ports").read_text().split()
+    program = f"import socket\ns=socket.create_server(('127.0.0.1',{inside}))\nwhile 1: s.accept()[0].sendall(b'hello')"
+    start_service.function(
+        call,
+        "w",
+        "web",
+        command=["python3", "-c", program],
+        readiness={"tcp": f"127.0.0.1:{inside}"},
+        ready_interval_ms=20,
+        published_ports=[f"{outside}:{inside}"],
+    )
+    with (engine.settings.state_dir / "acks").open("a") as file:
+        file.write("started\n")
+    stop_service.function(call, "w", "web")
+    with (engine.settings.state_dir / "acks").open("a") as file:
+        file.write("stopped\n")
+    engine.lifecycle.delete("w")
+
+
 ACTIONS: dict[str, Callable[[Engine], None]] = {
     "run": act_run,
     "life": act_life,
     "guest": act_guest,
     "workspace": act_workspace,
+    "service": act_service,
 }
 
 

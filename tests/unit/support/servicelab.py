@@ -45,7 +45,7 @@ def start(engine: Engine, command: str | list[str], name: str = "web", **given: 
 
 
 def stop(engine: Engine, name: str = "web") -> Service:
-    return engine.services.stop(Ears(engine).call, REF, name)
+    return engine.services.stop(REF, name)
 
 
 def until(condition: Callable[[], Any], seconds: float = 20.0) -> None:
