@@ -36,6 +36,9 @@ def prepare() -> None:
 
 _assembled = False
 _workspace = -1
+_spares = -1
+SPARES = 32
+"""Empty files that wait on the scratch disk, so that one whose user has taken every inode can still be mounted."""
 _EXT4_MAGIC_AT, _EXT4_MAGIC = 1080, b"\x53\xef"
 
 
@@ -51,14 +54,20 @@ def assemble() -> None:
     For a fresh scratch disk this happens before the freeze: mounting takes an emulated guest 0.1 s, and every fresh
     guest starts from a copy of the very disk that was mounted.
     """
-    global _assembled, _workspace
+    global _assembled, _workspace, _spares
     if _assembled:
         return
     _assembled = True
     mount(find("scratch"), SCRATCH, "ext4", MS_NOATIME)
-    upper, work, workspace = f"{SCRATCH}/upper", f"{SCRATCH}/work", f"{SCRATCH}/workspace"
-    for path in (upper, work, workspace):
+    upper, work, workspace, spares = (f"{SCRATCH}/{name}" for name in ("upper", "work", "workspace", "spares"))
+    for path in (upper, work, workspace, spares):
         os.makedirs(path, mode=0o755, exist_ok=True)
+    _spares = os.open(spares, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    if os.statvfs(_spares).f_ffree < SPARES:
+        for name in os.listdir(_spares):
+            os.unlink(name, dir_fd=_spares)
+    else:
+        keep_spares()
     _workspace = os.open(workspace, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     mount("overlay", ROOT, "overlay", MS_NOATIME, f"lowerdir={ENVIRONMENT},upperdir={upper},workdir={work}")
     for name in ("proc", "sys", "dev", "run"):
@@ -71,6 +80,20 @@ def assemble() -> None:
         if not os.path.isdir(path):
             os.mkdir(path)
             os.chmod(path, mode)
+
+
+def keep_spares() -> None:
+    """Put by what may have been used while the disks were mounted. Without a scratch disk there is nothing to do."""
+    if _spares < 0:
+        return
+    there = set(os.listdir(_spares))
+    for name in map(str, range(SPARES)):
+        if name not in there:
+            try:
+                os.close(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600, dir_fd=_spares))
+            except OSError:
+                # As many as there is room for.
+                return
 
 
 def workspace_directory() -> int:

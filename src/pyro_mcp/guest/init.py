@@ -136,6 +136,7 @@ class GuestAgent:
             identity.name_host(hostname, machine_id)
             if layout is not None:
                 self._overlay.prepare(seed=seed, load=load)
+            disks.keep_spares()
             self._configured = {"kernel": os.uname().release, "boot_id": identity.boot_id()}
             self._dispatcher.introduce(token=token)
             return self._configured

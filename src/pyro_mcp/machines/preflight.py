@@ -16,7 +16,7 @@ from pathlib import Path
 
 from pyro_mcp.errors import PyroError
 from pyro_mcp.machines.qemu.driver import qemu_version
-from pyro_mcp.system.atomic import make_directory, write_file
+from pyro_mcp.system.atomic import disk_errors, make_directory, write_file
 from pyro_mcp.system.locks import locked
 from pyro_mcp.system.process import host_boot_id
 
@@ -43,8 +43,7 @@ def kvm_verdict(cache_dir: Path, boot: Callable[[float], None]) -> Verdict:
         return quick
     path = cache_dir / VERDICT
     basis = {"boot_id": host_boot_id(), "qemu": qemu_version()}
-    make_directory(cache_dir)
-    with locked(path.with_suffix(".lock")):
+    with disk_errors("keep what is known of KVM"), locked(make_directory(cache_dir) / f"{path.stem}.lock"):
         known = _recall(path, basis)
         if known is None:
             known = _probe(boot)
