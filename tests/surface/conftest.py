@@ -92,8 +92,8 @@ class CliSurface:
                 command = ["--", *value]
             elif field.param.cli == "positional":
                 words.append(str(value))
-            elif value is True:
-                flags.append(field.flag)
+            elif isinstance(value, bool):
+                flags += [field.flag] if value != field.default else []
             else:
                 given = [f"{key}={part}" for key, part in value.items()] if isinstance(value, dict) else value
                 keys = {key: flag for key, flag, *_ in field.param.key_flags}
@@ -113,7 +113,7 @@ class CliSurface:
         if "error" in answer:
             assert done.returncode == answer["error"]["exit_code"]
             raise Problem(answer["error"]["code"], answer["error"]["message"])
-        if "exit_code" in answer and "service_name" not in answer:
+        if "exit_code" in answer and not {"service_name", "shell_id"} & set(answer):
             # 75: the command still runs.
             assert done.returncode == (75 if answer["exit_code"] is None else answer["exit_code"])
         return answer

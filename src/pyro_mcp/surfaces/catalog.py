@@ -30,6 +30,7 @@ WORKSPACE_MODULES = (
     "summary",
     "service",
     "disk",
+    "shell",
 )
 COMMANDS: dict[str, tuple[tuple[str, ...], str]] = {
     "run": (("run",), "run one command in a fresh machine"),
@@ -45,6 +46,7 @@ GROUPS: dict[tuple[str, str], str] = {
     ("workspace", "patch"): "change several files as one",
     ("workspace", "service"): "run long-running processes",
     ("workspace", "disk"): "look into a stopped workspace",
+    ("workspace", "shell"): "open and use terminals that stay",
     ("workspace", "sync"): "copy from this host into it",
 }
 """Two words that begin several commands → their line of help."""

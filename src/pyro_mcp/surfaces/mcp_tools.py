@@ -78,6 +78,9 @@ class BoundTool:
             for name, value in arguments.items()
             if value is not None or (known[name].required and not known[name].optional)
         }
+        for field in self._fields:
+            if field.param.tool_most is not None and isinstance(wish := given.get(field.name, field.default), int):
+                given[field.name] = min(wish, field.param.tool_most)
         self.operation.validate(given)
         local = self.operation.localized(given)
         require_inside(self.name, self._fields, local, self._roots)

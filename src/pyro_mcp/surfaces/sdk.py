@@ -23,6 +23,7 @@ from pyro_mcp.workspaces import (
     patch,
     run,
     service,
+    shell,
     snapshot,
     summary,
     sync,
@@ -125,6 +126,14 @@ class Pyro:
     status_service = sdk_method(service.status_service)
     logs_service = sdk_method(service.logs_service)
     stop_service = sdk_method(service.stop_service)
+    open_shell = sdk_method(shell.open_shell)
+    list_shells = sdk_method(shell.list_shells)
+    read_shell = sdk_method(shell.read_shell)
+    write_shell = sdk_method(shell.write_shell)
+    signal_shell = sdk_method(shell.signal_shell)
+    resize_shell = sdk_method(shell.resize_shell)
+    close_shell = sdk_method(shell.close_shell)
+    attach_shell = sdk_method(shell.attach_shell)
     export_workspace_disk = sdk_method(disk.export_workspace_disk)
     list_workspace_disk = sdk_method(disk.list_workspace_disk)
     read_workspace_disk = sdk_method(disk.read_workspace_disk)

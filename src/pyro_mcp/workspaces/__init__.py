@@ -2,6 +2,6 @@
 
 VERB_MODULES = (
     *("run", "vm", "environments", "doctor", "workspace", "workspace_exec"),
-    *("files", "patch", "diff", "sync", "export", "snapshot", "summary", "service", "disk"),
+    *("files", "patch", "diff", "sync", "export", "snapshot", "summary", "service", "disk", "shell"),
 )
 """The modules that declare verbs."""

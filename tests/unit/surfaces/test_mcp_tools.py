@@ -150,3 +150,11 @@ def test_bad_calls_are_errors_the_model_can_read(mode: str, tmp_path: Any) -> No
 def test_a_monstrous_line_is_swallowed_and_the_next_one_read() -> None:
     lines = BoundedLines(BytesIO(b"x" * 1000 + b"\nnext\n" + b"y" * 1000), limit=100)  # type: ignore[arg-type]
     assert [lines.readline() for _ in range(4)] == ["line too long\n", "next\n", "line too long\n", ""]
+
+
+def test_a_number_is_lowered_to_what_an_answer_holds() -> None:
+    read = bound("workspace-full")["shell_read"]
+    named = {"workspace_id": "w", "shell_id": "sh-0123456789ab"}
+    assert read.params(named)["max_chars"] == 8_000
+    assert read.params({**named, "max_chars": 1_000_000})["max_chars"] == 8_000
+    assert read.params({**named, "max_chars": 5})["max_chars"] == 5

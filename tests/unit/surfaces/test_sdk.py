@@ -24,6 +24,8 @@ METHODS = {
     *("list_workspace_files", "read_workspace_file", "write_workspace_file", "search_workspace_files"),
     *("apply_workspace_patch", "diff_workspace", "push_workspace_sync", "export_workspace"),
     *("start_service", "list_services", "status_service", "logs_service", "stop_service"),
+    *("open_shell", "list_shells", "read_shell", "write_shell", "signal_shell", "resize_shell", "close_shell"),
+    "attach_shell",
     *("summarize_workspace", "export_workspace_disk", "list_workspace_disk", "read_workspace_disk"),
 }
 

@@ -78,6 +78,9 @@ def exit_code(name: str, payload: dict[str, Any]) -> int:
         return 0 if payload.get("ready") else 1
     if name in _NOT_THE_COMMANDS:
         return 1 if name == "start_service" and payload.get("state") == "failed" else 0
+    if "shell_id" in payload:
+        # The code in it is the shell's and not the verb's.
+        return 0
     if payload.get("exit_code", 0) is None:
         return NOT_DONE
     code = payload.get("exit_code", 0)

@@ -26,6 +26,9 @@ OWN_COMMANDS: dict[str, tuple[str, str]] = {
 }
 """First word of a command that is no operation → the module of `surfaces.cli` that adds it, and its line of help."""
 
+TERMINALS = {"attach_shell": "attach"}
+"""Operations that take over the terminal → the module of `surfaces.cli` that handles them instead."""
+
 Handler = Callable[[argparse.Namespace], int]
 
 
@@ -186,6 +189,8 @@ def _add_operation(commands: Any, word: str, operation: Operation[Any, Any], lin
         added.usage = added.format_usage().removeprefix("usage: ").rstrip() + " -- CMD ..."
         added.epilog = "Everything after -- is the command; its words are passed on as they stand."
     added.set_defaults(operation=operation, takes_words=takes_words)
+    if operation.name in TERMINALS:
+        import_module(f"pyro_mcp.surfaces.cli.{TERMINALS[operation.name]}").configure(added)
 
 
 def dest(field: Field) -> str:
@@ -196,7 +201,7 @@ def dest(field: Field) -> str:
 def _add_field(parser: argparse.ArgumentParser, field: Field) -> None:
     """One parameter as an option or argument. What is not given stays absent, so the verb's default rules."""
     text = field.description.replace("%", "%%")
-    if field.param.cli == "command":
+    if field.param.cli in ("command", "never"):
         return
     if field.param.key_flags:
         for key, flag, metavar, line in field.param.key_flags:
@@ -211,7 +216,8 @@ def _add_field(parser: argparse.ArgumentParser, field: Field) -> None:
         many: dict[str, Any] = {} if field.required else {"nargs": "?", "default": argparse.SUPPRESS}
         parser.add_argument(dest(field), metavar=field.param.metavar or field.name.upper(), help=text, **many)
     elif field.type is bool:
-        parser.add_argument(field.flag, dest=dest(field), action="store_true", help=text, default=argparse.SUPPRESS)
+        action, line = ("store_false", f"do not {field.param.help}") if field.default is True else ("store_true", text)
+        parser.add_argument(field.flag, dest=dest(field), action=action, help=line, default=argparse.SUPPRESS)
     elif kinds := {get_origin(kind) for kind in (field.type, *get_args(field.type))} & {dict, list}:
         parser.add_argument(
             field.flag,

@@ -38,6 +38,12 @@ _DRAWERS = {
     "stop_service": ("service", "draw_one"),
     "list_workspace_disk": ("files", "draw_list"),
     "export_workspace_disk": ("disk", "draw_exported"),
+    "open_shell": ("shell", "draw_opened"),
+    "list_shells": ("shell", "draw_list"),
+    "write_shell": ("shell", "draw_written"),
+    "signal_shell": ("shell", "draw_signalled"),
+    "resize_shell": ("shell", "draw_resized"),
+    "close_shell": ("shell", "draw_closed"),
     "diagnose": ("doctor", "draw_report"),
     "node_status": ("node", "draw_status"),
     "node_stop": ("node", "draw_stopped"),
@@ -50,6 +56,7 @@ _TALKERS = {
     "read_workspace_file": ("files", "after_read"),
     "read_workspace_disk": ("files", "after_read"),
     "diff_workspace": ("changes", "after_diff"),
+    "read_shell": ("shell", "after_read"),
     "logs_service": ("service", "after_logs"),
 }
 """Verbs whose answer is a stream of bytes: they use stdout and stderr by themselves."""
