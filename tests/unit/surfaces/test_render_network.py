@@ -1,4 +1,4 @@
-"""The network for a person: each refusal names what would allow it, and nothing from a guest reaches the terminal raw."""
+"""The network for a person: each refusal names what would allow it, and nothing from a guest acts on the terminal."""
 
 from __future__ import annotations
 
