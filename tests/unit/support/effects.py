@@ -69,7 +69,7 @@ class Effects:
     def _audit(self, event: str, args: tuple[Any, ...]) -> None:
         if not (self._left or self._full):
             return
-        if event == "open" and not (isinstance(args[2], int) and args[2] & _WRITES):
+        if event == "open" and not (isinstance(args[2], int) and args[2] & _WRITES and not isinstance(args[0], int)):
             return
         if (event == "open" or event in _EVENTS) and not str(args[0]).startswith(self._ignore):
             self._take(event, str(args[0]))
