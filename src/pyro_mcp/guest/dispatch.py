@@ -54,7 +54,8 @@ class Dispatcher:
             stream.result(result)
 
     def serve(self, pipe: Pipe, backlog: bytes = b"") -> bytes:
-        """Serve one connection until it ends; requests still under way are cancelled by then.
+        """Serve one connection until it ends; requests still under way are cancelled by then, and none writes any more:
+        a late piece must not come between what the next one says on the same wire.
 
         Returns what a next peer has already said on the same wire, the `backlog` of the next call: a node that is
         killed and started anew can be back on a port before the guest has seen it go.
@@ -64,4 +65,5 @@ class Dispatcher:
         )
         self._channel = channel
         channel.serve()
+        pipe.join()
         return channel.leftover

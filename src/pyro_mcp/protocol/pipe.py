@@ -38,6 +38,7 @@ class Pipe:
         self._bulk = False
         self._wake_read, self._wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self._closing = False
+        self._released = threading.Event()
         self._users = 0
         self._lock = threading.Lock()
         for fd in {self._read_fd, self._write_fd}:
@@ -81,6 +82,7 @@ class Pipe:
         self._enter()
         try:
             while pending:
+                self._require_open()
                 try:
                     count = os.writev(self._write_fd, pending[:_MAX_PIECES])
                 except BlockingIOError:
@@ -107,6 +109,10 @@ class Pipe:
             if self._users == 0:
                 self._release()
 
+    def join(self) -> None:
+        """Wait until nobody reads or writes any more. Once closed that is at once: every user is at its last call."""
+        self._released.wait()
+
     def _poller(self, fd: int, events: int) -> select.poll:
         poller = select.poll()
         poller.register(fd, events)
@@ -115,9 +121,12 @@ class Pipe:
 
     def _enter(self) -> None:
         with self._lock:
-            if self._closing:
-                raise PipeClosed("closed here")
+            self._require_open()
             self._users += 1
+
+    def _require_open(self) -> None:
+        if self._closing:
+            raise PipeClosed("closed here")
 
     def _leave(self) -> None:
         with self._lock:
@@ -128,12 +137,12 @@ class Pipe:
     def _release(self) -> None:
         for fd in {self._read_fd, self._write_fd, self._wake_read, self._wake_write}:
             os.close(fd)
+        self._released.set()
 
     def _wait(self, poller: select.poll, fd: int, events: int, deadline: float | None) -> None:
         remaining = None if deadline is None else max(0.0, deadline - time.monotonic()) * 1000
         ready = poller.poll(remaining)
-        if self._closing:
-            raise PipeClosed("closed here")
+        self._require_open()
         if not ready:
             raise TimeoutError("deadline passed while waiting for the peer")
         got = dict(ready).get(fd, 0)
