@@ -27,6 +27,7 @@ from pathlib import Path
 
 import network
 import services
+import shells
 import workspaces
 
 from pyro_mcp import Pyro
@@ -345,6 +346,12 @@ def service_life(bench: Bench) -> Iterator[Row]:
             yield Row(name, value, unit, bound, raw, raw_is, least)
 
 
+def shell_life(bench: Bench) -> Iterator[Row]:
+    with Pyro(state_dir=bench.settings.state_dir) as pyro:
+        for name, value, unit, bound, least, raw, raw_is in shells.measure(pyro, bench.runs):
+            yield Row(name, value, unit, bound, raw, raw_is, least)
+
+
 def networks(bench: Bench) -> Iterator[Row]:
     for name, value, unit, bound, least, raw, raw_is in network.measure(bench.settings, bench.runtime, bench.runs):
         yield Row(name, value, unit, bound, raw, raw_is, least)
@@ -359,6 +366,7 @@ MEASURES = {
     "memory": memory,
     "workspaces": workspace_life,
     "services": service_life,
+    "shells": shell_life,
     "network": networks,
     "load": boots_under_load,
 }
