@@ -88,7 +88,7 @@ class Plan:
 
     def _target(self, parts: Parts, verb: str, kind: str, expected: object) -> Item | None:
         old = self._look(parts)
-        if old is not None and old.kind == "directory" and self._empties(parts, self._occupied()):
+        if old is not None and old.kind == "directory" and self._emptied(parts):
             old = None
         if old is not None and old.kind != kind:
             raise invalid(f"cannot {verb} {_shown(parts)}: it is {_KINDS.get(old.kind, 'a file')}")
@@ -155,14 +155,23 @@ class Plan:
         live = [parts for parts, item in self._now.items() if item is not None]
         return {parts[:length] for parts in live for length in range(len(parts))}
 
+    def _emptied(self, parts: Parts) -> bool:
+        """Whether these operations have left nothing in a directory; one that was empty before stays."""
+        return any(left[: len(parts)] == parts for left in self._left) and self._empties(parts, self._occupied())
+
     def _empties(self, parts: Parts, occupied: set[Parts], dropped: frozenset[Parts] = frozenset()) -> bool:
         """Whether nothing is left in a directory that is there."""
         if parts in occupied:
             return False
         with self._tree.existing(list(parts), links=False) as place:
             names = listing(place.fd) if place.is_directory() else [b"itself"]
-        inside = ((*parts, name) for name in names)
-        return all(below in dropped or self._now.get(below, self) is None for below in inside)
+        return all(self._goes((*parts, name), dropped) for name in names)
+
+    def _goes(self, parts: Parts, dropped: frozenset[Parts]) -> bool:
+        """Whether what is there is deleted, or a directory in which only such things are."""
+        if parts in self._now:
+            return self._now[parts] is None
+        return parts in dropped or self._emptied(parts)
 
     # -- steps
 
@@ -184,9 +193,21 @@ class Plan:
             elif before is None and item is not None:
                 puts.append(Step("put", b"/".join(parts), self._source(item)))
         makes = [Step("make", b"/".join(parts)) for parts in sorted(self._occupied() & self._made.keys())]
-        early = [self._drop(parts) for parts in replaced]
+        within = self._within(replaced)
+        early = [self._drop(parts) for parts in within]
         # A name may have to be free before something else gets it.
-        return [*modes, *takes, *early, *makes, *puts, *self._tidy(replaced)]
+        return [*modes, *takes, *early, *makes, *puts, *self._tidy(within)]
+
+    def _within(self, replaced: list[Parts]) -> list[Parts]:
+        """The directories that give way to a file, and those in them, the deepest first."""
+        found = {
+            left[:length]
+            for top in replaced
+            for left in self._left
+            if left[: len(top)] == top
+            for length in range(len(top), len(left) + 1)
+        }
+        return sorted(found, key=len, reverse=True)
 
     def _mode_at(self, origin: Parts) -> int:
         found = self._before[origin]
@@ -226,9 +247,9 @@ class Plan:
         name = b"/".join(parts)
         return Step("drop", name, before=stat.S_IMODE(status.st_mode), uid=status.st_uid, gid=status.st_gid)
 
-    def _tidy(self, replaced: list[Parts]) -> list[Step]:
+    def _tidy(self, gone: list[Parts]) -> list[Step]:
         """Directories that a deletion or a move has emptied go, as with git."""
-        occupied, dropped = self._occupied(), dict.fromkeys(replaced)
+        occupied, dropped = self._occupied(), dict.fromkeys(gone)
         found = []
         for left in sorted(self._left, key=len, reverse=True):
             parts = left

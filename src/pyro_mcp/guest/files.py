@@ -15,7 +15,7 @@ from pyro_mcp.guest.expect import expectation, verify
 from pyro_mcp.guest.flow import Flow
 from pyro_mcp.guest.glob import Glob
 from pyro_mcp.guest.paths import STAGE_PREFIX, Place, Tree, absolute, artifact_type, failure, relative, show
-from pyro_mcp.guest.reading import PIECE, send_file, send_link
+from pyro_mcp.guest.reading import PIECE, no_content, send_file, send_link
 from pyro_mcp.guest.stage import Stage, StagedFile, listing, write_pieces
 from pyro_mcp.guest.steps import IN_DOUBT, settle
 from pyro_mcp.protocol.channel import Stream
@@ -65,7 +65,7 @@ class Files:
         """path, max_bytes, offset?, links? → the bytes from there on as DATA 1; path, artifact_type, size_bytes,
         truncated (more follows), sha256 of all (or null), binary, mode.
 
-        Without `links` one at the end is itself what is read, and one on the way is refused.
+        Without `links` one at the end is itself what is read, one on the way is refused, and a directory only told.
         """
         p = {"max_bytes": 65536, "offset": 0, "links": True, **stream.params}
         parts = relative("read", p.get("path"))
@@ -78,6 +78,8 @@ class Files:
                 path = {"path": os.fsdecode(place.path)}
                 if not follow and place.is_link():
                     return {**path, **send_link(place, offset, most, flow)}
+                if not follow and place.is_directory():
+                    return {**path, **no_content(place.stat())}
                 require_file(place, "read")
                 fd = place.open(os.O_RDONLY)
                 try:

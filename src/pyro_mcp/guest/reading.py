@@ -70,6 +70,11 @@ def _send_part(fd: int, offset: int, most: int, flow: Flow, status: os.stat_resu
     return _read_result(size, None, text.binary, left, status)
 
 
+def no_content(status: os.stat_result) -> dict[str, Any]:
+    """Only what it is."""
+    return _read_result(0, None, False, 0, status)
+
+
 class _Text:
     """Whether what is shown of a file is text. A part may begin within a character."""
 

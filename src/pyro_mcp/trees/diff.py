@@ -109,6 +109,9 @@ def _silence(old: Version | None, new: Version | None) -> str | None:
             return "too large"
         if version.content is not None and not is_text(version.content):
             return "binary"
+        if version.kind == "symlink" and (version.content or b"").endswith(b"\n"):
+            # Whoever reads the patch would take it for the patch's own line end.
+            return "binary"
     if old and new and old.content == new.content and old.kind == new.kind and _git_mode(old) == _git_mode(new):
         return "permissions"
     return None

@@ -14,6 +14,8 @@ from pyro_mcp.errors import InvalidArgument
 from pyro_mcp.trees.names import show, unquote
 
 DEV_NULL = b"/dev/null"
+PREFIXES = frozenset(b"abciow")
+"""The letters of the directory that git puts in front of names."""
 _HUNK = re.compile(rb"@@ -(\d{1,9})(?:,(\d{1,9}))? \+(\d{1,9})(?:,(\d{1,9}))? @@")
 _EPOCH = re.compile(rb"(1970-01-01|1969-12-31) \d\d:\d\d:\d\d")
 _EXTENDED = {
@@ -62,11 +64,14 @@ class FilePatch:
 
     @property
     def name(self) -> str:
-        """What to call it in messages."""
-        for name in (self.new, self.old, self.fields.get("rename_to"), self.git):
+        """What to call it in messages: as in the workspace, without git's letter in front."""
+        moved = self.fields.get("rename_to") or self.fields.get("copy_to")
+        if moved is not None:
+            return show(moved)
+        for name in (self.new, self.old, *reversed(git_names(self.git or b"") or ())):
             if name is not None and name != DEV_NULL:
-                return show(name)
-        return "/dev/null"
+                return show(name[2:] if len(name) > 2 and name[0] in PREFIXES and name[1:2] == b"/" else name)
+        return show(self.git or DEV_NULL)
 
 
 def parse(text: bytes) -> list[FilePatch]:

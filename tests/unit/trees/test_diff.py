@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pyro_mcp.trees.diff import FileDiff, Version, diff_file, joined, totals
-from pyro_mcp.trees.patch import plan
+from pyro_mcp.trees.patch import Present, Read, plan
 
 State = dict[str, Version]
 
@@ -86,22 +86,35 @@ def test_git_apply_makes_the_same_tree(tmp_path_factory: pytest.TempPathFactory,
 
 
 @settings(max_examples=300, deadline=None)
-@given(old=state(FILE), new=state(FILE))
+@given(old=state(st.one_of(FILE, LINK)), new=state(st.one_of(FILE, LINK)))
 def test_our_own_reader_takes_it_back(old: State, new: State) -> None:
-    contents = {path: version.content or b"" for path, version in old.items()}
-    modes = {path: version.mode for path, version in old.items()}
+    tree = dict(old)
     patch = joined(compare(old, new))
-    for step in plan(patch, dict(contents).get) if patch else []:
+    for step in plan(patch, presence(old)) if patch else []:
         assert step.kind != "rename"
+        assert (step.before_sha256 is None) == (step.path not in tree)
         if step.kind == "delete":
-            del contents[step.path], modes[step.path]
-        elif step.content is not None:
-            contents[step.path] = step.content
-        if step.mode is not None:
-            modes[step.path] = step.mode
-    assert {path: (contents[path], modes[path]) for path in contents} == {
-        path: (version.content, version.mode) for path, version in new.items()
-    }
+            del tree[step.path]
+        elif step.kind == "link":
+            tree[step.path] = Version("symlink", 0o777, step.content)
+        else:
+            known = tree.get(step.path)
+            content = known.content if step.content is None and known else step.content
+            mode = step.mode or (known.mode if known else 0o644)
+            tree[step.path] = Version("file", mode, content)
+    assert tree == new
+
+
+def presence(files: State) -> Read:
+    """What an agent would read."""
+
+    def read(path: str) -> Present | None:
+        version = files.get(path)
+        if version is None or version.kind == "directory":
+            return None
+        return Present(version.content or b"", version.kind, version.mode)
+
+    return read
 
 
 def test_what_text_cannot_say_is_told() -> None:
@@ -129,4 +142,4 @@ def test_a_large_file_takes_little_time() -> None:
     new = [*old]
     new[5:6], new[-5:-4] = [b"one\n"], [b"two\n", b"three\n"]
     diff = diff_file("f", Version("file", 0o644, b"".join(old)), Version("file", 0o644, b"".join(new)))
-    assert plan(diff.text_patch or "", {"f": b"".join(old)}.get)[0].content == b"".join(new)
+    assert plan(diff.text_patch or "", {"f": Present(b"".join(old))}.get)[0].content == b"".join(new)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from hashlib import sha256
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pyro_mcp.errors import InvalidArgument
-from pyro_mcp.trees.patch import PatchOperation, plan, statuses
+from pyro_mcp.trees.patch import PatchOperation, Present, Read, plan, statuses
 
 FILES: dict[str, bytes] = {
     "app.py": b"one\ntwo\nthree\nfour\nfive\nsix\nseven\neight\nnine\nten\n",
@@ -24,8 +24,8 @@ FILES: dict[str, bytes] = {
 }
 
 
-def reader(files: dict[str, bytes]) -> Callable[[str], bytes | None]:
-    return files.get
+def reader(files: dict[str, bytes]) -> Read:
+    return lambda path: Present(files[path]) if path in files else None
 
 
 def applied(patch: str | bytes, files: dict[str, bytes] | None = None) -> dict[str, bytes]:
@@ -152,7 +152,7 @@ def test_new_deleted_renamed_and_mode() -> None:
         "diff --git a/bare.txt b/bare.txt\nold mode 100644\nnew mode 100755\n"
         'diff --git "a/gr\\303\\274n" "b/gr\\303\\274n"\nold mode 100755\nnew mode 100644\n'
     )
-    planned = plan(patch, FILES.get)
+    planned = plan(patch, reader(FILES))
     steps = {(step.kind, step.path): step for step in planned}
     assert set(steps) == {
         ("write", "new.py"), ("write", "nothing"), ("delete", "dir/deep.txt"), ("delete", "empty"),
@@ -214,7 +214,12 @@ def test_names_with_spaces_tabs_and_bytes() -> None:
         ("--- /dev/null\n+++ /dev/null\n@@ -1 +1 @@\n-x\n+y\n", ["at once"]),
         ("--- /dev/null\n+++ b/app.py\n@@ -0,0 +1 @@\n+y\n", ["app.py", "exists"]),
         ("--- a/app.py\n+++ /dev/null\n@@ -1 +0,0 @@\n-one\n", ["app.py", "lines would be left"]),
-        ("diff --git a/x b/x\nnew file mode 120000\n--- /dev/null\n+++ b/x\n@@ -0,0 +1 @@\n+/etc\n", ["120000"]),
+        ("diff --git a/x b/x\nnew file mode 120000\n--- /dev/null\n+++ b/x\n@@ -0,0 +1 @@\n+\n", ["x", "a text of 1"]),
+        ("diff --git a/app.py b/app.py\nold mode 100644\nnew mode 120000\n", ["app.py", "becomes a link"]),
+        ("diff --git a/app.py b/app.py\ndeleted file mode 120000\n", ["app.py", "it is a file"]),
+        ("diff --git a/R b/R\nGIT binary patch\nliteral 3\nabc\n", ["to R: binary"]),
+        ("diff --git a/s b/R\nrename from s\nrename to R\nGIT binary patch\n", ["to R: binary"]),
+        ("--- a/lib/R\n+++ b/lib/R\nBinary files a/lib/R and b/lib/R differ\n", ["to lib/R: binary"]),
         ("diff --git a/x b/x\nnew file mode 160000\n", ["160000"]),
         ("diff --git a/x b/x\nGIT binary patch\nliteral 3\nabc\n", ["binary"]),
         ("diff --git a/x b/x\nBinary files a/x and b/x differ\n", ["binary"]),
@@ -238,7 +243,7 @@ def test_names_with_spaces_tabs_and_bytes() -> None:
 )  # fmt: skip
 def test_what_is_refused_is_named(patch: str, words: list[str]) -> None:
     with pytest.raises(InvalidArgument) as caught:
-        plan(patch, FILES.get)
+        plan(patch, reader(FILES))
     for word in words:
         assert word in str(caught.value)
 
@@ -246,19 +251,19 @@ def test_what_is_refused_is_named(patch: str, words: list[str]) -> None:
 def test_a_failing_hunk_says_what_stands_there() -> None:
     patch = "--- a/app.py\n+++ b/app.py\n@@ -1,2 +1,2 @@\n-one\n+1\n two\n@@ -5,3 +5,3 @@\n five\n-SIX\n+6\n seven\n"
     with pytest.raises(InvalidArgument) as caught:
-        plan(patch, FILES.get)
+        plan(patch, reader(FILES))
     assert "app.py: hunk 2 does not fit: line 6 should be SIX but is six" in caught.value.message
     assert "5: five\n6: six\n7: seven" in (caught.value.hint or "")
 
 
 def test_a_hunk_that_is_there_already_is_told() -> None:
     with pytest.raises(InvalidArgument, match="applied already"):
-        plan("--- a/app.py\n+++ b/app.py\n" + EDIT, {"app.py": CHANGED}.get)
+        plan("--- a/app.py\n+++ b/app.py\n" + EDIT, reader({"app.py": CHANGED}))
 
 
 def test_a_hunk_without_numbers_must_be_unambiguous() -> None:
     with pytest.raises(InvalidArgument, match="several places"):
-        plan("--- a/f\n+++ b/f\n@@\n-x\n+y\n", {"f": b"x\nx\n"}.get)
+        plan("--- a/f\n+++ b/f\n@@\n-x\n+y\n", reader({"f": b"x\nx\n"}))
 
 
 def expect_plan_or_refusal(patch: str) -> None:
@@ -286,3 +291,56 @@ PARTS = [
 @given(st.lists(st.sampled_from(PARTS), max_size=14))
 def test_any_order_of_lines_is_planned_or_refused(lines: list[str]) -> None:
     expect_plan_or_refusal("\n".join(lines) + "\n")
+
+
+LINKS = {"link": Present(b"app.py", "symlink"), "app.py": Present(FILES["app.py"], mode=0o755)}
+
+
+def steps(patch: str) -> list[PatchOperation]:
+    return plan(patch, LINKS.get)
+
+
+def test_links_are_made_led_elsewhere_and_deleted() -> None:
+    made = steps(
+        "diff --git a/n b/n\nnew file mode 120000\n--- /dev/null\n+++ b/n\n@@ -0,0 +1 @@\n+../../etc\n"
+        "\\ No newline at end of file\n"
+    )
+    assert made == [PatchOperation("link", "n", b"../../etc")]
+    edit = "@@ -1 +1 @@\n-app.py\n\\ No newline at end of file\n+dir\n\\ No newline at end of file\n"
+    digest = sha256(b"app.py").hexdigest()
+    led = [PatchOperation("link", "link", b"dir", before_sha256=digest)]
+    assert steps("diff --git a/link b/link\nindex 1..2 120000\n--- a/link\n+++ b/link\n" + edit) == led
+    assert steps("--- a/link\n+++ b/link\n@@ -1 +1 @@\n-app.py\n+dir\n") == led
+    head = "diff --git a/link b/link\ndeleted file mode 120000\n"
+    gone = steps(head + "--- a/link\n+++ /dev/null\n@@ -1 +0,0 @@\n-app.py\n")
+    assert gone == [PatchOperation("delete", "link", before_sha256=digest)]
+
+
+def test_a_link_becomes_a_file_by_two_sections() -> None:
+    planned = steps(
+        "diff --git a/link b/link\ndeleted file mode 120000\n--- a/link\n+++ /dev/null\n@@ -1 +0,0 @@\n-app.py\n"
+        "diff --git a/link b/link\nnew file mode 100755\n--- /dev/null\n+++ b/link\n@@ -0,0 +1 @@\n+x\n"
+    )
+    assert [(step.kind, step.path, step.content, step.mode) for step in planned] == [
+        ("delete", "link", None, None),
+        ("write", "link", b"x\n", 0o755),
+    ]
+    assert statuses(planned) == {"link": "modified"}
+
+
+def test_nothing_is_written_through_a_link() -> None:
+    with pytest.raises(InvalidArgument, match="symbolic link to app") as caught:
+        steps("--- a/link\n+++ b/link\n" + EDIT)
+    assert "leads to" in (caught.value.hint or "")
+    with pytest.raises(InvalidArgument, match="n is a symbolic link in the same patch"):
+        steps(
+            "diff --git a/n b/n\nnew file mode 120000\n--- /dev/null\n+++ b/n\n@@ -0,0 +1 @@\n+/etc\n"
+            "--- /dev/null\n+++ b/n/passwd\n@@ -0,0 +1 @@\n+x\n"
+        )
+
+
+def test_a_copy_keeps_the_exec_bit() -> None:
+    (step,) = steps("diff --git a/app.py b/c.py\nsimilarity index 100%\ncopy from app.py\ncopy to c.py\n")
+    assert (step.kind, step.path, step.content, step.mode) == ("write", "c.py", FILES["app.py"], 0o755)
+    (step,) = steps("diff --git a/link b/l2\nsimilarity index 100%\ncopy from link\ncopy to l2\n")
+    assert (step.kind, step.path, step.content) == ("link", "l2", b"app.py")

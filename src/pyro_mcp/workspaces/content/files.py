@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -29,13 +29,15 @@ class _Listed:
 
 @dataclass(frozen=True)
 class ReadAnswer:
-    """What the agent says of a file that it has sent."""
+    """What the agent says of a file, or of a link as itself, that it has sent."""
 
     path: Path
     size_bytes: Count
     truncated: bool
     binary: bool
     sha256: Sha256 | None = None
+    artifact_type: Literal["file", "directory", "symlink"] = "file"
+    mode: Annotated[int, msgspec.Meta(ge=0, le=0o7777)] = 0o644
 
 
 @dataclass(frozen=True)

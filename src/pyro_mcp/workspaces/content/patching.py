@@ -8,12 +8,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from pyro_mcp.errors import InvalidArgument, NotFound
 from pyro_mcp.model.patch import PatchEntry, PatchResult, PatchSummary
 from pyro_mcp.operations.call import Call
-from pyro_mcp.trees.patch import PatchOperation, plan, statuses
+from pyro_mcp.trees.patch import PatchOperation, Present, plan, statuses
 from pyro_mcp.workspaces.content.asking import Place, ask
 from pyro_mcp.workspaces.content.files import Collected, ReadAnswer
 
@@ -57,11 +57,11 @@ class _Reader:
         self._place = place
         self._left = MAX_TOTAL
 
-    def read(self, path: str) -> bytes | None:
-        """The file's bytes; None when there is none."""
+    def read(self, path: str) -> Present | None:
+        """The file, or the link; None when there is none."""
         limit = min(MAX_FILE, self._left)
         held = Collected(limit)
-        params = {"path": path, "max_bytes": limit}
+        params = {"path": path, "max_bytes": limit, "links": False}
         try:
             said = ask(self._call, self._place.machine, "file_read", params, ReadAnswer, take=held.add)
         except NotFound:
@@ -73,12 +73,17 @@ class _Reader:
                 hint="Change it with a command inside the workspace.",
             )
         self._left -= len(held.data)
-        return bytes(held.data)
+        if said.artifact_type == "directory":
+            return None
+        kind: Literal["file", "symlink"] = "symlink" if said.artifact_type == "symlink" else "file"
+        return Present(bytes(held.data), kind, said.mode)
 
 
 def _wire(step: PatchOperation) -> dict[str, Any]:
     value: dict[str, Any] = {"op": step.kind, "path": step.path, "expected_sha256": step.before_sha256}
-    if step.content is not None:
+    if step.kind == "link":
+        value["target"] = (step.content or b"").decode("utf-8", "surrogateescape")
+    elif step.content is not None:
         value["size"] = len(step.content)
     if step.mode is not None:
         value["mode"] = step.mode & 0o777
@@ -88,4 +93,4 @@ def _wire(step: PatchOperation) -> dict[str, Any]:
 
 
 def _contents(steps: list[PatchOperation]) -> Iterator[bytes]:
-    return (step.content for step in steps if step.content)
+    return (step.content for step in steps if step.content and step.kind == "write")
