@@ -18,6 +18,7 @@ from pyro_mcp.guest.syscalls import (
     MS_RDONLY,
     mount,
 )
+from pyro_mcp.guest.sysfs import find_device
 
 ENVIRONMENT, SCRATCH, ROOT = "/pyro/environment", "/pyro/scratch", "/pyro/root"
 RUNTIME = "/run/pyro/runtime"
@@ -108,14 +109,10 @@ def workspace_directory() -> int:
 
 def find(serial: str) -> str:
     """The device of the disk with this serial number. Raises `FileNotFoundError`."""
-    for name in os.listdir("/sys/block"):
-        try:
-            with open(f"/sys/block/{name}/serial", encoding="ascii", errors="replace") as file:
-                if file.read().strip() == serial:
-                    return f"/dev/{name}"
-        except OSError:
-            continue
-    raise FileNotFoundError(2, f"no disk with the serial number {serial!r}")
+    found = find_device("/sys/block", "serial", serial)
+    if found is None:
+        raise FileNotFoundError(errno.ENOENT, f"no disk with the serial number {serial!r}")
+    return found
 
 
 def _prepare_run() -> None:

@@ -10,24 +10,23 @@ A command ends with its channel, unless it is a job (`jobs`).
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import os
 import select
 import signal
 import struct
-import threading
 import time
 from typing import Any
 
 from pyro_mcp.guest import params as read
 from pyro_mcp.guest.children import Child, SpawnError, spawn
 from pyro_mcp.guest.errors import AgentError, cause, invalid
+from pyro_mcp.guest.exec_end import Killer, not_started, result_of
 from pyro_mcp.guest.jobs import Job, Jobs, job_name
 from pyro_mcp.guest.secrets import Secrets
 from pyro_mcp.protocol.channel import Data, End, Message, Stream
+from pyro_mcp.protocol.wake import Wake
 
-GRACE_SECONDS = 0.5
 QUIET_SECONDS = 0.1
 LINGER_SECONDS = 1.0
 SMALL_READ = 4096
@@ -72,38 +71,20 @@ def _command(
     with_input: bool,
 ) -> dict[str, Any]:
     begun = time.monotonic()
-    wake = _Wake()
+    wake = Wake()
     try:
         run = _Run(peer, wake, with_input)
         try:
             run.start(argv, directory, environment)
             return run.loop(begun, timeout)
         except SpawnError as error:
-            return _not_started(peer, argv[0], directory, error)
+            return not_started(peer, argv[0], directory, error)
         finally:
             run.close()
     finally:
         peer.on_cancel(None)
         peer.watch(None)
         wake.close()
-
-
-def _not_started(peer: Stream | Job, word: bytes, directory: bytes, error: SpawnError) -> dict[str, Any]:
-    shown = word[:256].decode("utf-8", "replace")
-    if error.before:
-        raise invalid(f"cannot exec {shown}: working directory {directory.decode('utf-8', 'replace')}: {error}")
-    if error.errno == errno.E2BIG:
-        raise invalid(f"cannot exec {shown}: arguments and environment are too long", "Pass data on standard input.")
-    if error.errno in (errno.ENOENT, errno.ENOTDIR):
-        code, text = 127, f"{shown}: command not found"
-        if any(space in word for space in b" \t\n"):
-            text += " (to run a shell line, use: sh -c '...')"
-    elif error.errno in (errno.EACCES, errno.ENOEXEC, errno.EISDIR, errno.EPERM):
-        code, text = 126, f"{shown}: cannot execute: {error}"
-    else:
-        raise AgentError("internal", f"cannot exec {shown}: {error}")
-    peer.send(f"pyro: {text}\n".encode(), 2)
-    return {"exit_code": code, "signal": None, "timed_out": False, "duration_ms": 0}
 
 
 def programs(word: bytes, path: bytes) -> list[bytes]:
@@ -113,36 +94,10 @@ def programs(word: bytes, path: bytes) -> list[bytes]:
     return [(entry or b".") + b"/" + word for entry in path.split(b":")]
 
 
-class _Wake:
-    """An eventfd that other threads may set until it is closed, and never after."""
-
-    def __init__(self) -> None:
-        self.fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        self._lock = threading.Lock()
-        self._set = False
-
-    def set(self) -> None:
-        with self._lock:
-            if self.fd >= 0 and not self._set:
-                self._set = True
-                os.eventfd_write(self.fd, 1)
-
-    def clear(self) -> None:
-        with self._lock:
-            if self._set:
-                self._set = False
-                os.eventfd_read(self.fd)
-
-    def close(self) -> None:
-        with self._lock:
-            os.close(self.fd)
-            self.fd = -1
-
-
 class _Run:
     """One command under way. Everything but `Child.kill_group` happens on the request's thread."""
 
-    def __init__(self, stream: Stream | Job, wake: _Wake, with_input: bool) -> None:
+    def __init__(self, stream: Stream | Job, wake: Wake, with_input: bool) -> None:
         self._stream = stream
         self._wake = wake
         self._with_input = with_input
@@ -202,7 +157,7 @@ class _Run:
         self._poll.register(child.pidfd, select.POLLIN)
         self._poll.register(self._wake.fd, select.POLLIN)
         self._on_wake()
-        killer = _Killer(child, begun, timeout)
+        killer = Killer(child, begun, timeout)
         while not self._turn(child.pidfd, killer.act()):
             pass
         self._poll.unregister(child.pidfd)
@@ -210,7 +165,7 @@ class _Run:
         duration = time.monotonic() - begun
         if not self._stream.cancelled:
             self._drain()
-        return _result(status, killer.timed_out, duration)
+        return result_of(status, killer.timed_out, duration)
 
     # -- the loop
 
@@ -340,47 +295,6 @@ class _Run:
             self._turn(-1, None if owed else QUIET_SECONDS * 1000)
             if not owed and self._moved == before and self._armed:
                 return
-
-
-class _Killer:
-    """The timeout: TERM to the group, then KILL after a short grace."""
-
-    def __init__(self, child: Child, begun: float, timeout: float | None) -> None:
-        self.timed_out = False
-        self._child = child
-        self._due = None if timeout is None else begun + timeout
-
-    def act(self) -> float | None:
-        """Do what is due; milliseconds until the next act, or None when there is none."""
-        if self._due is None:
-            return None
-        remaining = self._due - time.monotonic()
-        if remaining > 0:
-            return remaining * 1000 + 1
-        if self.timed_out:
-            self._child.kill_group(signal.SIGKILL)
-            self._due = None
-            return None
-        self.timed_out = True
-        self._child.kill_group(signal.SIGTERM)
-        # A stopped process takes the TERM only when continued.
-        self._child.kill_group(signal.SIGCONT)
-        self._due = time.monotonic() + GRACE_SECONDS
-        return GRACE_SECONDS * 1000
-
-
-def _result(status: int, timed_out: bool, duration: float) -> dict[str, Any]:
-    code = os.waitstatus_to_exitcode(status)
-    name = None
-    if code < 0:
-        name = _SIGNALS.get(-code, f"SIG{-code}")
-        code = 128 - code
-    if timed_out:
-        code = 124
-    return {"exit_code": code, "signal": name, "timed_out": timed_out, "duration_ms": round(duration * 1000)}
-
-
-_SIGNALS = {int(number): number.name for number in signal.Signals}
 
 
 def _waiting_bytes(fd: int) -> int:

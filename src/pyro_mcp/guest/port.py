@@ -7,9 +7,11 @@ mode reports the moment the port becomes writable, which is when a host connects
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 
+from pyro_mcp.guest.sysfs import find_device
 from pyro_mcp.protocol.pipe import Pipe
 
 PORT_NAME = "pyro.agent"
@@ -38,12 +40,7 @@ class Port:
 
 def find(name: str) -> str:
     """The device of the port called `name`. Its number is not always the same. Raises `FileNotFoundError`."""
-    base = "/sys/class/virtio-ports"
-    for entry in sorted(os.listdir(base)):
-        try:
-            with open(f"{base}/{entry}/name", encoding="ascii", errors="replace") as file:
-                if file.read().strip() == name:
-                    return f"/dev/{entry}"
-        except OSError:
-            continue
-    raise FileNotFoundError(2, f"no virtio port is called {name!r}")
+    found = find_device("/sys/class/virtio-ports", "name", name)
+    if found is None:
+        raise FileNotFoundError(errno.ENOENT, f"no virtio port is called {name!r}")
+    return found
