@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -115,12 +115,26 @@ def test_a_caller_that_vanishes_ends_its_command_unless_it_goes_on(engine: Engin
 
 
 def test_a_command_can_be_ended(engine: Engine) -> None:
-    left = run(engine, "echo here; sleep 300 & sleep 300", wait=0)
+    sleep = f"sleep 302.{os.getpid()}"
+    left = run(engine, f"echo here; {sleep} & {sleep}", wait=0)
+    wait_for(lambda: running(engine, sleep) == 2)
     logs = engine.commands.logs(
         Ears(engine).call, REF, sequence=left.sequence, cursor=None, wait_seconds=None, end=True, limit=1
     )
     assert (logs.entries[0].state, logs.entries[0].signal, logs.entries[0].exit_code) == ("ended", "SIGKILL", 137)
-    assert run(engine, "pgrep -x sleep >/dev/null; echo free").stdout == "free\n"
+    assert running(engine, sleep) == 0
+
+
+def running(engine: Engine, command: str) -> int:
+    """How many processes are exactly `command`."""
+    return int(run(engine, ["pgrep", "-c", "-x", "-f", command.replace(".", "[.]")]).stdout)
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < deadline, "not in time"
+        time.sleep(0.05)
 
 
 def test_several_run_at_once(engine: Engine) -> None:
