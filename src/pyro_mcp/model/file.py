@@ -42,10 +42,11 @@ class FileList(Result):
 
 @dataclass(frozen=True, kw_only=True)
 class FileContent(Result):
-    """The beginning of a file as text.
+    """A file as text, from `offset` on.
 
-    `size_bytes` is the whole file's, `truncated` says that `content` is not all of it. A `binary` file has no content.
-    `sha256` is the whole file's digest, null when the file is too large to be digested in passing.
+    `size_bytes` is the whole file's, `truncated` says that more follows after `content`, which `next_offset` then
+    reads. `offset` is moved to the next character when it was within one. A `binary` file has no content. `sha256` is
+    the whole file's digest, null when the file is too large to be digested in passing.
     """
 
     workspace_id: str
@@ -57,6 +58,8 @@ class FileContent(Result):
     sha256: str | None
     execution_mode: ExecutionMode
     isolation: Isolation
+    offset: int = 0
+    next_offset: int | None = None
     content: str
 
 

@@ -40,6 +40,10 @@ IgnoreCase = Annotated[bool, Param(help="let upper and lower case be the same")]
 ListLimit = Annotated[int, Param(help="most entries to answer with", ge=1, le=10_000, metavar="N")]
 SearchLimit = Annotated[int, Param(help="most matching lines to answer with", ge=1, le=10_000, metavar="N")]
 MaxBytes = Annotated[int, Param(help="most bytes to read", ge=1, le=4 * MIB, metavar="N")]
+Offset = Annotated[
+    int,
+    Param(help="first byte to read, such as the next_offset of the answer before", ge=0, le=1 << 53, metavar="BYTES"),
+]
 Text = Annotated[
     str,
     Param(help="the file's whole content as text", max_length=4 * MIB, metavar="TEXT", file_flag="--text-file"),
@@ -84,16 +88,21 @@ def list_workspace_files(
     text_field="content",
 )
 def read_workspace_file(
-    call: Call[Engine], workspace_id: WorkspaceRef, path: WorkspacePath, *, max_bytes: MaxBytes = 65_536
+    call: Call[Engine],
+    workspace_id: WorkspaceRef,
+    path: WorkspacePath,
+    *,
+    max_bytes: MaxBytes = 65_536,
+    offset: Offset = 0,
 ) -> FileContent:
-    """Read the beginning of a text file of the workspace.
+    """Read a text file of the workspace, or a part of a longer one.
 
-    A binary file is told apart and has no content. To read on in a longer one, use a command such as `sed -n`.
+    A truncated answer says where to read on: `next_offset`. A binary file is told apart and has no content.
     """
     from pyro_mcp.workspaces.content.files import read_file
     from pyro_mcp.workspaces.content.opening import opened
 
-    return read_file(call, opened(call, workspace_id), path, max_bytes=max_bytes)
+    return read_file(call, opened(call, workspace_id), path, max_bytes=max_bytes, offset=offset)
 
 
 @operation(cli=("workspace", "file", "write"), tool="workspace_file_write", title="Write a file", effects=Effects())

@@ -98,3 +98,21 @@ def test_no_byte_escapes_a_racing_link(agent: Client, root: Path) -> None:
         over.set()
         racer.join()
     assert codes <= {"not_found", "invalid_argument", "conflict"}
+
+
+@pytest.mark.parametrize(
+    ("verb", "path", "message"),
+    [
+        ("file_read", "/etc/passwd", "cannot read /etc/passwd: it is outside /workspace"),
+        ("file_write", "a/../b", "cannot write a/../b: it contains '..'"),
+        ("file_list", ".pyro-stage-x/y", "cannot list .pyro-stage-x/y: the name is reserved"),
+        ("file_search", "x" * 256, f"cannot search {'x' * 256}: it has more than"),
+        ("tree_pack", "link/x", "cannot pack /workspace/link/x: it leads out of /workspace through a symbolic link"),
+    ],
+)
+def test_a_refusal_says_what_cannot_be_done_and_why(
+    agent: Client, root: Path, verb: str, path: str, message: str
+) -> None:
+    (root / "link").symlink_to("../outside")
+    with refused("invalid_argument", message):
+        talk(agent.channel, verb, {"path": path, "size": 1, "pattern": "x"}, b"x")

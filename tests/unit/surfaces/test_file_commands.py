@@ -99,6 +99,8 @@ def test_a_file_is_its_content_and_nothing_else(capfd: pytest.CaptureFixture[str
     out, err = drawn(capfd, "read_workspace_file", text)
     assert out == "one"
     assert "beginning of 3 bytes" in err
+    part = FileContent(**CONTENT, truncated=True, binary=False, content="one", next_offset=2)
+    assert "read on with --offset 2" in drawn(capfd, "read_workspace_file", part)[1]
     binary = FileContent(**CONTENT, truncated=False, binary=True, content="")
     out, err = drawn(capfd, "read_workspace_file", binary)
     assert out == ""

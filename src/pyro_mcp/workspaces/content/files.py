@@ -15,6 +15,9 @@ from pyro_mcp.workspaces.content.asking import Place, ask
 ABSENT = "absent"
 """The expectation that no file is there yet."""
 
+MAX_REST = 3
+"""Bytes of a UTF-8 character after its first."""
+
 Count = Annotated[int, msgspec.Meta(ge=0, le=1 << 53)]
 Sha256 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$", max_length=64)]
 Path = Annotated[str, msgspec.Meta(max_length=8192)]
@@ -89,16 +92,21 @@ def list_files(
     )
 
 
-def read_file(call: Call[Any], place: Place, path: str, *, max_bytes: int) -> FileContent:
-    """The file's first `max_bytes` as text; a character that the cut would halve is left out."""
+def read_file(call: Call[Any], place: Place, path: str, *, max_bytes: int, offset: int = 0) -> FileContent:
+    """Up to `max_bytes` of the file from `offset` on as text; a character that a cut would halve is left out."""
     held = Collected(max_bytes)
-    said = ask(call, place.machine, "file_read", {"path": path, "max_bytes": max_bytes}, ReadAnswer, take=held.add)
-    content, binary = "", said.binary
+    params = {"path": path, "max_bytes": max_bytes, "offset": offset}
+    said = ask(call, place.machine, "file_read", params, ReadAnswer, take=held.add)
+    data, content, binary = bytes(held.data), "", said.binary
     if not binary:
+        begin = _begin(data) if offset else 0
         try:
-            content = _text(bytes(held.data), said.truncated)
+            content = _text(data[begin:], said.truncated)
         except UnicodeDecodeError:
             binary = True
+        else:
+            offset += begin
+    end = offset + len(content.encode())
     return FileContent(
         **place.stamp,
         path=said.path,
@@ -107,6 +115,8 @@ def read_file(call: Call[Any], place: Place, path: str, *, max_bytes: int) -> Fi
         truncated=said.truncated,
         binary=binary,
         sha256=said.sha256,
+        offset=offset,
+        next_offset=end if said.truncated and not binary else None,
         content=content,
     )
 
@@ -159,6 +169,11 @@ def search_files(
         files_skipped=said.files_skipped,
         matches=said.matches,
     )
+
+
+def _begin(data: bytes) -> int:
+    """Where the first whole character begins in what may begin within one."""
+    return next((at for at, byte in enumerate(data[:MAX_REST]) if not 0x80 <= byte < 0xC0), min(len(data), MAX_REST))
 
 
 def _text(data: bytes, cut: bool) -> str:

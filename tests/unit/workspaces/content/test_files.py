@@ -165,3 +165,42 @@ def test_search_finds_lines(lab: Lab) -> None:
     assert (whole.count, whole.truncated) == (1, True)
     with pytest.raises(InvalidArgument, match="malformed"):
         search("(")
+
+
+@pytest.mark.parametrize("size", [4, 5, 7, 4096])
+def test_a_long_file_is_read_part_by_part(lab: Lab, size: int) -> None:
+    text = "aé€😀\n" * 700
+    lab.put("long", text)
+    parts, offset = [], 0
+    while True:
+        part = read_file(lab.call, lab.place, "long", max_bytes=size, offset=offset)
+        assert (part.offset, part.size_bytes, part.binary) == (offset, len(text.encode()), False)
+        assert part.sha256 == sha256(text.encode()).hexdigest()
+        parts.append(part.content)
+        if part.next_offset is None:
+            assert not part.truncated
+            break
+        assert part.truncated
+        assert part.next_offset > offset
+        offset = part.next_offset
+        assert offset == len("".join(parts).encode())
+    assert "".join(parts) == text
+
+
+def test_an_offset_within_a_character_moves_to_the_next(lab: Lab) -> None:
+    lab.put("text", "a😀b")
+    found = [read_file(lab.call, lab.place, "text", max_bytes=9, offset=at) for at in range(8)]
+    assert [one.content for one in found] == ["a😀b", "😀b", "b", "b", "b", "b", "", ""]
+    assert [one.offset for one in found] == [0, 1, 5, 5, 5, 5, 6, 7]
+    assert not any(one.binary or one.truncated for one in found)
+    lab.put("odd", b"text\x80\x80\x80\x80")
+    assert read_file(lab.call, lab.place, "odd", max_bytes=9, offset=4).binary
+
+
+def test_the_end_of_a_giant_is_read_without_the_rest(lab: Lab) -> None:
+    with lab.put("giant").open("wb") as file:
+        file.truncate(1 << 40)
+        file.seek(0, os.SEEK_END)
+        file.write(b"the end")
+    part = read_file(lab.call, lab.place, "giant", max_bytes=100, offset=1 << 40)
+    assert (part.content, part.truncated, part.size_bytes, part.sha256) == ("the end", False, (1 << 40) + 7, None)

@@ -43,7 +43,10 @@ def after_read(result: FileContent, output: Output) -> None:
     output.live(1, result.content.encode("utf-8", "surrogateescape"))
     output.finish()
     if result.truncated:
-        output.notice(f"this is the beginning of {result.size_bytes} bytes (--max-bytes)")
+        if result.next_offset is None:
+            output.notice(f"this is the beginning of {result.size_bytes} bytes (--max-bytes)")
+        else:
+            output.notice(f"there are {result.size_bytes} bytes; read on with --offset {result.next_offset}")
 
 
 def draw_written(console: Console, result: FileWritten) -> None:
