@@ -117,7 +117,7 @@ def test_a_shell_outlives_the_node(environ: dict[str, str], surface: Any) -> Non
                 if getattr(error, "code", "") != "node_unavailable":
                     raise
         surface.do("write_shell", **given, input="echo $A")
-        while "\nkept" not in said:
+        while not re.search(r"[\r\n]kept", said):
             assert time.monotonic() < deadline
             said = surface.do("read_shell", **given, wait_for_idle_ms=500)["output"]
     finally:
