@@ -5,10 +5,10 @@ Only loopback is dialled, so a published port reaches what runs in the guest and
 
 from __future__ import annotations
 
+import _socket
 import errno
 import os
 import select
-import socket
 import time
 from typing import Any
 
@@ -19,7 +19,7 @@ from pyro_mcp.protocol.relay import Ending, Relay, close_socket
 from pyro_mcp.protocol.wake import Wake
 
 CONNECT_SECONDS = 10.0
-_BOTH = ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1"))
+_BOTH = ((_socket.AF_INET, "127.0.0.1"), (_socket.AF_INET6, "::1"))
 _ADDRESSES = {"localhost": _BOTH, "127.0.0.1": _BOTH[:1], "::1": _BOTH[1:]}
 _NOBODY = (errno.ECONNREFUSED, errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT, errno.ENETUNREACH)
 
@@ -47,7 +47,7 @@ def tcp_connect(stream: Stream) -> dict[str, Any]:
     raise _cancelled()
 
 
-def _dial(stream: Stream, host: str, port: int, deadline: float) -> socket.socket:
+def _dial(stream: Stream, host: str, port: int, deadline: float) -> _socket.socket:
     wake = Wake()
     stream.watch(wake.set)
     try:
@@ -68,10 +68,10 @@ _LISTEN_HINT = "Start a server on it that listens on 127.0.0.1 or on all address
 
 def _connect(
     stream: Stream, wake: Wake, family: int, address: tuple[str, int], deadline: float
-) -> socket.socket | None:
+) -> _socket.socket | None:
     """A connected socket, or None when nobody is there. The wait ends with the deadline or with a cancel."""
     try:
-        sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        sock = _socket.socket(family, _socket.SOCK_STREAM | _socket.SOCK_NONBLOCK)
     except OSError as error:
         if error.errno in _NOBODY:
             return None
@@ -92,7 +92,7 @@ def _connect(
     return sock if connected else None
 
 
-def _wait(stream: Stream, wake: Wake, sock: socket.socket, deadline: float) -> int:
+def _wait(stream: Stream, wake: Wake, sock: _socket.socket, deadline: float) -> int:
     """The error number with which connecting ended; 0 for success."""
     poll = select.poll()
     poll.register(sock, select.POLLOUT)
@@ -106,7 +106,7 @@ def _wait(stream: Stream, wake: Wake, sock: socket.socket, deadline: float) -> i
             return errno.ETIMEDOUT
         ready = dict(poll.poll(remaining * 1000 + 1))
         if sock.fileno() in ready:
-            return sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+            return sock.getsockopt(_socket.SOL_SOCKET, _socket.SO_ERROR)
 
 
 def _cancelled() -> AgentError:

@@ -11,9 +11,9 @@ The stream stays the caller's: its handler answers it; its opener cancels it unl
 
 from __future__ import annotations
 
+import _socket
 import os
 import select
-import socket
 import struct
 from enum import Enum
 
@@ -48,7 +48,7 @@ class Relay:
     socket's bytes and may be looked at any time; `cause` says why it ended, as far as anybody told.
     """
 
-    def __init__(self, stream: Stream, sock: socket.socket, *, half_open_seconds: float | None = None) -> None:
+    def __init__(self, stream: Stream, sock: _socket.socket, *, half_open_seconds: float | None = None) -> None:
         self.read = 0
         self.written = 0
         self.cause = ""
@@ -146,7 +146,7 @@ class Relay:
         if room:
             self._read_socket(room)
         elif ready & _GONE:
-            failure = self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+            failure = self._sock.getsockopt(_socket.SOL_SOCKET, _socket.SO_ERROR)
             if failure:
                 raise OSError(failure, os.strerror(failure))
             # Shut both ways, and what it still holds must wait for credit: nothing more to be told of until then.
@@ -168,9 +168,9 @@ class Relay:
             return  # The peer has answered meanwhile, or is gone: the inbox says which.
         if count == SMALL_READ == len(self._buffer):
             self._buffer = memoryview(bytearray(LARGE_READ))
-        elif 0 < count < SMALL_READ and self._sock.family != socket.AF_UNIX:
+        elif 0 < count < SMALL_READ and self._sock.family != _socket.AF_UNIX:
             # Servers that write head and body apart wait for this, with Nagle's algorithm, 40 ms on every answer.
-            self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
+            self._sock.setsockopt(_socket.IPPROTO_TCP, _socket.TCP_QUICKACK, 1)
 
     # -- from the stream to the socket
 
@@ -191,7 +191,7 @@ class Relay:
         elif isinstance(message, End | Result):
             if self._hearing:
                 self._hearing = False
-                self._sock.shutdown(socket.SHUT_WR)
+                self._sock.shutdown(_socket.SHUT_WR)
             if isinstance(message, Result):
                 self._answered, self._reading = True, False
 
@@ -206,14 +206,14 @@ class Relay:
         return not self._pending
 
 
-def close_socket(sock: socket.socket, *, abort: bool) -> None:
+def close_socket(sock: _socket.socket, *, abort: bool) -> None:
     """Close `sock`; with `abort` its peer gets a reset and not an end."""
-    if abort and sock.family != socket.AF_UNIX:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _ABORT)
+    if abort and sock.family != _socket.AF_UNIX:
+        sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_LINGER, _ABORT)
     sock.close()
 
 
-def _prepare(sock: socket.socket) -> None:
+def _prepare(sock: _socket.socket) -> None:
     sock.setblocking(False)
-    if sock.family != socket.AF_UNIX:
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    if sock.family != _socket.AF_UNIX:
+        sock.setsockopt(_socket.IPPROTO_TCP, _socket.TCP_NODELAY, 1)

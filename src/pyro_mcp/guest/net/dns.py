@@ -7,7 +7,7 @@ read but an OPT record in first place, for the size of answer that the client ta
 
 from __future__ import annotations
 
-import socket
+import _socket
 import struct
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -26,7 +26,7 @@ _INTERNET, _OPT = 1, 41
 _NAME_BYTES, _LABEL_BYTES = 255, 63
 _SMALLEST, _LARGEST = 512, 1232
 _QUESTION_NAME = b"\xc0\x0c"
-_FAMILY = {ADDRESS: socket.AF_INET, ADDRESS6: socket.AF_INET6}
+_FAMILY = {ADDRESS: _socket.AF_INET, ADDRESS6: _socket.AF_INET6}
 
 
 class Query(NamedTuple):
@@ -89,7 +89,7 @@ def packed(kind: int, addresses: object) -> list[bytes]:
     found = []
     for address in addresses[:MOST_ANSWERS] if isinstance(addresses, list) else []:
         try:
-            found.append(socket.inet_pton(_FAMILY[kind], address))
+            found.append(_socket.inet_pton(_FAMILY[kind], address))
         except (OSError, TypeError, ValueError):
             continue
     return found

@@ -8,8 +8,7 @@ each other, and the kernel may change a source port on the way.
 
 from __future__ import annotations
 
-import contextlib
-import socket
+import _socket
 import struct
 import time
 from collections import deque
@@ -17,7 +16,7 @@ from functools import partial
 
 from pyro_mcp.guest.net import rules
 from pyro_mcp.guest.net.host import Absent, Answer, Host, Refusal, abandon
-from pyro_mcp.guest.net.loop import Loop
+from pyro_mcp.guest.net.loop import Loop, accepted
 from pyro_mcp.guest.net.queue import Flow, Packet, Queue
 from pyro_mcp.protocol.channel import Stream
 from pyro_mcp.protocol.relay import Ending, Relay, close_socket
@@ -37,7 +36,7 @@ Target = tuple[str, int]
 class Egress:
     """Owns `queue` and `listeners`. Everything but carrying happens on the loop's thread."""
 
-    def __init__(self, loop: Loop, host: Host, queue: Queue, listeners: list[socket.socket]) -> None:
+    def __init__(self, loop: Loop, host: Host, queue: Queue, listeners: list[_socket.socket]) -> None:
         self._loop = loop
         self._host = host
         self._queue = queue
@@ -110,17 +109,15 @@ class Egress:
 
     # -- sockets
 
-    def _accept(self, listener: socket.socket) -> None:
-        with contextlib.suppress(BlockingIOError):
-            while True:
-                sock, _peer = listener.accept()
-                stream = self._take(original_destination(sock))
-                if stream is None:
-                    close_socket(sock, abort=True)  # Came straight to our port, and leads nowhere.
-                else:
-                    self._carry(stream, sock)
+    def _accept(self, listener: _socket.socket) -> None:
+        for sock in accepted(listener):
+            stream = self._take(original_destination(sock))
+            if stream is None:
+                close_socket(sock, abort=True)  # Came straight to our port, and leads nowhere.
+            else:
+                self._carry(stream, sock)
 
-    def _carry(self, stream: Stream, sock: socket.socket) -> None:
+    def _carry(self, stream: Stream, sock: _socket.socket) -> None:
         def work() -> None:
             try:
                 if Relay(stream, sock, half_open_seconds=HALF_OPEN_SECONDS).run() is Ending.DONE:
@@ -146,13 +143,13 @@ class Egress:
         self._under_way -= 1
 
 
-def original_destination(sock: socket.socket) -> Target:
+def original_destination(sock: _socket.socket) -> Target:
     """Where an accepted connection was going before it was turned round; its own address if it was not."""
     try:
-        if sock.family == socket.AF_INET:
-            port, raw = struct.unpack_from("!2xH4s", sock.getsockopt(socket.SOL_IP, _ORIGINAL_DESTINATION, 16))
+        if sock.family == _socket.AF_INET:
+            port, raw = struct.unpack_from("!2xH4s", sock.getsockopt(_socket.SOL_IP, _ORIGINAL_DESTINATION, 16))
         else:
             port, raw = struct.unpack_from("!2xH4x16s", sock.getsockopt(_IPV6_LEVEL, _ORIGINAL_DESTINATION, 28))
     except OSError:
         return sock.getsockname()[:2]  # type: ignore[no-any-return]
-    return socket.inet_ntop(sock.family, raw), port
+    return _socket.inet_ntop(sock.family, raw), port

@@ -6,13 +6,14 @@ the guest breaks stays broken, without the agent dying of it or spinning on it.
 
 from __future__ import annotations
 
+import _socket
 import heapq
 import itertools
 import os
 import select
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NoReturn
 
 from pyro_mcp.protocol.wake import Wake
@@ -89,3 +90,16 @@ class Loop:
     def _complain(self, error: OSError) -> None:
         self._log(f"network: {os.strerror(error.errno) if error.errno else error}")
         time.sleep(_REST_SECONDS)
+
+
+def accepted(listener: _socket.socket) -> Iterator[_socket.socket]:
+    """The connections that wait now at `listener`, which does not block. Raises `OSError`.
+
+    Without the module `socket`, whose import is dear under emulation.
+    """
+    while True:
+        try:
+            descriptor, _peer = listener._accept()  # type: ignore[attr-defined]
+        except BlockingIOError:
+            return
+        yield _socket.socket(fileno=descriptor)

@@ -6,7 +6,7 @@ a guest's life, after `configure` and before the first command.
 
 from __future__ import annotations
 
-import socket
+import _socket
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -77,8 +77,8 @@ class Network:
         drivers.tune()
         loop = Loop(self._log)
         host = Host(loop, self._current)
-        names, names_port = bind_loopback([socket.SOCK_DGRAM, socket.SOCK_STREAM], ipv6)
-        connections, connections_port = bind_loopback([socket.SOCK_STREAM], ipv6)
+        names, names_port = bind_loopback([_socket.SOCK_DGRAM, _socket.SOCK_STREAM], ipv6)
+        connections, connections_port = bind_loopback([_socket.SOCK_STREAM], ipv6)
         Egress(loop, host, Queue(rules.QUEUE), connections)
         Resolver(loop, host, names, ipv6=ipv6)
         rules.install(rules.Ports(dns=names_port, connections=connections_port))
@@ -87,19 +87,19 @@ class Network:
         threading.Thread(target=loop.run, name="network", daemon=True).start()
 
 
-def bind_loopback(kinds: list[socket.SocketKind], ipv6: bool) -> tuple[list[socket.socket], int]:
+def bind_loopback(kinds: list[int], ipv6: bool) -> tuple[list[_socket.socket], int]:
     """Sockets of `kinds` for each loopback address, all on one port, which is free. Raises `OSError`."""
-    loopback = [(socket.AF_INET, "127.0.0.1")] + ([(socket.AF_INET6, "::1")] if ipv6 else [])
+    loopback = [(_socket.AF_INET, "127.0.0.1")] + ([(_socket.AF_INET6, "::1")] if ipv6 else [])
     for attempt in range(ATTEMPTS):
-        made: list[socket.socket] = []
+        made: list[_socket.socket] = []
         port = 0
         try:
             for kind in kinds:
                 for family, address in loopback:
-                    made.append(socket.socket(family, kind | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC))
+                    made.append(_socket.socket(family, kind | _socket.SOCK_NONBLOCK | _socket.SOCK_CLOEXEC))
                     made[-1].bind((address, port))
                     port = made[-1].getsockname()[1]
-                    if kind == socket.SOCK_STREAM:
+                    if kind == _socket.SOCK_STREAM:
                         made[-1].listen(BACKLOG)
             return made, port
         except OSError:

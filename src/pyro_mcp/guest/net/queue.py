@@ -6,7 +6,7 @@ a packet was written by a program in the guest: it is parsed as far as its addre
 
 from __future__ import annotations
 
-import socket
+import _socket
 import struct
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -29,7 +29,7 @@ _COPY_PACKET = 2
 _HEADERS = 128
 _MOST_WAITING = 512
 _DROP, _ACCEPT, _REPEAT = 0, 1, 4
-_TCP = socket.IPPROTO_TCP
+_TCP = _socket.IPPROTO_TCP
 
 
 class Flow(NamedTuple):
@@ -99,7 +99,7 @@ class Queue:
         self._netlink.send(_SUBSYSTEM << 8 | _VERDICT, 0, body)
 
     def _head(self) -> bytes:
-        return struct.pack("!BBH", socket.AF_UNSPEC, 0, self._number)
+        return struct.pack("!BBH", _socket.AF_UNSPEC, 0, self._number)
 
 
 def parse_packet(body: memoryview) -> Packet | None:
@@ -114,13 +114,13 @@ def parse_flow(packet: bytes) -> Flow | None:
     """The ends of a TCP packet with its IP header; None for anything else."""
     version = packet[0] >> 4 if packet else 0
     if version == 4 and len(packet) >= 20 and packet[9] == _TCP:
-        family, ends, at = socket.AF_INET, packet[12:20], (packet[0] & 15) * 4
+        family, ends, at = _socket.AF_INET, packet[12:20], (packet[0] & 15) * 4
     elif version == 6 and len(packet) >= 40 and packet[6] == _TCP:
-        family, ends, at = socket.AF_INET6, packet[8:40], 40
+        family, ends, at = _socket.AF_INET6, packet[8:40], 40
     else:
         return None
     if at < 20 or len(packet) < at + 4:
         return None
     half = len(ends) // 2
     source_port, port = struct.unpack_from("!HH", packet, at)
-    return Flow(socket.inet_ntop(family, ends[:half]), source_port, socket.inet_ntop(family, ends[half:]), port)
+    return Flow(_socket.inet_ntop(family, ends[:half]), source_port, _socket.inet_ntop(family, ends[half:]), port)

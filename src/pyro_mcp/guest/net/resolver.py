@@ -6,15 +6,15 @@ Nothing is kept: the host has a cache, and an answer there is what the policy la
 
 from __future__ import annotations
 
+import _socket
 import contextlib
-import socket
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 from pyro_mcp.guest.net import dns
 from pyro_mcp.guest.net.host import Absent, Answer, Host, Refusal
-from pyro_mcp.guest.net.loop import Loop
+from pyro_mcp.guest.net.loop import Loop, accepted
 
 MOST_QUESTIONS = 64
 MOST_CLIENTS = 16
@@ -30,14 +30,14 @@ Send = Callable[[bytes], None]
 class Resolver:
     """Serves `sockets`, datagram sockets and listeners, which it owns. Without `ipv6`, no name has an IPv6 address."""
 
-    def __init__(self, loop: Loop, host: Host, sockets: list[socket.socket], *, ipv6: bool) -> None:
+    def __init__(self, loop: Loop, host: Host, sockets: list[_socket.socket], *, ipv6: bool) -> None:
         self._loop = loop
         self._host = host
         self._ipv6 = ipv6
         self._open = 0
         self.clients: set[Client] = set()
         for sock in sockets:
-            serve = self._receive if sock.type == socket.SOCK_DGRAM else self._accept
+            serve = self._receive if sock.type == _socket.SOCK_DGRAM else self._accept
             loop.add(sock.fileno(), partial(serve, sock))
 
     def answer(self, message: bytes, limit: int | None, send: Send) -> None:
@@ -73,7 +73,7 @@ class Resolver:
 
     # -- UDP
 
-    def _receive(self, sock: socket.socket) -> None:
+    def _receive(self, sock: _socket.socket) -> None:
         with contextlib.suppress(BlockingIOError):
             for _ in range(_BATCH):
                 message, peer = sock.recvfrom(QUERY_BYTES)
@@ -81,20 +81,18 @@ class Resolver:
 
     # -- TCP
 
-    def _accept(self, listener: socket.socket) -> None:
-        with contextlib.suppress(BlockingIOError):
-            while True:
-                sock, _peer = listener.accept()
-                if len(self.clients) >= MOST_CLIENTS:
-                    sock.close()
-                else:
-                    Client(self._loop, self, sock)
+    def _accept(self, listener: _socket.socket) -> None:
+        for sock in accepted(listener):
+            if len(self.clients) >= MOST_CLIENTS:
+                sock.close()
+            else:
+                Client(self._loop, self, sock)
 
 
 class Client:
     """One TCP connection, for at most `CLIENT_SECONDS`: messages with their length before them, both ways."""
 
-    def __init__(self, loop: Loop, resolver: Resolver, sock: socket.socket) -> None:
+    def __init__(self, loop: Loop, resolver: Resolver, sock: _socket.socket) -> None:
         self._loop = loop
         self._resolver = resolver
         self._sock = sock
@@ -143,7 +141,7 @@ class Client:
             self.close()
 
 
-def _send_to(sock: socket.socket, peer: tuple[Any, ...], data: bytes) -> None:
+def _send_to(sock: _socket.socket, peer: tuple[Any, ...], data: bytes) -> None:
     """An answer that cannot be sent is lost, like any datagram."""
     with contextlib.suppress(OSError):
         sock.sendto(data, peer)
