@@ -22,8 +22,19 @@ ECHO_MS = 30
 def measure(pyro: Pyro, runs: int) -> Iterator[Line]:
     """Every measure of shells."""
     with workspace(pyro) as made:
+        yield from openings(pyro, made, runs)
         yield from echoes(pyro, made, runs * 3)
         yield from flood(pyro, made)
+
+
+def openings(pyro: Pyro, workspace_id: str, runs: int) -> Iterator[Line]:
+    times = []
+    for _ in range(runs):
+        begun = time.perf_counter()
+        shell_id = pyro.open_shell(workspace_id).shell_id
+        times.append(time.perf_counter() - begun)
+        pyro.close_shell(workspace_id, shell_id)
+    yield "shell open to its prompt", statistics.median(times) * 1e3, "ms", None, False, None, ""
 
 
 def quiet_shell(pyro: Pyro, workspace_id: str, line: str) -> tuple[str, int]:

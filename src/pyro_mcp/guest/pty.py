@@ -32,6 +32,8 @@ LAG_BYTES = 64 * 1024
 HOLD_SECONDS = 30.0
 GRACE_SECONDS = 1.0
 KILL_ROUNDS = 10
+SETTLE_SECONDS, SETTLED_SECONDS = 2.0, 0.02
+"""A shell that has just begun is waited for at most so long, and is ready once it has been quiet for so long."""
 _IUTF8 = 0x4000
 _EDGE = select.EPOLLIN | select.EPOLLET
 
@@ -146,6 +148,32 @@ class Pty:
                     self.condition.wait(remaining)
             finally:
                 self._goals.remove(goal)
+
+    def settle(self, edits: bool, given_up: Callable[[], bool]) -> None:
+        """Wait until it has said its prompt: until it is quiet after having said something, and with `edits` after its
+        line editor has taken the terminal. What is typed before that is echoed by the terminal and by the editor."""
+        deadline = time.monotonic() + SETTLE_SECONDS
+        with self.condition:
+            self._goals.append(0)
+        try:
+            while not self.ended and not given_up():
+                seen, edited = self.ring.end, not edits or self._edits()
+                with self.condition:
+                    if self.ended or given_up() or seen != self.ring.end:
+                        continue
+                    due = min(deadline, self.last_output + SETTLED_SECONDS) if seen and edited else deadline
+                    remaining = due - time.monotonic()
+                    if remaining <= 0:
+                        return
+                    self.condition.wait(remaining)
+        finally:
+            with self.condition:
+                self._goals.remove(0)
+
+    def _edits(self) -> bool:
+        """Whether its program reads key by key."""
+        with self._io:
+            return not self.ended and not termios.tcgetattr(self.master)[3] & termios.ICANON
 
     def write(self, data: bytes | memoryview) -> int:
         """Type `data`; how much of it the terminal took, 0 when it is full. Raises `OSError` when it is gone."""

@@ -96,7 +96,8 @@ class Shells:
     # -- verbs
 
     def open(self, stream: Stream, home: bytes) -> dict[str, Any]:
-        """shell_id, cols, rows, cwd?, env?, secret_env?, argv? → facts. Without argv bash, or what there is of sh."""
+        """shell_id, cols, rows, cwd?, env?, secret_env?, argv? → facts. Without argv bash, or what there is of
+        sh, and its prompt is waited for."""
         p = stream.params
         shell_id = _shell_id(p)
         cols, rows = _side(p, "cols"), _side(p, "rows")
@@ -110,9 +111,12 @@ class Shells:
                 raise AgentError(
                     "capacity", f"cannot open a shell: {SHELLS_MAX} are open", "Close some; exited ones count, too."
                 )
-            pty = self._spawn(argv, cwd, given, cols, rows)
+            bash = self._bash(given) if argv is None else None
+            pty = self._spawn(argv, bash, cwd, given, cols, rows)
             shell = self._shells[shell_id] = Shell(shell_id, pty, os.fsdecode(cwd), cols, rows)
         self._pump.add(pty)
+        if argv is None:
+            self._settle(shell, stream, edits=bool(bash))
         return shell.facts()
 
     def read(self, stream: Stream) -> dict[str, Any]:
@@ -205,8 +209,7 @@ class Shells:
     def close(self, stream: Stream) -> dict[str, Any]:
         """shell_id → facts, already. All of its session ends with it."""
         shell = self._find(stream.params, "close")
-        self._pump.forget(shell.pty)
-        shell.pty.hang_up()
+        self._end(shell.pty)
         with self._lock:
             already, shell.closed = shell.closed, True
             shell.pty.ring.shrink(CLOSED_BYTES)
@@ -221,6 +224,22 @@ class Shells:
             return {"shells": [shell.facts() for shell in self._shells.values()]}
 
     # -- parts
+
+    def _settle(self, shell: Shell, stream: Stream, *, edits: bool) -> None:
+        """Wait for the prompt. A shell that nobody waits for any more ends: nobody knows its id."""
+        pty = shell.pty
+        stream.on_cancel(lambda: _rouse(pty))
+        pty.settle(edits, lambda: stream.cancelled)
+        stream.on_cancel(None)
+        if stream.cancelled:
+            with self._lock:
+                self._shells.pop(shell.shell_id, None)
+            self._end(pty)
+            raise AgentError("cancelled", "cannot open a shell: it was cancelled")
+
+    def _end(self, pty: Pty) -> None:
+        self._pump.forget(pty)
+        pty.hang_up()
 
     def _find(self, params: dict[str, Any], verb: str) -> Shell:
         shell_id = _shell_id(params)
@@ -256,18 +275,30 @@ class Shells:
                     "Interrupt it with a signal, or wait until it reads.",
                 )
 
-    def _spawn(self, argv: list[bytes] | None, cwd: bytes, given: dict[bytes, bytes], cols: int, rows: int) -> Pty:
+    def _path(self, given: dict[bytes, bytes]) -> bytes:
+        return given.get(b"PATH", self._defaults.get(b"PATH", b""))
+
+    def _bash(self, given: dict[bytes, bytes]) -> bytes | None:
+        return next((one for one in programs(b"bash", self._path(given)) if os.access(one, os.X_OK)), None)
+
+    def _spawn(
+        self,
+        argv: list[bytes] | None,
+        bash: bytes | None,
+        cwd: bytes,
+        given: dict[bytes, bytes],
+        cols: int,
+        rows: int,
+    ) -> Pty:
         environment = {**self._defaults, b"TERM": b"xterm-256color", b"LANG": b"C.UTF-8"}
-        path = given.get(b"PATH", environment.get(b"PATH", b""))
         if argv is None:
-            bash = next((one for one in programs(b"bash", path) if os.access(one, os.X_OK)), None)
             argv = [b"bash" if bash else b"sh", b"-i"]
             environment[b"SHELL"] = bash or b"/bin/sh"
             environment |= _prompt(bool(bash))
         environment |= given
         listed = [name + b"=" + value for name, value in environment.items()]
         try:
-            return open_pty(argv, programs(argv[0], path), cwd, listed, cols, rows)
+            return open_pty(argv, programs(argv[0], self._path(given)), cwd, listed, cols, rows)
         except SpawnError as error:
             where, what = cwd.decode("utf-8", "replace"), argv[0].decode("utf-8", "replace")
             if error.before:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import posixpath
 from collections.abc import Iterable
 from typing import Annotated, Literal
 
@@ -181,6 +182,15 @@ Cursor = Annotated[
 ]
 EndCommand = Annotated[bool, Param(help="end that command and everything it has started")]
 LogLimit = Annotated[int, Param(help="how many of the latest commands to tell", ge=1, le=1000, metavar="N")]
+Cwd = Annotated[
+    str,
+    Param(
+        help="directory to start in: absolute, or relative to /workspace",
+        min_length=1,
+        max_length=4000,
+        metavar="PATH",
+    ),
+]
 WorkspacePath = Annotated[
     str,
     Param(
@@ -191,3 +201,8 @@ WorkspacePath = Annotated[
         cli="positional",
     ),
 ]
+
+
+def absolute(cwd: str) -> str:
+    """A `Cwd` as the agent takes it."""
+    return posixpath.join("/workspace", cwd)

@@ -8,7 +8,7 @@ from pyro_mcp.model.names import SNAPSHOT_NAME, SNAPSHOT_RULE
 from pyro_mcp.model.service import RestartPolicy, Service, ServiceList, ServiceLogs, StartedService
 from pyro_mcp.operations.fields import Param
 from pyro_mcp.operations.operation import Effects, operation
-from pyro_mcp.workspaces.params import Command, SecretEnv, WorkspaceRef
+from pyro_mcp.workspaces.params import Command, Cwd, SecretEnv, WorkspaceRef
 
 if TYPE_CHECKING:
     from pyro_mcp.operations.call import Call
@@ -29,16 +29,6 @@ class ReadyWhen(TypedDict, total=False):
 ServiceName = Annotated[
     str,
     Param(help="name of the service", pattern=SNAPSHOT_NAME, rule=SNAPSHOT_RULE, metavar="NAME", cli="positional"),
-]
-Cwd = Annotated[
-    str,
-    Param(
-        help="directory to run it in, absolute in the machine",
-        pattern=r"^/",
-        rule="an absolute path",
-        max_length=4095,
-        metavar="PATH",
-    ),
 ]
 Readiness = Annotated[
     ReadyWhen,

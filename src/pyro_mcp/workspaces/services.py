@@ -35,6 +35,7 @@ from pyro_mcp.store.services import Services as Table
 from pyro_mcp.store.workspaces import WorkspaceRow
 from pyro_mcp.workspaces.cancel import cancellable
 from pyro_mcp.workspaces.exec import shown, words
+from pyro_mcp.workspaces.params import absolute
 from pyro_mcp.workspaces.service_ports import check_policy, wanted_ports
 from pyro_mcp.workspaces.service_watch import DIED, LOST, Watch
 
@@ -78,6 +79,7 @@ class Services:
         ports = wanted_ports(published_ports)
         check_policy(workspace, ports)
         _check_readiness(readiness)
+        cwd = absolute(cwd)
         wanted = self._engine.secrets.wanted(workspace.workspace_id, secret_env)
         machine = self._engine.lifecycle.live(call, workspace)
         workspace = self._engine.lifecycle.find(workspace.workspace_id)

@@ -17,7 +17,7 @@ from pyro_mcp.model.shell import (
 )
 from pyro_mcp.operations.fields import Param
 from pyro_mcp.operations.operation import Effects, operation
-from pyro_mcp.workspaces.params import SecretEnv, WorkspaceRef
+from pyro_mcp.workspaces.params import Cwd, SecretEnv, WorkspaceRef
 
 if TYPE_CHECKING:
     from pyro_mcp.operations.call import Call
@@ -32,10 +32,6 @@ ShellId = Annotated[
         metavar="S",
         cli="positional",
     ),
-]
-Cwd = Annotated[
-    str,
-    Param(help="directory to start in, absolute or below /workspace", min_length=1, max_length=4000, metavar="PATH"),
 ]
 Cols = Annotated[int, Param(help="width of the terminal in characters", ge=1, le=SIDE_MAX, metavar="N")]
 Rows = Annotated[int, Param(help="height of the terminal in lines", ge=1, le=SIDE_MAX, metavar="N")]

@@ -34,6 +34,7 @@ from pyro_mcp.protocol.channel import ChannelClosed, Data, RemoteError, Result, 
 from pyro_mcp.workspaces.cancel import cancellable
 from pyro_mcp.workspaces.content.asking import Place, ask, checked
 from pyro_mcp.workspaces.content.opening import opened
+from pyro_mcp.workspaces.params import absolute
 from pyro_mcp.workspaces.redact import Masks
 from pyro_mcp.workspaces.screen import render
 from pyro_mcp.workspaces.shell_output import LiveMask, Page, page, reach
@@ -114,8 +115,7 @@ class Shells:
         place = self._place(call, ref)
         wanted = self._engine.secrets.wanted(place.workspace_id, secret_env)
         self._engine.secrets.deliver(place.workspace_id, place.machine, set(wanted.values()))
-        where = cwd if cwd.startswith("/") else f"/workspace/{cwd}"
-        params = {"shell_id": f"sh-{secrets.token_hex(6)}", "cwd": where, "cols": cols, "rows": rows}
+        params = {"shell_id": f"sh-{secrets.token_hex(6)}", "cwd": absolute(cwd), "cols": cols, "rows": rows}
         return Shell(**_shown(place, ask(call, place.machine, "shell_open", params | {"secret_env": wanted}, Facts)))
 
     def listing(self, call: Call[Engine], ref: str) -> ShellList:

@@ -107,6 +107,43 @@ def test_the_prompt_says_where(shells: Shells) -> None:
     assert shells.call("shell_list")["shells"][2]["cwd"] == str(shells.agent.root)
 
 
+def test_an_open_shell_has_said_its_prompt_and_echoes_once(shells: Shells) -> None:
+    for number in range(5):
+        name = f"s{number}"
+        opened = shells.open(name)
+        assert opened["end"] > 0
+        shells.write("echo on''ce\r", name)
+        shells.expect(r"[\r\n]once\r\n", name)
+        said = shells.read(name)[1]
+        assert said.count(b"echo on''ce") == 1, said
+
+
+def test_a_shell_that_says_nothing_opens_all_the_same(shells: Shells) -> None:
+    (shells.agent.root / ".bashrc").write_text("exec cat\n")
+    opened = shells.open(env={"HOME": str(shells.agent.root)})
+    assert (opened["state"], opened["end"]) == ("running", 0)
+    shells.write("x\n")
+    shells.expect("x\r\nx\r\n")
+
+
+def test_a_shell_that_ends_at_once_opens(shells: Shells) -> None:
+    (shells.agent.root / ".bashrc").write_text("echo bye; exit 3\n")
+    opened = shells.open(env={"HOME": str(shells.agent.root)})
+    assert (opened["state"], opened["exit_code"]) == ("exited", 3)
+
+
+def test_a_shell_whose_opener_leaves_ends(shells: Shells) -> None:
+    (shells.agent.root / ".bashrc").write_text("exec sleep 300\n")
+    given = {"shell_id": "s", "cols": 80, "rows": 24, "env": {"HOME": str(shells.agent.root)}}
+    stream = shells.agent.channel.open("shell_open", given)
+    until(lambda: b"sleep" in children(shells.agent))
+    stream.cancel()
+    with pytest.raises(RemoteError, match="cancelled"):
+        collected(stream)
+    assert shells.call("shell_list")["shells"] == []
+    assert b"sleep" not in children(shells.agent)
+
+
 def test_utf8_is_erased_by_character(plain: Shells) -> None:
     plain.write("aé€\x7fb\n")
     plain.expect("aéb\n")

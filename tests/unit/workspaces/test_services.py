@@ -65,6 +65,15 @@ def test_from_start_to_stop(engine: Engine) -> None:
     assert logs(engine).stdout == "out\n"
 
 
+def test_a_relative_directory_is_below_the_workspace(engine: Engine) -> None:
+    start(engine, "mkdir -p a/b; touch made; exec sleep 300", readiness={"file": "made"})
+    begun = start(engine, "pwd; exec sleep 300", name="inside", cwd="a/b", readiness={"command": "true"})
+    assert (begun.state, begun.cwd) == ("ready", "/workspace/a/b")
+    assert begun.stdout.endswith("/a/b\n")
+    with pytest.raises(InvalidArgument, match="NUL"):
+        start(engine, "true", name="bad", cwd="a\0b")
+
+
 def test_one_that_cannot_live_says_why_with_the_end_of_its_log(engine: Engine) -> None:
     begun = time.monotonic()
     done = start(engine, "echo no config >&2; exit 3", readiness={"tcp": "1"}, ready_timeout_seconds=600)

@@ -132,6 +132,18 @@ def test_refusals(lab: Lab, verb: str, params: dict[str, Any], error: type[PyroE
         assert "INT" in (caught.value.hint or "")
 
 
+def test_a_relative_directory_is_below_the_workspace(lab: Lab) -> None:
+    first = lab.do("open_shell")
+    lab.do("write_shell", first.shell_id, input="mkdir -p a/b; echo ma''de")
+    lab.until(first.shell_id, "made")
+    opened = lab.do("open_shell", cwd="a/b")
+    assert opened.cwd == first.cwd + "/a/b"
+    lab.do("write_shell", opened.shell_id, input="basename $PWD")
+    lab.until(opened.shell_id, r"[\r\n]b\r")
+    with pytest.raises(InvalidArgument, match=r"working directory .*/nowhere"):
+        lab.do("open_shell", cwd="nowhere")
+
+
 def test_ids_have_a_form(lab: Lab) -> None:
     for bad in ("../x", "sh-1", "", "sh-0123456789ab\n"):
         with pytest.raises(InvalidArgument, match="shell_id"):
