@@ -24,6 +24,15 @@ def asked(
     return header + name + struct.pack("!HH", kind, space) + tail
 
 
+def test_a_blocked_name_is_none_and_says_why_to_who_can_read_it() -> None:
+    plain = dns.blocked(dns.parse(asked()))
+    assert (plain[3] & 15, plain[10:12], len(plain)) == (dns.NAME_ERROR, b"\0\0", len(asked()))
+    extended = dns.blocked(dns.parse(asked(tail=OPT)))
+    assert (extended[3] & 15, extended[10:12]) == (dns.NAME_ERROR, b"\0\1")
+    # An OPT record (RFC 6891) with one option: extended error 15, Blocked (RFC 8914).
+    assert extended[len(plain) :] == bytes((0, 0, 41, 4, 208, 0, 0, 0, 0, 0, 6, 0, 15, 0, 2, 0, 15))
+
+
 def test_an_address_is_answered_as_it_was_asked() -> None:
     query = dns.parse(asked(b"\3wEb\4test\0"))
     assert (query.name, query.kind, query.limit) == ("wEb.test", dns.ADDRESS, 512)

@@ -12,7 +12,7 @@ import struct
 from collections.abc import Iterable
 from typing import NamedTuple
 
-NO_ERROR, FORMAT_ERROR, SERVER_FAILURE, NAME_ERROR, NOT_IMPLEMENTED, REFUSED = range(6)
+NO_ERROR, FORMAT_ERROR, SERVER_FAILURE, NAME_ERROR, NOT_IMPLEMENTED = range(5)
 ADDRESS, ADDRESS6 = 1, 28
 FAMILIES = {ADDRESS: 4, ADDRESS6: 6}
 """Record types that we answer, and the IP version of each."""
@@ -23,6 +23,7 @@ _HEADER = struct.Struct("!HHHHHH")
 _RECORD = struct.Struct("!HHIH")
 _ANSWER_BIT, _OPCODE, _TRUNCATED, _RECURSE, _RECURSES = 0x8000, 0x7800, 0x0200, 0x0100, 0x0080
 _INTERNET, _OPT = 1, 41
+_EXTENDED_ERROR, _BLOCKED = 15, 15
 _NAME_BYTES, _LABEL_BYTES = 255, 63
 _SMALLEST, _LARGEST = 512, 1232
 _QUESTION_NAME = b"\xc0\x0c"
@@ -74,8 +75,19 @@ def parse(message: bytes) -> Query:
 
 def reply(query: Query, code: int, addresses: Iterable[bytes] = (), ttl: int = 0, *, limit: int | None = None) -> bytes:
     """The answer. One that exceeds `limit` bytes (the client's own by default) is cut to nothing and says so."""
-    records = [_answer(query.kind, ttl, raw) for raw in addresses]
-    options = b"\0" + _RECORD.pack(_OPT, _LARGEST, 0, 0) if query.extended else b""
+    return _reply(query, code, [_answer(query.kind, ttl, raw) for raw in addresses], b"", limit)
+
+
+def blocked(query: Query, *, limit: int | None = None) -> bytes:
+    """The answer for a name that may not be looked up: there is none; why, to who can read it (RFC 8914).
+
+    The code REFUSED would be plainer, but programs take it for a passing fault of the server, and try again.
+    """
+    return _reply(query, NAME_ERROR, [], struct.pack("!HHH", _EXTENDED_ERROR, 2, _BLOCKED), limit)
+
+
+def _reply(query: Query, code: int, records: list[bytes], option: bytes, limit: int | None) -> bytes:
+    options = b"\0" + _RECORD.pack(_OPT, _LARGEST, 0, len(option)) + option if query.extended else b""
     size = _HEADER.size + len(query.question) + sum(map(len, records)) + len(options)
     flags = _flags(query.flags, code)
     if size > (query.limit if limit is None else limit):

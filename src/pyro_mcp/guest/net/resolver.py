@@ -22,8 +22,6 @@ CLIENT_SECONDS = 30.0
 QUERY_BYTES = 4096
 STREAM_BYTES = 65535
 _BATCH = 32
-_CODES = {"permission": dns.REFUSED, "not_found": dns.NAME_ERROR}
-
 Send = Callable[[bytes], None]
 
 
@@ -64,8 +62,11 @@ class Resolver:
             # Asked again after a while, when a restarted node may be back.
             if not answer.soon:
                 send(dns.reply(query, dns.SERVER_FAILURE, limit=limit))
+        elif isinstance(answer, Refusal) and answer.code == "permission":
+            send(dns.blocked(query, limit=limit))
         elif isinstance(answer, Refusal):
-            send(dns.reply(query, _CODES.get(answer.code, dns.SERVER_FAILURE), limit=limit))
+            code = dns.NAME_ERROR if answer.code == "not_found" else dns.SERVER_FAILURE
+            send(dns.reply(query, code, limit=limit))
         else:
             ttl = answer.get("ttl")
             addresses = dns.packed(query.kind, answer.get("addresses"))
