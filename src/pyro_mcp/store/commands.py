@@ -18,7 +18,10 @@ CommandState = Literal["running", "finished", "ended", "lost"]
 
 @dataclass(frozen=True, slots=True)
 class CommandRow:
-    """One command. `ended`: somebody ended it; `lost`: its machine or its node went away, `reason` says how."""
+    """One command. `ended`: somebody ended it; `lost`: its machine or its node went away, `reason` says how.
+
+    `..._kept` bytes of output are in its journal. Those of one whose `output_gone` count as dropped.
+    """
 
     workspace_id: str
     generation: int
@@ -37,6 +40,9 @@ class CommandRow:
     stderr_dropped: int = 0
     reason: str | None = None
     network_refusals: list[dict[str, Any]] = field(default_factory=list)
+    stdout_kept: int = 0
+    stderr_kept: int = 0
+    output_gone: bool = False
 
 
 _KEY = "workspace_id=:workspace_id AND generation=:generation"
@@ -53,6 +59,8 @@ class Tally:
 
 
 _FAILED = "(state='lost' OR (state='finished' AND exit_code<>0))"
+_TALLY = f"total(state='finished' AND exit_code=0), total{_FAILED}, total(state='ended'), total(state='running')"
+_OUTPUT = f"{_KEY} AND stdout_kept + stderr_kept > 0"
 
 
 class Commands:
@@ -92,7 +100,7 @@ class Commands:
             connection.execute(
                 "UPDATE commands SET state=:state, duration_ms=:duration_ms, exit_code=:exit_code, signal=:signal,"
                 " timed_out=:timed_out, stdout_dropped=:stdout_dropped, stderr_dropped=:stderr_dropped, reason=:reason,"
-                " network_refusals=:network_refusals"
+                " network_refusals=:network_refusals, stdout_kept=:stdout_kept, stderr_kept=:stderr_kept"
                 f" WHERE {_KEY} AND sequence=:sequence",
                 values,
             )
@@ -107,7 +115,8 @@ class Commands:
         with self._database.transaction() as connection:
             connection.execute(
                 "UPDATE commands SET state='lost', reason=:reason, stdout_dropped=:stdout_dropped,"
-                f" stderr_dropped=:stderr_dropped WHERE {_KEY} AND sequence=:sequence AND state='running'",
+                " stderr_dropped=:stderr_dropped, stdout_kept=:stdout_kept, stderr_kept=:stderr_kept"
+                f" WHERE {_KEY} AND sequence=:sequence AND state='running'",
                 values,
             )
 
@@ -129,11 +138,11 @@ class Commands:
     def tally(self, workspace_id: str, generation: int) -> Tally:
         values = {"workspace_id": workspace_id, "generation": generation}
         found = self._database.rows(
-            "SELECT total(state='finished' AND exit_code=0) AS succeeded, total(state='ended') AS ended,"
-            f" total(state='running') AS running, total{_FAILED} AS failed FROM commands WHERE {_KEY}",
+            f"SELECT {_TALLY} FROM commands WHERE {_KEY} UNION ALL SELECT succeeded, failed, ended, 0"
+            " FROM command_totals WHERE workspace_id=:workspace_id",
             values,
-        )[0]
-        return Tally(int(found["succeeded"]), int(found["failed"]), int(found["ended"]), int(found["running"]))
+        )
+        return Tally(*(int(sum(column)) for column in zip(*found, strict=True)))
 
     def failures(self, workspace_id: str, generation: int, limit: int) -> list[CommandRow]:
         """The last `limit` commands that failed, the latest first."""
@@ -146,10 +155,65 @@ class Commands:
         ]
 
     def count(self, workspace_id: str, generation: int) -> int:
+        """How many were run, those that are no longer kept too: their sequences have no gaps."""
         values = {"workspace_id": workspace_id, "generation": generation}
-        return int(self._database.rows(f"SELECT count(*) FROM commands WHERE {_KEY}", values)[0][0])
+        return self._database.rows(f"SELECT max(sequence) FROM commands WHERE {_KEY}", values)[0][0] or 0
+
+    def with_output(self, workspace_id: str, generation: int) -> set[int]:
+        """The sequences of those whose output is not gone."""
+        values = {"workspace_id": workspace_id, "generation": generation}
+        found = self._database.rows(f"SELECT sequence FROM commands WHERE {_KEY} AND NOT output_gone", values)
+        return {row[0] for row in found}
+
+    def first(self, workspace_id: str, generation: int) -> int:
+        """The sequence of the oldest that is kept; 0 without any."""
+        values = {"workspace_id": workspace_id, "generation": generation}
+        return self._database.rows(f"SELECT min(sequence) FROM commands WHERE {_KEY}", values)[0][0] or 0
+
+    def forget_rows(self, workspace_id: str, generation: int, keep: int) -> list[int]:
+        """Let go of all that are over but the latest `keep`; their sequences."""
+        values = {"workspace_id": workspace_id, "generation": generation, "keep": keep}
+        old = f"{_KEY} AND state<>'running' AND sequence <= (SELECT max(sequence) FROM commands WHERE {_KEY}) - :keep"
+        with self._database.transaction() as connection:
+            found = [row[0] for row in connection.execute(f"SELECT sequence FROM commands WHERE {old}", values)]
+            if found:
+                gone = connection.execute(f"SELECT {_TALLY} FROM commands WHERE {old}", values).fetchone()
+                connection.execute(
+                    "INSERT INTO command_totals VALUES (:workspace_id, :succeeded, :failed, :ended)"
+                    " ON CONFLICT DO UPDATE SET succeeded=succeeded+:succeeded, failed=failed+:failed,"
+                    " ended=ended+:ended",
+                    {**values, "succeeded": int(gone[0]), "failed": int(gone[1]), "ended": int(gone[2])},
+                )
+                connection.execute(f"DELETE FROM commands WHERE {old}", values)
+        return found
+
+    def forget_output(self, workspace_id: str, generation: int, keep: int) -> list[int]:
+        """Count the oldest output as dropped, so that at most `keep` bytes of those that are over stay; whose it was.
+
+        What runs has its output recorded when it is over, and is not touched.
+        """
+        values = {"workspace_id": workspace_id, "generation": generation, "keep": keep}
+        total = f"SELECT total(stdout_kept + stderr_kept) FROM commands WHERE {_OUTPUT}"
+        if self._database.rows(total, values)[0][0] <= keep:
+            return []
+        newer = (
+            "SELECT sequence, sum(stdout_kept + stderr_kept) OVER (ORDER BY sequence DESC) AS size"
+            f" FROM commands WHERE {_OUTPUT}"
+        )
+        with self._database.transaction() as connection:
+            query = f"SELECT sequence FROM ({newer}) WHERE size > :keep ORDER BY sequence"
+            found = [row[0] for row in connection.execute(query, values)]
+            connection.execute(
+                "UPDATE commands SET output_gone=1, stdout_dropped=stdout_dropped+stdout_kept,"
+                " stderr_dropped=stderr_dropped+stderr_kept, stdout_kept=0, stderr_kept=0"
+                f" WHERE {_OUTPUT} AND sequence <= :last",
+                {**values, "last": found[-1] if found else 0},
+            )
+        return found
 
 
 def _row(row: sqlite3.Row) -> CommandRow:
-    refusals = json.loads(row["network_refusals"])
-    return CommandRow(**{**dict(row), "timed_out": bool(row["timed_out"]), "network_refusals": refusals})
+    values = dict(row)
+    values["network_refusals"] = json.loads(row["network_refusals"])
+    values |= {name: bool(row[name]) for name in ("timed_out", "output_gone")}
+    return CommandRow(**values)

@@ -97,7 +97,7 @@ class Workspaces:
                 " last_activity_at=:now WHERE workspace_id=:id",
                 values,
             )
-            for table in ("commands", "events", "services"):
+            for table in ("commands", "command_totals", "events", "services"):
                 connection.execute(f"DELETE FROM {table} WHERE workspace_id=:id", values)
 
     def delete(self, workspace_id: str) -> None:

@@ -24,8 +24,9 @@ from pyro_mcp.system.atomic import disk_errors, make_directory
 from pyro_mcp.workspaces.capture import CAPTURE_BYTES
 from pyro_mcp.workspaces.exec import shown
 from pyro_mcp.workspaces.job import UNATTENDED, Job
-from pyro_mcp.workspaces.journal import Journal, Reading, read_digest, read_page
+from pyro_mcp.workspaces.journal import Journal, Reading, places_left, read_digest, read_gone, read_page
 from pyro_mcp.workspaces.marks import Mark, mark_path
+from pyro_mcp.workspaces.retention import Retention
 
 if TYPE_CHECKING:
     from pyro_mcp.workspaces.engine import Engine
@@ -48,6 +49,7 @@ class Commands:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._table = Table(engine.database)
+        self._retention = Retention(self._table, self._journals, engine.faults)
         self._jobs: dict[Key, Job] = {}
         self._lock = threading.Lock()
 
@@ -84,7 +86,7 @@ class Commands:
             self._watch(call, job, wait_seconds)
         if job.error is not None and job.over and job.row.state == "lost":
             raise job.error
-        output = self._output(job.row, read_digest(*self._place(job.row), CAPTURE_BYTES, over=job.over))
+        output = self._followed(job.row, None, over=job.over)
         return WorkspaceExec(workspace_id=workspace.workspace_id, **dict(output.items()))
 
     def logs(
@@ -142,13 +144,14 @@ class Commands:
         """The last `limit` commands that failed, the latest first, each with some of both streams."""
         told = []
         for row in self._table.failures(workspace.workspace_id, workspace.generation, limit):
-            streams = read_digest(*self._place(row), ENTRY_LEAST, over=True).streams
+            row, reading = self._read(row, None, ENTRY_LEAST, over=True)
+            streams = reading.streams
             told.append((CommandEntry(**self._facts(row)), streams[STDOUT].text, streams[STDERR].text))
         return told
 
     def running(self, workspace_id: str) -> int:
         """How many commands are under way."""
-        return sum(key[0] == workspace_id for key in list(self._jobs))
+        return sum(key[0] == workspace_id and job.row.state == "running" for key, job in list(self._jobs.items()))
 
     def join(self, workspace_id: str | None = None) -> None:
         """Wait until the commands of a workspace, or of all, have noticed that their machine is gone."""
@@ -167,7 +170,8 @@ class Commands:
         for row in self._table.running():
             self._take_up(row)
         for workspace in self._engine.lifecycle.rows():
-            self._sweep(workspace)
+            place = workspace.workspace_id, workspace.generation
+            self._retention.sweep(*place, {key[2] for key in self._jobs if key[:2] == place})
 
     # -- running
 
@@ -198,7 +202,7 @@ class Commands:
                     hint="Look at it with workspace_status and try again",
                 )
             mark = None if alone_seconds is None else self._mark(row, alone_seconds)
-            journal = Journal(self._directory(row), row.sequence, None if mark is None else mark.places)
+            journal = Journal(*self._place(row), None if mark is None else mark.places)
             job = Job(self._engine, row, machine, journal, masks, mark)
             self._jobs[_key(row)] = job
         self._engine.faults("command recorded")
@@ -207,7 +211,7 @@ class Commands:
     def _mark(self, row: CommandRow, seconds: int) -> Mark | None:
         """A mark for a command that is about to start. Without room for one it ends with this node."""
         try:
-            make_directory(self._directory(row))
+            make_directory(self._place(row)[0])
             return Mark.create(mark_path(*self._place(row)), self._engine.clock.boot_ns(), seconds)
         except OSError as error:
             print(f"cannot mark command {row.sequence} of {row.workspace_id}: {error}")
@@ -220,7 +224,7 @@ class Commands:
             run()
         finally:
             forget()
-            self._jobs.pop(_key(job.row), None)
+            self._over(job)
         call.check()
 
     def _detach(self, job: Job, run: Callable[[], None]) -> None:
@@ -230,9 +234,13 @@ class Commands:
             try:
                 run()
             finally:
-                self._jobs.pop(_key(job.row), None)
+                self._over(job)
 
         threading.Thread(target=work, name=f"exec-{job.row.sequence}", daemon=True).start()
+
+    def _over(self, job: Job) -> None:
+        self._jobs.pop(_key(job.row), None)
+        self._retention.trim(job.row)
 
     # -- what an earlier node had running
 
@@ -255,21 +263,20 @@ class Commands:
 
     def _lose(self, row: CommandRow, mark: Mark | None, reason: str) -> None:
         """Record that nobody knows how it ended. What it said as far as the mark goes is told as ever."""
-        dropped = {STDOUT: 0, STDERR: 0}
+        journal = Journal(*self._place(row), mark.places if mark else places_left(*self._place(row)))
+        dropped, kept = journal.finish(), journal.kept
         if mark is not None:
-            dropped = Journal(*self._place(row), mark.places).finish()
             mark.close()
         self._table.lose(
-            replace(row, reason=reason[:500], stdout_dropped=dropped[STDOUT], stderr_dropped=dropped[STDERR])
+            replace(
+                row,
+                reason=reason[:500],
+                stdout_dropped=dropped[STDOUT],
+                stderr_dropped=dropped[STDERR],
+                stdout_kept=kept[STDOUT],
+                stderr_kept=kept[STDERR],
+            )
         )
-
-    def _sweep(self, workspace: WorkspaceRow) -> None:
-        """Remove what the end of a node has left of commands that are over."""
-        under_way = {str(key[2]) for key in self._jobs if key[0] == workspace.workspace_id}
-        home = self._engine.lifecycle.directory(workspace.workspace_id) / "journal" / str(workspace.generation)
-        for path in (*home.glob("*.mark"), *home.glob("*.tail")):
-            if path.name.partition(".")[0] not in under_way:
-                path.unlink(missing_ok=True)
 
     def _watch(self, call: Call[Engine], job: Job, seconds: float) -> None:
         """Pass on what the journal gets for so long. The caller's going away changes nothing for the command."""
@@ -299,15 +306,17 @@ class Commands:
     def _row(self, workspace: WorkspaceRow, sequence: int) -> CommandRow:
         row = self._table.get(workspace.workspace_id, workspace.generation, sequence)
         if row is None:
-            count = self._table.count(workspace.workspace_id, workspace.generation)
-            there = f"It has the commands 1 to {count}" if count else "Nothing was run in it since the last reset"
-            raise NotFound(f"cannot find command {sequence} of {workspace.workspace_id}: no such sequence", hint=there)
+            place = workspace.workspace_id, workspace.generation
+            first, last = self._table.first(*place), self._table.count(*place)
+            there = f"It has the commands {first} to {last}" if last else "Nothing was run in it since the last reset"
+            cause = "it is so old that it is no longer kept" if 0 < sequence < first else "no such sequence"
+            raise NotFound(f"cannot find command {sequence} of {workspace.workspace_id}: {cause}", hint=there)
         return row
 
     def _history(self, workspace: WorkspaceRow, limit: int) -> WorkspaceLogs:
         rows = self._table.latest(workspace.workspace_id, workspace.generation, limit)
         each = max(ENTRY_LEAST, min(ENTRY_BYTES, LOGS_BYTES // (2 * max(1, len(rows)))))
-        entries = [self._output(row, read_digest(*self._place(row), each, over=row.state != "running")) for row in rows]
+        entries = [self._output(*self._read(row, None, each, over=row.state != "running")) for row in rows]
         return WorkspaceLogs(
             workspace_id=workspace.workspace_id,
             count=len(entries),
@@ -316,9 +325,20 @@ class Commands:
         )
 
     def _followed(self, row: CommandRow, cursor: str | None, *, over: bool) -> CommandOutput:
+        return self._output(*self._read(row, cursor, CAPTURE_BYTES, over=over))
+
+    def _read(self, row: CommandRow, cursor: str | None, limit: int, *, over: bool) -> tuple[CommandRow, Reading]:
+        """Both ends of each stream, or what follows `cursor`; and `row`, or what it is since its output is gone."""
         if cursor is None:
-            return self._output(row, read_digest(*self._place(row), CAPTURE_BYTES, over=over))
-        return self._output(row, read_page(*self._place(row), cursor, CAPTURE_BYTES, over=over))
+            reading = read_digest(*self._place(row), limit, over=over)
+        else:
+            reading = read_page(*self._place(row), cursor, limit, over=over)
+        # In this order: what was let go of while it was read is told as gone.
+        now = self._table.get(*_key(row)) if over else None
+        if now is not None and now.output_gone:
+            row = now
+            reading = read_gone({STDOUT: row.stdout_dropped, STDERR: row.stderr_dropped}, cursor)
+        return row, reading
 
     def _output(self, row: CommandRow, reading: Reading) -> CommandOutput:
         out, err = reading.streams[STDOUT], reading.streams[STDERR]
@@ -359,10 +379,10 @@ class Commands:
         }
 
     def _place(self, row: CommandRow) -> tuple[Path, int]:
-        return self._directory(row), row.sequence
+        return self._journals(row.workspace_id, row.generation), row.sequence
 
-    def _directory(self, row: CommandRow) -> Path:
-        return self._engine.lifecycle.directory(row.workspace_id) / "journal" / str(row.generation)
+    def _journals(self, workspace_id: str, generation: int) -> Path:
+        return self._engine.lifecycle.directory(workspace_id) / "journal" / str(generation)
 
 
 def _key(row: CommandRow) -> Key:

@@ -172,7 +172,9 @@ class Job:
         try:
             dropped = self.journal.finish()
             self._engine.faults("journal finished")
+            kept = self.journal.kept
             drops = {"stdout_dropped": dropped[STDOUT], "stderr_dropped": dropped[STDERR]}
+            drops |= {"stdout_kept": kept[STDOUT], "stderr_kept": kept[STDERR]}
             refused = {"network_refusals": [encode(one) for one in self.network_refusals]}
             self.row = replace(self.row, **{"duration_ms": self._spent_ms(), **drops, **refused, **outcome})
             Commands(self._engine.database).finish(self.row, self._engine.clock.wall())

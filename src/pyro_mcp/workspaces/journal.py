@@ -67,6 +67,11 @@ class Journal:
         self.close()
         return dropped
 
+    @property
+    def kept(self) -> dict[int, int]:
+        """How many bytes of each stream are kept, once it is finished."""
+        return {tag: writer.kept for tag, writer in self._writers.items()}
+
     def settled(self) -> None:
         """The outcome is recorded: what only another node would have needed goes."""
         for writer in self._writers.values():
@@ -104,16 +109,21 @@ class Journal:
 
 class _Writer:
     def __init__(self, path: Path, place: Place) -> None:
-        self.tail_path = path.with_suffix(f"{path.suffix}.tail")
+        self.tail_path = _tail_of(path)
         self._path = path
         self._place = place
         self._descriptor = -1
         self._tail: Ring | None = None
         self._complained = False
+        self._noted = 0
 
     @property
     def size(self) -> int:
         return self._place.size
+
+    @property
+    def kept(self) -> int:
+        return self.size - self._noted
 
     def add(self, data: bytes) -> None:
         room = 0 if self._place.tailed else max(0, HEAD_BYTES - self.size)
@@ -129,7 +139,9 @@ class _Writer:
             tail = self._kept_aside()
             missing = self._place.tailed - len(tail)
             if missing:
+                before = self.size
                 self._write(f"\n[pyro: {missing} bytes dropped here]\n".encode())
+                self._noted = self.size - before
             self._write(tail)
         if self._descriptor >= 0:
             try:
@@ -193,6 +205,29 @@ class _Writer:
         self._complained = True
 
 
+def places_left(directory: Path, sequence: int) -> dict[int, Place]:
+    """Where a writer was that died without a mark, as far as its files tell."""
+    return {tag: _place_left(path_of(directory, sequence, tag)) for tag in _SUFFIXES}
+
+
+def _place_left(path: Path) -> Place:
+    place, tail_path = Place(), _tail_of(path)
+    try:
+        if path.exists():
+            place.size = path.stat().st_size
+        if tail_path.exists():
+            ring = Ring(tail_path, 0)
+            place.size, place.tailed = min(place.size, HEAD_BYTES), ring.end
+            ring.close()
+    except OSError as error:
+        print(f"cannot read {path}: {error}")
+    return place
+
+
+def _tail_of(path: Path) -> Path:
+    return path.with_suffix(f"{path.suffix}.tail")
+
+
 def path_of(directory: Path, sequence: int, tag: int) -> Path:
     return directory / f"{sequence}.{_SUFFIXES[tag]}"
 
@@ -224,6 +259,24 @@ def read_digest(directory: Path, sequence: int, limit: int, *, over: bool) -> Re
     for tag in _SUFFIXES:
         streams[tag], at[tag] = _digest(path_of(directory, sequence, tag), limit, over)
     return Reading(streams, f"{at[STDOUT]}:{at[STDERR]}")
+
+
+def read_gone(dropped: dict[int, int], cursor: str | None) -> Reading:
+    """What takes the place of output that was let go of: a line that says how much it was. Reading on gives nothing."""
+    at = _places(cursor or "0:0")
+    streams = {}
+    for tag in _SUFFIXES:
+        told = dropped[tag] > at[tag]
+        text = f"[pyro: {dropped[tag]} bytes dropped: later output has taken their place]\n" if told else ""
+        streams[tag] = Captured(text, 0, False)
+        at[tag] = max(at[tag], dropped[tag])
+    return Reading(streams, f"{at[STDOUT]}:{at[STDERR]}")
+
+
+def remove_output(directory: Path, sequence: int) -> None:
+    """Remove what is on disk of a command that is over. Raises `OSError`."""
+    for tag in _SUFFIXES:
+        path_of(directory, sequence, tag).unlink(missing_ok=True)
 
 
 def _digest(path: Path, limit: int, over: bool) -> tuple[Captured, int]:

@@ -5,6 +5,22 @@ ALTER TABLE machines ADD COLUMN network TEXT NOT NULL DEFAULT '{}';
 ALTER TABLE workspaces ADD COLUMN network TEXT NOT NULL DEFAULT '{}';
 ALTER TABLE commands ADD COLUMN network_refusals TEXT NOT NULL DEFAULT '[]';
 
+-- How much of a command's output its journal holds, and whether that was let go of to make room for later output.
+ALTER TABLE commands ADD COLUMN stdout_kept INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE commands ADD COLUMN stderr_kept INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE commands ADD COLUMN output_gone INTEGER NOT NULL DEFAULT 0 CHECK (output_gone IN (0, 1));
+
+CREATE INDEX commands_kept ON commands (workspace_id, generation, sequence, stdout_kept, stderr_kept)
+    WHERE stdout_kept + stderr_kept > 0;
+
+-- Commands since the last reset whose rows are gone.
+CREATE TABLE command_totals (
+    workspace_id TEXT PRIMARY KEY REFERENCES workspaces ON DELETE CASCADE,
+    succeeded    INTEGER NOT NULL,
+    failed       INTEGER NOT NULL,
+    ended        INTEGER NOT NULL
+) STRICT;
+
 CREATE TABLE connections (
     connection_id INTEGER PRIMARY KEY,
     machine_id    TEXT NOT NULL REFERENCES machines ON DELETE CASCADE,
