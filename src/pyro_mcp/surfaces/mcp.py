@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -47,6 +47,12 @@ Workspaces keep their files in /workspace between calls: workspace_create (give 
 archive of the user's), then workspace_exec, workspace_file_*, workspace_patch_apply; look at workspace_diff, take work
 out with workspace_export, and workspace_delete when done. For a command that takes longer than a minute give
 wait_seconds and follow it with workspace_logs."""
+LIVING_INSTRUCTIONS = """\
+
+What keeps state or wants a terminal: shell_open, shell_write, then shell_read with plain, wait_for_idle_ms and the
+next_cursor of the read before. What should go on: service_start, not "&" in a command; published_ports need
+network_policy "egress+published-ports". There is no network unless workspace_create gets a network_policy; a refused
+connection is named in the result with the option that would allow it, which the user may have to grant."""
 
 
 def create_server(
@@ -93,10 +99,20 @@ def build_server(
         "pyro",
         version=VERSION,
         title="pyro",
-        instructions=INSTRUCTIONS + (WORKSPACE_INSTRUCTIONS if "workspace_create" in tools else ""),
+        instructions=instructions(tools),
         on_list_tools=list_tools,
         on_call_tool=calls.call,
     )
+
+
+def instructions(tools: Container[str]) -> str:
+    """What a model is told of the tools it sees, and of no others; it reads this every time."""
+    text = INSTRUCTIONS
+    if "workspace_create" in tools:
+        text += WORKSPACE_INSTRUCTIONS
+    if "shell_open" in tools and "service_start" in tools:
+        text += LIVING_INSTRUCTIONS
+    return text
 
 
 class ToolCalls:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from io import BytesIO
 from typing import Any
 
@@ -14,7 +15,7 @@ from mcp import Client
 
 from pyro_mcp.errors import InvalidArgument, NotFound
 from pyro_mcp.surfaces import catalog
-from pyro_mcp.surfaces.mcp import INSTRUCTIONS, create_server
+from pyro_mcp.surfaces.mcp import create_server, instructions
 from pyro_mcp.surfaces.mcp_stdio import BoundedLines
 from pyro_mcp.surfaces.mcp_tools import ANSWER_CHARS, BoundTool, answer, clip, refusal
 
@@ -122,8 +123,19 @@ def test_errors_are_text_only() -> None:
     assert result.content[0].text == "cannot find x: gone [not_found]\nHint: Look."
 
 
-def test_instructions_are_short() -> None:
-    assert len(INSTRUCTIONS) < 2_000
+@pytest.mark.parametrize("profile", catalog.PROFILES)
+def test_instructions_are_short_and_tell_of_nothing_that_is_not_there(profile: str) -> None:
+    shown = bound(profile)
+    text = instructions(shown)
+    assert len(text) < 2_000
+    fields = {
+        field.name
+        for operation in catalog.tools(profile)
+        for field in catalog.tool_fields(operation, profile, allow_host_compat=False)
+    }
+    named = set(re.findall(r"[a-z]+(?:_[a-z]+)+(?!\w|_\*)", text))
+    assert named <= {*shown, *fields, "exit_code", "next_cursor"}
+    assert ("service_start" in named) == ("shell_open" in named) == (profile == "workspace-full")
 
 
 @pytest.mark.parametrize("mode", ["legacy", "auto"])
