@@ -100,7 +100,7 @@ class CliSurface:
                 if keys:
                     flags += [word for key, part in value.items() for word in (keys[key], str(part))]
                     continue
-                for one in given if isinstance(given, list) else [given]:
+                for one in (given or [""]) if isinstance(given, list) else [given]:
                     flags += [field.flag, str(one)]
         return self._call(*words, *flags, *command)
 

@@ -49,8 +49,10 @@ class Connection:
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkRefusal(Result):
-    """Something the network policy refused, `count` times. `name` is null for a bare address, `address` when it was a
-    look-up that was refused, `port` likewise. `hint` is the option that would allow it, null when none does."""
+    """Something the network policy refused, `count` times; look-ups of one name within seconds of each other are one.
+    `name` is null for a bare address, `address` when it was a look-up that was refused, `port` likewise. `hint` is the
+    option of create or run that would allow it (`--allow-host` is `allow_hosts`, `--allow-address` is
+    `allow_addresses`), null when none does."""
 
     name: str | None
     address: str | None

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -19,6 +20,9 @@ from pyro_mcp.network.policy import Refusal
 MOMENT_SECONDS = 0.25
 PENDING_MAX = 5000
 WATCHED_MAX = 32
+BURST_SECONDS, BURSTS_MAX = 5.0, 256
+"""A refused look-up within so long of the last for that name counts as the same: programs ask for both kinds of
+address, and resolvers and downloaders ask again, all for one thing that somebody wanted."""
 
 
 @dataclass
@@ -129,11 +133,12 @@ class Watch:
         self._lock = threading.Lock()
         self._seen: dict[Key, Connection] = {}
 
-    def add(self, connection: Connection) -> None:
+    def add(self, connection: Connection, *, again: bool) -> None:
+        """`again`: it belongs to the same burst as one before, which may have been before this watch began."""
         with self._lock:
             known = self._seen.get(connection.key)
             if known is not None:
-                known.count += 1
+                known.count += 0 if again else 1
             elif len(self._seen) < WATCHED_MAX:
                 self._seen[connection.key] = Connection(
                     connection.machine_id,
@@ -160,10 +165,18 @@ class Watch:
 class Ledger:
     """The entries of one machine. Without a `recorder` they are told to those who watch, and then forgotten."""
 
-    def __init__(self, machine_id: str, recorder: Recorder | None, wall: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        machine_id: str,
+        recorder: Recorder | None,
+        wall: Callable[[], float] = time.time,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._machine_id = machine_id
         self._recorder = recorder
         self._wall = wall
+        self._clock = clock
+        self._bursts: OrderedDict[Key, float] = OrderedDict()
         self._lock = threading.Lock()
         self._watches: list[Watch] = []
 
@@ -179,9 +192,11 @@ class Ledger:
         entry.hint = refusal.hint
         with self._lock:
             watches = list(self._watches)
+            again = not port and self._in_burst(entry.key)
         for watch in watches:
-            watch.add(entry)
-        self._count(entry)
+            watch.add(entry, again=again)
+        if not again:
+            self._count(entry)
 
     def failed(self, name: str | None, address: str, port: int, reason: str) -> None:
         self._count(self._entry("failed", name, address, port, reason))
@@ -196,6 +211,13 @@ class Ledger:
     def ended(self, entry: Connection) -> None:
         if self._recorder is not None:
             self._recorder.ended(entry)
+
+    def _in_burst(self, key: Key) -> bool:
+        now, last = self._clock(), self._bursts.pop(key, None)
+        self._bursts[key] = now
+        if len(self._bursts) > BURSTS_MAX:
+            self._bursts.popitem(last=False)
+        return last is not None and now - last < BURST_SECONDS
 
     def _unwatch(self, watch: Watch) -> None:
         with self._lock:

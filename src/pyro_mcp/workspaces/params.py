@@ -55,6 +55,7 @@ AllowHosts = Annotated[
         help="where there is a network, allow only these host names, such as example.com, or *.example.com for every"
         " name below it; an empty list allows nothing",
         flag="--allow-host",
+        empty="allow nothing",
         metavar="NAME",
         tool="full",
         max_length=256,

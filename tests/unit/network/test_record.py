@@ -44,12 +44,12 @@ def test_what_cannot_be_written_waits() -> None:
     ledger = Ledger("vm-1", recorder)
     keeper.full = True
     entry = ledger.begun(None, "8.8.8.8", 80)
-    ledger.refused("a.test", None, 0, NO)
+    ledger.refused("a.test", "10.0.0.1", 80, NO)
     with pytest.raises(DiskFull):
         recorder.flush()
     entry.bytes_in = 5
     ledger.ended(entry)
-    ledger.refused("a.test", None, 0, NO)
+    ledger.refused("a.test", "10.0.0.1", 80, NO)
     keeper.full = False
     recorder.flush()
     recorder.close()
@@ -108,3 +108,46 @@ def test_after_the_close_nothing_is_written() -> None:
     Ledger("vm-1", recorder).refused("late.test", None, 0, NO)
     recorder.flush()
     assert keeper.batches == []
+
+
+def test_look_ups_of_one_name_in_a_burst_are_one() -> None:
+    """Resolvers ask for both kinds of address and ask again; what somebody wanted was one thing."""
+    now = [0.0]
+    keeper = Keeper()
+    recorder = Recorder(keeper.write)
+    ledger = Ledger("vm-1", recorder, clock=lambda: now[0])
+    first = ledger.watch()
+    for _ in range(4):
+        now[0] += record.BURST_SECONDS - 1
+        ledger.refused("a.test", None, 0, NO)
+    second = ledger.watch()
+    ledger.refused("a.test", None, 0, NO)
+    ledger.refused("b.test", None, 0, NO)
+    now[0] += record.BURST_SECONDS
+    ledger.refused("a.test", None, 0, NO)
+    for _ in range(2):
+        ledger.refused("a.test", "10.0.0.1", 80, NO)
+    recorder.flush()
+    assert [(one.name, one.port, one.count) for one in first.seen()] == [
+        ("a.test", 0, 2),
+        ("b.test", 0, 1),
+        ("a.test", 80, 2),
+    ]
+    assert [one.count for one in second.seen()] == [2, 1, 2], "who looks later is told too"
+    assert sum(one.count for batch in keeper.batches for one in batch.counted.values()) == 5
+
+
+def test_bursts_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(record, "BURSTS_MAX", 10)
+    ledger = Ledger("vm-1", None, clock=lambda: 0.0)
+    for _ in range(2):
+        watch = ledger.watch()
+        for number in range(11):
+            ledger.refused(f"{number}.test", None, 0, NO)
+        watch.close()
+        assert [one.count for one in watch.seen()] == [1] * 11
+    watch = ledger.watch()
+    for name in ("0.test", "10.test", "0.test", "10.test"):
+        ledger.refused(name, None, 0, NO)
+    assert [one.count for one in watch.seen()] == [1, 1]
+    assert len(ledger._bursts) == 10

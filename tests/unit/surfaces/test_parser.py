@@ -104,6 +104,23 @@ def test_completion_knows_commands_and_flags(shell: str) -> None:
         subprocess.run(["bash", "-n"], input=done.stdout, text=True, check=True)
 
 
+@pytest.mark.parametrize(
+    ("given", "read"),
+    [
+        (["--allow-host", ""], []),
+        (["--allow-host="], []),
+        (["--allow-host", "a.test", "--allow-host", "b.test"], ["a.test", "b.test"]),
+        (["--allow-host", "", "--allow-host", "a.test"], ["", "a.test"]),
+        (["--allow-address", ""], [""]),
+    ],
+)
+def test_an_empty_list_is_the_option_once_with_nothing(given: list[str], read: list[str]) -> None:
+    """Beside another value, or where an empty list means nothing special, '' stays and is refused as what it is."""
+    namespace = parse(["workspace", "create", "debian:12", *given])
+    (value,) = [value for name, value in arguments(namespace.operation, namespace)[0].items() if "allow" in name]
+    assert value == read
+
+
 def test_help_imports_nothing_heavy() -> None:
     code = (
         "import sys, contextlib, io\n"

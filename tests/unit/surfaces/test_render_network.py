@@ -24,8 +24,11 @@ def test_refusals_go_to_stderr(capsys: pytest.CaptureFixture[str]) -> None:
     said = capsys.readouterr()
     assert said.out == ""
     assert said.err == (
-        "pyro: network: refused a.test:80 (10.0.0.1) (2 times): it is private; allow it with --allow-address 10.0.0.1\n"
+        "pyro: network: refused a.test:80 (10.0.0.1) (2 times): it is private; allow it with --allow-address 10.0.0.1"
+        " on workspace create\n"
     )
+    tell_refusals([NO], Output(as_json=False), where="")
+    assert capsys.readouterr().err.endswith("; allow it with --allow-address 10.0.0.1\n")
 
 
 def test_places() -> None:
@@ -47,7 +50,8 @@ def test_a_summary_has_no_line_without_a_network_and_all_of_them_with_one() -> N
     )
     assert list(summed(network)) == [
         "network    egress: 3 allowed, 2 refused, 1 failed; 2 KiB in, 10 B out",
-        "  REFUSED  a.test:80 (10.0.0.1) (2 times): it is private; allow it with --allow-address 10.0.0.1",
+        "  REFUSED  a.test:80 (10.0.0.1) (2 times): it is private; allow it with --allow-address 10.0.0.1"
+        " on workspace create",
         "  FAILED   8.8.8.8:1: timed out",
         "           b.test:443 (8.8.8.8): 3 connections, 2 KiB in, 10 B out",
     ]

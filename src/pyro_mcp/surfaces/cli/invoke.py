@@ -59,7 +59,8 @@ def arguments(operation: Operation[Any, Any], namespace: argparse.Namespace) -> 
                 )
             params[field.name] = namespace.words
         elif hasattr(namespace, dest(field)):
-            params[field.name] = getattr(namespace, dest(field))
+            given = getattr(namespace, dest(field))
+            params[field.name] = [] if field.param.empty and given == [""] else given
             if field.param.stream and params[field.name]:
                 inputs[field.name] = STDIN_FD
     return params, inputs

@@ -224,11 +224,15 @@ def _add_field(parser: argparse.ArgumentParser, field: Field) -> None:
             dest=dest(field),
             action="append" if list in kinds else Pairs,
             metavar=field.param.metavar,
-            help=text + "; may be given several times",
+            help=f"{text}; may be given several times{_empty(field)}",
             default=argparse.SUPPRESS,
         )
     else:
         _add_value(parser, field, text)
+
+
+def _empty(field: Field) -> str:
+    return f", or once as '' to {field.param.empty}" if field.param.empty else ""
 
 
 def _add_value(parser: argparse.ArgumentParser, field: Field, text: str) -> None:

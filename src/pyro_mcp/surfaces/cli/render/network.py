@@ -10,18 +10,19 @@ from pyro_mcp.surfaces.cli.output import Output
 from pyro_mcp.surfaces.cli.render.common import size
 
 LINES = 8
+ON_CREATE = " on workspace create"
 
 
-def tell_refusals(refusals: Iterable[NetworkRefusal], output: Output) -> None:
-    """One line on stderr for each."""
+def tell_refusals(refusals: Iterable[NetworkRefusal], output: Output, where: str = ON_CREATE) -> None:
+    """One line on stderr for each. `where` is the command that takes the option, unless it is the one that ran."""
     for one in refusals:
-        output.notice(f"network: {refused(one)}")
+        output.notice(f"network: {refused(one, where)}")
 
 
-def refused(one: NetworkRefusal) -> str:
+def refused(one: NetworkRefusal, where: str = ON_CREATE) -> str:
     """A refusal in a line, with what would allow it."""
     times = f" ({one.count} times)" if one.count > 1 else ""
-    hint = f"; allow it with {one.hint}" if one.hint else ""
+    hint = f"; allow it with {one.hint}{where}" if one.hint else ""
     return f"refused {place(one.name, one.address, one.port)}{times}: {one.reason}{hint}"
 
 
