@@ -101,8 +101,8 @@ def mcp_page() -> Iterator[str]:
 
     yield "# MCP tools\n"
     yield (
-        "`pyro mcp serve --profile PROFILE` serves them over standard input and output. `workspace-core` shows the "
-        "same as `vm-run` until the workspace tools exist. `network` is an argument only under `workspace-full`; "
+        "`pyro mcp serve --profile PROFILE` serves them over standard input and output. Each tool names "
+        "the profiles that show it. Arguments for network and secrets are there only under `workspace-full`; "
         "`allow_host_compat` only when the server was started with `--allow-host-compat`, so that no argument can "
         "widen isolation beyond that. stdout and stderr are cut to about 8,000 characters each, 10,000 together, "
         "in the middle; the mark and `..._dropped_bytes` say how much is missing. Errors are text: message, "
