@@ -64,7 +64,13 @@ Input = Annotated[
 ]
 AppendNewline = Annotated[bool, Param(help="press Return after the input", flag="--no-newline")]
 SignalName = Annotated[
-    str, Param(help="signal for what runs in the foreground, such as INT, TERM or KILL", max_length=64, flag="--signal")
+    str,
+    Param(
+        help="signal for what runs in the foreground, such as INT, TERM or KILL",
+        max_length=64,
+        flag="--signal",
+        metavar="NAME",
+    ),
 ]
 
 Keys = Annotated[
