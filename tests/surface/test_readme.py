@@ -19,6 +19,7 @@ pytestmark = pytest.mark.guest
 ROOT = Path(__file__).resolve().parents[2]
 README = ROOT / "README.md"
 PAGES = [README, ROOT / "docs" / "tutorial.md", *sorted((ROOT / "docs" / "how-to").glob("*.md"))]
+LINKING = [ROOT / name for name in ("ARCHITECTURE.md", "SECURITY.md", "benchmarks/README.md")]
 PAGE_SECONDS = 280
 SOURCES = [block.text for page in PAGES for block in pages.blocks(page) if block.language == "python"]
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
@@ -72,6 +73,15 @@ def test_what_is_not_run_says_so_to_its_reader() -> None:
     for page, block in left_out:
         assert block.language == "console", page
         assert len(block.not_run) > 20, page
+
+
+@pytest.mark.parametrize("page", [*PAGES, *LINKING], ids=lambda page: page.stem)
+def test_links_lead_somewhere(page: Path) -> None:
+    for target, _, anchor in re.findall(r"\]\((?!https?:)([^)#]*)(#([^)]*))?\)", page.read_text()):
+        there = page.parent / target if target else page
+        assert there.exists(), target
+        headings = re.findall(r"^#+ (.*)$", there.read_text(), re.MULTILINE) if anchor else []
+        assert not anchor or anchor in [heading.lower().replace(" ", "-") for heading in headings], anchor
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
