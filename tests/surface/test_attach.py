@@ -2,75 +2,17 @@
 
 from __future__ import annotations
 
-import json
-import re
 import signal
 import subprocess
-import sys
 import termios
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import pexpect
-import pyte
 import pytest
+from terminals import COLS, PROMPT, PYRO, ROWS, Terminal, kill_node, pyro
 
 pytestmark = pytest.mark.guest
-
-PYRO = [sys.executable, "-m", "pyro_mcp"]
-ROWS, COLS = 24, 80
-
-
-def pyro(environ: dict[str, str], *words: str) -> dict[str, Any]:
-    done = subprocess.run([*PYRO, *words, "--json"], env=environ, capture_output=True, timeout=300, check=True)
-    answer: dict[str, Any] = json.loads(done.stdout)
-    return answer
-
-
-class Terminal:
-    """A person's terminal with `pyro workspace shell attach` in it."""
-
-    def __init__(self, environ: dict[str, str], *words: str) -> None:
-        argv = [*PYRO[1:], "workspace", "shell", "attach", *words]
-        self.child = pexpect.spawn(PYRO[0], argv, env=environ, timeout=60, dimensions=(ROWS, COLS))  # type: ignore[arg-type]
-        self.modes = termios.tcgetattr(self.child.child_fd)
-        self.screen = pyte.Screen(COLS, ROWS)
-        self._stream = pyte.ByteStream(self.screen)
-        self.raw = b""
-
-    def see(self, pattern: str, seconds: float = 60) -> None:
-        """Wait until the screen shows `pattern`."""
-        deadline = time.monotonic() + seconds
-        while not re.search(pattern, self.text):
-            assert time.monotonic() < deadline, self.text
-            self._take(0.2)
-
-    @property
-    def text(self) -> str:
-        return "\n".join(line.rstrip() for line in self.screen.display)
-
-    def _take(self, seconds: float) -> bool:
-        try:
-            piece = self.child.read_nonblocking(65536, seconds)
-        except pexpect.TIMEOUT:
-            return True
-        except pexpect.EOF:
-            return False
-        self.raw += piece
-        self._stream.feed(piece)
-        return True
-
-    def type(self, text: str) -> None:
-        self.child.send(text)
-
-    def leave(self, code: int) -> None:
-        """Wait for the end; the terminal must be as it was."""
-        deadline = time.monotonic() + 60
-        while self._take(0.2):
-            assert time.monotonic() < deadline, self.text
-        self.child.close()
-        assert self.child.exitstatus == code, self.text
 
 
 @pytest.fixture(scope="module")
@@ -97,9 +39,6 @@ def attach(environ: dict[str, str], workspace: str) -> Iterator[Callable[..., Te
 def shells(environ: dict[str, str], workspace: str) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = pyro(environ, "workspace", "shell", "list", workspace)["shells"]
     return [one for one in found if one["state"] == "running"]
-
-
-PROMPT = r"root@[\w-]+:/workspace# "
 
 
 def test_a_person_works_leaves_and_comes_back(
@@ -200,13 +139,50 @@ def test_a_killed_client_leaves_the_shell(
 ) -> None:
     person = attach()
     person.see(PROMPT.rstrip())
-    person.type("B=there\r")
+    person.type("B=there; echo no''ted\r")
+    person.see("noted\n")
     person.child.kill(signal.SIGKILL)
     (one,) = shells(environ, workspace)
     again = attach(one["shell_id"])
     again.see(PROMPT.rstrip())
     again.type("echo $B; exit\r")
     again.see("there\n")
+    again.leave(0)
+
+
+def test_a_person_stays_when_the_node_is_killed(attach: Callable[..., Terminal], environ: dict[str, str]) -> None:
+    person = attach()
+    person.see(PROMPT.rstrip())
+    person.type("C=there; for i in $(seq 40); do echo line-$i-; sleep 0.1; done\r")
+    person.see("line-5-")
+    kill_node(environ)
+    person.see("node was lost; attaching again")
+    person.see("line-40-")
+    for number in range(1, 41):
+        assert person.raw.count(f"line-{number}-".encode()) == 1, (number, person.raw)
+    person.type("clear; echo still $C\r")
+    person.see("still there")
+    kill_node(environ)
+    person.see("attaching again")
+    person.type("clear; stty size; exit 5\r")
+    person.see(f"{ROWS} {COLS}")
+    person.leave(5)
+
+
+def test_a_node_that_dies_again_ends_it_with_the_way_back(
+    attach: Callable[..., Terminal], environ: dict[str, str], workspace: str
+) -> None:
+    person = attach()
+    person.see(PROMPT.rstrip())
+    kill_node(environ)
+    person.see(r"attaching again\]\n" + PROMPT.rstrip())
+    kill_node(environ)
+    one = shells(environ, workspace)[-1]
+    person.see("Attach again with")
+    person.leave(73)
+    assert f"pyro workspace shell attach {workspace} {one['shell_id']}".encode() in person.raw.replace(b"\r\n", b"")
+    again = attach(one["shell_id"])
+    again.type("exit\r")
     again.leave(0)
 
 
@@ -227,5 +203,5 @@ def test_without_a_terminal_it_says_what_to_use(environ: dict[str, str], workspa
         [*PYRO, "workspace", "shell", "attach", workspace], env=environ, capture_output=True, stdin=subprocess.DEVNULL
     )
     assert done.returncode == 2
-    assert b"are not a terminal" in done.stderr
-    assert b"shell read" in done.stderr
+    assert b"standard input and output are not a terminal" in done.stderr
+    assert f"pyro workspace shell read {workspace} SHELL --plain".encode() in done.stderr

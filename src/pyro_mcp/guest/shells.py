@@ -302,7 +302,9 @@ class Shells:
         except SpawnError as error:
             where, what = cwd.decode("utf-8", "replace"), argv[0].decode("utf-8", "replace")
             if error.before:
-                raise invalid(f"cannot open a shell: working directory {where}: {error}") from None
+                raise invalid(
+                    f"cannot open a shell: working directory {where}: {error}", "Name one that exists."
+                ) from None
             raise AgentError("internal", f"cannot open a shell: {what}: {error}") from None
 
 

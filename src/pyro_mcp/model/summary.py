@@ -11,6 +11,7 @@ from pyro_mcp.model.network import SummaryNetwork
 from pyro_mcp.model.process import ExecutionMode, Isolation
 from pyro_mcp.model.result import Result
 from pyro_mcp.model.service import Service
+from pyro_mcp.model.shell import Shell
 from pyro_mcp.model.snapshot import Snapshot
 from pyro_mcp.model.workspace import WorkspaceSeed, WorkspaceState
 from pyro_mcp.model.workspace_exec import CommandEntry
@@ -96,6 +97,14 @@ class SummaryServices(Result):
 
 
 @dataclass(frozen=True, kw_only=True)
+class SummaryShells(Result):
+    """Shells: those that run, and how many were `opened`."""
+
+    now: list[Shell] = field(default_factory=list)
+    opened: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
 class WorkspaceSummary(Result):
     """What happened in a workspace `since` its last reset, or its creation.
 
@@ -123,5 +132,6 @@ class WorkspaceSummary(Result):
     snapshots: list[Snapshot]
     starts: int
     stops: int
+    shells: SummaryShells = field(default_factory=SummaryShells)
     services: SummaryServices = field(default_factory=lambda: SummaryServices())
     network: SummaryNetwork = field(default_factory=SummaryNetwork)

@@ -1,7 +1,8 @@
 """One request from a client: the stream it came on becomes a `Call`, its answer goes back.
 
 On the wire: DATA 0 is the caller's input, DATA 1 and 2 are live output; EVENT is `{"progress": text, "fraction":
-number or null}` or `{"notice": text}`; CANCEL and a lost connection both cancel the call.
+number or null}`, `{"notice": text}` or `{"cursor": how far live output has come}`; CANCEL and a lost connection both
+cancel the call.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ TEXT_MAX = 4096
 def answer(stream: Stream, operation: Operation[Any, Any], engine: Any, settings: Any) -> None:
     """Run `operation` for `stream` and send its result. Raises what the operation raises."""
     wire = _Wire(stream)
-    call: Call[Any] = Call(engine, settings, wire.report, wire.tell, wire.write, wire.read)
+    call: Call[Any] = Call(engine, settings, wire.report, wire.tell, wire.write, wire.read, wire.mark)
 
     def cancel() -> None:
         wire.cancel()
@@ -54,6 +55,9 @@ class _Wire:
 
     def tell(self, text: str) -> None:
         self._event({"notice": text[:TEXT_MAX]})
+
+    def mark(self, cursor: int) -> None:
+        self._event({"cursor": cursor})
 
     def write(self, tag: int, data: bytes) -> None:
         view = memoryview(data)

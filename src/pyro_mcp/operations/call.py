@@ -36,6 +36,7 @@ class Call(Generic[EngineT]):
     tell: Callable[[str], None] = _ignore
     write: Callable[[int, bytes], None] = _ignore
     read: Callable[[], Iterable[bytes]] = tuple
+    mark: Callable[[int], None] = _ignore
     _cancelled: threading.Event = field(default_factory=threading.Event)
     _callbacks: list[Callable[[], None]] = field(default_factory=list)
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -51,6 +52,10 @@ class Call(Generic[EngineT]):
     def output(self, tag: int, data: bytes) -> None:
         """Pass on live output: tag 1 is stdout, 2 is stderr."""
         self.write(tag, data)
+
+    def position(self, cursor: int) -> None:
+        """Say how far live output has come: from there a caller that was cut off may ask for it again."""
+        self.mark(cursor)
 
     def input(self) -> Iterator[bytes]:
         """The caller's standard input, piece by piece, until its end."""

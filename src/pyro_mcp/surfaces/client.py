@@ -46,6 +46,7 @@ class Listener:
     progress: Callable[[str, float | None], None] = deaf
     notice: Callable[[str], None] = deaf
     output: Callable[[int, bytes], None] = deaf
+    position: Callable[[int], None] = deaf
 
 
 class Client:
@@ -243,6 +244,8 @@ def _hear(listener: Listener, event: dict[str, Any]) -> None:
         listener.progress(str(event["progress"]), share)
     elif "notice" in event:
         listener.notice(str(event["notice"]))
+    elif isinstance(cursor := event.get("cursor"), int):
+        listener.position(cursor)
 
 
 def _lost(verb: str, reason: str) -> NodeUnavailable:

@@ -63,6 +63,12 @@ class LiveMask:
         self._needles = needles
         self._kept = b""
         self._given = 0
+        self._gone = 0
+
+    @property
+    def position(self) -> int:
+        """How many of the bytes fed have been shown, masked or not."""
+        return self._gone + self._given
 
     @property
     def holds(self) -> bool:
@@ -86,6 +92,7 @@ class LiveMask:
 
     def _give(self, end: int) -> bytes:
         shown, reached = _masked(self._kept, _spans(self._needles, self._kept), self._given, end)
+        self._gone += end
         self._kept, self._given = self._kept[end:], max(0, reached - end)
         return shown
 

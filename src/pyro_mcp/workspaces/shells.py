@@ -116,7 +116,9 @@ class Shells:
         wanted = self._engine.secrets.wanted(place.workspace_id, secret_env)
         self._engine.secrets.deliver(place.workspace_id, place.machine, set(wanted.values()))
         params = {"shell_id": f"sh-{secrets.token_hex(6)}", "cwd": absolute(cwd), "cols": cols, "rows": rows}
-        return Shell(**_shown(place, ask(call, place.machine, "shell_open", params | {"secret_env": wanted}, Facts)))
+        facts = ask(call, place.machine, "shell_open", params | {"secret_env": wanted}, Facts)
+        place.note("shell_opened", {"shell_id": facts.shell_id})
+        return Shell(**_shown(place, facts))
 
     def listing(self, call: Call[Engine], ref: str) -> ShellList:
         """None for a workspace that does not run: they have ended with its machine."""
@@ -210,11 +212,15 @@ class Shells:
         cursor: int | None,
         stdin: bytes | Iterable[bytes] | None,
     ) -> ShellAttached:
-        """Pass keys in and output out until either side has enough. The output that came before is told first."""
+        """Pass keys in and output out until either side has enough. The output that came before is told first.
+
+        After each piece the caller is told how far it has come, to go on from there when a node has died.
+        """
         place = self._place(call, ref)
         begin = -REPLAY_BYTES if cursor is None else cursor
         facts, found = self._page(call, place, shell_id, begin, MIB, 0, {})
         call.output(STDOUT, _from_a_line(found.new, facts.cursor) if cursor is None else found.new)
+        call.position(found.end)
         mask = LiveMask(self._engine.secrets.masks(place.workspace_id).needles)
         answer = _attend(call, place, {"shell_id": shell_id, "cursor": found.end}, mask, stdin)
         missed = answer.missed + max(0, facts.oldest - facts.cursor)
@@ -277,7 +283,7 @@ def _attend(
         with cancellable(call, place.machine, stream):
             if stdin is not None:
                 threading.Thread(target=_feed, args=(stream, stdin), name="keys", daemon=True).start()
-            answer = _follow(call, stream, mask)
+            answer = _follow(call, stream, mask, params["cursor"])
     except ChannelClosed as error:
         call.check()
         raise MachineFailed(
@@ -290,15 +296,14 @@ def _attend(
     return checked("shell_attach", answer, _Attached)
 
 
-def _follow(call: Call[Any], stream: Stream, mask: LiveMask) -> dict[str, Any]:
-    """Pass output on until the result."""
+def _follow(call: Call[Any], stream: Stream, mask: LiveMask, start: int) -> dict[str, Any]:
+    """Pass output, which is from `start` on, until the result."""
     while True:
+        message, shown = None, b""
         try:
             message = stream.receive(QUIET_SECONDS if mask.holds else None)
         except TimeoutError:
-            call.output(STDOUT, mask.quiet())
-            continue
-        shown = b""
+            shown = mask.quiet()
         if isinstance(message, Data):
             shown = mask.feed(message.data)
         elif isinstance(message, Result):
@@ -306,6 +311,7 @@ def _follow(call: Call[Any], stream: Stream, mask: LiveMask) -> dict[str, Any]:
         if shown:
             try:
                 call.output(STDOUT, shown)
+                call.position(start + mask.position)
             except Cancelled:
                 stream.cancel()
                 raise

@@ -16,6 +16,7 @@ from pyro_mcp.model.summary import (
     SummaryCommands,
     SummaryEdits,
     SummaryServices,
+    SummaryShells,
     SummaryTransfer,
     SummaryTransfers,
     WorkspaceSummary,
@@ -60,6 +61,7 @@ def summarize(call: Call[Engine], ref: str) -> WorkspaceSummary:
         syncs=_transfers(events, "sync_push", "destination", "source_path"),
         exports=_transfers(events, "export", "path", "output_path"),
         snapshots=[one for one in engine.snapshots.listing(row.workspace_id) if one.deletable],
+        shells=_shells(call, row, events),
         services=_services(engine, row),
         starts=sum(event.kind == "started" for event in events),
         stops=sum(event.kind == "stopped" for event in events),
@@ -81,6 +83,18 @@ def _commands(engine: Engine, row: WorkspaceRow, shown: Workspace) -> SummaryCom
         ],
         recent=engine.commands.recent(row, RECENT),
     )
+
+
+def _shells(call: Call[Engine], row: WorkspaceRow, events: Iterable[EventRow]) -> SummaryShells:
+    opened = sum(event.kind == "shell_opened" for event in events)
+    try:
+        found = list(call.engine.shells.listing(call, row.workspace_id))
+    except Cancelled:
+        raise
+    except PyroError:
+        # `_changes` asks the same machine, and tells.
+        found = []
+    return SummaryShells(now=[one for one in found if one.state == "running"], opened=opened)
 
 
 def _services(engine: Engine, row: WorkspaceRow) -> SummaryServices:

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pyro_mcp.errors import InvalidArgument
-from pyro_mcp.surfaces.cli.attach import parse_key
 from pyro_mcp.surfaces.cli.interactive import InteractiveFilter
+from pyro_mcp.surfaces.cli.keyboard import parse_key
 
 
 def passed(text: str) -> str:

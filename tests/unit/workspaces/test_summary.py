@@ -14,7 +14,7 @@ from rich.console import Console
 
 from pyro_mcp.operations.operation import Operation
 from pyro_mcp.surfaces.cli.render.summary import draw_summary
-from pyro_mcp.workspaces import export, files, patch, snapshot, summary, sync, workspace, workspace_exec
+from pyro_mcp.workspaces import export, files, patch, shell, snapshot, summary, sync, workspace, workspace_exec
 
 
 class Lab:
@@ -89,6 +89,24 @@ def test_it_tells_what_happened_with_failures_first(lab: Lab, tmp_path: Path) ->
     assert lines[1] == "commands   2 failed, 1 succeeded, 1 running"
     assert lines[2].startswith("  FAILED   [3] sleep 30  (timed out")
     assert "           | oh no" in lines
+
+
+def test_it_tells_what_still_runs(lab: Lab) -> None:
+    lab.run("sleep 30", wait_seconds=0)
+    opened = [lab.ask(shell.open_shell, workspace_id="w") for _ in range(3)]
+    lab.ask(shell.close_shell, workspace_id="w", shell_id=opened[1]["shell_id"])
+    answer, text = lab.page()
+    assert answer["shells"]["opened"] == 3
+    assert [one["shell_id"] for one in answer["shells"]["now"]] == [opened[0]["shell_id"], opened[2]["shell_id"]]
+    assert "shells     3 opened, 2 running" in text
+    assert opened[2]["shell_id"] in text
+    assert "still running: 1 command, 2 shells" in text
+    lab.ask(workspace.stop_workspace, workspace_id="w")
+    answer, text = lab.page()
+    assert answer["shells"] == {"now": [], "opened": 3}
+    assert "shells     3 opened, 0 running" in text
+    lab.ask(snapshot.reset_workspace, workspace_id="w")
+    assert lab.page()[0]["shells"] == {"now": [], "opened": 0}
 
 
 def test_it_begins_anew_with_a_reset(lab: Lab) -> None:

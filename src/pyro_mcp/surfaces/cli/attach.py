@@ -2,6 +2,9 @@
 
 Keys go in as they are typed, but for the one that leaves; output comes out as the guest says it, but for what would act
 on the terminal beyond its screen. The terminal is put back however this ends; only after `kill -9` must `reset` do it.
+
+The shell lives in the machine and not in the node. So when a node dies the next one is asked for the same shell, from
+the last byte that was shown; once, and once more whenever the person has typed since.
 """
 
 from __future__ import annotations
@@ -9,6 +12,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import shlex
 import shutil
 import signal
 import sys
@@ -18,18 +22,18 @@ import tty
 from collections.abc import Iterator
 from typing import Any
 
-from pyro_mcp.errors import InvalidArgument, PyroError
+from pyro_mcp.errors import InvalidArgument, NodeUnavailable, PyroError
 from pyro_mcp.operations.operation import Operation
 from pyro_mcp.surfaces import catalog
 from pyro_mcp.surfaces.cli.interactive import InteractiveFilter
 from pyro_mcp.surfaces.cli.invoke import arguments, settings_of
-from pyro_mcp.surfaces.cli.output import STDOUT, Output, is_terminal, write_all
-from pyro_mcp.surfaces.client import Client, Listener, deaf
+from pyro_mcp.surfaces.cli.keyboard import DETACH_KEY, KEY_RULE, Keyboard, parse_key
+from pyro_mcp.surfaces.cli.output import STDERR, STDOUT, Output, is_terminal, write_all
+from pyro_mcp.surfaces.client import Client, Listener, Request, deaf
 
 STDIN = 0
-DETACH_KEY = "ctrl-]"
-KEY_RULE = "ctrl- and one of a-z [ \\ ] ^ _, or none"
 SIDE_MAX = 1000
+RESIZED, REDRAW = b"x", b"r"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -55,28 +59,25 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def attach(namespace: argparse.Namespace) -> int:
     """Be at the shell until it ends or the person leaves. Returns the shell's exit code, 0 when it goes on."""
     key = parse_key(namespace.detach_key)
-    if not (is_terminal(STDIN) and is_terminal(STDOUT)):
-        raise InvalidArgument(
-            "cannot attach to a shell: standard input and output are not a terminal",
-            hint="Without one use `pyro workspace shell read` and `write`.",
-        )
     output: Output = namespace.output
     params, _ = arguments(namespace.operation, namespace)
+    _require_terminal(params)
     with contextlib.closing(Client(settings_of(namespace))) as client:
         session = _Session(client, output, params, key, raw_escapes=namespace.raw_escapes)
         answer = session.run(namespace.operation)
     return _tell(output, params, answer)
 
 
-def parse_key(text: str) -> bytes | None:
-    """The byte that a key such as `ctrl-]` sends; None for `none`. Raises `InvalidArgument`."""
-    name = text.lower()
-    if name == "none":
-        return None
-    last = name.removeprefix("ctrl-").upper()
-    if not name.startswith("ctrl-") or len(last) != 1 or not "A" <= last <= "_":
-        raise InvalidArgument(f"cannot use {text[:32]!r} as the key to detach with", hint=f"It is {KEY_RULE}.")
-    return bytes((ord(last) - 64,))
+def _require_terminal(params: dict[str, Any]) -> None:
+    lacking = [name for name, fd in (("input", STDIN), ("output", STDOUT)) if not is_terminal(fd)]
+    if lacking:
+        which = f"standard {' and '.join(lacking)} {'is' if len(lacking) == 1 else 'are'} not a terminal"
+        shell = shlex.join([params["workspace_id"], params.get("shell_id", "SHELL")])
+        raise InvalidArgument(
+            f"cannot attach to a shell: {which}",
+            hint=f"Run it in a terminal, or type with `pyro workspace shell write {shell} --input TEXT` and look with"
+            f" `pyro workspace shell read {shell} --plain`; `pyro workspace shell open` opens one.",
+        )
 
 
 class _Session:
@@ -88,9 +89,12 @@ class _Session:
         self._client = client
         self._output = output
         self._params = params
-        self._key = key
+        self._keyboard = Keyboard(STDIN, key)
+        self._cursor: int | None = None
+        self._since, self._repeated = 0, 0
         self._filter = None if raw_escapes else InteractiveFilter()
-        self._resized_read, self._resized_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        self._lost = False
+        self._sizes_read, self._sizes_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self._verbs = {operation.name: operation for operation in catalog.operations("shell")}
 
     def run(self, operation: Operation[Any, Any]) -> dict[str, Any]:
@@ -101,24 +105,49 @@ class _Session:
             self._params["shell_id"] = opened["shell_id"]
         operation.validate(self._params)
         self._output.finish()
+        threading.Thread(target=self._follow_size, name="resize", daemon=True).start()
         with self._raw_terminal():
-            request = self._client.begin(operation.name, {**self._params, "stdin": True}, {"stdin": self._keys()})
-            threading.Thread(target=self._follow_size, args=(not fresh,), name="resize", daemon=True).start()
-            return request.wait(Listener(progress=deaf, notice=deaf, output=self._show))
+            attached = self._begin(operation, redraw=not fresh)
+            while True:
+                try:
+                    return attached.wait(
+                        Listener(progress=deaf, notice=deaf, output=self._show, position=self._reached)
+                    )
+                except NodeUnavailable as error:
+                    attached = self._again(operation, error)
+
+    def _begin(self, operation: Operation[Any, Any], *, redraw: bool) -> Request:
+        request = self._client.begin(operation.name, {**self._params, "stdin": True}, {"stdin": self._keyboard.turn()})
+        os.write(self._sizes_write, REDRAW if redraw else RESIZED)
+        return request
+
+    def _again(self, operation: Operation[Any, Any], error: NodeUnavailable) -> Request:
+        """Attach once more where the lost attachment stood. Raises `error`, with how to do that by hand."""
+        if self._cursor is None:
+            raise error
+        lasting = self._keyboard.typed or not self._lost
+        self._lost, self._keyboard.typed = True, False
+        if lasting:
+            self._say("the node was lost; attaching again")
+            self._params["cursor"], self._repeated, self._since = self._cursor, self._since, 0
+            with contextlib.suppress(NodeUnavailable):
+                return self._begin(operation, redraw=True)
+        raise NodeUnavailable(error.message, hint=f"The shell goes on. Attach again with: {_command(self._params)}")
 
     # -- both ways
 
-    def _keys(self) -> Iterator[bytes]:
-        """What is typed, until the key that leaves or until the terminal is gone."""
-        while data := os.read(STDIN, 4096):
-            at = -1 if self._key is None else data.find(self._key)
-            if at >= 0:
-                if at:
-                    yield data[:at]
-                return
-            yield data
+    def _reached(self, cursor: int) -> None:
+        self._cursor, self._since, self._repeated = cursor, 0, 0
+
+    def _say(self, text: str) -> None:
+        with contextlib.suppress(OSError):
+            write_all(STDERR, f"\r\n[pyro: {text}]\r\n".encode())
 
     def _show(self, _tag: int, data: bytes) -> None:
+        """Show it, but for what a lost attachment has shown already after its last position."""
+        self._since += len(data)
+        known = min(self._repeated, len(data))
+        self._repeated, data = self._repeated - known, data[known:]
         write_all(STDOUT, data if self._filter is None else self._filter.feed(data).encode())
 
     # -- the terminal
@@ -146,17 +175,16 @@ class _Session:
 
     def _resized(self, _number: int, _frame: object) -> None:
         with contextlib.suppress(BlockingIOError):
-            os.write(self._resized_write, b"x")
+            os.write(self._sizes_write, RESIZED)
 
-    def _follow_size(self, redraw: bool) -> None:
-        """Tell the shell each new size. At first `redraw` makes a full-screen program in it draw itself anew."""
-        os.set_blocking(self._resized_read, True)
-        size = _size()
-        if redraw:
-            self._resize({**size, "rows": max(1, size["rows"] - 1)})
+    def _follow_size(self) -> None:
+        """Tell the shell each new size; one that is not quite right first makes a full-screen program draw anew."""
+        os.set_blocking(self._sizes_read, True)
+        while told := os.read(self._sizes_read, 4096):
+            size = _size()
+            if REDRAW in told:
+                self._resize({**size, "rows": size["rows"] - 1 or 2})
             self._resize(size)
-        while os.read(self._resized_read, 4096):
-            self._resize(_size())
 
     def _resize(self, size: dict[str, int]) -> None:
         # One that has ended has no size any more, and the attachment tells what became of it.
@@ -175,14 +203,18 @@ def _size() -> dict[str, int]:
     return {"cols": min(max(1, size.columns), SIDE_MAX), "rows": min(max(1, size.lines), SIDE_MAX)}
 
 
+def _command(params: dict[str, Any]) -> str:
+    """What brings a person back."""
+    return shlex.join(["pyro", "workspace", "shell", "attach", params["workspace_id"], params["shell_id"]])
+
+
 def _tell(output: Output, params: dict[str, Any], answer: dict[str, Any]) -> int:
     """Say how it ended."""
     if output.as_json:
         output.document(answer)
     elif answer["detached"]:
         sys.stdout.write("\n")
-        again = f"pyro workspace shell attach {params['workspace_id']} {answer['shell_id']}"
-        output.notice(f"detached; the shell goes on. Come back with: {again}")
+        output.notice(f"detached; the shell goes on. Come back with: {_command(params)}")
     elif answer["state"] == "closed":
         output.notice("the shell was closed")
     return 0 if answer["detached"] else int(answer["exit_code"] or 0)

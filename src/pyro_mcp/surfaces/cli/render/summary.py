@@ -10,6 +10,7 @@ from pyro_mcp.model.summary import (
     SummaryCommands,
     SummaryEdits,
     SummaryServices,
+    SummaryShells,
     SummaryTransfers,
     WorkspaceSummary,
 )
@@ -48,6 +49,8 @@ def _page(result: WorkspaceSummary) -> Iterator[str]:
     yield from _transfers("exported", "to", result.exports)
     yield from summed(result.network)
     yield from _services(result.services)
+    yield from _shells(result.shells)
+    yield from _still(result)
     if result.snapshots:
         yield "snapshots  " + ", ".join(plain(one.snapshot_name) for one in result.snapshots)
     if result.stops or result.starts:
@@ -101,6 +104,25 @@ def _services(services: SummaryServices) -> Iterator[str]:
         why = f": {plain(one.stop_reason)}" if one.stop_reason else ""
         mark = "FAILED  " if one.state == "failed" else "        "
         yield f"  {mark} {one.service_name}  ({one.state}{why}{where})  {plain(one.command)[:WIDTH]}"
+
+
+def _shells(shells: SummaryShells) -> Iterator[str]:
+    if shells.opened:
+        yield f"shells     {shells.opened} opened, {len(shells.now)} running"
+    for one in shells.now:
+        yield f"           {one.shell_id}  since {when(one.started_at)}, in {plain(one.cwd)}"
+
+
+def _still(result: WorkspaceSummary) -> Iterator[str]:
+    """What goes on by itself."""
+    kinds = (
+        ("command", result.commands.running),
+        ("service", len(result.services.now)),
+        ("shell", len(result.shells.now)),
+    )
+    counts = [f"{count} {word}{'s' if count > 1 else ''}" for word, count in kinds if count]
+    if counts:
+        yield "still running: " + ", ".join(counts)
 
 
 def _edits(word: str, edits: SummaryEdits) -> Iterator[str]:
