@@ -2,15 +2,31 @@
 
 from __future__ import annotations
 
+import ensurepip
 import subprocess
 import sys
 import tempfile
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from internet import HOST, OTHER, PRIVATE, ROUTER, WEB, internet, why_not
+from internet import (
+    DISGUISED,
+    HOST,
+    HOST6,
+    OTHER,
+    PRIVATE,
+    ROUTER,
+    ROUTER6,
+    ULA,
+    WEB,
+    WEB6,
+    Internet,
+    internet,
+    why_not,
+)
 
 pytestmark = pytest.mark.guest
 
@@ -23,22 +39,52 @@ FETCH = (
 
 
 @pytest.fixture(scope="module")
-def online(environ: dict[str, str]) -> Iterator[dict[str, str]]:
-    """The variables of a node that lives on such a host; the surfaces reach it over its socket."""
+def world(environ: dict[str, str]) -> Iterator[Internet]:
+    """The internet, with something to install and something to clone."""
     reason = why_not()
     if reason:
         pytest.skip(reason)
     # What guests boot comes from the real internet, so it is made before.
-    boot = [*PYRO, "run", "debian:12", "--timeout-seconds", "120", "--", "true"]
-    subprocess.run(boot, env=environ, check=True, capture_output=True, timeout=600)
-    with internet() as host, tempfile.TemporaryDirectory(prefix="pyro-net-") as directory:
+    for name in ("debian:12", "debian:12-build"):
+        boot = [*PYRO, "run", name, "--timeout-seconds", "120", "--", "true"]
+        subprocess.run(boot, env=environ, check=True, capture_output=True, timeout=600)
+    with tempfile.TemporaryDirectory(prefix="pyro-site-") as directory:
+        furnish(Path(directory))
+        with internet(Path(directory)) as made:
+            yield made
+
+
+def furnish(site: Path) -> None:
+    """A package index with a package in it, and a repository with a commit in it."""
+    (site / "simple/greeting").mkdir(parents=True)
+    with zipfile.ZipFile(site / "simple/greeting/greeting-1.0-py3-none-any.whl", "w") as wheel:
+        wheel.writestr("greeting.py", "print('hello from a package')\n")
+        wheel.writestr("greeting-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: greeting\nVersion: 1.0\n")
+        wheel.writestr("greeting-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        wheel.writestr("greeting-1.0.dist-info/RECORD", "")
+    source, who = site / "source", ["-c", "user.name=t", "-c", "user.email=t@web.test"]
+    source.mkdir()
+    (source / "numbers").write_text("".join(f"{number}\n" for number in range(200_000)))
+    for words in (
+        ["init", "-q"],
+        ["add", "."],
+        [*who, "commit", "-qm", "Count"],
+        ["clone", "-q", "--bare", ".", "../it.git"],
+    ):
+        subprocess.run(["git", *words], cwd=source, check=True, capture_output=True)
+
+
+@pytest.fixture(scope="module")
+def online(environ: dict[str, str], world: Internet) -> Iterator[dict[str, str]]:
+    """The variables of a node that lives on such a host; the surfaces reach it over its socket."""
+    with tempfile.TemporaryDirectory(prefix="pyro-net-") as directory:
         ca_file = Path(directory) / "ca.pem"
         ca_file.write_text("-----BEGIN CERTIFICATE-----\nbm90IHJlYWxseQ==\n-----END CERTIFICATE-----\n")
         values = {**environ, "PYRO_STATE_DIR": f"{directory}/state", "PYRO_IDLE_SECONDS": "3600"}
         values["PYRO_CA_FILE"] = str(ca_file)
-        start = [*host.prefix, *PYRO, "env", "list"]
+        start = [*world.prefix, *PYRO, "env", "list"]
         subprocess.run(start, env=values, check=True, capture_output=True, timeout=60)
-        values["PREFIX"] = "\n".join(host.prefix)
+        values["PREFIX"] = "\n".join(world.prefix)
         yield values
         subprocess.run([*PYRO, "node", "stop", "--force"], env=values, check=True, capture_output=True, timeout=60)
 
@@ -74,7 +120,8 @@ def made(request: pytest.FixtureRequest) -> Iterator[Any]:
     used: list[Any] = []
 
     def make(surface: Any, **options: Any) -> dict[str, Any]:
-        created: dict[str, Any] = surface.do("create_workspace", environment="debian:12", name="net", **options)
+        options = {"environment": "debian:12", "name": "net", **options}
+        created: dict[str, Any] = surface.do("create_workspace", **options)
         used.append(surface)
         return created
 
@@ -158,18 +205,132 @@ def test_what_is_not_public_stays_out_of_reach(sdk: Any, made: Any) -> None:
     assert (moved["exit_code"] != 0, (None, PRIVATE, 80) in refused(moved)) == (True, True)
 
 
-def test_an_empty_list_allows_nothing(sdk: Any, made: Any) -> None:
-    made(sdk, network_policy="egress", allow_hosts=[])
-    done = execute(sdk, f"get web.test; get {WEB}")
+def test_an_empty_list_allows_nothing(talker: Any, made: Any) -> None:
+    assert made(talker, network_policy="egress", allow_hosts=[])["allow_hosts"] == []
+    done = execute(talker, f"get web.test; get {WEB}")
     assert (done["stdout"], refused(done)) == ("", {("web.test", None, None), (None, WEB, 80)})
 
 
-def test_off_is_off(sdk: Any, made: Any) -> None:
-    workspace = made(sdk)
+def test_it_goes_over_ipv6_too(sdk: Any, made: Any, world: Internet) -> None:
+    before = world.sent()
+    made(sdk, network_policy="egress", environment="debian:12-build")
+    done = execute(sdk, f"get six.test; get {WEB6}; get both.test; get inside.test")
+    assert done["stdout"].splitlines()[:2] == [f"{WEB6} /", f"{WEB6} /"]
+    assert done["stdout"].splitlines()[2] in (f"{WEB} /", f"{WEB6} /")
+    assert done["stdout"].splitlines()[3] == f"{WEB6} /"
+    after = world.sent()
+    assert after["TcpActiveOpens"] >= before["TcpActiveOpens"] + 4, (
+        "the host's kernel counts what a guest makes it send"
+    )
+    assert after["IpOutRequests"] > before["IpOutRequests"]
+    names = ["ula.test", "loop.test", "local.test", "host6.test", "mapped.test", *DISGUISED]
+    looked = execute(sdk, f"for name in {' '.join(names)}; do get $name; done")
+    assert looked["stdout"] == ""
+    assert {one[0] for one in refused(looked)} == set(names)
+    literals = [ULA, HOST6, f"::ffff:{PRIVATE}", *DISGUISED.values()]
+    dialled = execute(sdk, f"for address in {' '.join(literals)} ::1 fe80::1; do get $address; done")
+    assert dialled["stdout"] == ""
+    told = {(one["address"], one["port"]): one["reason"] for one in dialled["network_refusals"]}
+    assert set(told) >= {(address, 80) for address in (ULA, HOST6, PRIVATE, *DISGUISED.values())}
+    assert told[DISGUISED["nat64.test"], 80] == f"it is another form of {PRIVATE}, a private address"
+    destinations = sdk.do("summarize_workspace", workspace_id="net")["network"]["destinations"]
+    assert {one["address"] for one in destinations} <= {WEB, WEB6}
+
+
+def test_what_is_opened_of_ipv6_opens(sdk: Any, made: Any) -> None:
+    made(sdk, network_policy="egress", allow_addresses=["fd12:3456::/32", DISGUISED["nat64.test"]])
+    done = execute(sdk, f"get {ULA}; get ula.test; get nat64.test; get sixtofour.test")
+    assert done["stdout"].splitlines() == [f"{ULA} /", f"{ULA} /", f"{DISGUISED['nat64.test']} /"]
+    assert {one[0] for one in refused(done)} == {"sixtofour.test"}
+
+
+def test_git_clones_and_pip_installs(sdk: Any, made: Any) -> None:
+    """Both over plain HTTP from servers that the guest knows by name only, with nothing set inside."""
+    made(sdk, network_policy="egress", environment="debian:12-build", allow_hosts=["web.test", "listed.test"])
+    clone = "git clone -q http://web.test/git/it.git && tail -n 1 it/numbers && git -C it fsck && git -C it fetch"
+    assert told(execute(sdk, clone)) == (0, "199999\n", [])
+    (pip,) = (Path(ensurepip.__file__).parent / "_bundled").glob("pip-*.whl")
+    sdk.do("push_workspace_sync", workspace_id="net", source_path=str(pip.parent), dest="/workspace/wheels")
+    execute(sdk, "python3 -m zipfile -e wheels/pip-*.whl /root/pip")
+    install = "PYTHONPATH=/root/pip python3 -m pip install -q --no-compile --retries 1 --target /root/packages greeting"
+    index = "--index-url http://listed.test/site/simple/ --trusted-host listed.test"
+    done = execute(sdk, f"{install} {index} && PYTHONPATH=/root/packages python3 -m greeting")
+    assert told(done) == (0, "hello from a package\n", [])
+    elsewhere = execute(sdk, f"{install} --index-url http://wild.test/ --trusted-host wild.test")
+    assert told(elsewhere)[:2] == (1, "")
+    (refusal,) = elsewhere["network_refusals"]
+    assert (refusal["name"], refusal["hint"]) == ("wild.test", "--allow-host wild.test")
+    assert refusal["count"] == 1, "all the look-ups of a burst are one"
+
+
+def told(done: dict[str, Any]) -> tuple[int, str, list[Any]]:
+    return done["exit_code"], done["stdout"], done["network_refusals"]
+
+
+OFF = f"""
+import errno, socket, struct
+def attempt(what, do):
+    try: print(what, "worked", do())
+    except socket.gaierror: print(what, "no name")
+    except OSError as error: print(what, errno.errorcode.get(error.errno, error))
+def tcp(family, *place):
+    with socket.socket(family, socket.SOCK_STREAM) as sock:
+        sock.settimeout(1)
+        sock.connect(place)
+def datagram(family, kind, protocol, *place):
+    with socket.socket(family, kind, protocol) as sock:
+        sock.settimeout(1)
+        asked = b"\\x08\\0\\xf7\\xff" + bytes(28)
+        sock.sendto(asked, place)
+        if asked in sock.recv(100): raise OSError("came round")
+def frame(name):
+    with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as sock:
+        sock.bind((name, 0x800))
+        return sock.send(bytes(12) + b"\\x08\\0" + bytes(46))
+def everything(how):
+    for address in ("{WEB}", "{ROUTER}", "{HOST}", "10.0.2.2", "169.254.169.254"):
+        attempt(f"{{how}} tcp", lambda: tcp(socket.AF_INET, address, 80))
+    for address in ("{WEB6}", "{ROUTER6}"):
+        attempt(f"{{how}} tcp6", lambda: tcp(socket.AF_INET6, address, 80))
+    attempt(f"{{how}} udp", lambda: datagram(socket.AF_INET, socket.SOCK_DGRAM, 0, "{ROUTER}", 53))
+    attempt(f"{{how}} udp6", lambda: datagram(socket.AF_INET6, socket.SOCK_DGRAM, 0, "{ROUTER6}", 53))
+    attempt(f"{{how}} ping", lambda: datagram(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP, "{WEB}", 0))
+    attempt(f"{{how}} ping6", lambda: datagram(socket.AF_INET6, socket.SOCK_RAW, socket.IPPROTO_ICMPV6, "{WEB6}", 0))
+    attempt(f"{{how}} ip", lambda: datagram(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW, "{WEB}", 0))
+    attempt(f"{{how}} name", lambda: socket.getaddrinfo("web.test", 80))
+everything("plain")
+for name in ("lo", "eth0", "pyro0"):
+    attempt("frame", lambda: frame(name))
+for cid in (0, 1, 2, 3):
+    attempt("vsock", lambda: tcp(socket.AF_VSOCK, cid, 1024))
+# Default routes by the one interface there is.
+def route(family):
+    body = struct.pack("=8BIHHI", family, 0, 0, 0, 254, 4, 253 if family == socket.AF_INET else 0, 1, 0, 8, 4, 1)
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0) as sock:
+        sock.send(struct.pack("=IHHII", 16 + len(body), 24, 0x405, 1, 0) + body)
+        code = -struct.unpack_from("=i", sock.recv(4096), 16)[0]
+    if code: raise OSError(code, "refused")
+for family in (socket.AF_INET, socket.AF_INET6):
+    attempt("route", lambda: route(family))
+everything("routed")
+"""
+
+
+def test_off_is_off(sdk: Any, made: Any, world: Internet) -> None:
+    """As root, by every door there might be; and the host, asked by its own kernel, has sent nothing."""
+    workspace = made(sdk, environment="debian:12-build")
     assert (workspace["network_policy"], workspace["guest_ip"]) == ("off", None)
-    done = execute(sdk, f"get {WEB}; get web.test; ls /sys/class/net; echo x > /dev/udp/{ROUTER}/53")
-    assert done["stdout"] == "lo\n"
-    assert done["exit_code"] != 0
+    before = world.sent()
+    done = execute(sdk, "ls /sys/class/net; cat /sys/bus/virtio/devices/*/device | sort -u; id -u")
+    net, vsock = "0x0001", "0x0013"
+    assert (done["stdout"].split()[0], done["stdout"].split()[-1]) == ("lo", "0")
+    assert not {net, vsock} & set(done["stdout"].split())
+    found = execute(sdk, f"python3 - <<'END'\n{OFF}\nEND")
+    assert found["exit_code"] == 0, found["stderr"]
+    said = found["stdout"].splitlines()
+    assert [line for line in said if "worked" in line] == ["frame worked 60"] + ["route worked None"] * 2
+    assert len(said) == 13 * 2 + 3 + 4 + 2
+    assert world.sent() == before
 
 
 def test_it_goes_on_after_a_restart_and_with_the_next_node(sdk: Any, made: Any, online: dict[str, str]) -> None:
