@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import pytest
+
+from pyro_mcp.system.sparse import extents
 
 pytestmark = pytest.mark.guest
 
@@ -35,7 +38,10 @@ def test_a_secret_reaches_its_command_and_nobody_else(
         first, second, third = done["stdout"].splitlines()[:3]
         assert (int(first), second, third, done["exit_code"]) == (len(value.encode()), "[secret]", "[secret]", 3)
         told = [done, surface.do("diff_workspace", workspace_id=name), surface.do("logs_workspace", workspace_id=name)]
+        surface.do("export_workspace", workspace_id=name, path="inside", output=str(tmp_path / "inside"))
         surface.do("stop_workspace", workspace_id=name)
+        disk = surface.do("export_workspace_disk", workspace_id=name, output=str(tmp_path / "disk"))
+        assert disk["masked_count"] > 0
         told.append(surface.do("start_workspace", workspace_id=name))
         command = ["sh", "-c", 'printf %s "$FILED" | wc -c; mount | grep -c " /run/.*tmpfs\\| /run type tmpfs"']
         again = surface.do("exec_workspace", workspace_id=name, command=command, secret_env=["FILED"])
@@ -51,9 +57,17 @@ def test_a_secret_reaches_its_command_and_nobody_else(
         for form in forms:
             assert form not in answers
             assert [path for path in outside if form in path.read_bytes()] == []
+            assert form not in (tmp_path / "inside").read_bytes()
+            assert not _holds(tmp_path / "disk", form)
             assert [path for path in Path("/proc").glob("[0-9]*/cmdline") if form in _words(path)] == []
     finally:
         surface.do("delete_workspace", workspace_id=name)
+
+
+def _holds(path: Path, text: bytes) -> bool:
+    """Whether the sparse file has it."""
+    with path.open("rb") as file:
+        return any(text in os.pread(file.fileno(), length, offset) for offset, length in extents(file.fileno()))
 
 
 def _words(path: Path) -> bytes:

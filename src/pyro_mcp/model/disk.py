@@ -14,7 +14,8 @@ class DiskExport(Result):
     """A raw image at `output_path`. It is sparse: `size_bytes` long, with `bytes_written` of data.
 
     It holds what was written in the guest: `/workspace/upper` is what differs from the seed, `/upper` what differs from
-    the environment. Never mount it where its maker is not trusted.
+    the environment. `masked_count` times the bytes of a secret were overwritten in it with `*`. Never mount it
+    where its maker is not trusted.
     """
 
     workspace_id: str
@@ -24,3 +25,4 @@ class DiskExport(Result):
     bytes_written: int
     execution_mode: ExecutionMode
     isolation: Isolation
+    masked_count: int = 0

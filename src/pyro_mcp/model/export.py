@@ -15,7 +15,8 @@ class ExportResult(Result):
     """A file or directory that is now at `output_path`, whole.
 
     `can_run` names files that some program of the host may execute or obey by itself, such as `.git/hooks`: look at
-    them before using the directory. `skipped` names the first of the `skipped_count` entries that were left out.
+    them before using the directory. `skipped` names the first of the `skipped_count` entries that were left out,
+    `masked` the first of the `masked_count` files in which the bytes of a secret were overwritten with `*`.
     """
 
     workspace_id: str
@@ -29,3 +30,5 @@ class ExportResult(Result):
     can_run: list[str] = field(default_factory=list)
     skipped_count: int = 0
     skipped: list[Skipped] = field(default_factory=list)
+    masked_count: int = 0
+    masked: list[str] = field(default_factory=list)

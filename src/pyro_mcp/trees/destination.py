@@ -7,7 +7,7 @@ import ctypes
 import errno
 import os
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -50,9 +50,11 @@ def export_tree(
     progress: Progress = silent,
     cancelled: threading.Event | None = None,
     announce: Announce = contextlib.nullcontext,
+    treat: Callable[[Path], None] = lambda built: None,
 ) -> ExportReport:
     """Write `items` to the new path `output`, durably. For a `directory` their paths are below it; a `file` is one file
-    entry of any name. `announce` is told of the directory beside `output` in which it is built.
+    entry of any name. `announce` is told of the directory beside `output` in which it is built, and `treat` may change
+    the content of what was built there before it is seen.
 
     Raises `Conflict` when `output` exists, `NotFound` when its parent does not, `DiskFull`, `PermissionDenied`,
     `InvalidArgument` (limits, a hostile sequence), `ProtocolError` (a damaged one) or `Cancelled`. Then nothing is
@@ -78,6 +80,7 @@ def export_tree(
                 skipped = _drop_links(writer)
                 writer.finish()
             built = tree / _ONLY if kind == "file" else tree
+            treat(built)
             _flush(built)
             _publish(built, output)
             try:

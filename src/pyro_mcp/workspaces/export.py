@@ -37,7 +37,8 @@ def export_workspace(
     """Copy one file or directory of the workspace to a new path of the host, whole or not at all.
 
     Setuid bits and write permission for others are removed; links that lead out are left out and listed. `can_run`
-    names files that some program of the host may execute or obey by itself: look at them before working there.
+    names files that some program of the host may execute or obey by itself: look at them before working there. What a
+    command wrote of a secret is overwritten with `*` in the copy, and `masked` names those files.
     """
     from pyro_mcp.workspaces.content.exporting import export
     from pyro_mcp.workspaces.content.opening import opened

@@ -2,8 +2,8 @@
 
 Masked are, of each secret: its exact bytes, without surrounding blanks, each of its longer lines, and the whole as
 JSON, URL, base64 or hexadecimal text writes it. Not covered: any other encoding (base64 of a text around the secret,
-compression, encryption, reversal), a part of a value, and what a command writes into files that are then exported. A
-guest that wants to give its secrets away can; the mask is against accidents.
+compression, encryption, reversal), and a part of a value. Files that are exported are treated by `scrub`. A guest that
+wants to give its secrets away can; the mask is against accidents.
 """
 
 from __future__ import annotations
@@ -44,6 +44,16 @@ class Masks:
     def __bool__(self) -> bool:
         return bool(self.needles)
 
+    def found(self, data: bytes) -> list[tuple[int, int]]:
+        """Where secrets stand in `data`, overlapping ones too, by where they begin."""
+        spans = []
+        for needle in self.needles:
+            at = data.find(needle)
+            while at >= 0:
+                spans.append((at, at + len(needle)))
+                at = data.find(needle, at + 1)
+        return sorted(spans)
+
     def data(self, data: bytes) -> bytes:
         """`data`, a whole, masked."""
         redactor = Redactor(self)
@@ -83,6 +93,7 @@ class Redactor:
     """
 
     def __init__(self, masks: Masks, *, covered: int = 0) -> None:
+        self._masks = masks
         self._needles = masks.needles
         self._kept = b""
         self._covered = covered
@@ -112,7 +123,7 @@ class Redactor:
         """Give out the first `end` bytes, with a mask for each stretch of secrets that begins in them."""
         out, at = [], min(self._covered, end)
         reached = self._covered
-        for start, stop in self._secrets():
+        for start, stop in self._masks.found(self._kept):
             if start >= end:
                 break
             if start >= reached:
@@ -123,16 +134,6 @@ class Redactor:
         self._kept = self._kept[end:]
         self._covered = max(0, reached - end)
         return b"".join(out)
-
-    def _secrets(self) -> list[tuple[int, int]]:
-        """Where secrets stand, overlapping ones too, by where they begin."""
-        found = []
-        for needle in self._needles:
-            at = self._kept.find(needle)
-            while at >= 0:
-                found.append((at, at + len(needle)))
-                at = self._kept.find(needle, at + 1)
-        return sorted(found)
 
     def _undecided(self) -> int:
         """Where the part begins that may turn out to be the beginning of a secret."""

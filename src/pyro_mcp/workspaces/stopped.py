@@ -25,6 +25,7 @@ from pyro_mcp.trees.destination import refuse_existing
 from pyro_mcp.trees.ext4 import SECONDS, Ext4, Node, confined
 from pyro_mcp.trees.work import Announce, work_directory
 from pyro_mcp.workspaces.content.syncing import host_path
+from pyro_mcp.workspaces.scrub import scrub_file
 
 if TYPE_CHECKING:
     from pyro_mcp.workspaces.engine import Engine
@@ -102,6 +103,7 @@ def export_disk(call: Call[Engine], ref: str, output: str) -> DiskExport:
         call.check()
         made = image.path
         with disk_errors(f"write {target}"):
+            masked = scrub_file(call.engine.secrets.masks(disk.workspace_id), made)
             size, kept = _flushed(made)
             try:
                 os.link(made, target)
@@ -115,7 +117,12 @@ def export_disk(call: Call[Engine], ref: str, output: str) -> DiskExport:
         detail = {"path": "disk", "output_path": str(target), "entry_count": 1, "bytes": kept}
         call.engine.lifecycle.note(disk.workspace_id, "export", detail, call.notice)
         return DiskExport(
-            **disk.stamp, output_path=str(target), disk_format="ext4", size_bytes=size, bytes_written=kept
+            **disk.stamp,
+            output_path=str(target),
+            disk_format="ext4",
+            size_bytes=size,
+            bytes_written=kept,
+            masked_count=masked,
         )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Callable, Generator, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import msgspec
@@ -19,6 +19,7 @@ from pyro_mcp.operations.call import Call
 from pyro_mcp.protocol.channel import ChannelClosed, Data, Event, RemoteError, Result, Stream
 from pyro_mcp.trees.work import Announce
 from pyro_mcp.workspaces.cancel import cancellable
+from pyro_mcp.workspaces.redact import Masks
 
 T = TypeVar("T")
 
@@ -32,12 +33,13 @@ _OUTPUT = 1
 @dataclass(frozen=True)
 class Place:
     """A workspace that can be worked in now. `note(kind, detail)` records what was done, for the summary; `announce` is
-    told of a directory of this host before something is built there."""
+    told of a directory of this host before something is built there; `masks` are those of its secrets."""
 
     workspace_id: str
     machine: Machine
     note: Callable[[str, dict[str, Any]], None]
     announce: Announce = contextlib.nullcontext
+    masks: Masks = field(default_factory=Masks)
 
     @property
     def stamp(self) -> dict[str, Any]:

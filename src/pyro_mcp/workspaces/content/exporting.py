@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from pyro_mcp.errors import ProtocolError
+from pyro_mcp.errors import InvalidArgument, ProtocolError
 from pyro_mcp.model.export import ExportResult
 from pyro_mcp.model.sync import Skipped
 from pyro_mcp.operations.call import Call
@@ -16,6 +17,8 @@ from pyro_mcp.trees.destination import export_tree, refuse_existing
 from pyro_mcp.workspaces.content.asking import Conversation, Place, checked, converse
 from pyro_mcp.workspaces.content.files import Count
 from pyro_mcp.workspaces.content.syncing import SKIPPED_SHOWN, host_path
+from pyro_mcp.workspaces.redact import Masks
+from pyro_mcp.workspaces.scrub import scrub_tree
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,8 @@ def export(call: Call[Any], place: Place, path: str, output: str) -> ExportResul
     refuse_existing(target)
     cancelled = threading.Event()
     forget = call.on_cancel(cancelled.set)
-    incoming = _Incoming(converse(call, place.machine, "tree_pack", {"path": path}))
+    incoming = _Incoming(converse(call, place.machine, "tree_pack", {"path": path}), place.masks)
+    masked: list[str] = []
     try:
         head = incoming.head()
         report = export_tree(
@@ -52,6 +56,7 @@ def export(call: Call[Any], place: Place, path: str, output: str) -> ExportResul
             progress=call.progress,
             cancelled=cancelled,
             announce=place.announce,
+            treat=lambda built: masked.extend(scrub_tree(place.masks, built)),
         )
     finally:
         incoming.close()
@@ -66,6 +71,8 @@ def export(call: Call[Any], place: Place, path: str, output: str) -> ExportResul
         entry_count=report.entry_count,
         bytes_written=report.bytes_written,
         can_run=report.runnable,
+        masked_count=len(masked),
+        masked=[target.name] if masked and head.artifact_type == "file" else masked[:SKIPPED_SHOWN],
         skipped_count=len(report.skipped) + incoming.packed.skipped_count + incoming.packed.changed_count,
         skipped=skipped[:SKIPPED_SHOWN],
     )
@@ -77,8 +84,9 @@ def export(call: Call[Any], place: Place, path: str, output: str) -> ExportResul
 class _Incoming:
     """What the agent sends of a packed tree: its head, then its entries, then what it left out."""
 
-    def __init__(self, conversation: Conversation) -> None:
+    def __init__(self, conversation: Conversation, masks: Masks) -> None:
         self.packed = _Packed()
+        self._masks = masks
         self._conversation = conversation
 
     def head(self) -> _Head:
@@ -99,7 +107,18 @@ class _Incoming:
                 decoder.close()
                 return
             if isinstance(message, bytes):
-                yield from decoder.feed(message)
+                for item in decoder.feed(message):
+                    if isinstance(item, Entry):
+                        self._require_open_names(item)
+                    yield item
+
+    def _require_open_names(self, entry: Entry) -> None:
+        """A name cannot be overwritten as content can."""
+        if any(self._masks.found(os.fsencode(text)) for text in (entry.path, entry.target)):
+            raise InvalidArgument(
+                f"cannot export {entry.path}: its name or the link in it holds a secret",
+                hint="Rename or remove it in the workspace, or export the rest apart",
+            )
 
     def close(self) -> None:
         self._conversation.close()

@@ -21,4 +21,5 @@ def opened(call: Call[Engine], ref: str) -> Place:
         engine.lifecycle.note(row.workspace_id, kind, detail, call.notice)
         engine.faults(f"{kind} noted")
 
-    return Place(row.workspace_id, engine.lifecycle.live(call, row), note, engine.lifecycle.outgoing.announced)
+    machine, masks = engine.lifecycle.live(call, row), engine.secrets.masks(row.workspace_id)
+    return Place(row.workspace_id, machine, note, engine.lifecycle.outgoing.announced, masks)

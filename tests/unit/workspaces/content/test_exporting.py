@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from pyro_mcp.operations.call import Call
 from pyro_mcp.protocol.channel import Stream
 from pyro_mcp.protocol.entries import Encoder, Entry
 from pyro_mcp.workspaces.content.exporting import export
+from pyro_mcp.workspaces.redact import Masks
 
 from .conftest import Lab, Scripted
 
@@ -135,3 +137,29 @@ def test_a_head_of_the_wrong_form_leaves_nothing(scripted: Scripted, tmp_path: P
     with pytest.raises(ProtocolError):
         export(Call(None), scripted(handler), ".", str(tmp_path / "out"))
     assert os.listdir(tmp_path) == []
+
+
+def test_secrets_do_not_leave(lab: Lab, tmp_path: Path) -> None:
+    place = replace(lab.place, masks=Masks.of([b"s3cr3t-t0ken"]))
+    lab.put("src/kept.txt", "it is s3cr3t-t0ken\n")
+    lab.put("src/plain.txt", "nothing\n")
+    result = export(lab.call, place, "src", str(tmp_path / "out"))
+    assert (tmp_path / "out/kept.txt").read_text() == "it is ************\n"
+    assert (tmp_path / "out/plain.txt").read_text() == "nothing\n"
+    assert (result.masked_count, result.masked) == (1, ["kept.txt"])
+    one = export(lab.call, place, "src/kept.txt", str(tmp_path / "one"))
+    assert (tmp_path / "one").read_text() == "it is ************\n"
+    assert one.masked == ["one"]
+
+
+@pytest.mark.parametrize("how", ["name", "link"])
+def test_a_name_that_holds_a_secret_stays(how: str, lab: Lab, tmp_path: Path) -> None:
+    place = replace(lab.place, masks=Masks.of([b"s3cr3t-t0ken"]))
+    (lab.root / "src").mkdir()
+    if how == "name":
+        lab.put("src/s3cr3t-t0ken.txt", "x")
+    else:
+        (lab.root / "src/link").symlink_to("s3cr3t-t0ken")
+    with pytest.raises(InvalidArgument, match="holds a secret"):
+        export(lab.call, place, "src", str(tmp_path / "out"))
+    assert sorted(os.listdir(tmp_path)) == ["machine"]

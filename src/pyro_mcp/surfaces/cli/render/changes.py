@@ -52,6 +52,10 @@ def draw_exported(console: Console, result: ExportResult) -> None:
     what = f"{result.entry_count} entries, {size(result.bytes_written)}"
     console.print(f"{plain(result.workspace_path)} is in {plain(result.output_path)}: {what}", soft_wrap=True)
     _draw_skipped(console, result.skipped, result.skipped_count)
+    for path in result.masked:
+        console.print(f"a secret in it is overwritten: {plain(path)}", soft_wrap=True)
+    if result.masked_count > len(result.masked):
+        console.print(f"and in {result.masked_count - len(result.masked)} more")
     if result.can_run:
         console.print("look at these before you work there, programs of this host may run them:")
     for path in result.can_run:

@@ -16,4 +16,6 @@ def draw_exported(console: Console, result: DiskExport) -> None:
     """Where it is, and what not to do with it."""
     sizes = f"{size(result.size_bytes)}, {size(result.bytes_written)} of it data"
     console.print(f"{plain(result.output_path)}: a raw {result.disk_format} image, {sizes}", soft_wrap=True)
+    if result.masked_count:
+        console.print(f"secrets in it are overwritten in {result.masked_count} places")
     console.print("a guest has written it: read it with debugfs, do not mount it", soft_wrap=True)
