@@ -16,6 +16,7 @@ import select
 import signal
 import struct
 import time
+from threading import get_native_id
 from typing import Any
 
 from pyro_mcp.guest import params as read
@@ -32,6 +33,9 @@ LINGER_SECONDS = 1.0
 SMALL_READ = 4096
 LARGE_READ = 128 * 1024
 PIPE_BYTES = 1024 * 1024
+TRANSFER_NICE = 5
+"""What a thread that moves much data adds to its niceness: a command that comes meanwhile, and shares the one processor
+with it, took 3.4 times as long as alone, and so it takes 2 times."""
 _FIONREAD = 0x541B
 _READY = select.POLLIN | select.POLLHUP | select.POLLERR
 
@@ -112,6 +116,7 @@ class _Run:
         self._input = memoryview(b"")
         self._input_open = with_input
         self._buffer = memoryview(bytearray(SMALL_READ))
+        self._nice: int | None = None
 
     # -- begin and end
 
@@ -140,6 +145,7 @@ class _Run:
 
     def close(self) -> None:
         """Leave nothing: descriptors closed, the process dead and reaped."""
+        self._come_back()
         for fd in self._outputs:
             os.close(fd)
         self._outputs.clear()
@@ -219,9 +225,22 @@ class _Run:
 
     def _widen(self) -> None:
         """A command with much to say gets a large buffer and large pipes; `true` never pays for them."""
+        self._give_way()
         self._buffer = memoryview(bytearray(LARGE_READ))
         for fd in self._outputs:
             _widen_pipe(fd)
+
+    def _give_way(self) -> None:
+        """Let everything shorter go first. Only root may take that back, and the thread serves others afterwards."""
+        if self._nice is None and os.geteuid() == 0:
+            thread = get_native_id()
+            self._nice = os.getpriority(os.PRIO_PROCESS, thread)
+            os.setpriority(os.PRIO_PROCESS, thread, self._nice + TRANSFER_NICE)
+
+    def _come_back(self) -> None:
+        if self._nice is not None:
+            os.setpriority(os.PRIO_PROCESS, get_native_id(), self._nice)
+            self._nice = None
 
     # -- input
 
@@ -264,6 +283,7 @@ class _Run:
 
     def _watch_input(self, wanted: bool) -> None:
         if wanted and not self._stdin_watched:
+            self._give_way()
             _widen_pipe(self._stdin)
             self._poll.register(self._stdin, select.POLLOUT)
         elif self._stdin_watched and not wanted:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from pyro_mcp.guest.exec import TRANSFER_NICE
 from pyro_mcp.protocol.channel import Data, RemoteError
 
 from .conftest import Client, alive, collect, until
@@ -83,6 +84,22 @@ def test_a_consumer_that_stops_stops_only_its_own_command(agent: Client) -> None
         assert agent.exec("echo", "hello").stdout == b"hello\n"
     stalled.cancel()
     assert collect(stalled).result["signal"] == "SIGKILL"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may raise a thread's priority again")
+def test_a_transfer_gives_way_and_its_thread_comes_back(agent: Client) -> None:
+    def levels() -> set[int]:
+        own = agent.process.pid
+        threads = [int(name) for name in os.listdir(f"/proc/{own}/task")]
+        return {os.getpriority(os.PRIO_PROCESS, thread) for thread in threads}
+
+    usual = os.getpriority(os.PRIO_PROCESS, agent.process.pid)
+    stalled = agent.channel.open("exec", {"argv": ["yes"]})
+    until(lambda: levels() == {usual, usual + TRANSFER_NICE})
+    assert agent.exec("nice").stdout == b"%d\n" % usual
+    stalled.cancel()
+    collect(stalled)
+    assert levels() == {usual}
 
 
 def test_a_stalled_consumer_does_not_delay_the_timeout(agent: Client, tmp_path: Path) -> None:
