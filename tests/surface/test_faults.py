@@ -58,6 +58,8 @@ def test_a_guest_that_fills_the_hosts_disk_gets_an_error_and_not_a_freeze(small_
 @needs_root
 def test_a_missing_qemu_is_named_with_its_package(environ: dict[str, str]) -> None:
     qemu = shutil.which("qemu-system-x86_64")
+    # One of an earlier test sees this host as it is.
+    pyro(environ, "node", "stop", "--force")
     hide = ("unshare", "--mount", "sh", "-c", f'mount --bind /dev/null {qemu} && exec "$@"', "sh")
     done = pyro(environ, "run", "debian:12", "--", "true", prefix=hide)
     pyro(environ, "node", "stop", "--force")
