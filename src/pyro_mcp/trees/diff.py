@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+from pyro_mcp.model.diff import DiffSummary
 from pyro_mcp.trees.names import quote
 from pyro_mcp.trees.patch_text import split_lines
 
@@ -42,19 +43,6 @@ class FileDiff:
     deleted_lines: int = 0
 
 
-@dataclass(frozen=True)
-class DiffTotals:
-    """Numbers of changed paths, by kind of change and by whether text could say it."""
-
-    total: int
-    added: int
-    modified: int
-    deleted: int
-    type_changed: int
-    text_patched: int
-    non_text: int
-
-
 def diff_file(path: str, old: Version | None, new: Version | None) -> FileDiff:
     """The change of `path` from `old` to `new`; None is absent. At least one must be there."""
     present = new or old
@@ -77,12 +65,12 @@ def diff_file(path: str, old: Version | None, new: Version | None) -> FileDiff:
     return FileDiff(path, status, present.kind, "".join(pieces), None, added, deleted)
 
 
-def totals(diffs: Iterable[FileDiff]) -> DiffTotals:
+def totals(diffs: Iterable[FileDiff]) -> DiffSummary:
     """What the page's summary line says."""
     found = list(diffs)
     count = {status: sum(diff.status == status for diff in found) for status in Status.__args__}  # type: ignore[attr-defined]
     text = sum(diff.text_patch is not None for diff in found)
-    return DiffTotals(len(found), **count, text_patched=text, non_text=len(found) - text)
+    return DiffSummary(total=len(found), **count, text_patched=text, non_text=len(found) - text)
 
 
 def joined(diffs: Iterable[FileDiff]) -> str:

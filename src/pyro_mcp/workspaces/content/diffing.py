@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from pyro_mcp.errors import ProtocolError
-from pyro_mcp.model.diff import DiffEntry, DiffResult, DiffSummary
+from pyro_mcp.model.diff import DiffEntry, DiffResult
 from pyro_mcp.operations.call import Call
 from pyro_mcp.protocol.entries import EntryError, safe_path
 from pyro_mcp.protocol.frames import encode_json
@@ -59,7 +59,7 @@ def diff(call: Call[Any], place: Place) -> DiffResult:
     return DiffResult(
         **place.stamp,
         changed=bool(diffs),
-        summary=DiffSummary(**asdict(totals(diffs))),
+        summary=totals(diffs),
         truncated=said.truncated or not whole,
         entries=[DiffEntry(**asdict(one)) for one in diffs],
         patch=joined(diffs),
