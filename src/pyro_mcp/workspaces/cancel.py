@@ -18,13 +18,19 @@ CANCEL_SECONDS = 5.0
 @contextlib.contextmanager
 def cancellable(call: Call[Any], machine: Machine, stream: Stream) -> Iterator[None]:
     """While inside, a cancelled call ends the request, and the machine's channel if the agent does not react."""
+    lock = threading.Lock()
     timers: list[threading.Timer] = []
+    over = False
 
     def cancel() -> None:
         timer = threading.Timer(CANCEL_SECONDS, machine.channel.close, ["it ignored a cancelled request"])
         timer.daemon = True
-        timer.start()
-        timers.append(timer)
+        # A cancel may come while the answer is on its way: no timer may outlive the request it watches.
+        with lock:
+            if over:
+                return
+            timers.append(timer)
+            timer.start()
         stream.cancel()
 
     forget = call.on_cancel(cancel)
@@ -32,5 +38,7 @@ def cancellable(call: Call[Any], machine: Machine, stream: Stream) -> Iterator[N
         yield
     finally:
         forget()
-        for timer in timers:
-            timer.cancel()
+        with lock:
+            over = True
+            for timer in timers:
+                timer.cancel()
