@@ -91,6 +91,24 @@ def test_what_is_not_done_goes_on(anywhere: Any, made: dict[str, Any]) -> None:
     assert (ended["state"], ended["signal"]) == ("ended", "SIGKILL")
 
 
+def test_what_is_too_long_for_one_answer_is_read_on_without_a_gap(anywhere: Any, made: dict[str, Any]) -> None:
+    whole = "".join(f"{number}\n" for number in range(1, 5001))
+    done = run(anywhere, "seq 1 5000 | tee long.txt; seq 1 2000 >&2")
+    told, errors, cursor, more = "", "", "0:0", True
+    while more:
+        (page,) = anywhere.do("logs_workspace", workspace_id="scene", sequence=done["sequence"], cursor=cursor)[
+            "entries"
+        ]
+        told, errors = told + page["stdout"], errors + page["stderr"]
+        cursor, more = page["next_cursor"], page["more"]
+    assert (told, errors, page["truncated"]) == (whole, whole[: whole.index("2001\n")], False)
+    read, offset = "", 0
+    while offset is not None:
+        part = anywhere.do("read_workspace_file", workspace_id="scene", path="long.txt", offset=offset)
+        read, offset = read + part["content"], part["next_offset"]
+    assert read == whole
+
+
 def test_snapshots_and_reset(anywhere: Any, made: dict[str, Any]) -> None:
     outside = "$HOME" if anywhere.hosted else "/etc"
     run(anywhere, f"echo two > file; mkdir d; echo x > {outside}/marker")

@@ -41,11 +41,13 @@ class CommandEntry(Result):
 class CommandOutput(CommandEntry):
     """A command with output. Each stream keeps its first and last part up to a bound; `truncated` says that something
     was left out, the `..._dropped_bytes` how much. `next_cursor` is where output that comes later begins, for
-    `workspace_logs`. `network_refusals` are what the network policy refused to the workspace while it ran, the first 32
-    different ones. `encoding_lossy`: output was not UTF-8 and bytes were replaced.
+    `workspace_logs`; `more`: there is some already, past what was asked for. `network_refusals` are what the network
+    policy refused to the workspace while it ran, the first 32 different ones. `encoding_lossy`: output was not UTF-8
+    and bytes were replaced.
     """
 
     next_cursor: str
+    more: bool = False
     truncated: bool = False
     stdout_dropped_bytes: int = 0
     stderr_dropped_bytes: int = 0

@@ -58,6 +58,9 @@ def _cut_text(shown: dict[str, Any], name: str, limit: int) -> None:
     missing = len(text[len(kept) :].encode("utf-8", "replace"))
     if missing:
         shown.update({"truncated": True, f"{name}_bytes_left_out": missing})
+        if "next_offset" in shown:
+            # Where the reader goes on is where it was cut here, not where the file was cut before.
+            shown["next_offset"] = shown["offset"] + len(kept.encode())
     shown[name] = kept
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -153,7 +154,7 @@ def clip(payload: Mapping[str, Any], left: int = ANSWER_CHARS) -> dict[str, Any]
         limit = min(STREAM_CHARS, left)
         if name == "stderr":
             limit = max(left // 5, min(limit, left - len(str(payload.get("stdout", "")))))
-        kept, dropped = _cut(text, limit)
+        kept, dropped = _cut(text, limit, partial(_rest, payload, name))
         left -= len(kept)
         if dropped:
             shown["truncated"] = True
@@ -167,15 +168,29 @@ def clip(payload: Mapping[str, Any], left: int = ANSWER_CHARS) -> dict[str, Any]
     return shown
 
 
-def _cut(text: str, limit: int) -> tuple[str, int]:
-    """At most about `limit` characters of `text`, and the number of bytes left out."""
+def _cut(text: str, limit: int, rest: Callable[[str], str]) -> tuple[str, int]:
+    """At most about `limit` characters of `text`, with a mark that says how to get at what is left out behind the head,
+    and the number of bytes left out."""
     if len(text) <= limit:
         return text, 0
-    head, tail = limit * 5 // 8, limit * 3 // 8
-    middle = text[head : len(text) - tail]
-    dropped = len(middle.encode("utf-8", "replace"))
-    mark = f"\n[... {dropped} bytes left out here; redirect to a file and read it in parts ...]\n"
-    return text[:head] + mark + text[len(text) - tail :], dropped
+    head, tail = text[: limit * 5 // 8], text[len(text) - limit * 3 // 8 :]
+    dropped = len(text[len(head) : len(text) - len(tail)].encode("utf-8", "replace"))
+    return f"{head}\n[... {dropped} bytes left out here; {rest(head)} ...]\n{tail}", dropped
+
+
+def _rest(payload: Mapping[str, Any], name: str, head: str) -> str:
+    """How to read what of the stream `name` follows after `head`, its beginning."""
+    if "service_name" in payload:
+        return "ask for fewer lines"
+    if "sequence" not in payload:
+        return "this output is gone: let a command print less, or keep it in a file of a workspace"
+    # Where the guest's bytes are not these characters, or some were left out before, the place of the cut is unknown.
+    exact = not payload.get("encoding_lossy") and not payload.get(f"{name}_dropped_bytes")
+    place = len(head.encode()) if exact else 0
+    out, err = payload["next_cursor"].split(":")
+    cursor = f"{place}:{err}" if name == "stdout" else f"{out}:{place}"
+    how = "reads on" if place else "reads all of it"
+    return f'workspace_logs with sequence {payload["sequence"]} and cursor "{cursor}" {how}'
 
 
 def _encodable(value: Any) -> Any:

@@ -86,7 +86,7 @@ class Commands:
             self._watch(call, job, wait_seconds)
         if job.error is not None and job.over and job.row.state == "lost":
             raise job.error
-        output = self._followed(job.row, None, over=job.over)
+        output = self._followed(job.row, None, CAPTURE_BYTES, over=job.over)
         return WorkspaceExec(workspace_id=workspace.workspace_id, **dict(output.items()))
 
     def logs(
@@ -99,8 +99,9 @@ class Commands:
         wait_seconds: int | None,
         end: bool,
         limit: int,
+        max_bytes: int = CAPTURE_BYTES,
     ) -> WorkspaceLogs:
-        """The history, or one command of it from `cursor` on."""
+        """The history, or one command of it, from `cursor` on at most `max_bytes`."""
         workspace = self._engine.lifecycle.find(ref)
         if sequence is None:
             if cursor is not None or wait_seconds is not None or end:
@@ -118,7 +119,8 @@ class Commands:
             forget = call.on_cancel(job.journal.wake)
             job.journal.wait(cursor or START, wait_seconds, lambda: call.cancelled)
             forget()
-        entry = self._followed(job.row if job else row, cursor, over=job is None or job.over)
+        most = CAPTURE_BYTES if cursor is None else max_bytes
+        entry = self._followed(job.row if job else row, cursor, most, over=job is None or job.over)
         count = self._table.count(workspace.workspace_id, workspace.generation)
         return WorkspaceLogs(workspace_id=workspace.workspace_id, count=1, command_count=count, entries=[entry])
 
@@ -324,8 +326,8 @@ class Commands:
             entries=entries,
         )
 
-    def _followed(self, row: CommandRow, cursor: str | None, *, over: bool) -> CommandOutput:
-        return self._output(*self._read(row, cursor, CAPTURE_BYTES, over=over))
+    def _followed(self, row: CommandRow, cursor: str | None, limit: int, *, over: bool) -> CommandOutput:
+        return self._output(*self._read(row, cursor, limit, over=over))
 
     def _read(self, row: CommandRow, cursor: str | None, limit: int, *, over: bool) -> tuple[CommandRow, Reading]:
         """Both ends of each stream, or what follows `cursor`; and `row`, or what it is since its output is gone."""
@@ -346,6 +348,7 @@ class Commands:
         return CommandOutput(
             **self._facts(row),
             next_cursor=reading.next_cursor,
+            more=reading.more,
             truncated=any(dropped),
             stdout_dropped_bytes=dropped[0],
             stderr_dropped_bytes=dropped[1],

@@ -30,10 +30,11 @@ _SUFFIXES = {STDOUT: "out", STDERR: "err"}
 
 @dataclass(frozen=True)
 class Reading:
-    """What was read of both streams, and where to go on."""
+    """What was read of both streams, where to go on, and whether there is more there already."""
 
     streams: dict[int, Captured]
     next_cursor: str
+    more: bool = False
 
     @property
     def empty(self) -> bool:
@@ -238,19 +239,23 @@ def _places(cursor: str) -> dict[int, int]:
 
 
 def read_page(directory: Path, sequence: int, cursor: str, limit: int, *, over: bool) -> Reading:
-    """At most `limit` bytes of each stream from `cursor` on, nothing left out; `over`: nothing more will be written."""
+    """At most `limit` bytes from `cursor` on, of which each stream gets at least half if it has as much, nothing left
+    out; `over`: nothing more will be written."""
     at = _places(cursor)
-    streams = {}
-    for tag in _SUFFIXES:
-        data = _read(path_of(directory, sequence, tag), at[tag], limit)
+    found = {tag: _read(path_of(directory, sequence, tag), at[tag], limit + 1) for tag in _SUFFIXES}
+    streams, more = {}, False
+    for tag, other in ((STDOUT, STDERR), (STDERR, STDOUT)):
+        room = max(limit // 2, limit - len(found[other]), 1)
+        data, last = found[tag][:room], len(found[tag]) <= room
         whole = without_broken_end(data)
         # A character that is cut comes with the next page, unless this is all there ever will be.
-        data = data if over and len(data) < limit else whole or (data if len(data) > 3 else whole)
+        data = data if over and last else whole or (data if len(data) > 3 else whole)
         at[tag] += len(data)
+        more = more or not last
         capture = Capture(limit)
         capture.add(data)
         streams[tag] = capture.finish()
-    return Reading(streams, f"{at[STDOUT]}:{at[STDERR]}")
+    return Reading(streams, f"{at[STDOUT]}:{at[STDERR]}", more)
 
 
 def read_digest(directory: Path, sequence: int, limit: int, *, over: bool) -> Reading:

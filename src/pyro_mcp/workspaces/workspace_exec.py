@@ -12,6 +12,7 @@ from pyro_mcp.workspaces.params import (
     EndCommand,
     FollowSeconds,
     LogLimit,
+    PageBytes,
     SecretEnv,
     Sequence,
     Stdin,
@@ -68,11 +69,20 @@ def logs_workspace(
     wait_seconds: FollowSeconds | None = None,
     end: EndCommand = False,
     limit: LogLimit = 20,
+    max_bytes: PageBytes = 1_048_576,
 ) -> WorkspaceLogs:
     """Show what was run in a workspace since its last reset, with the output.
 
-    With sequence only that command: from cursor on, waiting up to wait_seconds for more, or ended with end.
+    With sequence only that command: from cursor on, waiting up to wait_seconds for more, or ended with end. While
+    `more` is true, its next_cursor reads on.
     """
     return call.engine.commands.logs(
-        call, workspace_id, sequence=sequence, cursor=cursor, wait_seconds=wait_seconds, end=end, limit=limit
+        call,
+        workspace_id,
+        sequence=sequence,
+        cursor=cursor,
+        wait_seconds=wait_seconds,
+        end=end,
+        limit=limit,
+        max_bytes=max_bytes,
     )

@@ -32,6 +32,20 @@ def test_a_text_is_cut_at_its_end_and_never_marked_inside(content: str) -> None:
     assert LIMIT // 2 < size(shown) < LIMIT + 200
 
 
+def test_a_cut_file_is_read_on_where_it_was_cut() -> None:
+    whole = "".join(f"line {number} é\n" for number in range(20_000)).encode()
+    read, offset = b"", 0
+    while offset is not None:
+        piece = whole[offset : offset + 65_536].decode(errors="ignore")
+        end = offset + len(piece.encode())
+        more = end if end < len(whole) else None
+        told = {"offset": offset, "truncated": more is not None, "next_offset": more, "content": piece}
+        shown = fit(told, LIMIT)
+        read += shown["content"].encode()
+        offset = shown["next_offset"]
+    assert read == whole
+
+
 def test_a_diff_says_its_texts_once() -> None:
     entries = [{"path": f"f{number}", "status": "added", "text_patch": "+x\n" * 1000} for number in range(3)]
     shown = fit({"entries": entries, "patch": "+x\n" * 3000}, LIMIT)

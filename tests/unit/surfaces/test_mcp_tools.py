@@ -104,6 +104,22 @@ def test_counts_add_to_what_the_guest_had_dropped() -> None:
     assert shown["stdout"].endswith("xxx")
 
 
+@pytest.mark.parametrize("text", ["x" * 50_000, "é€" * 20_000])
+def test_a_cut_command_says_where_to_read_on(text: str) -> None:
+    told = {"sequence": 7, "next_cursor": f"{len(text.encode())}:3", "stdout": text, "stderr": "bad"}
+    shown = clip(told)["stdout"]
+    found = re.search(r'\n\[\.\.\. \d+ bytes left out here; workspace_logs with sequence 7 and cursor "(\d+):3"', shown)
+    assert found
+    assert text.encode()[: int(found[1])].decode() == shown[: found.start()]
+    assert 'cursor "0:3" reads all' in clip(told | {"encoding_lossy": True})["stdout"]
+    assert 'cursor "0:3" reads all' in clip(told | {"stdout_dropped_bytes": 9})["stdout"]
+
+
+def test_a_cut_stream_without_a_history_names_what_helps() -> None:
+    assert "output is gone" in clip({"stdout": "x" * 50_000})["stdout"]
+    assert "fewer lines" in clip({"service_name": "web", "stdout": "x" * 50_000})["stdout"]
+
+
 def test_a_long_stdout_leaves_room_for_stderr() -> None:
     shown = clip({"stdout": "x" * 100_000, "stderr": "y" * 100_000})
     assert shown["stderr"].count("y") >= 2_000
@@ -170,3 +186,4 @@ def test_a_number_is_lowered_to_what_an_answer_holds() -> None:
     assert read.params(named)["max_chars"] == 8_000
     assert read.params({**named, "max_chars": 1_000_000})["max_chars"] == 8_000
     assert read.params({**named, "max_chars": 5})["max_chars"] == 5
+    assert bound("workspace-core")["workspace_logs"].params({"workspace_id": "w"})["max_bytes"] == 8_000

@@ -177,6 +177,23 @@ def test_pages_cut_no_character_and_lose_no_byte(tmp_path: Path) -> None:
     assert cursor == f"{len(text.encode())}:2"
 
 
+def test_a_page_holds_what_was_asked_for_of_both_streams_and_says_if_there_is_more(tmp_path: Path) -> None:
+    writer = journal.Journal(tmp_path / "j", 1)
+    writer.add(1, b"o" * 100)
+    writer.add(2, b"e" * 30)
+    writer.finish()
+
+    def page(cursor: str, limit: int) -> tuple[int, int, str, bool]:
+        found = journal.read_page(tmp_path / "j", 1, cursor, limit, over=True)
+        return len(found.streams[1].text), len(found.streams[2].text), found.next_cursor, found.more
+
+    assert page("0:0", 40) == (20, 20, "20:20", True)
+    assert page("20:20", 40) == (30, 10, "50:30", True)
+    assert page("50:30", 40) == (40, 0, "90:30", True)
+    assert page("90:30", 40) == (10, 0, "100:30", False)
+    assert page("0:0", 130) == (100, 30, "100:30", False)
+
+
 def test_a_disk_that_is_full_drops_output_and_counts_it(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     writer = journal.Journal(tmp_path / "file", 1)

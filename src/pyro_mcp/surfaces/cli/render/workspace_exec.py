@@ -38,8 +38,9 @@ def draw_logs(console: Console, result: WorkspaceLogs) -> None:
         for text in (entry.stdout, entry.stderr):
             for line in text.splitlines():
                 console.print(f"    {plain(line)}", soft_wrap=True)
-        if entry.state == "running":
-            console.print(f"    (goes on; read on with --cursor {entry.next_cursor})", soft_wrap=True)
+        if entry.more or entry.state == "running":
+            left = "there is more" if entry.more else "goes on"
+            console.print(f"    ({left}; read on with --cursor {entry.next_cursor})", soft_wrap=True)
 
 
 def outcome(entry: CommandOutput) -> str:
