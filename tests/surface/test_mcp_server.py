@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import select
 import signal
 import subprocess
 import sys
@@ -167,3 +169,16 @@ def test_a_host_that_dies_leaves_no_machine(environ: dict[str, str]) -> None:
     while machines(environ):
         assert time.monotonic() < deadline + 10
         time.sleep(0.2)
+
+
+def test_a_host_that_reads_nothing_and_closes_its_end_is_left(environ: dict[str, str]) -> None:
+    server = started(environ)
+    assert server.stdin is not None
+    os.set_blocking(server.stdin.fileno(), False)
+    ask = b'{"jsonrpc":"2.0","id":2,"method":"tools/list"}\n'
+    # Until answers fill one pipe, and with that requests the other.
+    while select.select([], [server.stdin], [], 2)[1]:
+        os.write(server.stdin.fileno(), ask)
+    server.stdin.close()
+    assert server.wait(5) == 0
+    close(server)

@@ -20,7 +20,8 @@ MISSING: Any = inspect.Parameter.empty
 class Param:
     """What a parameter means to people and machines.
 
-    `ge`/`le` bound numbers; `min_length`/`max_length` bound strings and lists; `pattern` is an unanchored regular
+    `ge`/`le` bound numbers; `min_length`/`max_length` bound strings and lists, `max_bytes` all text of them together as
+    UTF-8; `pattern` is an unanchored regular
     expression and `rule` says it in words. `cli` is how the command line takes it: `option` is `--name`, or `flag`
     where that reads better (a list or a mapping is given piece by piece), `positional` a word in order, `command`
     everything after `--`, `stdin` the process's own standard input, `never` not at all. `file_flag` is a second
@@ -37,6 +38,7 @@ class Param:
     le: int | float | None = None
     min_length: int | None = None
     max_length: int | None = None
+    max_bytes: int | None = None
     pattern: str | None = None
     rule: str | None = None
     metavar: str | None = None

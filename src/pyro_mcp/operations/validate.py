@@ -39,6 +39,12 @@ def _value(verb: str, field: Field, params: Mapping[str, Any]) -> Any:
     value = params[field.name]
     if _has_nul(value):
         raise _refused(verb, field, "it contains a NUL character")
+    most = field.param.max_bytes
+    if most is not None and (size := _size(value)) > most:
+        raise InvalidArgument(
+            f"cannot call {verb}: {field.name}: it takes {size} bytes, at most {most} fit",
+            hint="Put it into a file and let a short command read that.",
+        )
     if field.param.pattern and isinstance(value, str) and value.endswith("\n"):
         # `$` in a regular expression matches before a last newline too.
         raise _refused(verb, field, "it ends with a newline")
@@ -82,6 +88,12 @@ def _has_nul(value: Any) -> bool:
     if isinstance(value, list):
         return any(_has_nul(item) for item in value)
     return isinstance(value, dict) and any(_has_nul(part) for pair in value.items() for part in pair)
+
+
+def _size(value: Any) -> int:
+    if isinstance(value, list):
+        return sum(_size(item) + 1 for item in value)
+    return len(value.encode("utf-8", "surrogatepass")) if isinstance(value, str) else 0
 
 
 def _reason(field: Field, text: str, value: Any) -> str:

@@ -9,8 +9,11 @@ from __future__ import annotations
 
 import fcntl
 import os
+import select
 import signal
 import sys
+import threading
+import time
 from io import BufferedReader, TextIOWrapper
 from typing import Any, NoReturn
 
@@ -19,6 +22,8 @@ from mcp.server import Server
 from mcp.server.stdio import stdio_server
 
 MAX_LINE = 16 * 1024 * 1024
+HANG_UP_SECONDS = 2.0
+"""How long after the host has closed its end what it had sent may still be read and answered."""
 
 
 class BoundedLines:
@@ -27,6 +32,9 @@ class BoundedLines:
     def __init__(self, source: BufferedReader, limit: int = MAX_LINE) -> None:
         self._source = source
         self._limit = limit
+
+    def fileno(self) -> int:
+        return self._source.fileno()
 
     def readline(self) -> str:
         """The next line, or an empty text at the end."""
@@ -41,6 +49,7 @@ class BoundedLines:
 def serve_stdio(server: Server[Any]) -> NoReturn:
     """Serve until input ends or SIGINT or SIGTERM comes; then leave the process with exit code 0."""
     source, sink = _claim()
+    threading.Thread(target=_leave_when_hung_up, args=(source.fileno(),), name="hang-up", daemon=True).start()
     anyio.run(_serve, server, source, sink)
     _leave()
 
@@ -61,6 +70,15 @@ async def _leave_on_signal() -> None:
     with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, signal.SIGHUP) as signals:
         async for _ in signals:
             _leave()
+
+
+def _leave_when_hung_up(descriptor: int) -> None:
+    """A host that reads no answers fills the pipe, and then its end is never read: so the end is watched for."""
+    watch = select.poll()
+    watch.register(descriptor, select.POLLRDHUP)
+    watch.poll()
+    time.sleep(HANG_UP_SECONDS)
+    _leave()
 
 
 def _leave() -> NoReturn:

@@ -26,6 +26,9 @@ ANSWER_CHARS = 10_000
 ENTRY_CHARS = 200
 """What each of many entries may at least show."""
 
+COMMAND_CHARS = 400
+"""What is told of a command's own text."""
+
 _STREAMS = ("stderr", "stdout")
 
 
@@ -123,9 +126,26 @@ def _outline(shape: Mapping[str, Any]) -> dict[str, Any]:
 
 def answer(payload: Mapping[str, Any]) -> CallToolResult:
     """A result, structured and as text, both complete."""
-    shown = clip(fit(_encodable(payload), ANSWER_CHARS))
+    shown = clip(fit(_short_commands(_encodable(payload)), ANSWER_CHARS))
     text = json.dumps(shown, ensure_ascii=False)
     return CallToolResult(content=[TextContent(text=text)], structured_content=shown)
+
+
+def _short_commands(value: Any) -> Any:
+    """`value` with every `command` short enough to be known again: whoever asks has sent it, and it may be a script."""
+    if isinstance(value, Mapping):
+        return {
+            name: _middle_out(part) if name == "command" and isinstance(part, str) else _short_commands(part)
+            for name, part in value.items()
+        }
+    return [_short_commands(part) for part in value] if isinstance(value, list) else value
+
+
+def _middle_out(command: str) -> str:
+    if len(command) <= COMMAND_CHARS:
+        return command
+    head, tail = command[: COMMAND_CHARS * 3 // 4], command[-COMMAND_CHARS // 4 :]
+    return f"{head} [... {len(command) - len(head) - len(tail)} characters ...] {tail}"
 
 
 def refusal(error: PyroError) -> CallToolResult:

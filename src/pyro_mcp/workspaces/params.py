@@ -29,11 +29,13 @@ VmId = Annotated[
         cli="positional",
     ),
 ]
+# `max_bytes` is what Linux takes as one argument, and fits a request to the agent however it is escaped.
 Command = Annotated[
     str | list[str],
     Param(
         help="what to run: a line for /bin/sh -c, or a list of words that are run as they stand",
         min_length=1,
+        max_bytes=131_071,
         metavar="CMD",
         cli="command",
     ),

@@ -148,3 +148,11 @@ def test_results_survive_the_wire() -> None:
     assert decode({**encode(RESULT), "added_later": 1}, RunResult) == RESULT
     with pytest.raises(ProtocolError, match="RunResult"):
         decode({"command": 5}, RunResult)
+
+
+@pytest.mark.parametrize("command", ["y" * 131_072, "é" * 65_536, ["y" * 1000] * 132, ["", "y"] * 70_000])
+def test_a_command_that_no_machine_takes_is_refused_before_one_is_made(command: str | list[str]) -> None:
+    with pytest.raises(InvalidArgument, match=r"command: it takes \d+ bytes, at most 131071 fit") as caught:
+        run_in_vm.validate({"environment": "debian:12", "command": command})
+    assert "into a file" in (caught.value.hint or "")
+    assert run_in_vm.validate({"environment": "debian:12", "command": "y" * 131_071})

@@ -132,6 +132,18 @@ def test_text_and_structure_say_the_same() -> None:
     result.model_dump_json()
 
 
+def test_a_script_is_not_told_back() -> None:
+    script = "cat > a <<E\n" + "x" * 50_000 + "\nE\nmake"
+    shown = answer({"command": script, "last_command": {"command": script}, "commands": [{"command": "ls"}]})
+    told = shown.structured_content
+    assert told is not None
+    assert told["commands"] == [{"command": "ls"}]
+    assert told["command"] == told["last_command"]["command"]
+    assert told["command"].startswith("cat > a <<E\nxxx")
+    assert told["command"].endswith("make")
+    assert f"[... {len(script) - 400} characters ...]" in told["command"]
+
+
 def test_errors_are_text_only() -> None:
     result = refusal(NotFound("cannot find x: gone", hint="Look."))
     assert result.is_error
