@@ -409,6 +409,33 @@ def test_a_lost_host_breaks_connections_and_lets_new_ones_try_again_for_a_while(
     until(lambda: way._under_way == 0)
 
 
+def test_what_comes_right_behind_the_answer_is_left_to_the_connection(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A mail or SSH server speaks first, and its greeting may be there before the loop has seen the answer."""
+    asked, over, later = threading.Event(), threading.Event(), []
+    monkeypatch.setattr(rig.loop, "call", later.append)
+    taken: list[Stream | None] = []
+
+    def greet(stream: Stream) -> None:
+        asked.wait(10)
+        stream.event({"connected": True})
+        stream.send(b"220 hello")
+        over.wait(10)
+
+    rig.answer = greet
+    rig.host.ask("net_connect", {}, lambda _answer, stream: taken.append(stream))
+    asked.set()
+    until(lambda: len(later) == 2)
+    for look in later:
+        look()
+    assert len(taken) == 1
+    assert taken[0] is not None
+    assert taken[0].receive(5) == Data(0, b"220 hello")
+    over.set()
+    monkeypatch.undo()
+
+
 def test_a_host_that_never_answers_is_given_up(rig: Rig, way: Way, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(host, "ANSWER_SECONDS", 0.0)
     monkeypatch.setattr(host, "_SWEEP_SECONDS", 0.05)

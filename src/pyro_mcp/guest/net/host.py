@@ -75,9 +75,13 @@ class Host:
             self._absent_since = now
         return Absent(soon=now - self._absent_since < PATIENCE_SECONDS)
 
-    def done(self, asking: _Asking) -> bool:
-        """Whether this is the first time that `asking` is done."""
-        return self._waiting.pop(asking, self) is None
+    def waits(self, asking: _Asking) -> bool:
+        """Whether `asking` has no answer yet."""
+        return asking in self._waiting
+
+    def done(self, asking: _Asking) -> None:
+        """`asking` has its answer."""
+        del self._waiting[asking]
 
     def _schedule(self) -> None:
         if self._waiting and not self._sweeping:
@@ -106,6 +110,8 @@ class _Asking:
         self._answered = answered
 
     def look(self) -> None:
+        if not self._host.waits(self):
+            return  # Called for by what came behind the answer, which is the stream's next owner's.
         answer: Answer
         stream: Stream | None = None
         try:
@@ -130,6 +136,6 @@ class _Asking:
         self._finish(Refusal("timeout"), None)
 
     def _finish(self, answer: Answer, stream: Stream | None) -> None:
-        if self._host.done(self):
-            self._stream.watch(None)
-            self._answered(answer, stream)
+        self._host.done(self)
+        self._stream.watch(None)
+        self._answered(answer, stream)
