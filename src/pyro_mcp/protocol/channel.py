@@ -98,6 +98,8 @@ class Channel:
         self._workers = workers or Workers()
         self._owns_workers = workers is None
         self._write_lock = threading.Lock()
+        # Held while a stream is opened, and never by the reader: an OPEN may wait for the peer, and the peer for us.
+        self._open_lock = threading.RLock()
         self._condition = threading.Condition()
         self._streams: dict[int, Stream] = {}
         self._next = 1 if initiator else 2
@@ -180,12 +182,13 @@ class Channel:
         payload = encode_json({"verb": verb, "params": params or {}})
         if len(payload) > self.max_control:
             raise ValueError(f"parameters of {verb} take {len(payload)} bytes; at most {self.max_control} fit")
-        with self._condition:
-            self._require_open()
-            number = self._next
-            self._next += 2
-            stream = self._streams[number] = Stream(self, number, verb, params or {})
-            # Under the lock, so that streams open on the wire in the order of their numbers.
+        # So that streams open on the wire in the order of their numbers.
+        with self._open_lock:
+            with self._condition:
+                self._require_open()
+                number = self._next
+                self._next += 2
+                stream = self._streams[number] = Stream(self, number, verb, params or {})
             self._write(Kind.OPEN, number, payload)
         return stream
 
@@ -204,15 +207,18 @@ class Channel:
 
     def ping(self, timeout: float = 5.0) -> float:
         """Round trip to the peer's reader, in seconds. Raises `TimeoutError` or `ChannelClosed`."""
-        with self._ping_lock, self._condition:
-            self._require_open()
+        with self._ping_lock:
             self._pongs.clear()
             begun = time.perf_counter()
             self._write(Kind.PING, 0)
+            return self._pong(timeout) - begun
+
+    def _pong(self, timeout: float) -> float:
+        with self._condition:
             if not self._condition.wait_for(lambda: self._pongs or self.closed, timeout):
                 raise TimeoutError(f"no pong within {timeout:g} s")
             self._require_open()
-            return self._pongs[0] - begun
+            return self._pongs[0]
 
     # -- for streams
 
@@ -322,8 +328,12 @@ class Channel:
                 self._streams[number] = stream
         if crowded:
             stream.error({"code": "capacity", "message": f"cannot {verb}: {MAX_STREAMS} requests are under way"})
-        else:
+            return
+        try:
             self._workers.submit(lambda: self._serve(stream))
+        except RuntimeError:
+            # What has used up the machine's threads, such as a fork bomb in a guest, must not take the reader along.
+            stream.error({"code": "capacity", "message": f"cannot {verb}: no thread is left to serve it"})
 
     def _serve(self, stream: Stream) -> None:
         """The loop edge of agent and node: whatever a handler raises becomes the stream's answer."""

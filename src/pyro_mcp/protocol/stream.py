@@ -21,6 +21,8 @@ FRAME_COST = 64
 """Credit that each DATA or EVENT frame costs besides its payload, so that a stream of tiny pieces is bounded in
 memory by the same window, and a conforming sender can never overrun the receiver's queue."""
 MAX_QUEUED = 65536
+NOTICE_MAX = WINDOW - WINDOW // 4
+"""What a notice may cost. A reader grants credit in quarters of the window, so more may never come together."""
 
 
 class ChannelClosed(Exception):
@@ -160,7 +162,7 @@ class Stream:
             self._queued -= cost
             self._unread += cost
             grant = 0
-            if self._unread >= WINDOW // 4:
+            if self._unread >= WINDOW - NOTICE_MAX:
                 grant, self._unread = self._unread, 0
         if grant and not self._finished:
             with contextlib.suppress(ChannelClosed):
@@ -200,8 +202,8 @@ class Stream:
     def on_cancel(self, callback: Callable[[], None] | None) -> None:
         """Call `callback` once, on the reader's thread, when the peer cancels or the connection ends."""
         with self._condition:
-            self._on_cancel = callback
             fire = self._cancelled
+            self._on_cancel = None if fire else callback
         if fire and callback:
             callback()
 
@@ -210,8 +212,8 @@ class Stream:
     def _take_credit(self, wanted: int, *, whole: bool = False) -> int:
         with self._condition:
             need = FRAME_COST + (wanted if whole else 1)
-            if need > WINDOW:
-                raise ValueError(f"a notice of {wanted} bytes exceeds the window")
+            if need > NOTICE_MAX:
+                raise ValueError(f"a notice of {wanted} bytes exceeds {NOTICE_MAX}")
             self._condition.wait_for(lambda: self._credit >= need or self._finished or self._channel.closed)
             if self._finished or self._channel.closed:
                 raise ChannelClosed(f"{self.verb} is over: {self._channel.reason or 'answered or cancelled'}")

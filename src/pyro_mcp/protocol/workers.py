@@ -22,6 +22,7 @@ class Workers:
             self._start()
 
     def submit(self, job: Callable[[], None]) -> None:
+        """Run `job` soon. Raises `RuntimeError` when that takes a thread and the system has none to give."""
         with self._lock:
             if self._idle:
                 self._idle -= 1
@@ -35,8 +36,8 @@ class Workers:
                 self._jobs.put(None)
 
     def _start(self) -> None:
-        self._threads += 1
         threading.Thread(target=self._run, name="channel-worker", daemon=True).start()
+        self._threads += 1
 
     def _run(self) -> None:
         while (job := self._jobs.get()) is not None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import termios
 import threading
 import time
 from collections.abc import Callable
@@ -10,7 +12,11 @@ from collections.abc import Callable
 import pytest
 
 from pyro_mcp.protocol.channel import Channel, ChannelClosed, Data, End, Event, RemoteError, Result, Stream
+from pyro_mcp.protocol.frames import Kind
 from pyro_mcp.protocol.pipe import Pipe, PipeClosed
+from pyro_mcp.protocol.stream import FRAME_COST, NOTICE_MAX, WINDOW
+
+from .conftest import Rogue, frame, json_frame
 
 Connect = Callable[..., tuple[Channel, Channel]]
 
@@ -199,3 +205,93 @@ def test_a_pipe_moves_bytes_whatever_its_pieces(read_piece: int, write_piece: in
     pipe.close()
     with pytest.raises(PipeClosed):
         pipe.read_into(buffer)
+
+
+def test_a_request_that_cannot_be_sent_yet_holds_up_nothing_that_comes(pair: tuple[Channel, Rogue]) -> None:
+    """Two peers that both open a stream while neither direction has room must go on reading, or both stand still."""
+    channel, rogue = pair
+    early = channel.open("early")
+    sending = [
+        threading.Thread(target=attempt)
+        for attempt in (
+            lambda: channel.open("large", {"x": "x" * 1_000_000}),
+            lambda: channel.ping(10),
+        )
+    ]
+    for thread in sending:
+        thread.start()
+    # Nobody reads: the first fills the pipe and the second stands behind it.
+    until_full(rogue)
+    rogue.send(json_frame(Kind.RESULT, 1, {"come": "through"}))
+    assert early.receive(5) == Result({"come": "through"})
+    assert all(thread.is_alive() for thread in sending)
+    for kind in (Kind.OPEN, Kind.OPEN, Kind.PING):
+        rogue.receive(kind)
+    rogue.send(frame(Kind.PONG))
+    for thread in sending:
+        thread.join(5)
+        assert not thread.is_alive()
+
+
+def until_full(rogue: Rogue) -> None:
+    """Wait until no more arrives at a peer that does not read."""
+    waiting, before = -1, -2
+    while waiting != before:
+        time.sleep(0.1)
+        before, waiting = waiting, int.from_bytes(fcntl.ioctl(rogue.socket, termios.FIONREAD, b"\0\0\0\0"), "little")
+
+
+def test_without_a_thread_to_spare_a_request_is_refused_and_the_connection_lives(
+    connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a guest whose programs have forked until nothing more could be started."""
+
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    client, _ = connect(lambda stream: stream.result({}))
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        with pytest.raises(RemoteError) as caught:
+            client.call("late", timeout=5)
+        assert caught.value.payload["code"] == "capacity"
+    assert client.call("later", timeout=5) == {}
+
+
+def test_a_cancellation_that_came_first_is_told_once(connect: Connect) -> None:
+    told: list[str] = []
+    cancelled, told_late, closed = threading.Event(), threading.Event(), threading.Event()
+
+    def handler(stream: Stream) -> None:
+        stream.on_cancel(cancelled.set)
+        cancelled.wait(5)
+        stream.on_cancel(lambda: told.append("cancelled"))
+        told_late.set()
+        closed.wait(5)
+
+    client, server = connect(handler)
+    server.on_close(lambda _: closed.set())
+    client.open("work").cancel()
+    assert told_late.wait(5)
+    client.close()
+    assert closed.wait(5)
+    assert told == ["cancelled"]
+
+
+def test_the_largest_notice_finds_room_whatever_was_read_before(connect: Connect) -> None:
+    """What a reader has taken comes back in quarters, so the last of it may never do."""
+    largest = NOTICE_MAX - FRAME_COST - len('{"x":""}')
+
+    def handler(stream: Stream) -> None:
+        stream.send(bytes(WINDOW // 4 - FRAME_COST - 1))
+        stream.event({"x": "x" * largest})
+        with pytest.raises(ValueError, match="a notice"):
+            stream.event({"x": "x" * (largest + 1)})
+        stream.result({})
+
+    client, _ = connect(handler)
+    kinds = []
+    stream = client.open("tell")
+    while not kinds or kinds[-1] is not Result:
+        kinds.append(type(stream.receive(5)))
+    assert kinds == [Data, Event, Result]
