@@ -31,6 +31,16 @@ def apply_hunks(name: str, content: bytes, hunks: list[Hunk]) -> bytes:
 
     Raises `InvalidArgument` naming `name`, the hunk, what it expects and what stands there instead.
     """
+    ordered = sorted(hunks, key=lambda hunk: hunk.start or 0)
+    if ordered == hunks or any(hunk.start is None for hunk in hunks):
+        return _in_order(name, content, hunks)
+    try:
+        return _in_order(name, content, hunks)
+    except InvalidArgument:
+        return _in_order(name, content, ordered)
+
+
+def _in_order(name: str, content: bytes, hunks: list[Hunk]) -> bytes:
     lines = split_lines(content)
     result: list[bytes] = []
     done, drift = 0, 0
@@ -57,7 +67,7 @@ def _expected(hunk: Hunk, drift: int) -> int:
 def _find(lines: list[bytes], begin: int, hunk: Hunk, drift: int) -> _Place | None:
     old = hunk.side(b"-")
     if not old:
-        spot = _expected(hunk, drift) if hunk.start is not None else (0 if not lines else -1)
+        spot = 0 if not lines else _expected(hunk, drift) if hunk.start is not None else -1
         return _Place(spot, 0) if begin <= spot <= len(lines) else None
     for level, key in enumerate(_LEVELS):
         wanted = [key(line) for line in old]
@@ -109,7 +119,9 @@ def _misfit(name: str, lines: list[bytes], begin: int, hunk: Hunk, drift: int) -
     present = [_LEVELS[2](line) for line in lines]
     what = f"cannot apply the patch to {name}: hunk {hunk.number}"
     if not old:
-        return InvalidArgument(f"{what} only adds lines and does not say where", hint=_excerpt(lines, begin))
+        where = "does not say where" if hunk.start is None else f"behind line {hunk.start}, which is not there"
+        hint = "Give the hunk a line that stays, before or after the new ones"
+        return InvalidArgument(f"{what} only adds lines, {where}", hint=hint)
     if hunk.start is None and len(_occurrences(present, old, begin)) > 1:
         hint = "Give the hunk its line number, or more lines around the change"
         return InvalidArgument(f"{what} has no line number and fits in several places", hint=hint)

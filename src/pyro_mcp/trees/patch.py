@@ -9,8 +9,9 @@ from typing import Literal
 
 from pyro_mcp.errors import InvalidArgument
 from pyro_mcp.trees.hunks import apply_hunks
-from pyro_mcp.trees.names import patchable, show, unquote
-from pyro_mcp.trees.patch_text import DEV_NULL, PREFIXES, FilePatch, git_names, is_epoch, parse
+from pyro_mcp.trees.names import show
+from pyro_mcp.trees.patch_names import paths, refused
+from pyro_mcp.trees.patch_text import SHAPE, FilePatch, Hunk, parse
 
 MAX_PATCH_BYTES = 16 * 1024**2
 MAX_FILES = 10_000
@@ -30,6 +31,11 @@ class Present:
     content: bytes
     kind: FileKind = "file"
     mode: int = 0o644
+
+    @property
+    def git_mode(self) -> int:
+        """0755 or 0644, as git knows them."""
+        return 0o755 if self.mode & 0o100 else 0o644
 
 
 Read = Callable[[str], Present | None]
@@ -105,10 +111,16 @@ class _Tree:
     def get(self, path: str) -> bytes | None:
         if path in self._now:
             return self._now[path].content
-        before = self._found(path)
+        before = self.before(path)
         return None if before is None else before.content
 
-    def _found(self, path: str) -> Present | None:
+    def now(self, path: str) -> Present | None:
+        """What the sections seen so far leave there."""
+        content = self.get(path)
+        return None if content is None else Present(content, self.kind(path), self._mode(path))
+
+    def before(self, path: str) -> Present | None:
+        """What stands there without the patch."""
         if path not in self._before:
             gone = any(above in self._now and self._now[above].content is None for above in _above(path))
             self._before[path] = None if gone else self._read(path)
@@ -118,16 +130,15 @@ class _Tree:
         """Of what `get` gives."""
         if path in self._now:
             return self._now[path].kind
-        before = self._found(path)
+        before = self.before(path)
         return "file" if before is None else before.kind
 
-    def mode(self, path: str) -> int:
-        """0755 or 0644, as git knows them."""
+    def _mode(self, path: str) -> int:
         known = self._now.get(path)
         if known is not None and known.mode is not None:
             return known.mode
-        before = self._found(self.origin(path))
-        return 0o755 if before is not None and before.mode & 0o100 else 0o644
+        before = self.before(self.origin(path))
+        return 0o644 if before is None else before.git_mode
 
     def put(
         self,
@@ -196,7 +207,8 @@ class _Tree:
         for path in live:
             for parent in _above(path):
                 if parent in live:
-                    raise _refused(path, f"{show(parent)} is {_WORDS[self.kind(parent)]} in the same patch")
+                    cause = f"{show(parent)} is {_WORDS[self.kind(parent)]} in the same patch"
+                    raise refused(path, cause, "Choose another name for one of them")
 
 
 _OPERATIONS: dict[FileKind, Literal["write", "link"]] = {"file": "write", "symlink": "link"}
@@ -210,20 +222,25 @@ def _above(path: str) -> list[str]:
 
 def _apply(patch: FilePatch, tree: _Tree) -> None:
     if patch.binary:
-        raise _refused(patch.name, "binary changes cannot be patched", "Write the whole file instead")
+        raise refused(patch.name, "binary changes cannot be patched", "Write the whole file instead")
     kind, mode = _mode(patch)
-    old, new = _names(patch, tree)
+    old, new = paths(patch, lambda path: tree.get(path) is not None)
     if old is None:
         assert new is not None
         if tree.get(new) is not None:
-            raise _refused(new, "the patch makes a new file, but it exists", "Patch the file that is there")
+            raise refused(new, "the patch makes a new file, but it exists", "Patch the file that is there")
         kind = kind or "file"
-        tree.put(new, _content(new, kind, apply_hunks(show(new), b"", patch.hunks)), mode, kind=kind)
+        tree.put(new, _content(new, kind, _made(new, patch.hunks)), mode, kind=kind)
         return
-    changed = _changed(patch, tree, old, kind)
+    if old == new and not (patch.hunks or patch.fields):
+        raise refused(old, "no hunk follows its header", SHAPE)
+    if new is not None and "copy_from" in patch.fields:
+        _copy(patch, tree, old, new, kind, mode)
+        return
+    changed = _changed(patch, old, tree.now(old), kind)
     if new is None:
         if patch.hunks and changed:
-            raise _refused(old, "the patch deletes the file, but lines would be left", "Name all of its lines")
+            raise refused(old, "the patch deletes the file, but lines would be left", "Name all of its lines")
         tree.put(old, None)
         return
     kind = tree.kind(old)
@@ -231,24 +248,33 @@ def _apply(patch: FilePatch, tree: _Tree) -> None:
     if new == old:
         tree.put(old, content, mode, kind=kind)
     else:
-        _move(patch, tree, old, new, content, mode)
+        _move(tree, old, new, content, mode)
 
 
-def _changed(patch: FilePatch, tree: _Tree, old: str, kind: FileKind | None) -> bytes:
+def _made(path: str, hunks: list[Hunk]) -> bytes:
+    """The content of a new file, wherever its hunks say that they belong."""
+    for hunk in hunks:
+        if any(sign != b"+" for sign, _ in hunk.lines):
+            cause = f"hunk {hunk.number} has lines without `+`, and the patch makes a new file"
+            raise refused(path, cause, "Begin every line of a new file with `+`, empty ones too")
+    return b"".join(line for hunk in hunks for line in hunk.side(b"+"))
+
+
+def _changed(patch: FilePatch, old: str, present: Present | None, kind: FileKind | None) -> bytes:
     """What the hunks make of `old`, which must be of the `kind` that the patch says it is."""
-    content = tree.get(old)
-    if content is None:
-        raise _refused(old, "no such file", "List the files of the workspace to find the right name")
-    present = tree.kind(old)
-    if kind is not None and kind != present:
-        raise _refused(old, f"it is {_WORDS[present]}, and the patch means {_WORDS[kind]}")
+    if present is None:
+        hint = "List the files to find its name as seen from /workspace; a new file begins with `--- /dev/null`"
+        raise refused(old, "no such file", hint)
+    if kind is not None and kind != present.kind:
+        hint = "Read what is there and make the patch for that"
+        raise refused(old, f"it is {_WORDS[present.kind]}, and the patch means {_WORDS[kind]}", hint)
     try:
-        return apply_hunks(show(old), content, patch.hunks)
+        return apply_hunks(show(old), present.content, patch.hunks)
     except InvalidArgument:
-        if present == "file" or kind == "symlink":
+        if present.kind == "file" or kind == "symlink":
             raise
-        cause = f"it is a symbolic link to {show(content)}, and the patch fits no link"
-        raise _refused(old, cause, "Patch the file that it leads to") from None
+        cause = f"it is a symbolic link to {show(present.content)}, and the patch fits no link"
+        raise refused(old, cause, "Patch the file that it leads to") from None
 
 
 def _content(path: str, kind: FileKind, content: bytes) -> bytes:
@@ -257,19 +283,33 @@ def _content(path: str, kind: FileKind, content: bytes) -> bytes:
         return content
     target = content.removesuffix(b"\n")
     if not target or b"\0" in target or len(target) > MAX_TARGET:
-        raise _refused(path, f"a symbolic link needs a text of 1 to {MAX_TARGET} bytes without NUL")
+        cause = f"a symbolic link needs a text of 1 to {MAX_TARGET} bytes without NUL"
+        raise refused(path, cause, "Give the name that the link leads to as the only line")
     return target
 
 
-def _move(patch: FilePatch, tree: _Tree, old: str, new: str, content: bytes, mode: int | None) -> None:
-    if tree.get(new) is not None:
-        raise _refused(new, "the patch renames a file to this name, but it exists")
-    kind = tree.kind(old)
-    if "copy_from" in patch.fields:
-        tree.put(new, content, mode or (tree.mode(old) if kind == "file" else None), kind=kind)
-        return
+def _copy(patch: FilePatch, tree: _Tree, old: str, new: str, kind: FileKind | None, mode: int | None) -> None:
+    """Like git, copy what was there before the patch, whatever its other sections make of it."""
+    source = tree.before(old) or tree.now(old)
+    changed = _changed(patch, old, source, kind)
+    assert source is not None
+    _require_free(tree, new)
+    keeps = source.kind == "file" and mode is None
+    tree.put(new, _content(new, source.kind, changed), source.git_mode if keeps else mode, kind=source.kind)
+
+
+def _require_free(tree: _Tree, path: str) -> None:
+    if tree.get(path) is not None:
+        hint = "Delete it first, or choose another name"
+        raise refused(path, "the patch gives a file this name, but it exists", hint)
+
+
+def _move(tree: _Tree, old: str, new: str, content: bytes, mode: int | None) -> None:
+    _require_free(tree, new)
+    kind, present = tree.kind(old), tree.now(old)
     origin = tree.origin(old)
-    mode = tree.mode(old) if mode is None and origin != old and kind == "file" else mode
+    if mode is None and origin != old and kind == "file" and present is not None:
+        mode = present.mode
     tree.put(old, None)
     tree.put(new, content, mode, origin, kind)
 
@@ -286,102 +326,14 @@ def _mode(patch: FilePatch) -> tuple[FileKind | None, int | None]:
             kinds.add("symlink")
             continue
         if len(text) != 6 or not text.startswith(b"100") or not text.isdigit():
-            raise _refused(patch.name, f"mode {show(text)} is neither a file's nor a symbolic link's")
+            cause = f"mode {show(text)} is neither a file's nor a symbolic link's"
+            raise refused(patch.name, cause, "Use 100644, 100755 or 120000; make anything else with a command")
         kinds.add("file")
         wanted = (0o755 if int(text, 8) & 0o100 else 0o644) if key in ("created_mode", "new_mode") else None
     if len(kinds) > 1:
-        raise _refused(patch.name, "a file becomes a link, or a link a file", "Delete the one and make the other")
+        raise refused(patch.name, "a file becomes a link, or a link a file", "Delete the one and make the other")
     return next(iter(kinds), None), wanted
-
-
-def _names(patch: FilePatch, tree: _Tree) -> tuple[str | None, str | None]:
-    """The path before and after; None: there is none. Names must agree wherever the patch gives them twice."""
-    for source, target in (("rename_from", "rename_to"), ("copy_from", "copy_to")):
-        if source in patch.fields or target in patch.fields:
-            return _moved(patch, patch.fields.get(source), patch.fields.get(target))
-    names = git_names(patch.git) if patch.git is not None else None
-    if patch.old is not None and patch.new is not None:
-        old, new = patch.old, patch.new
-    elif names is not None:
-        old, new = names
-    else:
-        raise _refused(patch.name, "the header does not say which file is meant")
-    created = old == DEV_NULL or "created_mode" in patch.fields or _created_plainly(patch)
-    deleted = new == DEV_NULL or "deleted_mode" in patch.fields or _deleted_plainly(patch)
-    if created and deleted:
-        raise _refused(patch.name, "the patch makes and deletes the file at once")
-    if names is not None:
-        given = {_tail(name) for name in (old, new) if name != DEV_NULL}
-        if not given <= {_tail(name) for name in names}:
-            raise _refused(patch.name, "its header lines name different files")
-    if created:
-        return None, _candidates(new)[0]
-    if deleted:
-        return _existing(_candidates(old), tree), None
-    target = _target(patch, old, new, tree)
-    if tree.get(target) is None and patch.git is None and patch.hunks[:1] and patch.hunks[0].start == 0:
-        return None, target
-    return target, target
-
-
-def _moved(patch: FilePatch, source: bytes | None, target: bytes | None) -> tuple[str, str]:
-    if source is None or target is None:
-        raise _refused(patch.name, "a rename or copy needs both names")
-    old, new = (patchable(unquote(name) if name.startswith(b'"') else name) for name in (source, target))
-    for given, path in ((patch.old, old), (patch.new, new)):
-        if given is not None and path not in _candidates(given):
-            raise _refused(patch.name, "its header lines name different files")
-    if old == new:
-        raise _refused(patch.name, "a rename to the same name")
-    return old, new
-
-
-def _target(patch: FilePatch, old: bytes, new: bytes, tree: _Tree) -> str:
-    olds, news = _candidates(old), _candidates(new)
-    common = [path for path in news if path in olds]
-    if old == new:
-        common.reverse()
-    if common:
-        return _existing(common, tree) if old != new else _existing(common, tree, otherwise=-1)
-    if patch.git is None:
-        # `diff file.orig file` and `diff file file.new`.
-        for paths, other in ((news, olds), (olds, news)):
-            for path in paths:
-                if other[0].startswith(path) and tree.get(path) is not None:
-                    return path
-    raise _refused(patch.name, f"its header lines name two files, {show(olds[0])} and {show(news[0])}")
-
-
-def _existing(paths: list[str], tree: _Tree, otherwise: int = 0) -> str:
-    return next((path for path in paths if tree.get(path) is not None), paths[otherwise])
-
-
-def _candidates(name: bytes) -> list[str]:
-    """The paths that `name` may mean: without the one-letter directory that git puts in front, and as it is."""
-    if name == DEV_NULL:
-        raise InvalidArgument("cannot apply the patch: it names no file but /dev/null")
-    if len(name) > 2 and name[0] in PREFIXES and name[1:2] == b"/":
-        stripped = patchable(name[2:])
-        return [stripped] if name[2:3] == b"/" else [stripped, patchable(name)]
-    return [patchable(name)]
-
-
-def _tail(name: bytes) -> bytes:
-    return name if name == DEV_NULL else _candidates(name)[0].encode("utf-8", "surrogateescape")
-
-
-def _created_plainly(patch: FilePatch) -> bool:
-    return patch.git is None and is_epoch(patch.old_stamp) and patch.hunks[:1] != [] and patch.hunks[0].start == 0
-
-
-def _deleted_plainly(patch: FilePatch) -> bool:
-    signs = {sign for hunk in patch.hunks for sign, _ in hunk.lines}
-    return patch.git is None and is_epoch(patch.new_stamp) and signs == {b"-"}
 
 
 def _digest(present: Present | None) -> str | None:
     return None if present is None else sha256(present.content).hexdigest()
-
-
-def _refused(name: str, cause: str, hint: str | None = None) -> InvalidArgument:
-    return InvalidArgument(f"cannot apply the patch to {show(name)}: {cause}", hint=hint)

@@ -63,26 +63,26 @@ class FilePatch:
     hunks: list[Hunk] = field(default_factory=list)
 
     @property
-    def name(self) -> str:
+    def name(self) -> bytes:
         """What to call it in messages: as in the workspace, without git's letter in front."""
         moved = self.fields.get("rename_to") or self.fields.get("copy_to")
         if moved is not None:
-            return show(moved)
+            return moved
         for name in (self.new, self.old, *reversed(git_names(self.git or b"") or ())):
             if name is not None and name != DEV_NULL:
-                return show(name[2:] if len(name) > 2 and name[0] in PREFIXES and name[1:2] == b"/" else name)
-        return show(self.git or DEV_NULL)
+                return name[2:] if len(name) > 2 and name[0] in PREFIXES and name[1:2] == b"/" else name
+        return self.git or DEV_NULL
 
 
 def parse(text: bytes) -> list[FilePatch]:
     """The sections of a patch, in order. Raises `InvalidArgument` naming the line that makes no sense."""
-    lines = split_lines(text)
+    lines = split_lines(text if text.endswith(b"\n") else text + b"\n")
     if lines and all(line.endswith(b"\r\n") for line in lines[:-1]) and any(line[:2] == b"@@" for line in lines[:-1]):
         lines = [line[:-2] + b"\n" if line.endswith(b"\r\n") else line for line in lines]
     reader = _Reader(lines)
     reader.read()
     if not reader.files:
-        raise InvalidArgument("cannot read the patch: it names no file", hint=SHAPE)
+        raise InvalidArgument("cannot read the patch: it has no file header", hint=SHAPE)
     return reader.files
 
 

@@ -139,6 +139,27 @@ def test_a_missing_last_newline(hunk: str, result: bytes) -> None:
     assert applied(f"--- a/bare.txt\n+++ b/bare.txt\n@@ -1,2 +1,2 @@\n{hunk}")["bare.txt"] == result
 
 
+@pytest.mark.parametrize(
+    ("patch", "path", "result"),
+    [
+        ("--- a/bare.txt\n+++ b/bare.txt\n@@ -1,2 +1,2 @@\n one\n-two\n+TWO", "bare.txt", b"one\nTWO\n"),
+        ("--- a/crlf.txt\r\n+++ b/crlf.txt\r\n@@ -3 +3 @@\r\n-three\r\n+3", "crlf.txt", b"one\r\ntwo\r\n3\r\n"),
+        ("--- /dev/null\n+++ b/n\n@@ -0,0 +1,2 @@\n+a\n+b", "n", b"a\nb\n"),
+        ("--- /dev/null\n+++ b/n\n@@ -0,0 +1 @@\n+a\n\\ No newline at end of file", "n", b"a"),
+    ],
+)
+def test_a_patch_that_lost_its_last_line_feed_takes_none_from_the_file(patch: str, path: str, result: bytes) -> None:
+    assert applied(patch)[path] == result
+
+
+def test_hunks_may_stand_in_any_order() -> None:
+    later = "@@ -8,3 +8,4 @@\n eight\n-nine\n+NINE\n+and a half\n ten\n"
+    expected = CHANGED.replace(b"nine", b"NINE\nand a half")
+    assert applied("--- a/app.py\n+++ b/app.py\n" + later + EDIT)["app.py"] == expected
+    wrong = "--- a/app.py\n+++ b/app.py\n" + EDIT.replace("-1,3", "-70,3") + later
+    assert applied(wrong)["app.py"] == expected
+
+
 def test_new_deleted_renamed_and_mode() -> None:
     patch = (
         "diff --git a/new.py b/new.py\nnew file mode 100755\nindex 0000000..1\n"
@@ -177,6 +198,12 @@ def test_plain_headers_make_files(head: str) -> None:
     assert applied(head + "@@ -0,0 +1,2 @@\n+a\n+b\n")["n"] == b"a\nb\n"
 
 
+@pytest.mark.parametrize("header", ["@@ -1,0 +1,2 @@", "@@ -0,1 +1,2 @@", "@@ -3,0 +3,2 @@", "@@"])
+def test_a_new_or_empty_file_is_filled_wherever_its_hunk_says_it_belongs(header: str) -> None:
+    assert applied(f"--- /dev/null\n+++ b/n\n{header}\n+a\n+b\n")["n"] == b"a\nb\n"
+    assert applied(f"--- a/empty\n+++ b/empty\n{header}\n+a\n+b\n")["empty"] == b"a\nb\n"
+
+
 @pytest.mark.parametrize(
     "head", ["--- a/dir/deep.txt\n+++ /dev/null\n", "--- dir/deep.txt\n+++ dir/deep.txt\t1970-01-01 00:00:00 +0000\n"]
 )
@@ -204,8 +231,9 @@ def test_names_with_spaces_tabs_and_bytes() -> None:
 @pytest.mark.parametrize(
     ("patch", "words"),
     [
-        ("", ["names no file"]),
-        ("please change two to TWO", ["names no file"]),
+        ("", ["no file header", "Give a unified diff"]),
+        ("please change two to TWO", ["no file header"]),
+        ("*** Begin Patch\n*** Update File: app.py\n@@\n one\n-two\n+TWO\n*** End Patch\n", ["`--- a/FILE`"]),
         ("@@ -1 +1 @@\n-x\n+y\n", ["line 1", "without a file name"]),
         ("--- a/app.py\n+++ b/app.py\n@@ -1,2 +1,2 @@\n one\ntwo\n", ["line 5"]),
         ("--- a/app.py\n+++ b/app.py\n@@ -1,2 +1,2 @@\n one\n two\nelse:\n+more\n", ["line 7", "no hunk"]),
@@ -238,7 +266,11 @@ def test_names_with_spaces_tabs_and_bytes() -> None:
         ('--- /dev/null\n+++ "b/x\n@@ -0,0 +1 @@\n+x\n', ["no end"]),
         ("diff --git a/x b/x\nrename from ../x\nrename to y\n", ["../x"]),
         ("--- /dev/null\n+++ b/n\n@@ -0,0 +1 @@\n+x\n--- /dev/null\n+++ b/n/m\n@@ -0,0 +1 @@\n+x\n", ["same patch"]),
-        ("--- a/app.py\n+++ b/app.py\n@@\n+lost\n", ["does not say where"]),
+        ("--- a/app.py\n+++ b/app.py\n@@\n+lost\n", ["does not say where", "a line that stays"]),
+        ("--- a/app.py\n+++ b/app.py\n@@ -40,0 +41 @@\n+lost\n", ["behind line 40", "not there"]),
+        ("--- a/app.py\n+++ b/app.py\n" + EDIT + "--- a/bare.txt\n+++ b/bare.txt\n", ["bare.txt", "no hunk follows"]),
+        ("--- /dev/null\n+++ b/n\n@@ -0,0 +1,3 @@\n+a\n\n+b\n", ["n: hunk 1 has lines without `+`", "empty ones too"]),
+        ("--- a\\x\n+++ b\\x\n@@ -1 +1 @@\n-x\n+y\n", ['to "b\\\\x": its header lines name two files']),
     ],
 )  # fmt: skip
 def test_what_is_refused_is_named(patch: str, words: list[str]) -> None:
@@ -246,6 +278,7 @@ def test_what_is_refused_is_named(patch: str, words: list[str]) -> None:
         plan(patch, reader(FILES))
     for word in words:
         assert word in str(caught.value)
+    assert caught.value.hint
 
 
 def test_a_failing_hunk_says_what_stands_there() -> None:
@@ -344,3 +377,12 @@ def test_a_copy_keeps_the_exec_bit() -> None:
     assert (step.kind, step.path, step.content, step.mode) == ("write", "c.py", FILES["app.py"], 0o755)
     (step,) = steps("diff --git a/link b/l2\nsimilarity index 100%\ncopy from link\ncopy to l2\n")
     assert (step.kind, step.path, step.content) == ("link", "l2", b"app.py")
+
+
+def test_a_copy_is_of_what_was_there_before_the_patch() -> None:
+    edit = "diff --git a/app.py b/app.py\nold mode 100755\nnew mode 100644\n--- a/app.py\n+++ b/app.py\n" + EDIT
+    copy = "diff --git a/app.py b/c.py\ncopy from app.py\ncopy to c.py\n--- a/app.py\n+++ b/c.py\n" + EDIT
+    found = {step.path: (step.content, step.mode) for step in steps(edit + copy)}
+    assert found == {"app.py": (CHANGED, 0o644), "c.py": (CHANGED, 0o755)}
+    moved = "diff --git a/app.py b/d.py\nrename from app.py\nrename to d.py\n"
+    assert {step.path for step in steps(moved + copy)} == {"app.py", "c.py"}
