@@ -6,6 +6,7 @@ Nobody watches a detached process, and a hostile guest can make it complain: pas
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import sys
@@ -43,13 +44,14 @@ class BoundedLog(io.TextIOBase):
         return len(text)
 
     def _put(self, data: bytes) -> None:
-        if self._size + len(data) > self._limit:
-            self._path.replace(self._path.with_suffix(".log.1"))
-            self._open()
         try:
+            if self._size + len(data) > self._limit:
+                with contextlib.suppress(FileNotFoundError):
+                    self._path.replace(self._path.with_suffix(".log.1"))
+                self._open()
             self._size += os.write(2, data[: self._limit])
         except OSError:
-            # A full disk must not end the node because it wanted to say so.
+            # A full disk, or a lack of descriptors, must not end whoever wanted to say so.
             pass
 
     def _open(self) -> None:
