@@ -10,12 +10,15 @@ import contextlib
 import fcntl
 import json
 import os
+import resource
 import signal
 import sys
 from types import FrameType
 from typing import Any
 
 LOCK_SECONDS = 20
+DESCRIPTORS = 65536
+"""As many as the host grants and at most so many: a busy guest alone takes hundreds, and the default is 1,024."""
 
 
 def main(argv: list[str]) -> int:
@@ -47,6 +50,7 @@ def _open(values: dict[str, Any]) -> Any:
     place = Place.of(settings)
     place.prepare()
     _take_for_life(place)
+    _raise_limit()
     BoundedLog(place.log).install()
 
     from pyro_mcp.node.adopt import reconcile
@@ -82,6 +86,13 @@ def _take_for_life(place: Any) -> None:
     finally:
         signal.alarm(0)
         signal.signal(signal.SIGALRM, before)
+
+
+def _raise_limit() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, DESCRIPTORS)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _tell(ready: int, answer: dict[str, Any]) -> None:

@@ -32,6 +32,7 @@ HELLO_SECONDS = 10.0
 BACKLOG = 1024
 MAX_CLIENTS = 128
 DRAIN_SECONDS = 10.0
+REST_SECONDS = 0.1
 
 
 class Node:
@@ -48,6 +49,7 @@ class Node:
         self._idle_since = time.monotonic()
         self._leaving: str | None = None
         self._hidden = False
+        self._exhausted = False
         self._wake_read, self._wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self._listener: socket.socket | None = None
         self._reaper = Reaper(engine)
@@ -73,6 +75,8 @@ class Node:
                 break
             remaining = self._idle_remaining()
             if remaining is not None and remaining <= 0:
+                # Before it may be closed: its number can be another descriptor's afterwards.
+                poller.unregister(self._listener)
                 if self._retire():
                     break
                 poller.register(self._listener, select.POLLIN)
@@ -138,11 +142,19 @@ class Node:
         """Greet whoever waits; returns how many did."""
         assert self._listener is not None
         count = 0
-        with contextlib.suppress(BlockingIOError, ConnectionAbortedError):
+        try:
             while True:
                 connection, _ = self._listener.accept()
                 count += 1
                 self._admit(connection)
+        except (BlockingIOError, ConnectionAbortedError):
+            self._exhausted = False
+        except (OSError, RuntimeError) as error:
+            # No descriptor or no thread is left. Whoever waits is greeted once others have gone.
+            if not self._exhausted:
+                print(f"cannot take another client: {error}")
+            self._exhausted = True
+            time.sleep(REST_SECONDS)
         return count
 
     def _admit(self, connection: socket.socket) -> None:
@@ -159,7 +171,11 @@ class Node:
         with self._changed:
             self._clients.add(channel)
         channel.on_close(lambda reason: self._gone(channel))
-        threading.Thread(target=self._greet, args=(channel,), name="greet", daemon=True).start()
+        try:
+            threading.Thread(target=self._greet, args=(channel,), name="greet", daemon=True).start()
+        except RuntimeError:
+            channel.close("there is no thread to serve it")
+            raise
 
     def _greet(self, channel: Channel) -> None:
         with contextlib.suppress(ChannelClosed, TimeoutError):
@@ -176,9 +192,12 @@ class Node:
             self._calls += 1
         try:
             if stream.verb in lifecycle.VERBS:
-                stream.result(lifecycle.VERBS[stream.verb](self, stream.params))
-                if self._hidden:
-                    self.leave("asked to stop")
+                try:
+                    stream.result(lifecycle.VERBS[stream.verb](self, stream.params))
+                finally:
+                    # Also when whoever asked has gone meanwhile: nobody can find it any more, nor ask again.
+                    if self._hidden:
+                        self.leave("asked to stop")
             else:
                 calls.answer(stream, find(operations(), stream.verb), self.engine, self.settings)
         finally:

@@ -25,7 +25,8 @@ class PipeClosed(Exception):
 
 
 class Pipe:
-    """Owns `read_fd` and `write_fd` (which may be the same) and closes them. One reader and one writer at a time.
+    """Owns `read_fd` and `write_fd` (which may be the same) and closes them, also when it cannot be made (`OSError`).
+    One reader and one writer at a time.
 
     `read_piece` and `write_piece` are the most bytes that the device moves per call; 0 means any number.
     """
@@ -36,7 +37,12 @@ class Pipe:
         self._read_piece = read_piece
         self._write_piece = write_piece
         self._bulk = False
-        self._wake_read, self._wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        try:
+            self._wake_read, self._wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        except OSError:
+            for fd in {self._read_fd, self._write_fd}:
+                os.close(fd)
+            raise
         self._closing = False
         self._released = threading.Event()
         self._users = 0

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -128,8 +131,6 @@ def test_many_clients_run_at_once_and_each_gets_its_own(node: Node) -> None:
 
 
 def test_threads_and_descriptors_come_back(node: Node) -> None:
-    import os
-
     def census() -> tuple[int, int]:
         return threading.active_count(), len(os.listdir("/proc/self/fd"))
 
@@ -163,3 +164,84 @@ def test_a_leaving_node_ends_what_is_under_way(tmp_path: Path) -> None:
     thread.join(20)
     assert not thread.is_alive()
     assert list(processes_of(tmp_path / "state")) == []
+
+
+@pytest.mark.parametrize("what", ["descriptor", "pipe", "thread"])
+def test_a_client_for_whom_nothing_is_left_does_not_end_the_node(
+    node: Node, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    """Guests with a way out may take hundreds of descriptors, and the machines of this node are worth more."""
+    refused = threading.Event()
+
+    def refuse(*_: Any, **__: Any) -> Any:
+        refused.set()
+        raise RuntimeError("can't start new thread") if what == "thread" else OSError(errno.EMFILE, "too many")
+
+    connection = None
+    with monkeypatch.context() as patch:
+        if what == "descriptor":
+            patch.setattr(socket.socket, "accept", refuse)
+        elif what == "pipe":
+            patch.setattr(os, "pipe2", refuse)
+        else:
+            patch.setattr(threading.Thread, "start", refuse)
+        connection = node.place.connect()
+        assert connection is not None
+        assert refused.wait(10)
+    if what == "descriptor":
+        # It has waited, and is greeted now.
+        Channel(Pipe(connection.detach()), initiator=True, hello={}, max_control=MAX_CONTROL).start(10)
+    else:
+        connection.settimeout(10)
+        assert connection.recv(1) == b""
+        connection.close()
+    channel = client(node)
+    assert channel.call("node_status", timeout=10)["running"] is True
+    channel.close()
+
+
+def test_a_stop_whose_caller_has_gone_ends_the_node_all_the_same(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    stopping, gone = threading.Event(), threading.Event()
+
+    def slowly() -> None:
+        stopping.set()
+        assert gone.wait(10)
+
+    monkeypatch.setattr(node.engine, "stop_all", slowly)
+    channel = client(node)
+    channel.open("node_stop", {"force": True})
+    assert stopping.wait(10)
+    channel.close()
+    deadline = time.monotonic() + 10
+    while node.client_count and time.monotonic() < deadline:
+        time.sleep(0.01)
+    gone.set()
+    while node.place.about.exists():
+        assert time.monotonic() < deadline, "hidden, and still there"
+        time.sleep(0.01)
+
+
+def test_whoever_arrives_at_the_last_moment_costs_no_processor_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = engine_at(tmp_path / "state", idle_seconds=0.3)
+    node = Node(engine.settings, Place.of(engine.settings), engine)
+    node.listen()
+    accept, listen, looks, others = node._accept_all, node.listen, [], []
+
+    def arriving() -> int:
+        """Somebody is in the queue when the node stops listening for the first time."""
+        looks.append(node.place.socket_path.exists())
+        return accept() or (not looks[-1] and looks.count(False) == 1)
+
+    def elsewhere() -> None:
+        others.append(os.open("/dev/null", os.O_RDONLY))
+        listen()
+
+    monkeypatch.setattr(node, "_accept_all", arriving)
+    monkeypatch.setattr(node, "listen", elsewhere)
+    node.run()
+    assert looks.count(False) == 2
+    assert len(others) == 1
+    assert len(looks) < 20
+    os.close(others[0])

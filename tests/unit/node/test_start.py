@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -18,6 +19,7 @@ from pathlib import Path
 import pytest
 
 from pyro_mcp.errors import NodeUnavailable, PermissionDenied, Unsupported
+from pyro_mcp.node.__main__ import DESCRIPTORS
 from pyro_mcp.node.place import MAX_CONTROL, About, Place, peer
 from pyro_mcp.node.spawn import connect_node, ensure_node
 from pyro_mcp.protocol.channel import Channel, RemoteError
@@ -71,6 +73,18 @@ def test_it_starts_on_demand_and_answers(settings: Settings) -> None:
     assert status["machines"] == []
     assert settings.state_dir.stat().st_mode & 0o777 == 0o700
     assert Place.of(settings).socket_path.stat().st_mode & 0o777 == 0o600
+
+
+def test_it_takes_as_many_descriptors_as_the_host_grants(settings: Settings) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (512, hard))
+    try:
+        with client(settings) as channel:
+            pid = channel.peer["pid"]
+            assert isinstance(pid, int)
+            assert resource.prlimit(pid, resource.RLIMIT_NOFILE)[0] == min(hard, DESCRIPTORS)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_a_race_of_starts_makes_one_node(settings: Settings) -> None:
