@@ -6,7 +6,6 @@ New content is staged first, then the operations are planned, and their steps co
 from __future__ import annotations
 
 import os
-import threading
 from typing import Any
 
 from pyro_mcp.guest import params as read
@@ -96,7 +95,7 @@ def _path(verb: str, name: str, value: Any) -> tuple[bytes, ...]:
     return tuple(parts)
 
 
-def tree_apply(tree: Tree, lock: threading.Lock, stream: Stream) -> dict[str, Any]:
+def tree_apply(tree: Tree, stream: Stream) -> dict[str, Any]:
     """operations[{op: write|link|delete|mode|rename, path, to?, target?, mode?, size?, expected_sha256?}] ← the
     contents of all writes in order as DATA 0 → entries[{path, op, sha256?}].
 
@@ -113,7 +112,7 @@ def tree_apply(tree: Tree, lock: threading.Lock, stream: Stream) -> dict[str, An
             for operation in operations:
                 operation.stage(stage, flow)
             flow.require_end()
-            with lock:
+            with tree.turn(flow.check):
                 settle(tree)
                 plan = Plan(tree, stage)
                 for operation in operations:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import stat
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -31,11 +30,10 @@ _LOOK = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class Files:
-    """The verbs `file_list`, `file_read` and `file_write` on one tree. `lock` guards expectations against writers."""
+    """The verbs `file_list`, `file_read` and `file_write` on one tree."""
 
-    def __init__(self, tree: Tree, lock: threading.Lock) -> None:
+    def __init__(self, tree: Tree) -> None:
         self._tree = tree
-        self._lock = lock
 
     def list(self, stream: Stream) -> dict[str, Any]:
         """path, recursive, pattern?, limit → path, entries[{path,artifact_type,size_bytes,link_target}], truncated."""
@@ -103,7 +101,7 @@ class Files:
                 digest = sha256()
                 write_pieces(staged.fd, digesting(flow.take(size), digest))
                 flow.require_end()
-                with self._lock:
+                with self._tree.turn(flow.check):
                     settle(self._tree)
                     path, known = self._tree.settled(parts)
                     if not path:

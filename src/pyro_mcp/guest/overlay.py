@@ -19,7 +19,7 @@ from pyro_mcp.guest.flow import Flow
 from pyro_mcp.guest.pack import Packer
 from pyro_mcp.guest.paths import WORKSPACE, Tree, failure
 from pyro_mcp.guest.stage import listing, remove
-from pyro_mcp.guest.steps import recover
+from pyro_mcp.guest.steps import recover, settle
 from pyro_mcp.guest.syscalls import MS_NOATIME, MS_RDONLY, mount, syncfs, unmount
 from pyro_mcp.guest.unpack import Unpacker
 from pyro_mcp.protocol.channel import Stream
@@ -83,7 +83,10 @@ class Overlay:
         return Layers(lambda: os.dup(self._upper), lambda: os.dup(self._lower), is_whiteout, is_opaque)
 
     def save(self, stream: Stream) -> dict[str, Any]:
-        """→ the entries of the upper directory on DATA 1, with whiteouts and opaque marks; counts as of tree_pack."""
+        """→ the entries of the upper directory on DATA 1, with whiteouts and opaque marks; counts as of tree_pack.
+
+        No other verb changes anything meanwhile, so it is all of every change or nothing of it.
+        """
         flow = Flow(stream)
         try:
             packer = Packer(
@@ -92,7 +95,9 @@ class Overlay:
                 special=lambda status: "whiteout" if is_whiteout(status) else None,
                 opaque=is_opaque,
             )
-            packer.directory(self._upper)
+            with self.tree.turn(flow.check):
+                settle(self.tree)
+                packer.directory(self._upper)
             return packer.result()
         except OSError as error:
             raise failure("save", WORKSPACE, error) from None

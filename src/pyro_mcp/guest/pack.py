@@ -8,10 +8,12 @@ import stat
 from collections.abc import Callable
 from typing import Any
 
+from pyro_mcp.guest import params as read
 from pyro_mcp.guest.errors import AgentError
 from pyro_mcp.guest.flow import Flow
-from pyro_mcp.guest.paths import STAGE_PREFIX, Tree, absolute, failure, relative, reopen, show
+from pyro_mcp.guest.paths import STAGE_PREFIX, Place, Tree, absolute, failure, relative, reopen, show
 from pyro_mcp.guest.stage import listing
+from pyro_mcp.guest.steps import settle
 from pyro_mcp.protocol.channel import Stream
 from pyro_mcp.protocol.entries import MAX_DEPTH, MAX_EXTENTS, MAX_PATH, Encoder, Entry
 
@@ -55,6 +57,13 @@ class Packer:
         self._special = special
         self._opaque = opaque
         self._links: dict[tuple[int, int], bytes] = {}
+
+    def place(self, place: Place) -> None:
+        """A directory's content, or one file."""
+        if place.is_directory():
+            self.directory(place.fd)
+        else:
+            self.one(place.parent, place.name, place.name)
 
     def directory(self, fd: int) -> None:
         """Everything below the directory `fd`, sorted, parents first."""
@@ -198,12 +207,13 @@ def _extents(fd: int, status: os.stat_result) -> tuple[tuple[int, int], ...] | N
 
 
 def tree_pack(tree: Tree, stream: Stream) -> dict[str, Any]:
-    """path → EVENT {path, artifact_type, mode, mtime_ns}, then entries on DATA 1; counts, what was skipped or changed.
+    """path, still? → EVENT {path, artifact_type, mode, mtime_ns}, then entries on DATA 1; counts, what was left out.
 
     The entries of a directory are relative to it and leave it out; a file is one entry of its own name. Links inside
-    are packed as links.
+    are packed as links. With `still` no other verb changes anything meanwhile.
     """
     parts = relative("pack", stream.params.get("path", "."))
+    still = read.flag(stream.params, "still")
     flow = Flow(stream)
     try:
         with tree.existing(parts) as place:
@@ -214,10 +224,12 @@ def tree_pack(tree: Tree, stream: Stream) -> dict[str, Any]:
             head = {"path": os.fsdecode(place.path), "artifact_type": "directory" if whole else "file"}
             flow.event({**head, "mode": stat.S_IMODE(status.st_mode), "mtime_ns": status.st_mtime_ns})
             packer = Packer(flow.send, flow.check)
-            if whole:
-                packer.directory(place.fd)
+            if still:
+                with tree.turn(flow.check):
+                    settle(tree)
+                    packer.place(place)
             else:
-                packer.one(place.parent, place.name, place.name)
+                packer.place(place)
             return packer.result()
     except OSError as error:
         raise failure("pack", absolute(parts), error) from None

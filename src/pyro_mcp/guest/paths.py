@@ -14,6 +14,7 @@ from types import TracebackType
 from pyro_mcp.guest.durable import Lazy
 from pyro_mcp.guest.errors import AgentError, cause, invalid
 from pyro_mcp.guest.params import to_bytes
+from pyro_mcp.guest.turns import Turn
 from pyro_mcp.protocol.entries import MAX_DEPTH, MAX_NAME, MAX_PATH
 
 WORKSPACE = b"/workspace"
@@ -163,6 +164,7 @@ class Tree:
     def __init__(self, real: bytes, disk: Lazy | None = None) -> None:
         self.real = real
         self.disk = disk or Lazy()
+        self.turn = Turn()
         self.unfinished: set[bytes] = set()
         """Names of stages whose steps could not be taken back yet."""
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import errno
 import os
 import stat
-import threading
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
@@ -176,7 +175,7 @@ class Unpacker:
             self._file = -1
 
 
-def tree_unpack(tree: Tree, lock: threading.Lock, stream: Stream) -> dict[str, Any]:
+def tree_unpack(tree: Tree, stream: Stream) -> dict[str, Any]:
     """dest, replace? ← entries on DATA 0 → path, entry_count, bytes_written.
 
     All is staged first: a damaged sequence, a full disk, a cancellation or the agent's death leaves the workspace as it
@@ -191,7 +190,7 @@ def tree_unpack(tree: Tree, lock: threading.Lock, stream: Stream) -> dict[str, A
             fresh = os.open(b"new", _DIRECTORY, dir_fd=stage.fd)
             try:
                 counts = Unpacker(fresh).run(flow.pieces())
-                with lock:
+                with tree.turn(flow.check):
                     settle(tree)
                     flow.check()
                     dest, known = tree.settled(parts)

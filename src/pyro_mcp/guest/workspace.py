@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -19,16 +18,15 @@ from pyro_mcp.protocol.channel import Stream
 
 def verbs(tree: Tree, layers: Callable[[], Layers], ready: Callable[[str], None]) -> dict[str, Verb]:
     """The verbs on `tree`; `ready(verb)` raises while there is no workspace."""
-    lock = threading.Lock()
-    files = Files(tree, lock)
+    files = Files(tree)
     table: dict[str, Callable[[Stream], dict[str, Any]]] = {
         "file_list": files.list,
         "file_read": files.read,
         "file_write": files.write,
         "file_search": Search(tree).search,
-        "tree_apply": lambda stream: tree_apply(tree, lock, stream),
+        "tree_apply": lambda stream: tree_apply(tree, stream),
         "tree_pack": lambda stream: tree_pack(tree, stream),
-        "tree_unpack": lambda stream: tree_unpack(tree, lock, stream),
+        "tree_unpack": lambda stream: tree_unpack(tree, stream),
         "changes": lambda stream: changes(layers(), stream),
     }
     return {name: _guarded(verb, ready) for name, verb in table.items()}

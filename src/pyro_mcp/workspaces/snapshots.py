@@ -231,7 +231,8 @@ class _Receiver:
         """Raises `MachineFailed` for a sequence that breaks the rules."""
         from pyro_mcp.workspaces.content.asking import converse
 
-        verb, params = ("overlay_save", {}) if machine.capabilities.overlay else ("tree_pack", {"path": "/workspace"})
+        whole = {"path": "/workspace", "still": True}
+        verb, params = ("overlay_save", {}) if machine.capabilities.overlay else ("tree_pack", whole)
         descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         with open(descriptor, "wb") as file:
             try:

@@ -1,0 +1,66 @@
+"""Turns: changes and saves of a tree one after the other, and nobody who waits is stuck."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from pyro_mcp.guest import turns
+from pyro_mcp.guest.errors import AgentError
+from pyro_mcp.guest.turns import Turn
+
+
+def nothing() -> None:
+    return
+
+
+def test_one_at_a_time() -> None:
+    turn, inside = Turn(), []
+
+    def visit() -> None:
+        for _ in range(200):
+            with turn(nothing):
+                inside.append(1)
+                assert len(inside) == 1
+                inside.pop()
+
+    visitors = [threading.Thread(target=visit) for _ in range(4)]
+    for visitor in visitors:
+        visitor.start()
+    for visitor in visitors:
+        visitor.join()
+    assert inside == []
+
+
+def test_it_is_given_back_by_who_fails() -> None:
+    turn = Turn()
+    with pytest.raises(ValueError, match="inside"), turn(nothing):
+        raise ValueError("inside")
+    with turn(nothing):
+        pass
+
+
+def test_who_waits_may_give_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(turns, "LOOK_SECONDS", 0.01)
+    turn, asked = Turn(), []
+
+    def cancelled() -> None:
+        asked.append(1)
+        if len(asked) == 3:
+            raise AgentError("cancelled", "cannot write: it was cancelled")
+
+    with turn(nothing), pytest.raises(AgentError, match="it was cancelled"), turn(cancelled):
+        raise AssertionError
+    with turn(nothing):
+        pass
+
+
+def test_who_waits_too_long_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(turns, "LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(turns, "WAIT_SECONDS", 0.05)
+    turn = Turn()
+    with turn(nothing), pytest.raises(AgentError) as caught, turn(nothing):
+        raise AssertionError
+    assert caught.value.code == "conflict"
+    assert caught.value.hint
