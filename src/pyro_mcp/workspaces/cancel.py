@@ -11,8 +11,9 @@ from pyro_mcp.machines.driver import Machine
 from pyro_mcp.operations.call import Call
 from pyro_mcp.protocol.channel import Stream
 
-CANCEL_SECONDS = 5.0
-"""How long an agent may take to end what was cancelled before its machine is given up."""
+CANCEL_SECONDS = 4.0
+"""How long an agent may take to end what was cancelled before its machine is given up. What a client that died had
+locked is free within five seconds."""
 
 
 @contextlib.contextmanager

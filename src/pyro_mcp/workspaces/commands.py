@@ -75,7 +75,6 @@ class Commands:
         workspace = self._engine.lifecycle.find(ref)
         wanted = self._engine.secrets.wanted(workspace.workspace_id, secret_env)
         machine = self._engine.lifecycle.live(call, workspace)
-        workspace = self._engine.lifecycle.find(workspace.workspace_id)
         self._engine.secrets.deliver(workspace.workspace_id, machine, set(wanted.values()))
         job = self._begin(workspace, machine, command, None if wait_seconds is None else timeout_seconds)
         if wait_seconds is None:

@@ -87,7 +87,16 @@ class Lifecycle:
 
     def live(self, call: Call[Engine], row: WorkspaceRow) -> Machine:
         """The running machine of the workspace. One that has died by itself is started again, with a notice; one that
-        was stopped is not: raises `Conflict`."""
+        was stopped is not: raises `Conflict`, as for one that was reset or deleted since `row` was read."""
+        try:
+            return self._live(call, row)
+        except NotFound:
+            raise Conflict(
+                f"cannot use {row.workspace_id}: it was reset or deleted meanwhile",
+                hint="Look at it with workspace_status and try again",
+            ) from None
+
+    def _live(self, call: Call[Engine], row: WorkspaceRow) -> Machine:
         state = self.machine(row).state
         if state == "failed":
             call.notice(f"{row.workspace_id} had stopped ({self.machine(row).reason}); starting it again")

@@ -82,7 +82,6 @@ class Services:
         cwd = absolute(cwd)
         wanted = self._engine.secrets.wanted(workspace.workspace_id, secret_env)
         machine = self._engine.lifecycle.live(call, workspace)
-        workspace = self._engine.lifecycle.find(workspace.workspace_id)
         self._engine.secrets.deliver(workspace.workspace_id, machine, set(wanted.values()))
         watch = self._watch(workspace.workspace_id, machine)
         row = self._begin(workspace, machine, name, command, cwd, readiness, restart)
