@@ -16,6 +16,7 @@ from pyro_mcp.operations.fields import return_type
 from pyro_mcp.operations.operation import Operation
 from pyro_mcp.surfaces import catalog
 from pyro_mcp.surfaces.cli.parser import build
+from pyro_mcp.surfaces.wording import SDK, Wording
 
 ROOT = Path(__file__).resolve().parents[1]
 TARGET = ROOT / "docs" / "reference"
@@ -71,8 +72,8 @@ def sdk_page() -> Iterator[str]:
             continue
         kind = return_type(verb.function)
         results[kind.__name__] = kind
-        yield f"## `{signature(verb)}`\n\n{verb.doc}\n"
-        yield from parameters(verb.fields)
+        yield f"## `{signature(verb)}`\n\n{SDK.text(verb.doc)}\n"
+        yield from parameters(verb.fields, SDK)
     yield '## Results\n\nFrozen dataclasses that also answer `result["field"]`.\n'
     for name, kind in sorted(results.items()):
         yield f"### `{name}`\n\n{inspect.getdoc(kind)}\n"
@@ -89,15 +90,15 @@ def signature(verb: Operation[Any, Any]) -> str:
     return f"Pyro.{verb.name}({', '.join(shown)}) -> {return_type(verb.function).__name__}"
 
 
-def parameters(fields: Any) -> Iterator[str]:
+def parameters(fields: Any, wording: Wording) -> Iterator[str]:
     if fields:
         yield "| parameter | meaning |\n|---|---|"
-        yield from (f"| `{field.name}` | {field.description} |" for field in fields)
+        yield from (f"| `{field.name}` | {wording.text(field.description)} |" for field in fields)
         yield ""
 
 
 def mcp_page() -> Iterator[str]:
-    from pyro_mcp.surfaces.mcp_tools import BoundTool
+    from pyro_mcp.surfaces.mcp_tools import BoundTool, tool_wording
 
     yield "# MCP tools\n"
     yield (
@@ -109,11 +110,14 @@ def mcp_page() -> Iterator[str]:
         "`[code]`, hint.\n"
     )
     profiles = {name: {verb.tool for verb in catalog.tools(name)} for name in catalog.PROFILES}
-    for verb in catalog.tools("workspace-full"):
-        listed = BoundTool(verb, "workspace-full", allow_host_compat=False).describe()
+    verbs = catalog.tools("workspace-full")
+    tools = {verb.tool or "": BoundTool(verb, "workspace-full", allow_host_compat=False) for verb in verbs}
+    wording = tool_wording(tools)
+    for verb in verbs:
+        listed = tools[verb.tool or ""].describe(wording)
         shown = ", ".join(f"`{name}`" for name, tools in profiles.items() if verb.tool in tools)
-        yield f"## `{verb.tool}`\n\n{verb.doc}\n\nProfiles: {shown}. Hints: {hints(listed.annotations)}.\n"
-        yield from parameters(catalog.tool_fields(verb, "workspace-full", allow_host_compat=False))
+        yield f"## `{verb.tool}`\n\n{listed.description}\n\nProfiles: {shown}. Hints: {hints(listed.annotations)}.\n"
+        yield from parameters(catalog.tool_fields(verb, "workspace-full", allow_host_compat=False), wording)
 
 
 def hints(notes: Any) -> str:
@@ -125,8 +129,9 @@ def hints(notes: Any) -> str:
 def errors_page() -> Iterator[str]:
     yield "# Errors\n"
     yield (
-        "An error says what could not be done and why; its hint says what to do next. Code and text are the same on "
-        "every surface. A command that ends with a non-zero exit code is a result, not an error.\n"
+        "An error says what could not be done and why; its hint says what to do next. Code and message are the same "
+        "on every surface, and so is the hint but for names: it calls operations and parameters what they are called "
+        "there. A command that ends with a non-zero exit code is a result, not an error.\n"
     )
     yield "| code | class | exit code | may work later |\n|---|---|---|---|"
     for kind in [errors.PyroError, *errors.PyroError.__subclasses__()]:

@@ -130,6 +130,13 @@ def made(request: pytest.FixtureRequest) -> Iterator[Any]:
         surface.do("delete_workspace", workspace_id="net")
 
 
+ALLOW_WILD = {
+    "SdkSurface": "allow_hosts=['wild.test']",
+    "CliSurface": "--allow-host wild.test",
+    "McpSurface": 'allow_hosts: ["wild.test"]',
+}
+
+
 def test_names_narrow_and_refusals_are_told(talker: Any, made: Any) -> None:
     workspace = made(
         talker,
@@ -154,7 +161,7 @@ def test_names_narrow_and_refusals_are_told(talker: Any, made: Any) -> None:
         (None, PRIVATE, 80),
     }
     hints = {one["name"]: one["hint"] for one in not_so["network_refusals"]}
-    assert hints["wild.test"] == "--allow-host wild.test"
+    assert hints["wild.test"] == ALLOW_WILD[type(talker).__name__]
     info = talker_info(talker, workspace)
     assert (info["enforced"], info["network_policy"], info["guest_ip"]) == (True, "egress", workspace["guest_ip"])
     network = talker.do("summarize_workspace", workspace_id="net")["network"]
@@ -256,7 +263,7 @@ def test_git_clones_and_pip_installs(sdk: Any, made: Any) -> None:
     elsewhere = execute(sdk, f"{install} --index-url http://wild.test/ --trusted-host wild.test")
     assert told(elsewhere)[:2] == (1, "")
     (refusal,) = elsewhere["network_refusals"]
-    assert (refusal["name"], refusal["hint"]) == ("wild.test", "--allow-host wild.test")
+    assert (refusal["name"], refusal["hint"]) == ("wild.test", "allow_hosts=['wild.test']")
     assert refusal["count"] == 1, "all the look-ups of a burst are one"
 
 
@@ -373,7 +380,7 @@ def end_node(environ: dict[str, str]) -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"allow_hosts": ["a b"]}, "cannot use --allow-host 'a b'"),
+        ({"allow_hosts": ["a b"]}, "cannot use allow_hosts 'a b'"),
         ({"allow_hosts": ["127.1"]}, "an address written as a name"),
         ({"allow_addresses": ["10.0.0.5/8"]}, "write 10.0.0.0/8"),
         ({"network_policy": "off", "allow_hosts": ["a.test"]}, "only where there is a network"),

@@ -39,7 +39,8 @@ class DriverCatalog:
         if find_program(BINARY) is None:
             raise MissingDependency(
                 f"cannot start a guest: {BINARY} is not installed",
-                hint="Install it: apt-get install qemu-system-x86. Or allow the bare host: --allow-host-compat",
+                hint="Install it: apt-get install qemu-system-x86. Or allow the bare host:"
+                " <<create_workspace.allow_host_compat>>",
             )
 
     def guest(self, environment: Image, runtime: GuestRuntime, notice: Notice) -> Driver:

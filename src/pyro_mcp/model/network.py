@@ -51,8 +51,7 @@ class Connection:
 class NetworkRefusal(Result):
     """Something the network policy refused, `count` times; look-ups of one name within seconds of each other are one.
     `name` is null for a bare address, `address` when it was a look-up that was refused, `port` likewise. `hint` is the
-    option of create or run that would allow it (`--allow-host` is `allow_hosts`, `--allow-address` is
-    `allow_addresses`), null when none does."""
+    parameter of create or run that would allow it, null when none does."""
 
     name: str | None
     address: str | None

@@ -40,10 +40,9 @@ class CommandEntry(Result):
 @dataclass(frozen=True, kw_only=True)
 class CommandOutput(CommandEntry):
     """A command with output. Each stream keeps its first and last part up to a bound; `truncated` says that something
-    was left out, the `..._dropped_bytes` how much. `next_cursor` is where output that comes later begins, for
-    `workspace_logs`; `more`: there is some already, past what was asked for. `network_refusals` are what the network
-    policy refused to the workspace while it ran, the first 32 different ones. `encoding_lossy`: output was not UTF-8
-    and bytes were replaced.
+    was left out, the `..._dropped_bytes` how much. `next_cursor` is where output that comes later begins; `more`: there
+    is some already, past what was asked for. `network_refusals` are what the network policy refused to the workspace
+    while it ran, the first 32 different ones. `encoding_lossy`: output was not UTF-8 and bytes were replaced.
     """
 
     next_cursor: str
@@ -59,7 +58,7 @@ class CommandOutput(CommandEntry):
 
 @dataclass(frozen=True, kw_only=True)
 class WorkspaceExec(CommandOutput):
-    """What became of a command so far. With `state` `running` it goes on: ask `workspace_logs` with its `sequence`
+    """What became of a command so far. With `state` `running` it goes on: ask the logs for its `sequence`
     and `next_cursor` for what comes next."""
 
     workspace_id: str

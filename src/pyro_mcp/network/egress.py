@@ -105,7 +105,7 @@ class Egress:
             if self._mask(given) == given:
                 told = name
             elif refusal is not None:
-                refusal = Refusal(refusal.reason, "--allow-host NAME")
+                refusal = Refusal(refusal.reason, "<<create_workspace.allow_hosts=NAME>>")
         if refusal is not None:
             raise self._refused(told, None, 0, refusal)
         with self._lookups.one():

@@ -49,8 +49,8 @@ class Policy:
             )
         return Policy(
             cast(Mode, mode),
-            None if allow_hosts is None else _each("--allow-host", allow_hosts, names.pattern),
-            _each("--allow-address", allow_addresses or (), parse_network),
+            None if allow_hosts is None else _each("allow_hosts", allow_hosts, names.pattern),
+            _each("allow_addresses", allow_addresses or (), parse_network),
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -82,7 +82,7 @@ class Policy:
             return _OFF
         if self.allow_hosts is None or names.matches(name, self.allow_hosts):
             return None
-        return Refusal("it is not among the allowed host names", f"--allow-host {name}")
+        return Refusal("it is not among the allowed host names", f"<<create_workspace.allow_hosts={name}>>")
 
     def refuse_address(self, address: Address, route: Route) -> Refusal | None:
         """Why `address` may not be dialled whoever asked for it; None when it may. `route` is the kernel's opinion on
@@ -99,20 +99,21 @@ class Policy:
             openness, reason = "exact", "it is an address of this host"
         if opened(address, openness, self.allow_addresses):
             return None
-        return Refusal(reason, None if openness == "never" else f"--allow-address {address}")
+        return Refusal(reason, None if openness == "never" else f"<<create_workspace.allow_addresses={address}>>")
 
     def refuse_unnamed(self) -> Refusal | None:
         """Why an address that came out of no answer may not be dialled; None when that does not matter."""
         if self.allow_hosts is None:
             return None
         if not self.allow_hosts:
-            return Refusal("no host name is allowed", "--allow-host NAME")
+            return Refusal("no host name is allowed", "<<create_workspace.allow_hosts=NAME>>")
         return Refusal(
-            "it came out of no recent answer for an allowed host name", "--allow-host NAME, and use the name"
+            "it came out of no recent answer for an allowed host name",
+            "<<create_workspace.allow_hosts=NAME>>, and use the name",
         )
 
 
-_OFF = Refusal("the network policy is off", "--network-policy egress")
+_OFF = Refusal("the network policy is off", "<<create_workspace.network_policy=egress>>")
 
 
 def forms(address: Address) -> tuple[Address, ...]:
@@ -120,19 +121,19 @@ def forms(address: Address) -> tuple[Address, ...]:
     return (address, *embedded(address))
 
 
-def _each(flag: str, given: Iterable[str], read: Any) -> tuple[Any, ...]:
+def _each(name: str, given: Iterable[str], read: Any) -> tuple[Any, ...]:
     entries: dict[Any, None] = {}
     for count, text in enumerate(given):
         if count >= ENTRIES_MAX:
-            raise InvalidArgument(f"cannot use {flag}: it was given more than {ENTRIES_MAX} times")
+            raise InvalidArgument(f"cannot use {name}: it was given more than {ENTRIES_MAX} times")
         try:
             entries[read(text)] = None
         except ValueError as error:
-            raise InvalidArgument(f"cannot use {flag} {text[:80]!r}: {error}", hint=_HINTS[flag]) from None
+            raise InvalidArgument(f"cannot use {name} {text[:80]!r}: {error}", hint=_HINTS[name]) from None
     return tuple(entries)
 
 
 _HINTS = {
-    "--allow-host": "Give a name such as example.com, or *.example.com for every name below it",
-    "--allow-address": "Give an address or a network, such as 203.0.113.7 or 203.0.113.0/24",
+    "allow_hosts": "Give a name such as example.com, or *.example.com for every name below it",
+    "allow_addresses": "Give an address or a network, such as 203.0.113.7 or 203.0.113.0/24",
 }

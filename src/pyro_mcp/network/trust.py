@@ -9,7 +9,10 @@ from pyro_mcp.errors import InvalidArgument, NotFound, PermissionDenied
 
 BUNDLE_MAX = 4 * 1024 * 1024
 _CERTIFICATE = re.compile(rb"-----BEGIN CERTIFICATE-----\s+[A-Za-z0-9+/=\s]+-----END CERTIFICATE-----")
-_HINT = "Leave --host-ca out, or set ca_file (PYRO_CA_FILE) to this host's bundle of certificates in PEM form"
+_HINT = (
+    "Leave <<create_workspace.host_ca>> out, or set ca_file (PYRO_CA_FILE) to this host's bundle of certificates in PEM"
+    " form"
+)
 
 
 def host_bundle(path: Path) -> bytes:

@@ -28,30 +28,30 @@ def validate(verb: str, fields: tuple[Field, ...], params: Mapping[str, Any]) ->
                 f"cannot call {verb}: it has no parameter {name[:64]!r}",
                 hint=f"It takes: {', '.join(known) or 'nothing'}.",
             )
-    return {field.name: _value(verb, field, params) for field in fields}
+    return {field.name: _value(field, params) for field in fields}
 
 
-def _value(verb: str, field: Field, params: Mapping[str, Any]) -> Any:
+def _value(field: Field, params: Mapping[str, Any]) -> Any:
     if field.name not in params:
         if field.required:
-            raise _refused(verb, field, "it is missing")
+            raise _refused(field, "it is missing")
         return field.default
     value = params[field.name]
     if _has_nul(value):
-        raise _refused(verb, field, "it contains a NUL character")
+        raise _refused(field, "it contains a NUL character")
     most = field.param.max_bytes
     if most is not None and (size := _size(value)) > most:
         raise InvalidArgument(
-            f"cannot call {verb}: {field.name}: it takes {size} bytes, at most {most} fit",
+            f"cannot use {field.name}: it takes {size} bytes, at most {most} fit",
             hint="Put it into a file and let a short command read that.",
         )
     if field.param.pattern and isinstance(value, str) and value.endswith("\n"):
         # `$` in a regular expression matches before a last newline too.
-        raise _refused(verb, field, "it ends with a newline")
+        raise _refused(field, "it ends with a newline")
     try:
         return msgspec.convert(value, json_type(field))
     except msgspec.ValidationError as error:
-        raise _refused(verb, field, _reason(field, str(error), value)) from None
+        raise _refused(field, _reason(field, str(error), value)) from None
 
 
 def json_type(field: Field) -> Any:
@@ -111,5 +111,5 @@ def _reason(field: Field, text: str, value: Any) -> str:
     return f"{core[:1].lower()}{core[1:]}{where}, got {shown if len(shown) <= 80 else shown[:77] + '...'}"
 
 
-def _refused(verb: str, field: Field, reason: str) -> InvalidArgument:
-    return InvalidArgument(f"cannot call {verb}: {field.name}: {reason}", hint=f"{field.name}: {field.description}.")
+def _refused(field: Field, reason: str) -> InvalidArgument:
+    return InvalidArgument(f"cannot use {field.name}: {reason}", hint=f"{field.name}: {field.description}.")

@@ -25,7 +25,7 @@ from pyro_mcp.settings import Settings
 from pyro_mcp.surfaces import catalog
 from pyro_mcp.surfaces.client import Client, Listener, Request
 from pyro_mcp.surfaces.mcp_paths import host_roots
-from pyro_mcp.surfaces.mcp_tools import BoundTool, answer, refusal
+from pyro_mcp.surfaces.mcp_tools import BoundTool, answer, refusal, tool_wording
 from pyro_mcp.version import VERSION
 
 if TYPE_CHECKING:
@@ -91,9 +91,10 @@ def build_server(
     ]
     tools = {tool.name: tool for tool in bound}
     calls = ToolCalls(client, tools)
+    listed = [tool.describe(tool_wording(tools)) for tool in bound]
 
     async def list_tools(context: ServerRequestContext[Any], params: PaginatedRequestParams | None) -> ListToolsResult:
-        return ListToolsResult(tools=[tool.describe() for tool in tools.values()])
+        return ListToolsResult(tools=listed)
 
     return Server(
         "pyro",
@@ -121,6 +122,7 @@ class ToolCalls:
     def __init__(self, client: Client, tools: dict[str, BoundTool]) -> None:
         self._client = client
         self._tools = tools
+        self._wording = tool_wording(tools)
         self._limiter: anyio.CapacityLimiter | None = None
 
     async def call(self, context: ServerRequestContext[Any], params: CallToolRequestParams) -> CallToolResult:
@@ -129,7 +131,7 @@ class ToolCalls:
             tool = self._tool(params.name)
             return await self._run(context, tool, tool.params(params.arguments or {}))
         except PyroError as error:
-            return refusal(error)
+            return refusal(self._wording.error(error))
         except Exception as error:  # noqa: BLE001
             return refusal(PyroError(f"cannot call {params.name[:64]}: {type(error).__name__}: {str(error)[:500]}"))
 
@@ -154,7 +156,7 @@ class ToolCalls:
             with anyio.CancelScope(shield=True):
                 await anyio.to_thread.run_sync(job.cancel)
             raise
-        return answer(payload)
+        return answer(self._wording.result(payload))
 
 
 class Job:

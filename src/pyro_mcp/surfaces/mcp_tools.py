@@ -18,6 +18,7 @@ from pyro_mcp.operations.validate import json_type
 from pyro_mcp.surfaces import catalog
 from pyro_mcp.surfaces.mcp_fit import fit
 from pyro_mcp.surfaces.mcp_paths import require_inside
+from pyro_mcp.surfaces.wording import Wording, as_argument, command_line
 
 STREAM_CHARS = 8_000
 ANSWER_CHARS = 10_000
@@ -48,15 +49,15 @@ class BoundTool:
         self.name = operation.tool or operation.name
         self._fields = catalog.tool_fields(operation, profile, allow_host_compat=allow_host_compat)
 
-    def describe(self) -> Tool:
-        """The tool as `tools/list` gives it."""
+    def describe(self, wording: Wording) -> Tool:
+        """The tool as `tools/list` gives it, in the server's words."""
         effects = self.operation.effects
         reaches_out = effects.open_world or any(field.name == "network" for field in self._fields)
         return Tool(
             name=self.name,
             title=self.operation.title,
-            description=self.operation.doc,
-            input_schema=input_schema(self._fields),
+            description=wording.text(self.operation.doc),
+            input_schema=input_schema(self._fields, wording),
             output_schema=output_schema(self.operation.result_type),
             annotations=ToolAnnotations(
                 title=self.operation.title,
@@ -67,6 +68,9 @@ class BoundTool:
             ),
             _meta={"anthropic/alwaysLoad": True} if self.name == "vm_run" else None,
         )
+
+    def shows(self, field: Field) -> bool:
+        return any(one.name == field.name for one in self._fields)
 
     def params(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
         """The arguments as parameters. Raises `InvalidArgument`, also for a parameter this server does not show."""
@@ -91,11 +95,28 @@ class BoundTool:
         return local
 
 
-def input_schema(fields: tuple[Field, ...]) -> dict[str, Any]:
+def tool_wording(tools: Mapping[str, BoundTool]) -> Wording:
+    """Names as the model of a server with these `tools` knows them, and which of them it has to ask its user for."""
+
+    def verb(operation: Operation[Any, Any]) -> str:
+        here = operation.tool or operation.name
+        return here if here in tools else f"{command_line(operation)} (no tool of this server)"
+
+    def option(operation: Operation[Any, Any], field: Field, value: str | None) -> str:
+        tool = tools.get(operation.tool or "")
+        if tool and tool.shows(field):
+            return as_argument(field, value)
+        started = "--allow-host-compat" if field.param.tool == "host_compat" else "--profile workspace-full"
+        return f"{as_argument(field, value)} (only when the server is started with {started})"
+
+    return Wording(verb, option)
+
+
+def input_schema(fields: tuple[Field, ...], wording: Wording) -> dict[str, Any]:
     """The JSON schema of a tool's arguments; anything not named is refused."""
     properties = {}
     for field in fields:
-        shape = {"description": field.description, **schema(json_type(field))}
+        shape = {"description": wording.text(field.description), **schema(json_type(field))}
         if not field.required and field.default is not None:
             shape["default"] = field.default
         properties[field.name] = shape

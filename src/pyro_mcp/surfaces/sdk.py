@@ -11,8 +11,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar, cast
 
+from pyro_mcp.errors import PyroError
 from pyro_mcp.operations.operation import Operation
 from pyro_mcp.settings import Settings
+from pyro_mcp.surfaces import wording
 from pyro_mcp.surfaces.client import Client, Listener, deaf
 from pyro_mcp.workspaces import (
     diff,
@@ -43,10 +45,15 @@ def sdk_method(operation: Operation[P, R]) -> Callable[Concatenate[Pyro, P], R]:
     """`operation` as a method of `Pyro`."""
 
     def method(self: Pyro, *args: Any, **kwargs: Any) -> R:
-        params, inputs = operation.request(args, kwargs)
-        return operation.result(self._client.call(operation, params, inputs, self._listener))
+        try:
+            params, inputs = operation.request(args, kwargs)
+            payload = self._client.call(operation, params, inputs, self._listener)
+        except PyroError as error:
+            wording.SDK.error(error)
+            raise
+        return operation.result(wording.SDK.result(payload))
 
-    method.__doc__ = operation.doc
+    method.__doc__ = wording.SDK.text(operation.doc)
     method.__name__ = operation.name
     method.__qualname__ = f"Pyro.{operation.name}"
     method.__signature__ = _signature(operation)  # type: ignore[attr-defined]

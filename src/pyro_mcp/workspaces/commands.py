@@ -105,7 +105,8 @@ class Commands:
         if sequence is None:
             if cursor is not None or wait_seconds is not None or end:
                 raise InvalidArgument(
-                    "cannot follow or end a command: no sequence given", hint="Name one command with `sequence`"
+                    "cannot follow or end a command: no sequence given",
+                    hint="Name one command with <<logs_workspace.sequence>>",
                 )
             return self._history(workspace, limit)
         # In this order: a command without a job has its outcome in the row by then.
@@ -186,7 +187,7 @@ class Commands:
             if self.running(workspace.workspace_id) >= RUNNING_MAX:
                 raise Capacity(
                     f"cannot run another command in {workspace.workspace_id}: {RUNNING_MAX} are running",
-                    hint="Wait for some, or end some with workspace_logs and `end`",
+                    hint="Wait for some, or end some with <<logs_workspace>> and <<logs_workspace.end>>",
                 )
             row = self._table.begin(
                 workspace_id=workspace.workspace_id,
@@ -200,7 +201,7 @@ class Commands:
             if row is None:
                 raise Conflict(
                     f"cannot run the command: {workspace.workspace_id} was reset or deleted meanwhile",
-                    hint="Look at it with workspace_status and try again",
+                    hint="Look at it with <<status_workspace>> and try again",
                 )
             mark = None if alone_seconds is None else self._mark(row, alone_seconds)
             journal = Journal(*self._place(row), None if mark is None else mark.places)

@@ -103,7 +103,9 @@ class Lifecycle:
             self.start(call, row.workspace_id)
         elif state != "running":
             shown = portrait(self._engine, row).state
-            raise Conflict(f"cannot use {row.workspace_id}: it is {shown}", hint="Start it with workspace_start first")
+            raise Conflict(
+                f"cannot use {row.workspace_id}: it is {shown}", hint="Start it with <<start_workspace>> first"
+            )
         return self._engine.fleet.live(row.machine_id)
 
     @contextlib.contextmanager
@@ -190,7 +192,9 @@ class Lifecycle:
             raise InvalidArgument("cannot update the workspace: name and clear_name exclude each other")
         if name is None and not clear_name and not wished and not dropped:
             raise InvalidArgument(
-                "cannot update the workspace: nothing to change", hint="Give name, clear_name, labels or clear_labels"
+                "cannot update the workspace: nothing to change",
+                hint="Give <<update_workspace.name>>, <<update_workspace.clear_name>>, <<update_workspace.labels>> or"
+                " <<update_workspace.clear_labels>>",
             )
         if both := dropped & set(wished):
             raise InvalidArgument(f"cannot update the workspace: {min(both)!r} is both set and cleared")

@@ -85,7 +85,8 @@ class Networks:
             return
         if policy.allow_hosts is not None:
             raise Unsupported(
-                f"cannot narrow the network to host names: {UNENFORCED}", hint="Leave allow_hosts out, or use a guest"
+                f"cannot narrow the network to host names: {UNENFORCED}",
+                hint="Leave <<create_workspace.allow_hosts>> out, or use a guest",
             )
         call.notice(UNENFORCED)
 

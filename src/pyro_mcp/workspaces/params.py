@@ -22,7 +22,7 @@ EnvironmentName = Annotated[
 VmId = Annotated[
     str,
     Param(
-        help="id of the machine, as vm_create returned it",
+        help="id of the machine, as <<create_vm>> returned it",
         pattern=r"^vm-[0-9a-f]{12}$",
         rule="an id such as vm-0123456789ab",
         metavar="VM",

@@ -41,7 +41,7 @@ def check_policy(workspace: WorkspaceRow, ports: list[dict[str, Any]]) -> None:
     if ports and workspace.network_policy != POLICY:
         raise Conflict(
             f"cannot publish ports: the network policy of {workspace.workspace_id} is {workspace.network_policy}",
-            hint=f"Create the workspace with the network policy {POLICY}",
+            hint=f"Create the workspace with <<create_workspace.network_policy={POLICY}>>",
         )
 
 

@@ -219,12 +219,12 @@ class Services:
         if begun is False:
             raise Conflict(
                 f"cannot start {name}: {workspace.workspace_id} was reset or deleted meanwhile",
-                hint="Look at it with workspace_status and try again",
+                hint="Look at it with <<status_workspace>> and try again",
             )
         if isinstance(begun, ServiceRow):
             raise Conflict(
                 f"cannot start {name}: a service of that name is {begun.state} already",
-                hint="Stop it with service_stop first, or choose another name",
+                hint="Stop it with <<stop_service>> first, or choose another name",
             )
         self._engine.faults("service recorded")
         return row

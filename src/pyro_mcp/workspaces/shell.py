@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 ShellId = Annotated[
     str,
     Param(
-        help="id of the shell, as shell_open returned it",
+        help="id of the shell, as <<open_shell>> returned it",
         pattern=r"^sh-[0-9a-f]{12}$",
         rule="an id such as sh-0123456789ab",
         metavar="S",
@@ -93,7 +93,7 @@ def open_shell(
 ) -> Shell:
     """Open a terminal with a shell in it, which stays until it is closed, exits, or the workspace stops.
 
-    Use it for what wants a terminal or keeps state between calls; for a single command workspace_exec is simpler.
+    Use it for what wants a terminal or keeps state between calls; for a single command <<exec_workspace>> is simpler.
     """
     return call.engine.shells.open(call, workspace_id, cwd=cwd, cols=cols, rows=rows, secret_env=secret_env)
 
@@ -152,7 +152,7 @@ def write_shell(
     input: Input,
     append_newline: AppendNewline = True,
 ) -> ShellWritten:
-    """Type into a shell, as a person would. What comes of it is told by shell_read."""
+    """Type into a shell, as a person would. What comes of it is told by <<read_shell>>."""
     return call.engine.shells.write(call, workspace_id, shell_id, text=input, append_newline=append_newline)
 
 

@@ -70,11 +70,11 @@ def stopped(engine: Engine, ref: str) -> Iterator[Stopped]:
         if machine.execution_mode != "guest":
             raise Unsupported(
                 f"cannot read the disk of {row.workspace_id}: it runs on this host and has none",
-                hint="Its files are in the directory that workspace_status names as host_directory",
+                hint="Its files are in the directory that <<status_workspace>> names as host_directory",
             )
         if machine.state not in ("stopped", "failed"):
             raise Conflict(
-                f"cannot read the disk of {row.workspace_id}: it is not stopped", hint="Stop it with workspace_stop"
+                f"cannot read the disk of {row.workspace_id}: it is not stopped", hint="Stop it with <<stop_workspace>>"
             )
         home = engine.lifecycle.directory(row.workspace_id)
         seed = home / "seed.erofs"

@@ -87,7 +87,7 @@ class Vms:
         """One command in a running machine, which is removed afterwards. Raises `NotFound` and `Conflict` before."""
         environment = self._own(machine_id).environment
         machine = self._fleet.live(machine_id)
-        removal = _Removal(self._engine, machine_id, "vm_exec runs one command")
+        removal = _Removal(self._engine, machine_id, "it ran its one command")
         with removal:
             done = self._exec(call, machine, command, timeout_seconds, stdin)
         return RunResult(**done, vm_id=machine_id, environment=environment, cleanup=removal.outcome)

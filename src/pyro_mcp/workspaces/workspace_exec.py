@@ -41,7 +41,7 @@ def exec_workspace(
 
     Without wait_seconds it is waited for, and ends if the caller goes away. With wait_seconds a command that is not
     done by then answers with state "running", its sequence and what came so far, and goes on by itself until
-    timeout_seconds: workspace_logs with that sequence follows it or ends it.
+    timeout_seconds: <<logs_workspace>> with that sequence follows it or ends it.
     """
     return call.engine.commands.exec(
         call,

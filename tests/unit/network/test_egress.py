@@ -111,7 +111,7 @@ def test_a_name_that_flips_is_judged_each_time(new_guest: Any, server: socket.so
     guest = new_guest(Policy("egress"), {"flip.test": [[PUBLIC], ["127.0.0.1"]]})
     assert guest.resolve("flip.test") == [PUBLIC]
     refusal = guest.refusal("net_resolve", name="flip.test", family=4)
-    assert (refusal["code"], refusal["hint"]) == ("permission", "--allow-address 127.0.0.1")
+    assert (refusal["code"], refusal["hint"]) == ("permission", "<<create_workspace.allow_addresses=127.0.0.1>>")
     assert guest.refusal("net_connect", address="127.0.0.1", port=server.getsockname()[1])["code"] == "permission"
 
 
@@ -133,7 +133,7 @@ def test_host_names_narrow(new_guest: Any, server: socket.socket) -> None:
     assert (bare["code"], "no recent answer" in bare["message"]) == ("permission", True)
     for name in ("bad.test", "wild.test", "good.test.evil.test", "xgood.test"):
         refusal = guest.refusal("net_resolve", name=name, family=4)
-        assert (refusal["code"], refusal["hint"]) == ("permission", f"--allow-host {name}")
+        assert (refusal["code"], refusal["hint"]) == ("permission", f"<<create_workspace.allow_hosts={name}>>")
     assert guest.asked == []
     assert guest.resolve("good.test") == ["127.0.0.1"]
     guest.connect("127.0.0.1", port).cancel()

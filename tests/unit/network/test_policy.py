@@ -16,7 +16,9 @@ def test_names() -> None:
     narrow = Policy.read("egress", ["A.test", "*.b.test"])
     assert narrow.refuse_name("a.test") is None
     assert narrow.refuse_name("x.b.test") is None
-    assert narrow.refuse_name("b.test") == Refusal("it is not among the allowed host names", "--allow-host b.test")
+    assert narrow.refuse_name("b.test") == Refusal(
+        "it is not among the allowed host names", "<<create_workspace.allow_hosts=b.test>>"
+    )
     assert Policy("off").refuse_name("any.test") is not None
 
 
@@ -24,10 +26,10 @@ def test_addresses() -> None:
     egress = Policy("egress")
     assert egress.refuse_address(parse("8.8.8.8"), "away") is None
     assert egress.refuse_address(parse("8.8.8.8"), "here") == Refusal(
-        "it is an address of this host", "--allow-address 8.8.8.8"
+        "it is an address of this host", "<<create_workspace.allow_addresses=8.8.8.8>>"
     )
     assert egress.refuse_address(parse("10.0.0.1"), "away") == Refusal(
-        "it is a private address", "--allow-address 10.0.0.1"
+        "it is a private address", "<<create_workspace.allow_addresses=10.0.0.1>>"
     )
     multicast = egress.refuse_address(parse("224.0.0.1"), "here")
     assert multicast is not None
@@ -55,10 +57,10 @@ def test_a_bare_address_is_refused_where_names_are_given() -> None:
 @pytest.mark.parametrize(
     ("mode", "hosts", "addresses", "words"),
     [
-        ("egress", ["a b"], None, "cannot use --allow-host 'a b'"),
+        ("egress", ["a b"], None, "cannot use allow_hosts 'a b'"),
         ("egress", [""], None, "it is empty"),
         ("egress", None, ["10.0.0.1/8"], "write 10.0.0.0/8"),
-        ("egress", None, ["nowhere"], "cannot use --allow-address 'nowhere'"),
+        ("egress", None, ["nowhere"], "cannot use allow_addresses 'nowhere'"),
         ("egress", ["a.test"] * 257, None, "more than 256 times"),
         ("off", ["a.test"], None, "only where there is a network"),
         ("off", [], None, "only where there is a network"),

@@ -18,6 +18,7 @@ from pyro_mcp.surfaces import catalog
 from pyro_mcp.surfaces.mcp import create_server, instructions
 from pyro_mcp.surfaces.mcp_stdio import BoundedLines
 from pyro_mcp.surfaces.mcp_tools import ANSWER_CHARS, BoundTool, answer, clip, refusal
+from pyro_mcp.surfaces.wording import SDK
 
 VM_TOOLS = {
     *("vm_list_environments", "vm_create", "vm_start", "vm_exec", "vm_stop", "vm_delete", "vm_status"),
@@ -39,11 +40,11 @@ def test_profiles_show_what_the_contract_says() -> None:
 
 
 def test_no_argument_widens_isolation_unless_the_server_was_started_so() -> None:
-    shown = bound("vm-run")["vm_run"].describe().input_schema["properties"]
+    shown = bound("vm-run")["vm_run"].describe(SDK).input_schema["properties"]
     assert not {"allow_host_compat", "network", "stdin"} & set(shown)
-    assert "network" in bound("workspace-full")["vm_run"].describe().input_schema["properties"]
+    assert "network" in bound("workspace-full")["vm_run"].describe(SDK).input_schema["properties"]
     allowed = bound("vm-run", allow_host_compat=True)["vm_run"]
-    assert "allow_host_compat" in allowed.describe().input_schema["properties"]
+    assert "allow_host_compat" in allowed.describe(SDK).input_schema["properties"]
     with pytest.raises(InvalidArgument, match="no parameter 'allow_host_compat'"):
         bound("workspace-full")["vm_run"].params(
             {"environment": "debian:12", "command": "true", "allow_host_compat": True}
@@ -52,16 +53,16 @@ def test_no_argument_widens_isolation_unless_the_server_was_started_so() -> None
 
 def test_schemas_are_complete_and_lean() -> None:
     for tool in bound("workspace-full").values():
-        listed = tool.describe()
+        listed = tool.describe(SDK)
         text = json.dumps([listed.input_schema, listed.output_schema])
         assert '"$ref"' not in text
         assert '"title"' not in text
         assert listed.input_schema["additionalProperties"] is False
         for shape in listed.input_schema["properties"].values():
             assert shape["description"]
-    whole = sum(len(tool.describe().model_dump_json(exclude_none=True)) for tool in bound("workspace-full").values())
+    whole = sum(len(tool.describe(SDK).model_dump_json(exclude_none=True)) for tool in bound("workspace-full").values())
     assert whole < 2_000 * len(bound("workspace-full"))
-    run = bound("vm-run")["vm_run"].describe().input_schema
+    run = bound("vm-run")["vm_run"].describe(SDK).input_schema
     assert run["required"] == ["environment", "command"]
     assert run["properties"]["mem_mib"]["minimum"] == 128
     assert "default 1024" in run["properties"]["mem_mib"]["description"]
@@ -69,7 +70,7 @@ def test_schemas_are_complete_and_lean() -> None:
 
 def test_annotations_are_honest() -> None:
     def hints(profile: str, name: str) -> tuple[Any, ...]:
-        notes = bound(profile)[name].describe().annotations
+        notes = bound(profile)[name].describe(SDK).annotations
         assert notes is not None
         return notes.read_only_hint, notes.destructive_hint, notes.open_world_hint
 

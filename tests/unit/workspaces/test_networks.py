@@ -120,7 +120,10 @@ def test_a_refusal_reaches_the_command_that_ran(engine: Engine, driver: Netted, 
     thread.join()
     (refusal,) = done[0].network_refusals
     assert (refusal.name, refusal.address, refusal.port, refusal.count) == (None, PRIVATE, 80, 3)
-    assert (refusal.reason, refusal.hint) == ("it is a private address", f"--allow-address {PRIVATE}")
+    assert (refusal.reason, refusal.hint) == (
+        "it is a private address",
+        f"<<create_workspace.allow_addresses={PRIVATE}>>",
+    )
     assert execute(engine, "true").network_refusals == []
     logs = engine.commands.logs(
         Ears(engine).call, "w", sequence=None, cursor=None, wait_seconds=None, end=False, limit=9

@@ -103,7 +103,7 @@ def test_a_name_in_use_is_refused_and_one_that_ended_is_replaced(engine: Engine)
     start(engine, "sleep 300")
     with pytest.raises(Conflict, match="is running already") as caught:
         start(engine, "sleep 300")
-    assert "service_stop" in (caught.value.hint or "")
+    assert "<<stop_service>>" in (caught.value.hint or "")
     stop(engine)
     assert start(engine, "sleep 301").state == "running"
     assert engine.services.listing(REF).count == 1

@@ -12,6 +12,7 @@ from pyro_mcp.surfaces.cli import render
 from pyro_mcp.surfaces.cli.output import Output
 from pyro_mcp.surfaces.cli.parser import dest
 from pyro_mcp.surfaces.client import Client
+from pyro_mcp.surfaces.wording import CLI
 
 STDIN_FD = 0
 
@@ -30,7 +31,7 @@ def run_operation(namespace: argparse.Namespace) -> int:
     params = operation.localized(params)
     client = Client(settings_of(namespace))
     try:
-        payload = client.call(operation, params, inputs, output.listener())
+        payload = CLI.result(client.call(operation, params, inputs, output.listener()))
     finally:
         output.finish()
         client.close()

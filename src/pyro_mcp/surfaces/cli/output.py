@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from pyro_mcp.errors import PyroError
 from pyro_mcp.surfaces.cli.escapes import EscapeFilter, plain
 from pyro_mcp.surfaces.client import Listener
+from pyro_mcp.surfaces.wording import CLI
 
 if TYPE_CHECKING:
     from pyro_mcp.surfaces.cli.progress import ProgressView
@@ -85,6 +86,7 @@ class Output:
 
     def error(self, error: PyroError) -> None:
         """An error, with its hint; with `--json` as the document."""
+        CLI.error(error)
         if self.as_json:
             self.document({"error": {**error.to_wire(), "exit_code": error.exit_code, "retryable": error.retryable}})
             return

@@ -16,6 +16,7 @@ from pyro_mcp.errors import InvalidArgument
 from pyro_mcp.operations.fields import Field
 from pyro_mcp.operations.operation import Operation
 from pyro_mcp.surfaces import catalog
+from pyro_mcp.surfaces.wording import CLI
 from pyro_mcp.version import VERSION
 
 OWN_COMMANDS: dict[str, tuple[str, str]] = {
@@ -160,7 +161,7 @@ def add_leaf(
 def _add_operations(commands: Any, word: str, operations: list[Operation[Any, Any]], line: str, depth: int = 1) -> None:
     """The command `word`, the `depth`-th of the operations' words: one operation, or a group of further words."""
     if len(operations) == 1 and len(operations[0].cli or ()) == depth:
-        _add_operation(commands, word, operations[0], line if depth == 1 else operations[0].summary)
+        _add_operation(commands, word, operations[0], line if depth == 1 else CLI.text(operations[0].summary))
         return
     group = commands.add_parser(word, help=line, description=line)
     group.set_defaults(leaf=group)
@@ -173,7 +174,7 @@ def _add_operations(commands: Any, word: str, operations: list[Operation[Any, An
 def _add_operation(commands: Any, word: str, operation: Operation[Any, Any], line: str) -> None:
     from pyro_mcp.surfaces.cli.invoke import run_operation
 
-    added = add_leaf(commands, word, run_operation, line, operation.doc)
+    added = add_leaf(commands, word, run_operation, line, CLI.text(operation.doc))
     takes_words = False
     for field in operation.fields:
         takes_words = takes_words or field.param.cli == "command"
@@ -200,7 +201,7 @@ def dest(field: Field) -> str:
 
 def _add_field(parser: argparse.ArgumentParser, field: Field) -> None:
     """One parameter as an option or argument. What is not given stays absent, so the verb's default rules."""
-    text = field.description.replace("%", "%%")
+    text = CLI.text(field.description).replace("%", "%%")
     if field.param.cli in ("command", "never"):
         return
     if field.param.key_flags:
