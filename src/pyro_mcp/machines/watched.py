@@ -13,6 +13,24 @@ from collections.abc import Callable
 from pyro_mcp.system.process import Identity
 
 
+def held(child: subprocess.Popen[bytes]) -> tuple[Identity, int] | None:
+    """The identity and a pidfd of a process that was just started; None when it has exited at once.
+
+    Raises `OSError` when it cannot be held, after having ended it.
+    """
+    try:
+        identity = Identity.of(child.pid)
+        pidfd = identity.open_pidfd() if identity else None
+    except OSError:
+        child.kill()
+        child.wait()
+        raise
+    if identity is None or pidfd is None:
+        child.wait()
+        return None
+    return identity, pidfd
+
+
 class WatchedProcess:
     """Owns `pidfd`. `child` is set when this node is its parent and must reap it.
 
@@ -67,10 +85,13 @@ class WatchedProcess:
         poller.poll()
         if self._child is not None:
             self._child.wait()
-        self._at_end()
-        with self._lock:
-            self._gone.set()
-            os.close(self._pidfd)
-            callbacks = list(self._callbacks)
-        for callback in callbacks:
-            callback()
+        try:
+            self._at_end()
+        finally:
+            # Whatever that met with, the process is gone, and nobody may wait for it for ever.
+            with self._lock:
+                self._gone.set()
+                os.close(self._pidfd)
+                callbacks = list(self._callbacks)
+            for callback in callbacks:
+                callback()

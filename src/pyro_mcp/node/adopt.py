@@ -66,6 +66,7 @@ def _end(engine: Engine, machine_id: str, machine: Machine | None) -> None:
 def _kill_inside(directory: Path) -> None:
     """End processes of ours that work in a machine's directory: a birth that was cut off before it wrote down whom
     it had started. Drivers start their process there and nobody else has a reason to be there."""
+    directory = directory.resolve()  # As the kernel tells it, links in the state directory's path followed.
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit():
             continue

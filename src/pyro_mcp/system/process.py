@@ -192,10 +192,7 @@ def _listen(
     poller.register(child.stderr, select.POLLIN)
     while True:
         ready = poller.poll(_patience_ms(deadline, cancelled))
-        if cancelled is not None and cancelled.is_set():
-            raise Cancelled(f"cannot finish {name}: cancelled")
-        if deadline is not None and time.monotonic() >= deadline:
-            raise TimedOut(f"cannot finish {name}: no end after {timeout:g} s")
+        _check(name, timeout, deadline, cancelled)
         if not ready:
             continue
         chunk = os.read(child.stderr.fileno(), 1 << 16)
@@ -205,8 +202,33 @@ def _listen(
         *lines, pending = (pending + chunk)[-_TAIL_BYTES:].split(b"\n")
         for line in lines if on_line else ():
             on_line(line.decode("utf-8", "replace").rstrip("\r"))  # type: ignore[misc]
-    child.wait(None if deadline is None else max(0.0, deadline - time.monotonic()))
+    _await_end(child, name, timeout, deadline, cancelled)
     return tail.decode("utf-8", "replace")
+
+
+def _await_end(
+    child: subprocess.Popen[bytes],
+    name: str,
+    timeout: float | None,
+    deadline: float | None,
+    cancelled: threading.Event | None,
+) -> None:
+    """One that has closed its standard error may go on without a word."""
+    while True:
+        patience = _patience_ms(deadline, cancelled)
+        try:
+            child.wait(None if patience is None else patience / 1000)
+        except subprocess.TimeoutExpired:
+            _check(name, timeout, deadline, cancelled)
+        else:
+            return
+
+
+def _check(name: str, timeout: float | None, deadline: float | None, cancelled: threading.Event | None) -> None:
+    if cancelled is not None and cancelled.is_set():
+        raise Cancelled(f"cannot finish {name}: cancelled")
+    if deadline is not None and time.monotonic() >= deadline:
+        raise TimedOut(f"cannot finish {name}: no end after {timeout:g} s")
 
 
 def _patience_ms(deadline: float | None, cancelled: threading.Event | None) -> int | None:
@@ -265,10 +287,10 @@ class Identity:
 
     @staticmethod
     def load(path: Path) -> Identity | None:
-        """The identity kept at `path`; None when there is none or it cannot be read as one."""
+        """The identity kept at `path`; None when there is none or what is there is none. Raises `OSError`."""
         try:
             return Identity(**json.loads(path.read_text()))
-        except (OSError, ValueError, TypeError):
+        except (FileNotFoundError, NotADirectoryError, ValueError, TypeError):
             return None
 
     def save(self, path: Path) -> None:
@@ -280,28 +302,24 @@ class Identity:
         return self.boot_id == host_boot_id() and _start_time(self.pid) == self.start_time
 
     def open_pidfd(self) -> int | None:
-        """A pidfd of exactly this process, readable when it ends; None when it is gone. Close it."""
+        """A pidfd of exactly this process, readable when it ends; None when it is gone. Close it.
+
+        Raises `OSError` when the system has none to give: whoever took that for an end would start a second one.
+        """
         try:
             descriptor = os.pidfd_open(self.pid)
-        except OSError:
-            return None
-        if self.alive():
-            return descriptor
-        os.close(descriptor)
-        return None
-
-    def kill(self, number: int = signal.SIGKILL) -> bool:
-        """Signal exactly this process; False when it is gone already."""
-        descriptor = self.open_pidfd()
-        if descriptor is None:
-            return False
+        except OSError as error:
+            # The number may be a thread's by now.
+            if error.errno in (errno.ESRCH, errno.EINVAL, errno.ENOENT):
+                return None
+            raise
+        found = False
         try:
-            signal.pidfd_send_signal(descriptor, number)
-        except ProcessLookupError:
-            return False
+            found = self.alive()
         finally:
-            os.close(descriptor)
-        return True
+            if not found:
+                os.close(descriptor)
+        return descriptor if found else None
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until this process, anybody's child, has ended; False when `timeout` seconds pass first."""
@@ -329,7 +347,7 @@ def host_boot_id() -> str:
 def _start_time(pid: int) -> int | None:
     try:
         stat = Path(f"/proc/{pid}/stat").read_text("utf-8", "replace")
-    except OSError:
+    except (FileNotFoundError, ProcessLookupError, PermissionError):
         return None
     # The command name may hold spaces and brackets: fields count from the last bracket.
     after = stat[stat.rindex(")") + 2 :].split()

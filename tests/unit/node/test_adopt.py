@@ -201,3 +201,16 @@ def test_stop_with_machines(tmp_path: Path, force: bool) -> None:
             assert not node.hidden
         engine.vms.delete(name)
         assert_consistent(engine)
+
+
+def test_what_a_birth_left_is_found_where_the_state_directory_is_a_link(tmp_path: Path) -> None:
+    """The kernel tells where a process works without the links that led there."""
+    (tmp_path / "real" / "machines" / "vm-0123456789ab").mkdir(mode=0o700, parents=True)
+    (tmp_path / "state").symlink_to("real")
+    left = subprocess.Popen(["sleep", "300"], cwd=tmp_path / "real" / "machines" / "vm-0123456789ab")
+    try:
+        with next_node(tmp_path / "state"):
+            assert left.wait(5) == -signal.SIGKILL
+    finally:
+        left.kill()
+        left.wait()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -74,10 +75,11 @@ def test_megabytes_of_output_stay_bounded() -> None:
     assert len(finished.stderr) <= 1 << 16
 
 
+@pytest.mark.parametrize("errors", ["", "exec 2>&-; "])
 @pytest.mark.parametrize("how", ["timeout", "cancel"])
-def test_the_whole_group_ends(tmp_path: Path, how: str) -> None:
+def test_the_whole_group_ends(tmp_path: Path, how: str, errors: str) -> None:
     pids = tmp_path / "pids"
-    argv = ["sh", "-c", f"sleep 60 & echo $! > {pids}; echo $$ >> {pids}; wait"]
+    argv = ["sh", "-c", f"{errors}sleep 60 & echo $! > {pids}; echo $$ >> {pids}; wait"]
     cancelled = threading.Event()
     threading.Timer(0.3, cancelled.set).start()
     begin = time.monotonic()
@@ -126,15 +128,41 @@ def test_an_identity_is_one_process_for_good() -> None:
     assert not identity.wait(0.05)
     assert not Identity(child.pid, identity.start_time + 1, identity.boot_id).alive()
     assert not Identity(child.pid, identity.start_time, "another-boot").alive()
-    assert not Identity(child.pid, identity.start_time + 1, identity.boot_id).kill()
-    assert child.poll() is None
-    assert identity.kill()
+    assert Identity(child.pid, identity.start_time + 1, identity.boot_id).open_pidfd() is None
+    child.kill()
     assert identity.wait(2)
     child.wait()
     assert not identity.alive()
-    assert not identity.kill()
+    assert identity.open_pidfd() is None
     assert identity.open_pidfd() is None
     assert Identity.of(child.pid) is None
+
+
+def test_a_lack_of_descriptors_is_no_sign_of_an_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever took it for one would start a second machine on the disk of the first."""
+    identity = Identity.of(os.getpid())
+    assert identity is not None
+    identity.save(tmp_path / "identity")
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pidfd_open", refuse)
+        with pytest.raises(OSError, match="Too many"):
+            identity.open_pidfd()
+    before = len(os.listdir("/proc/self/fd"))
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_text", refuse)
+        for attempt in (
+            identity.open_pidfd,
+            lambda: Identity.of(os.getpid()),
+            lambda: Identity.load(tmp_path / "identity"),
+        ):
+            with pytest.raises(OSError, match="Too many"):
+                attempt()
+    assert len(os.listdir("/proc/self/fd")) == before
+    assert Identity.load(tmp_path / "identity") == identity
 
 
 def test_a_command_name_with_brackets_does_not_confuse(tmp_path: Path) -> None:

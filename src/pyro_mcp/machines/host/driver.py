@@ -17,7 +17,7 @@ from pathlib import Path
 from pyro_mcp.errors import MachineFailed
 from pyro_mcp.machines.driver import Capabilities, MachineSpec, NetworkLink
 from pyro_mcp.machines.host.leftovers import MARK, kill_marked
-from pyro_mcp.machines.watched import WatchedProcess
+from pyro_mcp.machines.watched import WatchedProcess, held
 from pyro_mcp.protocol.channel import Channel, ChannelClosed
 from pyro_mcp.protocol.pipe import Pipe
 from pyro_mcp.system.process import Identity
@@ -48,11 +48,10 @@ class HostDriver:
     def launch(self, spec: MachineSpec, progress: Progress) -> HostMachine:
         """An agent that serves `spec.directory`/root. Raises `MachineFailed` and `OSError`."""
         child = _spawn(spec.directory, spec.machine_id, spec.seed)
-        identity = Identity.of(child.pid)
-        pidfd = identity.open_pidfd() if identity else None
-        if identity is None or pidfd is None:
-            child.wait()
+        found = held(child)
+        if found is None:
             raise MachineFailed("cannot start the agent: it exited at once", hint=_tail(spec.directory / LOG))
+        identity, pidfd = found
         process = _watched(spec.machine_id, identity, pidfd, child)
         try:
             identity.save(spec.directory / IDENTITY)

@@ -13,7 +13,7 @@ from pathlib import Path
 from pyro_mcp.errors import MachineFailed
 from pyro_mcp.machines.qemu.command import Sockets
 from pyro_mcp.machines.qemu.qmp import Qmp
-from pyro_mcp.machines.watched import WatchedProcess
+from pyro_mcp.machines.watched import WatchedProcess, held
 from pyro_mcp.system.process import Identity, require_program
 from pyro_mcp.system.sockets import connect_unix, listen_unix
 
@@ -45,14 +45,12 @@ def spawn(directory: Path, command: Callable[[Sockets], list[str]], *, mortal: b
             start_new_session=True,
             env={"LANG": "C.UTF-8"},
         )
-    identity = Identity.of(child.pid)
-    pidfd = identity.open_pidfd() if identity else None
-    if identity is None or pidfd is None:
-        child.wait()
+    found = held(child)
+    if found is None:
         raise MachineFailed("cannot start a guest: QEMU exited at once", hint=(directory / LOG).read_text()[-500:])
-    process = Vmm(directory, identity, pidfd, child)
+    process = Vmm(directory, *found, child)
     try:
-        identity.save(directory / IDENTITY)
+        process.identity.save(directory / IDENTITY)
     except OSError:
         process.terminate()
         raise

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -15,6 +17,7 @@ import pytest
 from pyro_mcp.machines.driver import MachineSpec
 from pyro_mcp.machines.host.driver import IDENTITY, HostDriver, HostMachine
 from pyro_mcp.machines.host.leftovers import _marked
+from pyro_mcp.machines.watched import WatchedProcess, held
 from pyro_mcp.protocol.channel import ChannelClosed, Data, Result
 from pyro_mcp.system.progress import silent
 
@@ -133,3 +136,32 @@ def _until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.02)
+
+
+def test_an_agent_that_cannot_be_held_is_not_left_running(spec: MachineSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> int:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(os, "pidfd_open", refuse)
+    with pytest.raises(OSError, match="Too many"):
+        HostDriver().launch(spec, silent)
+    assert marked() == []
+
+
+def test_nobody_waits_for_ever_for_a_process_whose_end_met_with_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> None:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    told, seen = threading.Event(), []
+    monkeypatch.setattr(threading, "excepthook", lambda hooked: seen.append(hooked.exc_type))
+    child = subprocess.Popen(["sleep", "60"])
+    found = held(child)
+    assert found is not None
+    watched = WatchedProcess(*found, child, at_end=fail)
+    watched.on_exit(told.set)
+    watcher = next(thread for thread in threading.enumerate() if thread.name == f"watch-{child.pid}")
+    watched.signal(signal.SIGKILL)
+    assert watched.wait(5)
+    assert told.wait(5)
+    watcher.join(5)
+    assert seen == [OSError]
