@@ -93,7 +93,7 @@ class Lifecycle:
         except NotFound:
             raise Conflict(
                 f"cannot use {row.workspace_id}: it was reset or deleted meanwhile",
-                hint="Look at it with workspace_status and try again",
+                hint="Look at it with <<status_workspace>> and try again",
             ) from None
 
     def _live(self, call: Call[Engine], row: WorkspaceRow) -> Machine:
