@@ -25,6 +25,8 @@ from pyro_mcp.workspaces import admission
 from pyro_mcp.workspaces.faults import Faults, no_faults
 
 SHUTDOWN_SECONDS = 10.0
+DEATH_SECONDS = 1.0
+"""How long after a machine's channel its process may end by itself, before it is ended."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,7 @@ class Fleet:
         self._admitting = threading.Lock()
         self._locks: dict[str, threading.RLock] = {}
         self._ended: dict[str, str] = {}
+        self._given_up: dict[str, str] = {}
         self._listeners: list[Callable[[], None]] = []
 
     # -- looking
@@ -170,7 +173,7 @@ class Fleet:
         """Take over a live machine that an earlier node has left."""
         self._live[row.machine_id] = machine
         self._machines.set_state(row.machine_id, "running")
-        machine.on_exit(lambda: self._died(row.machine_id, machine))
+        self._watch(row.machine_id, machine)
         self._changed("adopted")
 
     def _claim(self, row: MachineRow) -> None:
@@ -202,7 +205,7 @@ class Fleet:
             machine.terminate()
             raise
         self._live[row.machine_id] = machine
-        machine.on_exit(lambda: self._died(row.machine_id, machine))
+        self._watch(row.machine_id, machine)
         self._changed("running")
         return machine
 
@@ -259,12 +262,30 @@ class Fleet:
         with disk_errors(f"remove the machine {machine_id}"), contextlib.suppress(FileNotFoundError):
             shutil.rmtree(self.directory(machine_id))
 
+    def _watch(self, machine_id: str, machine: Machine) -> None:
+        machine.on_exit(lambda: self._died(machine_id, machine))
+        machine.channel.on_close(lambda reason: self._cut_off(machine_id, machine, reason))
+
+    def _cut_off(self, machine_id: str, machine: Machine, reason: str) -> None:
+        """A machine's channel has ended; runs on whatever thread ended it."""
+        if self._live.get(machine_id) is machine and machine.alive():
+            threading.Thread(target=self._give_up, args=(machine_id, machine, reason), daemon=True).start()
+
+    def _give_up(self, machine_id: str, machine: Machine, reason: str) -> None:
+        """Nobody can ask anything of it any more: it ends, so that the next use starts it again."""
+        gone = threading.Event()
+        machine.on_exit(gone.set)
+        if not gone.wait(DEATH_SECONDS) and self._live.get(machine_id) is machine:
+            self._given_up[machine_id] = f"its agent was given up: {reason}"
+            machine.terminate()
+
     def _died(self, machine_id: str, machine: Machine) -> None:
         """A machine's process has ended, by itself or through us; runs on its watcher's thread."""
+        why = self._given_up.pop(machine_id, "its process ended unexpectedly")
         if self._live.get(machine_id) is machine:
             del self._live[machine_id]
             try:
-                self._machines.fail(machine_id, "its process ended unexpectedly")
+                self._machines.fail(machine_id, why[:500])
             except PyroError as error:
                 print(f"cannot record the end of {machine_id}: {error}")
             self._notify()

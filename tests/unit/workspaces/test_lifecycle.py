@@ -129,6 +129,22 @@ def test_one_that_died_is_stopped_and_comes_back_with_its_data(engine: Engine) -
     assert "starting it again" in ears.notices[0]
 
 
+def test_one_whose_agent_was_given_up_ends_and_comes_back_with_its_data(engine: Engine) -> None:
+    made = create(engine)
+    run(engine, made.workspace_id, "echo kept > file")
+    machine_id = made.metadata["machine_id"]
+    machine = engine.fleet.live(machine_id)
+    machine.channel.close("it ignored a cancelled request")
+    deadline = time.monotonic() + 30
+    while engine.lifecycle.status(made.workspace_id).state != "stopped":
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    assert not machine.alive()
+    reason = engine.lifecycle.status(made.workspace_id).metadata["reason"]
+    assert reason == "its agent was given up: it ignored a cancelled request"
+    assert run(engine, made.workspace_id, "cat file").stdout == "kept\n"
+
+
 def test_its_machine_is_not_for_the_vm_verbs(engine: Engine) -> None:
     made = create(engine)
     call = Ears(engine).call
