@@ -26,6 +26,7 @@ from pyro_mcp.guest.pty import Pty, Pump, open_pty
 from pyro_mcp.guest.ring import RING_BYTES
 from pyro_mcp.guest.secrets import Secrets
 from pyro_mcp.protocol.channel import Stream
+from pyro_mcp.protocol.wake import Wake
 
 SHELLS_MAX = 32
 CLOSED_MAX, CLOSED_BYTES = 32, 64 * 1024
@@ -45,8 +46,22 @@ class Shell:
         self.pty = pty
         self.cwd, self.cols, self.rows = cwd, cols, rows
         self.closed = False
-        self.typing = threading.Lock()
+        self._typing = False
         self._started_at = time.time()
+
+    def begin_typing(self, given_up: Callable[[], bool]) -> bool:
+        """Wait until nobody else types; False when `given_up` was true first."""
+        with self.pty.condition:
+            self.pty.condition.wait_for(lambda: given_up() or not self._typing)
+            if given_up():
+                return False
+            self._typing = True
+            return True
+
+    def end_typing(self) -> None:
+        with self.pty.condition:
+            self._typing = False
+            self.pty.condition.notify_all()
 
     def facts(self) -> dict[str, Any]:
         pty = self.pty
@@ -159,15 +174,27 @@ class Shells:
     def write(self, stream: Stream) -> dict[str, Any]:
         """shell_id ← DATA 0: what to type, to its END → written, facts."""
         shell = self._find(stream.params, "write to")
-        flow = Flow(stream)
+        flow, wake = Flow(stream), Wake()
+
+        def cancelled() -> None:
+            wake.set()
+            _rouse(shell.pty)
+
+        stream.on_cancel(cancelled)
         written = 0
         try:
-            with shell.typing:
+            if not shell.begin_typing(lambda: stream.cancelled):
+                flow.check()
+            try:
                 for piece in flow.pieces():
-                    self._type(shell, piece, flow, written)
+                    self._type(shell, piece, flow, wake, written)
                     written += len(piece)
+            finally:
+                shell.end_typing()
         finally:
+            stream.on_cancel(None)
             flow.close()
+            wake.close()
         if not written:
             self._require_alive(shell, "write to")
         return {**shell.facts(), "written": written}
@@ -256,7 +283,7 @@ class Shells:
             how = "was closed" if shell.closed else f"has exited with code {shell.pty.exit_code}"
             raise AgentError("conflict", f"cannot {verb} the shell {shell.shell_id}: it {how}", "Open another one.")
 
-    def _type(self, shell: Shell, data: bytes, flow: Flow, before: int) -> None:
+    def _type(self, shell: Shell, data: bytes, flow: Flow, wake: Wake, before: int) -> None:
         deadline = time.monotonic() + WRITE_SECONDS
         view = memoryview(data)
         while view:
@@ -267,7 +294,7 @@ class Shells:
                 self._require_alive(shell, "write to")
                 raise
             view = view[count:]
-            if not count and not _room_by(shell.pty.master, deadline):
+            if not count and not _room_by(shell.pty.master, wake.fd, deadline):
                 taken = before + len(data) - len(view)
                 raise AgentError(
                     "conflict",
@@ -317,10 +344,11 @@ def _prompt(bash: bool) -> dict[bytes, bytes]:
     return {b"PS1": f"{'root' if root else os.getuid()}@{os.uname().nodename}:${{PWD}}{'#' if root else '$'} ".encode()}
 
 
-def _room_by(fd: int, deadline: float) -> bool:
-    """Wait until the terminal takes input, at most until `deadline`."""
+def _room_by(fd: int, wake_fd: int, deadline: float) -> bool:
+    """Wait until the terminal takes input or the wish to type is taken back, at most until `deadline`."""
     poll = select.poll()
     poll.register(fd, select.POLLOUT)
+    poll.register(wake_fd, select.POLLIN)
     return bool(poll.poll(max(0.0, deadline - time.monotonic()) * 1000))
 
 

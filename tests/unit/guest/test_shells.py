@@ -420,6 +420,23 @@ def test_input_that_nobody_reads_is_refused_in_the_end(shells: Shells) -> None:
         shells.write(b"k" * 100_000)
 
 
+def test_who_does_not_want_to_type_any_more_waits_for_nobody(shells: Shells) -> None:
+    shells.open(argv=["sh", "-c", "stty raw -echo; echo up; exec sleep 300"])
+    shells.expect("up")
+    first, second = (shells.agent.channel.open("shell_write", {"shell_id": "s"}) for _ in range(2))
+    for stream in (first, second):
+        stream.send(b"k" * 100_000)
+        stream.end()
+    second.cancel()
+    with pytest.raises(RemoteError, match="it was cancelled"):
+        second.receive(30)
+    assert first.try_receive() is None
+    first.cancel()
+    with pytest.raises(RemoteError, match="it was cancelled"):
+        first.receive(30)
+    shells.call("shell_close", shell_id="s")
+
+
 # -- the ring
 
 
