@@ -73,11 +73,14 @@ class Pty:
     # -- the pump's side
 
     def pull(self) -> bool:
-        """Move what the terminal has said into the ring, for one turn. False: it says nothing more, or is held."""
-        reads = 0
-        while reads < TURN_READS and self.held_until() is None and self._pull_once():
-            reads += 1
-        return reads == TURN_READS
+        """Move what the terminal has said into the ring, for one turn. False: it says nothing more; otherwise the turn
+        is over, or a follower holds it."""
+        for _ in range(TURN_READS):
+            if self.held_until() is not None:
+                return True
+            if not self._pull_once():
+                return False
+        return True
 
     def _pull_once(self) -> bool:
         with self._io:
@@ -276,10 +279,9 @@ class Pump:
                 self.forget(pty)
                 pty.finish()
         elif pty.pull():
-            self._again(pty)
-            time.sleep(REST_SECONDS)
-        elif pty.held_until() is not None:
+            # The edge is used up, and who held it may have moved on by now: the look at the end of this round tells.
             self._held.add(pty)
+            time.sleep(REST_SECONDS)
 
 
 def open_pty(

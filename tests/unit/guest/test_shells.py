@@ -437,6 +437,28 @@ def test_who_does_not_want_to_type_any_more_waits_for_nobody(shells: Shells) -> 
     shells.call("shell_close", shell_id="s")
 
 
+def test_who_catches_up_while_it_is_looked_at_holds_nothing_up(tmp_path: Path) -> None:
+    class Catching(pty_module.Follower):
+        looks = 0
+
+        def lags(self, end: int, now: float) -> bool:
+            self.looks += 1
+            return self.looks == 1
+
+    script = b"stty -opost; head -c 12000 /dev/zero; touch said; exec sleep 300"
+    pty = pty_module.open_pty([b"sh", b"-c", script], [b"/bin/sh"], bytes(tmp_path), [b"PATH=/usr/bin:/bin"], 80, 24)
+    try:
+        until((tmp_path / "said").exists)
+        pty.followers.append(Catching(0, lambda: None))
+        pump = pty_module.Pump()
+        pump.add(pty)
+        pty.wait(0, 12_000, 20, 20, lambda: False)
+        assert pty.ring.end == 12_000
+        pump.forget(pty)
+    finally:
+        pty.hang_up()
+
+
 # -- the ring
 
 
