@@ -20,6 +20,8 @@ from pyro_mcp.protocol.readiness import Address, Readiness
 
 PROBE_SECONDS = 5.0
 """How long one look may take; one that hangs counts as not ready, and the next begins."""
+BEFORE_SECONDS = 1.0
+"""How long to look whether somebody answers already: a start that is cancelled meanwhile must not be late to end."""
 READ_MOST = 64 * 1024
 READY = ""
 Outcome = str | None
@@ -196,7 +198,7 @@ def answers_already(readiness: Readiness) -> bool:
     for family, host, port in readiness.addresses:
         connection = _socket.socket(family, _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC)
         try:
-            connection.settimeout(PROBE_SECONDS)
+            connection.settimeout(BEFORE_SECONDS)
             connection.connect((host, port))
         except OSError:
             continue

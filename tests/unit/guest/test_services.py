@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import signal
@@ -15,7 +16,10 @@ from typing import Any
 
 import pytest
 
+from pyro_mcp.guest import readiness as probes
 from pyro_mcp.protocol.channel import Data, Event, RemoteError, Result
+from pyro_mcp.protocol.readiness import parse
+from pyro_mcp.workspaces.cancel import CANCEL_SECONDS
 
 from .conftest import Client, alive, until
 
@@ -256,6 +260,18 @@ def test_all_that_it_has_started_goes_with_it(agent: Client) -> None:
     with watching(agent) as seen:
         until(lambda: seen.get(done["service"]["run"], {}).get("state") == "exited")
     assert not carriers(done["service"]["run"].encode())
+
+
+def test_one_that_does_not_accept_is_soon_known_not_to_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert 2 * probes.BEFORE_SECONDS < CANCEL_SECONDS
+    monkeypatch.setattr(probes, "BEFORE_SECONDS", 0.05)
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as deaf, contextlib.ExitStack() as stack:
+        port = deaf.getsockname()[1]
+        for _ in range(4):
+            waiting = stack.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(("127.0.0.1", port))
+        assert not probes.answers_already(parse({"tcp": f"127.0.0.1:{port}"}))
 
 
 def carriers(mark: bytes) -> list[int]:
