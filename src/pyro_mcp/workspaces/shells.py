@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from msgspec import Meta
 
-from pyro_mcp.errors import Cancelled, InvalidArgument, MachineFailed, ProtocolError, PyroError
+from pyro_mcp.errors import Cancelled, InvalidArgument, MachineFailed, NotFound, ProtocolError, PyroError
 from pyro_mcp.model.shell import (
     SIDE_MAX,
     SIGNALS,
@@ -115,8 +115,15 @@ class Shells:
         place = self._place(call, ref)
         wanted = self._engine.secrets.wanted(place.workspace_id, secret_env)
         self._engine.secrets.deliver(place.workspace_id, place.machine, set(wanted.values()))
-        params = {"shell_id": f"sh-{secrets.token_hex(6)}", "cwd": absolute(cwd), "cols": cols, "rows": rows}
-        facts = ask(call, place.machine, "shell_open", params | {"secret_env": wanted}, Facts)
+        shell_id = f"sh-{secrets.token_hex(6)}"
+        params = {"shell_id": shell_id, "cwd": absolute(cwd), "cols": cols, "rows": rows, "secret_env": wanted}
+        try:
+            facts = ask(call, place.machine, "shell_open", params, Facts)
+        except Cancelled:
+            # The answer may have crossed it, and then nobody knows the shell.
+            with contextlib.suppress(NotFound):
+                self._end(place, shell_id)
+            raise
         place.note("shell_opened", {"shell_id": facts.shell_id})
         return Shell(**_shown(place, facts))
 
@@ -200,7 +207,7 @@ class Shells:
 
     def close(self, call: Call[Engine], ref: str, shell_id: str) -> ShellClosed:
         place = self._place(call, ref)
-        facts = ask(call, place.machine, "shell_close", {"shell_id": shell_id}, _Closed)
+        facts = self._end(place, shell_id)
         return ShellClosed(**_shown(place, facts), closed=True, already_closed=facts.already)
 
     def attach(
@@ -227,6 +234,10 @@ class Shells:
         return ShellAttached(**_shown(place, answer), detached=answer.detached, missed_bytes=missed)
 
     # -- parts
+
+    def _end(self, place: Place, shell_id: str) -> _Closed:
+        """Of no caller's: it is seen through, however many processes there are to end."""
+        return ask(Call(self._engine), place.machine, "shell_close", {"shell_id": shell_id}, _Closed)
 
     def _place(self, call: Call[Engine], ref: str) -> Place:
         """The workspace, which is being used now."""

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from fleetlab import Ears, engine_at
 
-from pyro_mcp.errors import Conflict, InvalidArgument, NotFound, ProtocolError, PyroError
+from pyro_mcp.errors import Cancelled, Conflict, InvalidArgument, NotFound, ProtocolError, PyroError
 from pyro_mcp.model.shell import ShellRead
 from pyro_mcp.node.adopt import reconcile
 from pyro_mcp.workspaces import shell, shells, workspace
@@ -368,6 +368,29 @@ def test_a_client_that_vanishes_leaves_the_shell(lab: Lab) -> None:
 
 
 # -- life
+
+
+def test_a_client_that_vanishes_as_its_shell_opens_leaves_none(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    ask = shells.ask
+
+    def crossed(call: Any, machine: Any, verb: str, params: dict[str, Any], kind: type, **given: Any) -> Any:
+        answer = ask(call, machine, verb, params, kind, **given)
+        if verb == "shell_open":
+            call.cancel()
+            call.check()
+        return answer
+
+    monkeypatch.setattr(shells, "ask", crossed)
+    with pytest.raises(Cancelled):
+        lab.do("open_shell")
+    lab.ears = Ears(lab.engine)
+    assert [one.state for one in lab.do("list_shells")] == ["closed"]
+
+
+def test_a_close_is_seen_through_when_the_client_vanishes(lab: Lab) -> None:
+    shell_id = lab.open()
+    lab.ears.call.cancel()
+    assert lab.do("close_shell", shell_id).closed
 
 
 def test_shells_outlive_the_node_with_what_they_said(tmp_path: Path) -> None:
