@@ -6,6 +6,7 @@ adoption the first thing told is everything there is: what the agent does not kn
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Mapping
 from dataclasses import replace
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 SYNC_SECONDS = 5.0
 LOST = "it was gone when the node came back"
+GONE = "it was stopped"
 DIED = "its machine ended unexpectedly"
 STOPPED = "the workspace was stopped"
 
@@ -80,9 +82,13 @@ class Watch:
         if not changed.alive:
             # Before it is recorded, so that whoever reads of the end finds the ports free.
             self.ports.end(run)
+        if not row.alive:
+            if changed.alive:
+                self._end(run)
+            return row
         with self._lock:
             version = version_of(answer)
-            if not row.alive or version < self._versions.get(run, 0):
+            if version < self._versions.get(run, 0):
                 return row
             known = version == self._versions.get(run)
             self._versions[run] = version
@@ -95,9 +101,11 @@ class Watch:
                     # Whatever the agent calls it: it ended because its machine was told to.
                     changed = replace(changed, state="stopped", stop_reason=STOPPED)
                 del self._tails[run], self._versions[run]
-            self._table.update(changed, only_alive=True)
+            recorded = self._table.update(changed, only_alive=True)
         if not changed.alive:
             self._engine.faults("service over")
+        elif not recorded:
+            self._end(run)
         return changed
 
     def tails(self, run: str) -> tuple[str, str]:
@@ -133,6 +141,11 @@ class Watch:
         """Whether somebody wants the machine to end."""
         machine = Machines(self._engine.database).get(self.machine.machine_id)
         return machine is None or machine.state in ("stopping", "stopped", "deleting")
+
+    def _end(self, run: str) -> None:
+        """It runs, but is over here: a stop was there before its start. Its end is told like any other."""
+        with contextlib.suppress(ChannelClosed):
+            self.machine.channel.open("service_stop", {"run": run}).leave()
 
     # -- listening
 

@@ -37,7 +37,7 @@ from pyro_mcp.workspaces.cancel import cancellable
 from pyro_mcp.workspaces.exec import shown, words
 from pyro_mcp.workspaces.params import absolute
 from pyro_mcp.workspaces.service_ports import check_policy, wanted_ports
-from pyro_mcp.workspaces.service_watch import DIED, LOST, Watch
+from pyro_mcp.workspaces.service_watch import DIED, GONE, Watch
 
 if TYPE_CHECKING:
     from pyro_mcp.workspaces.engine import Engine
@@ -106,8 +106,7 @@ class Services:
             answer = self._ask(call, machine, "service_start", params, ready_timeout_seconds + ANSWER_SECONDS)
         self._engine.faults("service started")
         watch.take(answer)
-        call.check()
-        return self._started(row.run, watch, answer)
+        return self._started(call, row.run, watch, answer)
 
     def listing(self, ref: str) -> ServiceList:
         workspace = self._current(ref)
@@ -133,14 +132,8 @@ class Services:
         """End a service with everything it has started, whether or not the caller waits. One that is over stays as it
         is."""
         row = self._row(self._current(ref), name)
-        watch = self._live_watch(row)
-        if row.alive and watch is not None:
-            # Of no caller's, who could only break off the waiting, and with it the machine's channel.
-            alone: Call[Engine] = Call(self._engine)
-            try:
-                watch.take(self._ask(alone, watch.machine, "service_stop", {"run": row.run}, ANSWER_SECONDS))
-            except NotFound:
-                watch.over(row.run, LOST)
+        if row.alive and (watch := self._live_watch(row)) is not None:
+            self._stop(row.run, watch)
         return _shown(self._table.get(row.run) or row)
 
     # -- for the other verbs
@@ -188,6 +181,13 @@ class Services:
             watch.leave()
 
     # -- parts
+
+    def _stop(self, run: str, watch: Watch) -> None:
+        """Of no caller's, who could only break off the waiting, and with it the machine's channel."""
+        try:
+            watch.take(self._ask(Call(self._engine), watch.machine, "service_stop", {"run": run}, ANSWER_SECONDS))
+        except NotFound:
+            watch.over(run, GONE)  # Or not there yet: once it is, `watch` ends it.
 
     def _begin(
         self,
@@ -292,7 +292,10 @@ class Services:
         out, err = (masks.data(bytes(told[tag])).decode("utf-8", "replace") for tag in (STDOUT, STDERR))
         return out, err, message.value.get("truncated") is True
 
-    def _started(self, run: str, watch: Watch, answer: Mapping[str, Any]) -> StartedService:
+    def _started(self, call: Call[Engine], run: str, watch: Watch, answer: Mapping[str, Any]) -> StartedService:
+        if call.cancelled:  # The answer has crossed it.
+            self._stop(run, watch)
+            call.check()
         row = self._table.get(run)
         if row is None:
             raise NotFound("cannot tell what became of the service: its workspace was reset or deleted")
@@ -359,9 +362,8 @@ def _masked(masks: Any, wish: Any) -> Any:
 
 def _kept(row: ServiceRow, lines: int | None) -> tuple[str, str, bool]:
     """The end of both streams as it was kept when the service ended. More may have been said."""
-    out, err = (
-        "".join(text.splitlines(keepends=True)[-lines if lines else None :]) for text in (row.stdout, row.stderr)
-    )
+    last = slice(-lines if lines else None, None)
+    out, err = ("".join(text.splitlines(keepends=True)[last]) for text in (row.stdout, row.stderr))
     return out, err, True
 
 

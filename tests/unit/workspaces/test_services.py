@@ -159,6 +159,30 @@ def test_a_caller_that_goes_away_while_it_starts_ends_it(engine: Engine) -> None
     assert not alive(int(Path(pid_file).read_text()))
 
 
+def test_a_caller_that_goes_away_as_it_is_ready_ends_it(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    ears = Ears(engine)
+    monkeypatch.setattr(engine, "faults", lambda step: ears.call.cancel() if step == "service started" else None)
+    with pytest.raises(Cancelled):
+        start(engine, "echo $$ > p; mv p pid; exec sleep 300", readiness={"file": "pid"}, call=ears.call)
+    assert engine.services.status(REF, "web").state == "stopped"
+    assert not alive(int(Path(engine.lifecycle.status(REF).metadata["host_directory"], "pid").read_text()))
+
+
+def test_a_stop_that_overtakes_the_start_holds(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "faults", lambda step: stop(engine) if step == "service ports open" else None)
+    done = start(engine, "exec sleep 300")
+    assert (done.state, done.stop_reason) == ("stopped", "it was stopped")
+    monkeypatch.undo()
+
+    def the_name_is_free() -> bool:
+        try:
+            return start(engine, "exec sleep 300").state == "running"
+        except Conflict:
+            return False
+
+    until(the_name_is_free)
+
+
 def test_stopping_the_workspace_stops_it_and_keeps_the_end_of_its_log(engine: Engine) -> None:
     start(engine, "seq 1 300; exec sleep 300")
     start(engine, "exit 0", name="once")
