@@ -206,7 +206,8 @@ class _Run:
                     self._poll.unregister(fd)
 
     def _pull_output(self, fd: int) -> None:
-        room = self._stream.room
+        # Once disarmed, what else was ready in this turn waits too, although room may have come meanwhile.
+        room = self._stream.room if self._armed else 0
         if not room:
             self._arm(False)
             return

@@ -14,7 +14,7 @@ from typing import Any
 
 from pyro_mcp.guest import params as read
 from pyro_mcp.guest.errors import AgentError, cause, invalid
-from pyro_mcp.protocol.channel import Stream
+from pyro_mcp.protocol.channel import ChannelClosed, Stream
 from pyro_mcp.protocol.relay import Ending, Relay, close_socket
 from pyro_mcp.protocol.wake import Wake
 
@@ -36,9 +36,14 @@ def tcp_connect(stream: Stream) -> dict[str, Any]:
         raise invalid("cannot tcp_connect: host must be 127.0.0.1, ::1 or localhost", "Only the guest's own loopback.")
     port = read.integer(stream.params, "port", least=1, most=65535)
     timeout = read.seconds(stream.params, "timeout_seconds") or CONNECT_SECONDS
-    relay = Relay(stream, _dial(stream, host, port, time.monotonic() + timeout))
-    # Nothing but small notices may be on its way before the relay runs, so this never waits for credit.
-    stream.event({"connected": True})
+    sock = _dial(stream, host, port, time.monotonic() + timeout)
+    try:
+        # Nothing but small notices may be on its way before the relay runs, so this never waits for credit.
+        stream.event({"connected": True})
+        relay = Relay(stream, sock)
+    except (ChannelClosed, OSError):
+        close_socket(sock, abort=True)
+        raise
     ending = relay.run()
     if ending is Ending.DONE:
         return {"sent": relay.written, "received": relay.read}

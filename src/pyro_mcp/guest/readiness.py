@@ -196,7 +196,10 @@ def probe_of(readiness: Readiness, real_path: Callable[[str], bytes], spawn: Cal
 def answers_already(readiness: Readiness) -> bool:
     """Whether somebody accepts connections there before the service has begun: then the probe would prove nothing."""
     for family, host, port in readiness.addresses:
-        connection = _socket.socket(family, _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC)
+        try:
+            connection = _socket.socket(family, _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC)
+        except OSError:
+            continue  # A host without IPv6 has nobody there.
         try:
             connection.settimeout(BEFORE_SECONDS)
             connection.connect((host, port))

@@ -30,6 +30,8 @@ SETTLE_SECONDS = 0.25
 FIRST_PROBE_SECONDS = 0.05
 GONE_SECONDS = 10.0
 READ_PIECE = 64 * 1024
+FINAL_READS = 16
+"""The largest pipe is read up in so many; whoever writes on (`host_compat`) has shed the service's mark."""
 FLOOD_SECONDS, FLOOD_BYTES = 0.05, 512 * 1024
 """Of one service no more output than that is read in that time; then it waits in its pipe, and the service with it."""
 NEWS_SECONDS = 1.0
@@ -330,8 +332,9 @@ class Service:
         """Take what is left in the pipes, then let go of everything."""
         for fd in list(self._outputs):
             self._poller.forget(fd)
-            while self._read(fd) > 0:
-                pass
+            for _ in range(FINAL_READS):
+                if self._read(fd) <= 0:
+                    break
             os.close(fd)
         self._outputs.clear()
         self._poller.drop(self, "listen")

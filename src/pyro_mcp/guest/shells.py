@@ -239,7 +239,8 @@ class Shells:
         self._end(shell.pty)
         with self._lock:
             already, shell.closed = shell.closed, True
-            shell.pty.ring.shrink(CLOSED_BYTES)
+            with shell.pty.condition:
+                shell.pty.ring.shrink(CLOSED_BYTES)
             closed = [one.shell_id for one in self._shells.values() if one.closed]
             for shell_id in closed[: max(0, len(closed) - CLOSED_MAX)]:
                 del self._shells[shell_id]

@@ -163,15 +163,17 @@ class Egress:
             self.ledger.failed(name, str(address), port, why)
             raise Failed(_CODES.get(error.errno or 0, "unreachable"), f"cannot connect to {address}: {why}") from None
         entry, begun = self.ledger.begun(name, str(address), port), time.monotonic()
-        relay = Relay(stream, sock, half_open_seconds=HALF_OPEN_SECONDS)
+        relay: Relay | None = None
         try:
             stream.event({"connected": True})
+            # Not before: one that never runs would keep its descriptor.
+            relay = Relay(stream, sock, half_open_seconds=HALF_OPEN_SECONDS)
             ending = relay.run()
         finally:
             sock.close()
-            entry.bytes_in, entry.bytes_out = relay.read, relay.written
+            if relay is not None:
+                entry.bytes_in, entry.bytes_out, entry.reason = relay.read, relay.written, relay.cause[:200]
             entry.duration_ms = int((time.monotonic() - begun) * 1000)
-            entry.reason = relay.cause[:200]
             self.ledger.ended(entry)
         if ending is Ending.DONE:
             stream.result({})

@@ -66,7 +66,11 @@ class Resolver:
         if not self._slots.acquire(timeout=LOOKUP_SECONDS):
             raise LookupFailed("too many look-ups are under way")
         on_cancel(over.set)
-        self._workers.submit(run)
+        try:
+            self._workers.submit(run)
+        except RuntimeError as error:
+            self._slots.release()
+            raise LookupFailed(str(error)) from None
         over.wait(max(0.0, deadline - time.monotonic()))
         on_cancel(None)
         if not outcome:

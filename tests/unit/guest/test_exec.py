@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from pyro_mcp.guest import exec as exec_module
 from pyro_mcp.guest.exec import TRANSFER_NICE
 from pyro_mcp.protocol.channel import Data, RemoteError
+from pyro_mcp.protocol.wake import Wake
 
 from .conftest import Client, alive, collect, until
 
@@ -264,3 +266,31 @@ def test_nothing_leaks_over_many_commands(agent: Client, open_fds: Callable[[], 
 def test_many_commands_at_once(agent: Client) -> None:
     streams = [agent.channel.open("exec", {"argv": ["sh", "-c", f"sleep 0.2; echo {n}"]}) for n in range(40)]
     assert [collect(stream).stdout for stream in streams] == [f"{n}\n".encode() for n in range(40)]
+
+
+def test_room_that_comes_while_output_is_held_back_waits_for_the_next_turn() -> None:
+    """Both streams are ready, there is no room for the first, and the reader grants some before the second's turn."""
+
+    class Peer:
+        rooms = iter([0, 100, 100])
+
+        @property
+        def room(self) -> int:
+            return next(self.rooms)
+
+    wake = Wake()
+    run = exec_module._Run(Peer(), wake, False)  # type: ignore[arg-type]
+    (out, writer), (err, ended) = os.pipe(), os.pipe()
+    os.write(writer, b"said")
+    os.close(ended)
+    run._outputs = {out: 1, err: 2}
+    run._arm(True)
+    for ready in (out, err):
+        run._pull_output(ready)
+    assert set(run._outputs) == {out, err}
+    run._arm(True)
+    run._pull_output(err)
+    assert set(run._outputs) == {out}
+    run.close()
+    os.close(writer)
+    wake.close()

@@ -8,7 +8,8 @@ from collections.abc import Callable
 
 import pytest
 
-from pyro_mcp.protocol.channel import Data, End, Event, RemoteError, Result
+from pyro_mcp.guest.forward import tcp_connect
+from pyro_mcp.protocol.channel import ChannelClosed, Data, End, Event, RemoteError, Result
 
 from .conftest import Client, until
 
@@ -50,3 +51,26 @@ def test_its_connections_end_with_the_agent(agent: Client) -> None:
             os.kill(agent.process.pid, 9)
             # The kernel closes for the dead: an end, since nothing was left unread.
             assert server.recv(1) == b""
+
+
+def test_one_whose_peer_has_gone_before_it_began_keeps_nothing() -> None:
+    class Gone:
+        cancelled = False
+
+        def __init__(self, port: int) -> None:
+            self.params = {"host": "127.0.0.1", "port": port}
+
+        def watch(self, callback: Callable[[], None] | None) -> None:
+            """Nothing ever comes."""
+
+        def event(self, value: object) -> None:
+            raise ChannelClosed("the node is gone")
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        before = len(os.listdir("/proc/self/fd"))
+        with pytest.raises(ChannelClosed):
+            tcp_connect(Gone(listener.getsockname()[1]))  # type: ignore[arg-type]
+        assert len(os.listdir("/proc/self/fd")) == before
+        server, _ = listener.accept()
+        with server, pytest.raises(ConnectionResetError):
+            server.recv(1)

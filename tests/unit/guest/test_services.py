@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import itertools
 import os
 import signal
@@ -17,6 +18,9 @@ from typing import Any
 import pytest
 
 from pyro_mcp.guest import readiness as probes
+from pyro_mcp.guest.poller import Poller
+from pyro_mcp.guest.service_group import MarkedGroup
+from pyro_mcp.guest.service_run import Plan, Service
 from pyro_mcp.protocol.channel import Data, Event, RemoteError, Result
 from pyro_mcp.protocol.readiness import parse
 from pyro_mcp.workspaces.cancel import CANCEL_SECONDS
@@ -428,3 +432,26 @@ def test_one_that_is_to_be_restarted_can_be_stopped(agent: Client) -> None:
         until(lambda: "it starts again in" in (seen[run]["reason"] or ""))
         assert stop(agent, done)["service"]["state"] == "stopped"
         assert not carriers(run.encode())
+
+
+def test_one_whose_remains_never_fall_silent_ends_all_the_same() -> None:
+    """What has shed the mark of its service lives on, and may write for ever."""
+    plan = Plan("web", "r1", [b"true"], b"/", {}, None, 30.0, 0.5, False, os.fsencode)
+    service = Service(plan, Poller("alone"), MarkedGroup, 4096, lambda: None)
+    service._outputs[os.open("/dev/zero", os.O_RDONLY)] = 1
+    closing = threading.Thread(target=service._close, daemon=True)
+    closing.start()
+    closing.join(20)
+    assert not closing.is_alive()
+
+
+def test_a_host_without_ipv6_has_nobody_listening_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    port, real = free_port(), probes._socket.socket
+
+    def refusing(family: int, *more: int) -> Any:
+        if family == socket.AF_INET6:
+            raise OSError(errno.EAFNOSUPPORT, "no such family")
+        return real(family, *more)
+
+    monkeypatch.setattr(probes._socket, "socket", refusing)
+    assert probes.answers_already(parse({"tcp": f"localhost:{port}"})) is False

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 import sys
 import threading
 import time
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 from pyro_mcp.network import egress as module
 from pyro_mcp.network.addresses import parse
 from pyro_mcp.network.policy import Policy
-from pyro_mcp.protocol.channel import Data, End, RemoteError, Result
+from pyro_mcp.protocol.channel import ChannelClosed, Data, End, RemoteError, Result
 
 HERE = Policy.read("egress", None, ["127.0.0.1"])
 PUBLIC = "93.184.216.34"
@@ -207,6 +208,26 @@ def test_everything_ends_with_the_machine(new_guest: Any, server: socket.socket)
             assert peer.recv(1) == b""
     until(lambda: guest.egress.open_count == 0)
     assert [entry.verdict for entry in guest.recorded()] == ["allowed"]
+
+
+def test_a_machine_that_goes_before_it_is_told_keeps_nothing(new_guest: Any, server: socket.socket) -> None:
+    class Gone:
+        verb = "net_connect"
+        params: ClassVar = {"address": "127.0.0.1", "port": server.getsockname()[1]}
+
+        def on_cancel(self, callback: Any) -> None:
+            """It comes too late for the dialling."""
+
+        def event(self, value: Any) -> None:
+            raise ChannelClosed("the machine is gone")
+
+    guest = new_guest(HERE)
+    before = len(os.listdir("/proc/self/fd"))
+    with pytest.raises(ChannelClosed):
+        guest.egress.handle(Gone())
+    assert len(os.listdir("/proc/self/fd")) == before
+    assert guest.egress.open_count == 0
+    assert [(entry.verdict, entry.duration_ms is not None) for entry in guest.recorded()] == [("allowed", True)]
 
 
 def test_what_is_secret_is_not_written_down(new_guest: Any) -> None:

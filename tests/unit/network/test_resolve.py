@@ -50,6 +50,20 @@ def test_one_that_hangs_is_left_behind(monkeypatch: pytest.MonkeyPatch) -> None:
     assert resolver.lookup("quick.test", 4, deaf) == []
 
 
+def test_one_for_which_there_is_no_thread_gives_its_place_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(resolve, "AT_ONCE", 1)
+    monkeypatch.setattr(resolve, "LOOKUP_SECONDS", 5.0)
+    resolver = Resolver(lambda name, family: [parse("8.8.8.8")])
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        with pytest.raises(LookupFailed, match="thread"):
+            resolver.lookup("a.test", 4, deaf)
+    assert resolver.lookup("a.test", 4, deaf) == [parse("8.8.8.8")]
+
+
 def test_one_that_nobody_wants_any_more_is_not_waited_for() -> None:
     go = threading.Event()
 
