@@ -60,7 +60,6 @@ class BoundTool:
             input_schema=input_schema(self._fields, wording),
             output_schema=output_schema(self.operation.result_type),
             annotations=ToolAnnotations(
-                title=self.operation.title,
                 read_only_hint=effects.read_only,
                 destructive_hint=effects.destructive,
                 idempotent_hint=effects.idempotent,
@@ -113,36 +112,44 @@ def tool_wording(tools: Mapping[str, BoundTool]) -> Wording:
 
 
 def input_schema(fields: tuple[Field, ...], wording: Wording) -> dict[str, Any]:
-    """The JSON schema of a tool's arguments; anything not named is refused."""
-    properties = {}
-    for field in fields:
-        shape = {"description": wording.text(field.description), **schema(json_type(field))}
-        if not field.required and field.default is not None:
-            shape["default"] = field.default
-        properties[field.name] = shape
+    """The JSON schema of a tool's arguments; anything not named is refused. Limits and defaults stand in the
+    descriptions alone: a model pays for every word of it, some hosts strip the rest, and `params` checks them all."""
+    properties = {
+        field.name: {"description": wording.text(field.description), **_outline(schema(json_type(field)))}
+        for field in fields
+    }
     required = [field.name for field in fields if field.required]
     return {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
 
 
 def output_schema(kind: Any) -> dict[str, Any]:
-    """The JSON schema of a tool's answer: every field and its type. Objects within it stay unspecified and nothing is
-    explained twice, because hosts hold all tools' schemas at once, and every answer shows its own shape."""
-    whole = schema(kind)
-    fields = {name: _outline(shape) for name, shape in whole["properties"].items()}
-    about = {"description": " ".join(whole["description"].split())} if "description" in whole else {}
-    return {**about, "type": "object", "properties": fields, "required": whole["required"]}
+    """The JSON schema of a tool's answer: every field and its type. What is inside of objects and the words that a
+    field takes are not told, because hosts hold all tools' schemas at once, and every answer shows its own shape."""
+    return {"type": "object", "properties": {name: _type(part) for name, part in schema(kind)["properties"].items()}}
+
+
+_KEPT = ("type", "enum", "items", "properties", "required", "additionalProperties", "anyOf")
 
 
 def _outline(shape: Mapping[str, Any]) -> dict[str, Any]:
-    """`shape` without defaults, descriptions, and what is inside of objects."""
-    kept = {name: value for name, value in shape.items() if name not in ("default", "description")}
-    if kept.get("type") == "object" and "properties" in kept:
-        return {"type": "object"}
-    if "items" in kept:
-        kept["items"] = _outline(kept["items"])
+    """The types in `shape` without limits, defaults and descriptions. Null is let through for whatever is optional, and
+    not offered."""
+    kept = {name: shape[name] for name in _KEPT if shape.get(name)}
     if "anyOf" in kept:
-        kept["anyOf"] = [_outline(member) for member in kept["anyOf"]]
+        members = [_outline(member) for member in kept["anyOf"] if member.get("type") != "null"]
+        return members[0] if len(members) == 1 else {"anyOf": members}
+    for name in ("items", "additionalProperties"):
+        if isinstance(kept.get(name), dict):
+            kept[name] = _outline(kept[name])
+    if "properties" in kept:
+        kept["properties"] = {name: _outline(part) for name, part in kept["properties"].items()}
     return kept
+
+
+def _type(shape: Mapping[str, Any]) -> dict[str, Any]:
+    """The bare type of `shape`."""
+    members = dict.fromkeys(member.get("type", "string") for member in shape.get("anyOf", ()))
+    return {"type": list(members) or shape.get("type", "string")}
 
 
 def answer(payload: Mapping[str, Any]) -> CallToolResult:

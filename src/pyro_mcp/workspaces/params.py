@@ -22,7 +22,7 @@ EnvironmentName = Annotated[
 VmId = Annotated[
     str,
     Param(
-        help="id of the machine, as <<create_vm>> returned it",
+        help="machine id from <<create_vm>>",
         pattern=r"^vm-[0-9a-f]{12}$",
         rule="an id such as vm-0123456789ab",
         metavar="VM",
@@ -54,8 +54,8 @@ Network = Annotated[
 AllowHosts = Annotated[
     list[str],
     Param(
-        help="where there is a network, allow only these host names, such as example.com, or *.example.com for every"
-        " name below it; an empty list allows nothing",
+        help="allow only these host names, such as example.com, or *.example.com for every name below it; an empty"
+        " list allows nothing",
         flag="--allow-host",
         empty="allow nothing",
         metavar="NAME",
@@ -66,8 +66,8 @@ AllowHosts = Annotated[
 AllowAddresses = Annotated[
     list[str],
     Param(
-        help="allow this address or network too although it is not public, such as 10.1.2.3 or 10.1.0.0/16; loopback,"
-        " metadata services and this host's own addresses only when given exactly",
+        help="allow this address or network though it is not public, such as 10.1.0.0/16; loopback, metadata services"
+        " and this host's own addresses only when given exactly",
         flag="--allow-address",
         metavar="CIDR",
         tool="full",
@@ -94,7 +94,7 @@ Platform = Annotated[
 WorkspaceRef = Annotated[
     str,
     Param(
-        help="id of the workspace, or its name if no other has it",
+        help="workspace id, or its name",
         min_length=1,
         max_length=64,
         metavar="W",
@@ -134,8 +134,7 @@ Policy = Annotated[
 Secrets = Annotated[
     dict[str, str],
     Param(
-        help="values that commands get by name and nothing else shows; the command line shows them to this host's"
-        " process list, secret_files does not",
+        help="values that commands get by name and nothing else shows",
         flag="--secret",
         metavar="NAME=VALUE",
         tool="full",
@@ -145,7 +144,8 @@ Secrets = Annotated[
 SecretFiles = Annotated[
     dict[str, str],
     Param(
-        help="the same from UTF-8 files of this host, without the line break at their end",
+        help="the same from UTF-8 files of this host, without the line break at their end; unlike a value on a command"
+        " line, no process list shows them",
         flag="--secret-file",
         metavar="NAME=PATH",
         tool="full",

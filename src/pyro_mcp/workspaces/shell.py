@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 ShellId = Annotated[
     str,
     Param(
-        help="id of the shell, as <<open_shell>> returned it",
+        help="shell id from <<open_shell>>",
         pattern=r"^sh-[0-9a-f]{12}$",
         rule="an id such as sh-0123456789ab",
         metavar="S",

@@ -60,12 +60,27 @@ def test_schemas_are_complete_and_lean() -> None:
         assert listed.input_schema["additionalProperties"] is False
         for shape in listed.input_schema["properties"].values():
             assert shape["description"]
-    whole = sum(len(tool.describe(SDK).model_dump_json(exclude_none=True)) for tool in bound("workspace-full").values())
-    assert whole < 2_000 * len(bound("workspace-full"))
     run = bound("vm-run")["vm_run"].describe(SDK).input_schema
     assert run["required"] == ["environment", "command"]
-    assert run["properties"]["mem_mib"]["minimum"] == 128
-    assert "default 1024" in run["properties"]["mem_mib"]["description"]
+    assert run["properties"]["mem_mib"] == {
+        "description": "memory of the machine in MiB (128 to 1048576; default 1024)",
+        "type": "integer",
+    }
+    create = bound("workspace-full")["workspace_create"].describe(SDK)
+    assert create.input_schema["properties"]["labels"]["type"] == "object"
+    assert create.output_schema is not None
+    assert create.output_schema["properties"]["last_reset_at"] == {"type": ["string", "null"]}
+
+
+@pytest.mark.parametrize(
+    ("profile", "read_by_models", "listed"),
+    [("vm-run", 1_400, 2_300), ("workspace-core", 13_000, 27_000), ("workspace-full", 29_000, 61_000)],
+)
+def test_the_tools_of_a_profile_stay_light(profile: str, read_by_models: int, listed: int) -> None:
+    tools = [tool.describe(SDK) for tool in bound(profile).values()]
+    read = [(tool.name, tool.description, tool.input_schema) for tool in tools]
+    assert len(json.dumps(read, separators=(",", ":"))) < read_by_models
+    assert sum(len(tool.model_dump_json(by_alias=True, exclude_none=True)) for tool in tools) < listed
 
 
 def test_annotations_are_honest() -> None:
