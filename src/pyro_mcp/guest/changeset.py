@@ -79,7 +79,7 @@ class Plan:
         item = self._existing(parts, "rename", ("file", "symlink"))
         self._verify(parts, item, "rename", expected)
         if self._look(to) is not None:
-            raise AgentError("conflict", f"cannot rename to {_shown(to)}: it exists already")
+            raise AgentError("conflict", f"cannot rename to {_shown(to)}: it exists already", "Remove it first.")
         self._remove(parts)
         self._parents(to)
         self._now[to] = item._replace(mode=mode) if mode is not None and item.kind == "file" else item

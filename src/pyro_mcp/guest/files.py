@@ -13,7 +13,17 @@ from pyro_mcp.guest.errors import invalid
 from pyro_mcp.guest.expect import expectation, verify
 from pyro_mcp.guest.flow import Flow
 from pyro_mcp.guest.glob import Glob
-from pyro_mcp.guest.paths import STAGE_PREFIX, Place, Tree, absolute, artifact_type, failure, relative, show
+from pyro_mcp.guest.paths import (
+    IS_DIRECTORY,
+    STAGE_PREFIX,
+    Place,
+    Tree,
+    absolute,
+    artifact_type,
+    failure,
+    relative,
+    show,
+)
 from pyro_mcp.guest.reading import PIECE, no_content, send_file, send_link
 from pyro_mcp.guest.stage import Stage, StagedFile, listing, write_pieces
 from pyro_mcp.guest.steps import IN_DOUBT, settle
@@ -232,7 +242,8 @@ def require_file(place: Place, verb: str) -> None:
     if not place.is_file():
         kind = artifact_type(place.stat().st_mode)
         named = {"directory": "a directory", "symlink": "a symbolic link"}.get(kind, "not a regular file")
-        raise invalid(f"cannot {verb} {show(place.path)}: it is {named}")
+        hint = IS_DIRECTORY if kind == "directory" else "Look at it, or remove it, with a command."
+        raise invalid(f"cannot {verb} {show(place.path)}: it is {named}", hint)
 
 
 def optional_mode(params: dict[str, Any]) -> int | None:

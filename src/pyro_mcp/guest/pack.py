@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from pyro_mcp.guest import params as read
-from pyro_mcp.guest.errors import AgentError
+from pyro_mcp.guest.errors import invalid
 from pyro_mcp.guest.flow import Flow
 from pyro_mcp.guest.paths import STAGE_PREFIX, Place, Tree, absolute, failure, relative, reopen, show
 from pyro_mcp.guest.stage import listing
@@ -212,7 +212,7 @@ def tree_pack(tree: Tree, stream: Stream) -> dict[str, Any]:
     The entries of a directory are relative to it and leave it out; a file is one entry of its own name. Links inside
     are packed as links. With `still` no other verb changes anything meanwhile.
     """
-    parts = relative("pack", stream.params.get("path", "."))
+    parts = relative("export", stream.params.get("path", "."))
     still = read.flag(stream.params, "still")
     flow = Flow(stream)
     try:
@@ -220,7 +220,8 @@ def tree_pack(tree: Tree, stream: Stream) -> dict[str, Any]:
             status = place.stat()
             whole = place.is_directory()
             if not whole and not place.is_file():
-                raise AgentError("invalid_argument", f"cannot pack {show(place.path)}: neither a file nor a directory")
+                cannot = f"cannot export {show(place.path)}: it is neither a file nor a directory"
+                raise invalid(cannot, "Export the directory that it is in: what cannot be exported is named.")
             head = {"path": os.fsdecode(place.path), "artifact_type": "directory" if whole else "file"}
             flow.event({**head, "mode": stat.S_IMODE(status.st_mode), "mtime_ns": status.st_mtime_ns})
             packer = Packer(flow.send, flow.check)
@@ -232,6 +233,6 @@ def tree_pack(tree: Tree, stream: Stream) -> dict[str, Any]:
                 packer.place(place)
             return packer.result()
     except OSError as error:
-        raise failure("pack", absolute(parts), error) from None
+        raise failure("export", absolute(parts), error) from None
     finally:
         flow.close()

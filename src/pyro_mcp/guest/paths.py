@@ -24,6 +24,8 @@ STAGE_PREFIX = b".pyro-stage-"
 """Work in progress at the root of the workspace: no verb lists, packs or compares it."""
 _LOOK = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 
+IS_DIRECTORY = "Give the path of a file; list the directory to see what is in it."
+NO_SPACE = "Free space in the workspace, or give it a larger disk."
 _CODES = {
     errno.ENOENT: "not_found",
     errno.ENOTDIR: "invalid_argument",
@@ -47,6 +49,19 @@ _CODES = {
 }
 
 
+_HINTS = {
+    errno.ENOENT: "List the directory that it should be in, to find its name.",
+    errno.ENOTDIR: "Something on the way to it is a file: list the directories above it.",
+    errno.EISDIR: IS_DIRECTORY,
+    errno.ENAMETOOLONG: "Choose a shorter name.",
+    errno.EACCES: "Change its permissions with a command, or choose another path.",
+    errno.EPERM: "Change its permissions with a command, or choose another path.",
+    errno.ENOSPC: NO_SPACE,
+    errno.EDQUOT: NO_SPACE,
+    errno.EFBIG: NO_SPACE,
+}
+
+
 class Refused(OSError):
     """A path that leads where the workspace's rules do not. Whoever catches an `OSError` names verb and path."""
 
@@ -61,8 +76,7 @@ def failure(verb: str, path: bytes, error: OSError) -> AgentError:
     if isinstance(error, Refused):
         return invalid(f"cannot {verb} {show(path)}: {error.why}", error.hint)
     code = _CODES.get(error.errno or 0, "internal")
-    hint = "Free space in the workspace, or give it a larger disk." if code == "disk_full" else None
-    return AgentError(code, f"cannot {verb} {show(path)}: {cause(error)}", hint)
+    return AgentError(code, f"cannot {verb} {show(path)}: {cause(error)}", _HINTS.get(error.errno or 0))
 
 
 def show(path: bytes) -> str:
@@ -81,14 +95,15 @@ def relative(verb: str, value: object, name: str = "path") -> list[bytes]:
     elif raw.startswith(b"/"):
         raise invalid(f"{cannot}: it is outside /workspace", "Give a path under /workspace, or a relative one.")
     elif not raw:
-        raise invalid(f"{name} is empty")
+        raise invalid(f"{name} is empty", "Give a path under /workspace.")
     parts = [part for part in raw.split(b"/") if part not in (b"", b".")]
     if b".." in parts:
         raise invalid(f"{cannot}: it contains '..'", "Give the path without '..'.")
     if len(parts) > MAX_DEPTH or any(len(part) > MAX_NAME for part in parts):
-        raise invalid(f"{cannot}: it has more than {MAX_DEPTH} parts, or one of more than {MAX_NAME} bytes")
+        why = f"it has more than {MAX_DEPTH} parts, or one of more than {MAX_NAME} bytes"
+        raise invalid(f"{cannot}: {why}", "Choose a shorter path.")
     if parts and parts[0].startswith(STAGE_PREFIX):
-        raise invalid(f"{cannot}: the name is reserved")
+        raise invalid(f"{cannot}: the name is reserved", "Choose another name.")
     return parts
 
 

@@ -54,7 +54,7 @@ class Unpacker:
             for entry in reversed(self._directories):
                 self._dress(entry)
         except EntryError as error:
-            raise invalid(f"cannot unpack: {error}") from None
+            raise invalid(f"cannot import: {error}") from None
         finally:
             self._close()
         return {"entry_count": self._decoder.count, "bytes_written": self._decoder.bytes}
@@ -181,7 +181,7 @@ def tree_unpack(tree: Tree, stream: Stream) -> dict[str, Any]:
     All is staged first: a damaged sequence, a full disk, a cancellation or the agent's death leaves the workspace as it
     was. Directories that exist are merged into; files and links that exist are replaced, or without `replace` refused.
     """
-    parts = relative("unpack into", stream.params.get("dest", "."), "dest")
+    parts = relative("import into", stream.params.get("dest", "."), "dest")
     replace = read.flag({"replace": True, **stream.params}, "replace")
     flow = Flow(stream)
     try:
@@ -205,7 +205,7 @@ def tree_unpack(tree: Tree, stream: Stream) -> dict[str, Any]:
             finally:
                 os.close(fresh)
     except OSError as error:
-        raise failure("unpack into", absolute(parts), error) from None
+        raise failure("import into", absolute(parts), error) from None
     finally:
         flow.close()
 
@@ -234,16 +234,18 @@ class Merge:
         for name, mode, present in _pairs(new, old):
             below = [*path, name]
             if not self._dest and not path and name.startswith(STAGE_PREFIX):
-                raise invalid(f"cannot unpack {_shown(below)}: the name is reserved")
+                raise invalid(f"cannot import {_shown(below)}: the name is reserved", "Leave it out of the source.")
             both = stat.S_ISDIR(mode), present is not None and stat.S_ISDIR(present)
             if present is None:
                 self._put("put", below)
             elif all(both):
                 _inside(new, old, name, partial(self._merge, path=below))
             elif any(both):
-                raise AgentError("conflict", f"cannot unpack {_shown(below)}: one is a directory, the other is not")
+                there = show(absolute([*self._dest, *below]))
+                which = "is a directory in the source only" if both[0] else "is a directory, and in the source none"
+                raise AgentError("conflict", f"cannot import {there}: it {which}", "Remove what is there first.")
             elif not self._replace:
-                raise AgentError("conflict", f"cannot unpack {_shown(below)}: it exists already", "Allow replacing.")
+                raise AgentError("conflict", f"cannot import {_shown(below)}: it exists already", "Allow replacing.")
             else:
                 self._put("swap", below)
 

@@ -85,7 +85,8 @@ class ArchiveSource:
             try:
                 file = self._path.open("rb")
             except FileNotFoundError:
-                raise NotFound(f"cannot read {self._path}: no such file") from None
+                hint = "Give a directory or an archive of this host, as a path that is there"
+                raise NotFound(f"cannot read {self._path}: no such file", hint=hint) from None
         with file:
             try:
                 yield from self._members(self._unpacked(file))
@@ -97,7 +98,10 @@ class ArchiveSource:
                 raise self._error(f"it is damaged ({type(error).__name__}: {str(error)[:200]})") from None
 
     def _error(self, cause: str) -> InvalidArgument:
-        hint = "Nothing of it was imported. Make the archive anew, with relative names"
+        hint = (
+            "Nothing of it was imported. Give a directory, or make the archive anew, with relative names;"
+            " <<write_workspace_file>> takes a single file"
+        )
         return InvalidArgument(f"cannot import {self._path}: {cause}", hint=hint)
 
     def _unpacked(self, file: IO[bytes]) -> IO[bytes]:

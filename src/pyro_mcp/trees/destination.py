@@ -96,7 +96,8 @@ def export_tree(
 def refuse_existing(output: Path) -> None:
     """Raise `Conflict`, `NotFound` or `InvalidArgument` unless an export to `output` can begin."""
     if output.name in ("", "..") or "\0" in str(output):
-        raise InvalidArgument(f"cannot export to {str(output)!a}: it names no new file")
+        hint = "Give the path that the file or directory shall have on this host"
+        raise InvalidArgument(f"cannot export to {str(output)!a}: it names no new file", hint=hint)
     if os.path.lexists(output):
         raise Conflict(f"cannot export to {output}: it exists", hint="Choose another name, or remove it first")
     if not output.parent.is_dir():

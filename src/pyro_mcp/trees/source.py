@@ -66,9 +66,11 @@ class DirectorySource:
             try:
                 descriptor = os.open(self._root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             except FileNotFoundError:
-                raise NotFound(f"cannot read {self._root}: no such directory") from None
+                hint = "It was removed meanwhile; try again"
+                raise NotFound(f"cannot read {self._root}: no such directory", hint=hint) from None
             except NotADirectoryError:
-                raise InvalidArgument(f"cannot read {self._root}: it is not a directory") from None
+                hint = "It was replaced meanwhile; try again"
+                raise InvalidArgument(f"cannot read {self._root}: it is not a directory", hint=hint) from None
             about = os.fstat(descriptor)
         yield from self._walk(_Level(descriptor, "", (about.st_dev, about.st_ino)))
 

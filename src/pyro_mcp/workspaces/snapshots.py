@@ -288,7 +288,7 @@ def _refuse_baseline(name: str, verb: str) -> None:
     if name == BASELINE:
         raise InvalidArgument(
             f"cannot {verb} the snapshot {BASELINE!r}: it is what the workspace started with",
-            hint="Choose another name",
+            hint="Choose another name" if verb == "create" else "It is always there; delete one that you have made",
         )
 
 

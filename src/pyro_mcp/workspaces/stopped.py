@@ -193,7 +193,8 @@ class _View:
         for part in parts:
             inside = self.children([place])[0] if place.kind == "directory" else {}
             if part not in inside:
-                raise NotFound(f"cannot find {_join(parts)}: there is no {part!a} on the disk")
+                hint = "List the directory above it to find its name"
+                raise NotFound(f"cannot find {_join(parts)}: there is no {part!a} on the disk", hint=hint)
             place = inside[part]
         return place
 
@@ -225,7 +226,10 @@ class _View:
     def read(self, place: _Place, path: str, limit: int) -> tuple[bytes, int]:
         """The beginning of a file, and its size."""
         if place.kind != "file":
-            raise InvalidArgument(f"cannot read {path}: it is a {place.kind}, not a file")
+            hint = (
+                "List it instead" if place.kind in ("directory", "symlink") else "Export the disk and look with debugfs"
+            )
+            raise InvalidArgument(f"cannot read {path}: it is a {place.kind}, not a file", hint=hint)
         if place.upper is not None:
             return self._image.content(place.upper, limit), place.upper.size
         assert place.lower is not None

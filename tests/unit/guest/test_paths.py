@@ -107,7 +107,7 @@ def test_no_byte_escapes_a_racing_link(agent: Client, root: Path) -> None:
         ("file_write", "a/../b", "cannot write a/../b: it contains '..'"),
         ("file_list", ".pyro-stage-x/y", "cannot list .pyro-stage-x/y: the name is reserved"),
         ("file_search", "x" * 256, f"cannot search {'x' * 256}: it has more than"),
-        ("tree_pack", "link/x", "cannot pack /workspace/link/x: it leads out of /workspace through a symbolic link"),
+        ("tree_pack", "link/x", "cannot export /workspace/link/x: it leads out of /workspace through a symbolic link"),
     ],
 )
 def test_a_refusal_says_what_cannot_be_done_and_why(
@@ -116,3 +116,29 @@ def test_a_refusal_says_what_cannot_be_done_and_why(
     (root / "link").symlink_to("../outside")
     with refused("invalid_argument", message):
         talk(agent.channel, verb, {"path": path, "size": 1, "pattern": "x"}, b"x")
+
+
+@pytest.mark.parametrize(
+    ("verb", "path", "code", "remedy"),
+    [
+        ("file_read", "nope", "not_found", "List the directory"),
+        ("file_read", "d", "invalid_argument", "Give the path of a file"),
+        ("file_write", "d", "invalid_argument", "Give the path of a file"),
+        ("file_write", "f/x", "invalid_argument", "list the directories above"),
+        ("file_read", "pipe", "invalid_argument", "with a command"),
+        ("tree_pack", "pipe", "invalid_argument", "Export the directory"),
+        ("tree_pack", "nope", "not_found", "List the directory"),
+        ("file_list", "x" * 256, "invalid_argument", "Choose a shorter path"),
+        ("file_read", ".pyro-stage-x", "invalid_argument", "Choose another name"),
+    ],
+)
+def test_a_refusal_says_what_to_do_instead(
+    agent: Client, root: Path, verb: str, path: str, code: str, remedy: str
+) -> None:
+    (root / "d").mkdir()
+    (root / "f").write_text("x")
+    os.mkfifo(root / "pipe")
+    with pytest.raises(RemoteError) as caught:
+        talk(agent.channel, verb, {"path": path, "size": 1}, b"x")
+    assert caught.value.payload["code"] == code
+    assert remedy in caught.value.payload["hint"]

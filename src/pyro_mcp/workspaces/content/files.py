@@ -126,7 +126,8 @@ def write_file(call: Call[Any], place: Place, path: str, *, text: str, expected_
     try:
         data = text.encode("utf-8")
     except UnicodeEncodeError:
-        raise InvalidArgument(f"cannot write {path}: the text is not valid Unicode") from None
+        hint = "Leave out lone surrogates; write binary content with a command"
+        raise InvalidArgument(f"cannot write {path}: the text is not valid Unicode", hint=hint) from None
     params: dict[str, Any] = {"path": path, "size": len(data)}
     if expected_sha256 is not None:
         params["expected_sha256"] = None if expected_sha256 == ABSENT else expected_sha256
