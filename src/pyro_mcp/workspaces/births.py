@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from pyro_mcp.errors import IsolationUnavailable, MissingDependency
 from pyro_mcp.operations.call import Call
 from pyro_mcp.store.machines import MachineRow
+from pyro_mcp.store.workspaces import WorkspaceRow
 from pyro_mcp.system.clock import NANO
 from pyro_mcp.workspaces import admission
 from pyro_mcp.workspaces.fleet import Boot
@@ -85,3 +86,29 @@ class Births:
         self._engine.drivers.require_guest()
         image, runtime = self._engine.images.for_guest(call, environment)
         return Boot(self._engine.drivers.guest(image, runtime, call.notice), image, runtime)
+
+
+def announced(machine: MachineRow, name: str | None, labels: dict[str, str], allow_host_compat: bool) -> WorkspaceRow:
+    """The row of a workspace that will live in `machine` and as long as that was made for."""
+    assert machine.workspace_id is not None
+    return WorkspaceRow(
+        workspace_id=machine.workspace_id,
+        machine_id=machine.machine_id,
+        state="creating",
+        name=name,
+        labels=labels,
+        environment=machine.environment,
+        vcpu_count=machine.vcpu_count,
+        mem_mib=machine.mem_mib,
+        scratch_mib=machine.scratch_mib,
+        network_policy=machine.network.get("mode", "off"),
+        allow_host_compat=allow_host_compat,
+        seed={},
+        ttl_seconds=machine.ttl_seconds,
+        created_at=machine.created_at,
+        expires_at=machine.expires_at,
+        boot_id=machine.boot_id,
+        deadline_ns=machine.deadline_ns,
+        last_activity_at=machine.created_at,
+        network=machine.network,
+    )

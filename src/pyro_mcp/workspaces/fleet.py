@@ -253,6 +253,12 @@ class Fleet:
         self._locks.pop(machine_id, None)
         return True
 
+    def hang_up(self, machine_id: str, why: str) -> None:
+        """Break off what anybody has under way in a machine that is about to be removed."""
+        machine = self._live.get(machine_id)
+        if machine is not None:
+            machine.channel.close(why)
+
     def forget_end(self, machine_id: str) -> None:
         """Whoever used the machine has learned why it ended."""
         self._ended.pop(machine_id, None)
@@ -283,7 +289,7 @@ class Fleet:
         """A machine's process has ended, by itself or through us; runs on its watcher's thread."""
         why = self._given_up.pop(machine_id, "its process ended unexpectedly")
         if self._live.get(machine_id) is machine:
-            del self._live[machine_id]
+            self._live.pop(machine_id, None)
             try:
                 self._machines.fail(machine_id, why[:500])
             except PyroError as error:

@@ -26,7 +26,7 @@ from pyro_mcp.store.machines import MachineRow
 from pyro_mcp.store.workspaces import WorkspaceRow
 from pyro_mcp.store.workspaces import Workspaces as Table
 from pyro_mcp.system.atomic import disk_errors
-from pyro_mcp.workspaces.births import Births
+from pyro_mcp.workspaces.births import Births, announced
 from pyro_mcp.workspaces.fleet import Boot
 from pyro_mcp.workspaces.outgoing import Outgoing
 from pyro_mcp.workspaces.portrait import portrait
@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from pyro_mcp.workspaces.engine import Engine
 
 SHOWN_MAX = 10
+PATIENCE_SECONDS = 1.0
+"""How long a removal waits for whoever is changing the workspace before it breaks that off."""
 
 
 class Lifecycle:
@@ -118,6 +120,21 @@ class Lifecycle:
     def _lock(self, workspace_id: str) -> threading.RLock:
         return self._locks.setdefault(workspace_id, threading.RLock())
 
+    @contextlib.contextmanager
+    def _for_its_end(self, workspace_id: str, why: str) -> Iterator[None]:
+        """The workspace's lock. Whoever holds it may be listening to a guest that never comes to an end: after a moment
+        that is broken off."""
+        lock = self._lock(workspace_id)
+        if not lock.acquire(timeout=PATIENCE_SECONDS):
+            row = self.table.get(workspace_id)
+            if row is not None and row.state == "ready":
+                self._engine.fleet.hang_up(row.machine_id, f"the workspace is being removed: {why}")
+            lock.acquire()
+        try:
+            yield
+        finally:
+            lock.release()
+
     # -- the verbs
 
     def create(
@@ -157,7 +174,7 @@ class Lifecycle:
             workspace_id=f"ws-{token_hex(6)}",
             network=network,
         )
-        row = _announced(machine, name, labels, allow_host_compat)
+        row = announced(machine, name, labels, allow_host_compat)
         # Held throughout: one that expires meanwhile is removed as soon as it is whole.
         with self._lock(row.workspace_id):
             self.table.insert(row)
@@ -247,16 +264,25 @@ class Lifecycle:
         return min((self._remaining(row) for row in self.table.list()), default=None)
 
     def reap(self) -> list[str]:
-        """Remove every workspace whose time is up; their ids. One that resists does not spare the others."""
+        """Remove every workspace whose time is up; their ids. One that resists does not spare the others, and for one
+        that is being made they do not wait."""
         gone = []
         for row in self.table.list():
-            if self._remaining(row) <= 0:
+            if self._remaining(row) <= 0 and not (row.state == "creating" and self._held(row.workspace_id)):
                 try:
                     if self._remove(row.workspace_id, f"its {row.ttl_seconds} s to live have passed"):
                         gone.append(row.workspace_id)
                 except PyroError as error:
                     print(f"cannot reap {row.workspace_id}: {error}")
         return gone
+
+    def _held(self, workspace_id: str) -> bool:
+        """Whether somebody is changing the workspace."""
+        lock = self._lock(workspace_id)
+        if not lock.acquire(blocking=False):
+            return True
+        lock.release()
+        return False
 
     def _remaining(self, row: WorkspaceRow) -> float:
         return self._engine.clock.remaining(row.boot_id, row.deadline_ns, row.expires_at)
@@ -338,7 +364,7 @@ class Lifecycle:
 
     def _remove(self, workspace_id: str, why: str) -> bool:
         """End a workspace in whatever state and erase everything of it; False when it was gone already."""
-        with self._lock(workspace_id):
+        with self._for_its_end(workspace_id, why):
             if self.table.get(workspace_id) is None:
                 return False
             self.table.deleting(workspace_id)
@@ -356,29 +382,3 @@ class Lifecycle:
             self._engine.faults("workspace gone")
         self._locks.pop(workspace_id, None)
         return True
-
-
-def _announced(machine: MachineRow, name: str | None, labels: dict[str, str], allow_host_compat: bool) -> WorkspaceRow:
-    """The row of a workspace that will live in `machine` and as long as that was made for."""
-    assert machine.workspace_id is not None
-    return WorkspaceRow(
-        workspace_id=machine.workspace_id,
-        machine_id=machine.machine_id,
-        state="creating",
-        name=name,
-        labels=labels,
-        environment=machine.environment,
-        vcpu_count=machine.vcpu_count,
-        mem_mib=machine.mem_mib,
-        scratch_mib=machine.scratch_mib,
-        network_policy=machine.network.get("mode", "off"),
-        allow_host_compat=allow_host_compat,
-        seed={},
-        ttl_seconds=machine.ttl_seconds,
-        created_at=machine.created_at,
-        expires_at=machine.expires_at,
-        boot_id=machine.boot_id,
-        deadline_ns=machine.deadline_ns,
-        last_activity_at=machine.created_at,
-        network=machine.network,
-    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +20,7 @@ from pyro_mcp.model.workspace import Workspace
 from pyro_mcp.model.workspace_exec import WorkspaceExec
 from pyro_mcp.node.adopt import reconcile
 from pyro_mcp.node.reap import Reaper
+from pyro_mcp.protocol.channel import ChannelClosed
 from pyro_mcp.workspaces import vm, workspace, workspace_exec
 from pyro_mcp.workspaces.engine import Engine
 
@@ -163,6 +165,35 @@ def test_it_expires_by_itself_and_others_do_not(engine: Engine) -> None:
             assert time.monotonic() < deadline
             time.sleep(0.02)
         assert engine.lifecycle.status(long.workspace_id).state == "started"
+    finally:
+        reaper.stop()
+
+
+def test_one_that_is_held_by_a_guest_without_an_end_expires_all_the_same_and_so_do_others(engine: Engine) -> None:
+    """A snapshot, say, of a guest that sends a byte a minute."""
+    held, told = threading.Event(), []
+
+    def listen(ref: str) -> None:
+        with engine.lifecycle.locked(ref) as row:
+            channel = engine.lifecycle.live(Ears(engine).call, row).channel
+            held.set()
+            with pytest.raises(ChannelClosed) as caught:
+                channel.call("exec", {"argv": ["sleep", "1000"]})
+            told.append(str(caught.value))
+
+    reaper = Reaper(engine)
+    reaper.start()
+    try:
+        listener = threading.Thread(target=listen, args=[create(engine, ttl_seconds=3).workspace_id])
+        listener.start()
+        assert held.wait(3)
+        create(engine, ttl_seconds=3)
+        deadline = time.monotonic() + 20
+        while engine.lifecycle.rows():
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        listener.join(5)
+        assert told == ["the workspace is being removed: its 3 s to live have passed"]
     finally:
         reaper.stop()
 
