@@ -154,11 +154,14 @@ def _follow(stream: Stream, take: Output, deadline: float) -> dict[str, Any]:
         if isinstance(message, Result):
             return message.value
         if isinstance(message, Data) and message.tag in (STDOUT, STDERR):
+            begun = time.monotonic()
             try:
                 take(message.tag, message.data)
             except Cancelled:
                 stream.cancel()
                 raise
+            # A caller who takes nothing, such as a pager, holds up the agent too, which is not to blame for it.
+            deadline += time.monotonic() - begun
 
 
 def _feed(stream: Stream, stdin: bytes | Iterable[bytes]) -> None:

@@ -42,7 +42,8 @@ def applied(row: ServiceRow, answer: Mapping[str, Any], now: float, masks: Masks
     record: dict[str, Any] = answer["service"]
     code, signal, pid, reason = (record.get(name) for name in ("exit_code", "signal", "pid", "reason"))
     good = (
-        record.get("state") in STATES
+        isinstance(record.get("state"), str)
+        and record["state"] in STATES
         and (code is None or (_is_count(code) and code <= 255))
         and (signal is None or (isinstance(signal, str) and _SIGNAL.fullmatch(signal)))
         and (pid is None or _is_count(pid))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -54,7 +55,8 @@ class Services:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._table = Table(engine.database)
-        self._watches: dict[str, Watch] = {}
+        # Each is held by its machine, for as long as that is there.
+        self._watches: weakref.WeakValueDictionary[str, Watch] = weakref.WeakValueDictionary()
         self._lock = threading.Lock()
 
     # -- the verbs
@@ -176,7 +178,7 @@ class Services:
     def leave(self) -> None:
         """The node goes: the ports close, the services stay."""
         with self._lock:
-            watches, self._watches = list(self._watches.values()), {}
+            watches, self._watches = list(self._watches.values()), weakref.WeakValueDictionary()
         for watch in watches:
             watch.leave()
 

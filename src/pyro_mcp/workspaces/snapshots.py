@@ -55,7 +55,13 @@ class Snapshots:
             machine = self._lifecycle.live(call, workspace)
             call.progress("saving /workspace", None)
             row = self._saved(call, workspace, machine, name)
-            if not self._table.insert(row):
+            kept = False
+            try:
+                kept = self._table.insert(row)
+            finally:
+                if not kept:
+                    self._file(row).unlink(missing_ok=True)
+            if not kept:
                 raise _taken(workspace, name)
             self._engine.faults("snapshot recorded")
             detail = {"snapshot_name": name, "entry_count": row.entry_count, "bytes": row.bytes_written}

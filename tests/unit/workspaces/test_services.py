@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import socket
@@ -346,3 +347,24 @@ def test_an_agents_words_are_bounded_and_printable(engine: Engine) -> None:
     assert loud.stop_reason.isprintable()
     early = service_record.applied(row, {"service": {**GOOD, "ready_ago_ms": 1 << 50}}, 5e9, Masks())
     assert early.ready_at == row.started_at
+
+
+def test_what_watched_a_machine_goes_with_it(engine: Engine) -> None:
+    """A node lives for months, and every reset gives a workspace another machine."""
+    start(engine, "exec sleep 300")
+    assert len(engine.services._watches) == 1
+    engine.snapshots.reset(Ears(engine).call, REF, "baseline")
+
+    def gone() -> bool:
+        gc.collect()
+        return len(engine.services._watches) == 0
+
+    until(gone)
+
+
+@pytest.mark.parametrize("state", [[], {}, None, 1, "dancing"])
+def test_a_state_that_is_none_breaks_the_protocol_and_nothing_else(engine: Engine, state: Any) -> None:
+    start(engine, "exec sleep 300")
+    (row,) = engine.services._table.alive()
+    with pytest.raises(MachineFailed, match="broke the protocol"):
+        service_record.applied(row, {"service": {"run": row.run, "state": state, "restart_count": 0}}, 0.0, Masks())

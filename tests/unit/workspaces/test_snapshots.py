@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from fleetlab import Ears, engine_at
 
-from pyro_mcp.errors import Cancelled, Conflict, InvalidArgument, NotFound, PyroError
+from pyro_mcp.errors import Cancelled, Conflict, DiskFull, InvalidArgument, NotFound, PyroError
 from pyro_mcp.machines.host.driver import HostDriver
 from pyro_mcp.model.workspace import Workspace
 from pyro_mcp.node.adopt import reconcile
@@ -181,3 +181,14 @@ def test_a_failed_or_cancelled_reset_leaves_the_old_workspace(tmp_path: Path) ->
     assert reset(engine).reset_count == 1
     engine.lifecycle.delete(REF)
     engine.close()
+
+
+def test_a_snapshot_that_cannot_be_recorded_leaves_no_file(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(row: Any) -> bool:
+        raise DiskFull("cannot write the store: the disk is full")
+
+    made = create(engine)
+    monkeypatch.setattr(engine.snapshots._table, "insert", refuse)
+    with pytest.raises(DiskFull):
+        engine.snapshots.create(Ears(engine).call, REF, "late")
+    assert list((engine.lifecycle.directory(made.workspace_id) / "snapshots").iterdir()) == []
