@@ -117,9 +117,17 @@ class Client:
             if self._closed:
                 raise NodeUnavailable("cannot reach the node: this Pyro is closed", hint="Make a new Pyro().")
             if self._channel is None or self._channel.closed or self._went_silent(self._channel):
-                self._channel = converse((self._connect or _ensure_node)(self._settings))
+                self._channel = self._introduced()
             self._used = time.monotonic()
             return self._channel
+
+    def _introduced(self) -> Channel:
+        """A new connection. A node that hangs up on the first word may have died just now: the next one answers."""
+        connect = self._connect or _ensure_node
+        try:
+            return converse(connect(self._settings))
+        except ProtocolError:
+            return converse(connect(self._settings))
 
     def _went_silent(self, channel: Channel) -> bool:
         """Whether a connection unused for a while leads nowhere. Asked before a request is sent, because one that was

@@ -189,6 +189,24 @@ def test_a_peer_that_is_no_node_is_told(tmp_path: Path) -> None:
         client.begin("verb", {})
 
 
+def test_a_node_that_dies_as_it_is_met_is_followed_by_another(tmp_path: Path) -> None:
+    peer = Peer(lambda stream: stream.result({"done": True}))
+    met: list[Settings] = []
+
+    def connect(settings: Settings) -> socket.socket:
+        met.append(settings)
+        if len(met) > 1:
+            return peer.connect(settings)
+        ours, theirs = socket.socketpair()
+        theirs.close()
+        return ours
+
+    client = Client(Settings.load({}, state_dir=tmp_path), connect)
+    assert client.begin("verb", {}).wait(Listener()) == {"done": True}
+    client.close()
+    peer.close()
+
+
 def test_a_closed_client_says_so(peer_of: Any) -> None:
     client, _ = peer_of(lambda stream: stream.result({}))
     client.close()
