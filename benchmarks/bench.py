@@ -8,213 +8,39 @@ Prints a table and one JSON document. A bound that is missed is printed as misse
 from __future__ import annotations
 
 import argparse
-import contextlib
 import dataclasses
 import json
 import os
 import platform
-import socket
 import statistics
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-import uuid
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
+import boots
 import network
 import services
 import shells
 import workspaces
+from rig import Bench, Row, run, timed
+from workspaces import Line
 
 from pyro_mcp import Pyro
 from pyro_mcp.environments.runtime import ensure_runtime
 from pyro_mcp.environments.store import EnvironmentStore
-from pyro_mcp.machines.driver import GuestRuntime, Image, MachineSpec
-from pyro_mcp.machines.qemu.command import BINARY, kernel_parameters
-from pyro_mcp.machines.qemu.driver import QemuDriver, QemuMachine, qemu_version
-from pyro_mcp.protocol.channel import Channel, Data, Result
-from pyro_mcp.protocol.pipe import Pipe
+from pyro_mcp.machines.driver import GuestRuntime, Image
+from pyro_mcp.machines.qemu.driver import qemu_version
+from pyro_mcp.protocol.channel import Channel
 from pyro_mcp.settings import Settings
 from pyro_mcp.system.progress import silent
 
 MIB = 1024 * 1024
 BULK_MIB = 256
 PYRO = str(Path(sys.executable).with_name("pyro"))
-
-
-@dataclass
-class Row:
-    """One measured line. `bound` is the most (or with `least`, the least) that is acceptable."""
-
-    name: str
-    value: float
-    unit: str
-    bound: float | None = None
-    raw: float | None = None
-    raw_is: str = ""
-    least: bool = False
-
-    @property
-    def verdict(self) -> str:
-        if self.bound is None:
-            return "reported"
-        met = self.value >= self.bound if self.least else self.value <= self.bound
-        return "met" if met else "MISSED"
-
-
-@dataclass
-class Bench:
-    """What the measures share: images, a driver, a state directory of its own, and how often to repeat."""
-
-    settings: Settings
-    runtime: GuestRuntime
-    environment: Image
-    runs: int
-
-    @contextlib.contextmanager
-    def spec(self) -> Iterator[MachineSpec]:
-        with tempfile.TemporaryDirectory(prefix="pyro-bench-", dir=self.settings.state_dir) as name:
-            yield MachineSpec(f"vm-{uuid.uuid4().hex[:12]}", Path(name), self.environment, self.runtime, 1, 1024, 8192)
-
-    @property
-    def driver(self) -> QemuDriver:
-        return QemuDriver(self.settings.cache_dir, accelerator="tcg")
-
-    @contextlib.contextmanager
-    def guest(self) -> Iterator[QemuMachine]:
-        with self.spec() as spec:
-            machine = self.driver.launch(spec, silent)
-            try:
-                yield machine
-            finally:
-                machine.terminate()
-
-    def median(self, measure: Callable[[], float], runs: int | None = None) -> float:
-        return statistics.median(measure() for _ in range(runs or self.runs))
-
-
-def timed(action: Callable[[], object]) -> float:
-    begun = time.perf_counter()
-    action()
-    return time.perf_counter() - begun
-
-
-def run(channel: Channel, argv: list[str], feed: Iterator[bytes] | None = None) -> int:
-    """Run `argv` in the guest; the number of bytes it printed."""
-    params = {"argv": argv, "env": {}, "timeout_seconds": 300, "stdin": feed is not None}
-    stream = channel.open("exec", params)
-    if feed is not None:
-
-        def push() -> None:
-            for piece in feed:
-                stream.send(piece)
-            stream.end()
-
-        threading.Thread(target=push, daemon=True).start()
-    received = 0
-    for message in stream.messages():
-        if isinstance(message, Data):
-            received += len(message.data)
-        elif isinstance(message, Result) and message.value["exit_code"] != 0:
-            raise RuntimeError(f"{argv} ended with {message.value}")
-    return received
-
-
-# -- measures
-
-
-def cold_boot(bench: Bench) -> Iterator[Row]:
-    def pyro() -> float:
-        with bench.spec() as spec:
-            begun = time.perf_counter()
-            machine = bench.driver.boot(spec)
-            elapsed = time.perf_counter() - begun
-            machine.terminate()
-            return elapsed
-
-    def bare() -> float:
-        with bench.spec() as spec:
-            return bare_boot(bench, spec.directory)
-
-    ours, theirs = interleave(pyro, bare, bench.runs)
-    yield Row(
-        "cold boot to agent ready",
-        ours * 1e3,
-        "ms",
-        theirs * 1.3e3,
-        theirs * 1e3,
-        "bare QEMU, same kernel and initramfs",
-    )
-
-
-def bare_boot(bench: Bench, directory: Path) -> float:
-    """Seconds from starting a hand-written QEMU until the agent says hello."""
-    path = directory / "agent"
-    scratch = directory / "scratch"
-    with scratch.open("wb") as file:
-        os.truncate(file.fileno(), 1 << 30)
-    argv = [
-        *(BINARY, "-M", "microvm,acpi=on,rtc=on", "-accel", "tcg,thread=multi", "-cpu", "max", "-m", "1024"),
-        *("-nodefaults", "-no-user-config", "-nographic", "-no-reboot"),
-        *("-kernel", str(bench.runtime.kernel), "-initrd", str(bench.runtime.initramfs)),
-        *("-append", kernel_parameters("tcg")),
-        *("-device", "virtio-serial-device", "-chardev", f"socket,id=agent,path={path},server=on,wait=off"),
-        *("-device", "virtserialport,chardev=agent,name=pyro.agent"),
-    ]
-    images = {
-        "runtime": bench.runtime.image,
-        "environment": bench.environment.path,
-        "seed": scratch,
-        "scratch": scratch,
-    }
-    for name, image in images.items():
-        argv += ["-drive", f"if=none,id={name},file={image},format=raw,readonly=on"]
-        argv += ["-device", f"virtio-blk-device,drive={name},serial={name}"]
-    begun = time.perf_counter()
-    process = subprocess.Popen(argv, stdin=subprocess.DEVNULL)
-    try:
-        client = socket.socket(socket.AF_UNIX)
-        while True:
-            with contextlib.suppress(OSError):
-                client.connect(str(path))
-                break
-            time.sleep(0.001)
-        channel = Channel(Pipe(client.detach()), initiator=True, hello={"role": "bench"})
-        channel.start(120)
-        elapsed = time.perf_counter() - begun
-        channel.close()
-        return elapsed
-    finally:
-        process.kill()
-        process.wait()
-
-
-def restore(bench: Bench) -> Iterator[Row]:
-    cold = bench.median(lambda: cold_once(bench), runs=3)
-    with Pyro(state_dir=bench.settings.state_dir) as pyro:
-
-        def once() -> float:
-            return timed(lambda: pyro.run_in_vm("debian:12", command=["true"]))
-
-        once()
-        value = bench.median(once, bench.runs * 2)
-    yield Row(
-        "restore to the result of `true`, SDK, deletion included", value * 1e3, "ms", 250, cold * 1e3, "cold boot"
-    )
-    yield Row("the same, as a share of a cold boot", value / cold, "x", 0.1)
-
-
-def cold_once(bench: Bench) -> float:
-    with bench.spec() as spec:
-        begun = time.perf_counter()
-        machine = bench.driver.boot(spec)
-        elapsed = time.perf_counter() - begun
-        machine.terminate()
-        return elapsed
 
 
 def exec_and_ping(bench: Bench) -> Iterator[Row]:
@@ -318,64 +144,36 @@ def proc_kib(path: Path, key: str) -> int:
     return next(int(line.split()[1]) for line in path.read_text().splitlines() if line.startswith(key))
 
 
-def boots_under_load(bench: Bench) -> Iterator[Row]:
-    """Twenty cold boots in a row with both cores busy; all must succeed."""
-    busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(os.cpu_count() or 1)]
-    succeeded = 0
-    try:
-        for _ in range(20):
-            with contextlib.suppress(Exception):
-                cold_once(bench)
-                succeeded += 1
-    finally:
-        for process in busy:
-            process.kill()
-            process.wait()
-    yield Row("cold boots that succeed of 20, all cores busy", succeeded, "", 20, least=True)
-
-
-def workspace_life(bench: Bench) -> Iterator[Row]:
-    with Pyro(state_dir=bench.settings.state_dir) as pyro:
-        for name, value, unit, bound, least, raw, raw_is in workspaces.measure(pyro, bench.runs):
-            yield Row(name, value, unit, bound, raw, raw_is, least)
-
-
-def service_life(bench: Bench) -> Iterator[Row]:
-    with Pyro(state_dir=bench.settings.state_dir) as pyro:
-        for name, value, unit, bound, least, raw, raw_is in services.measure(pyro, bench.runs):
-            yield Row(name, value, unit, bound, raw, raw_is, least)
-
-
-def shell_life(bench: Bench) -> Iterator[Row]:
-    with Pyro(state_dir=bench.settings.state_dir) as pyro:
-        for name, value, unit, bound, least, raw, raw_is in shells.measure(pyro, bench.runs):
-            yield Row(name, value, unit, bound, raw, raw_is, least)
-
-
-def networks(bench: Bench) -> Iterator[Row]:
-    for name, value, unit, bound, least, raw, raw_is in network.measure(bench.settings, bench.runtime, bench.runs):
+def told(lines: Iterable[Line]) -> Iterator[Row]:
+    for name, value, unit, bound, least, raw, raw_is in lines:
         yield Row(name, value, unit, bound, raw, raw_is, least)
 
 
+def through_sdk(measure: Callable[[Pyro, int], Iterable[Line]]) -> Callable[[Bench], Iterator[Row]]:
+    def rows(bench: Bench) -> Iterator[Row]:
+        with Pyro(state_dir=bench.settings.state_dir) as pyro:
+            yield from told(measure(pyro, bench.runs))
+
+    return rows
+
+
+def networks(bench: Bench) -> Iterator[Row]:
+    yield from told(network.measure(bench.settings, bench.runtime, bench.runs))
+
+
 MEASURES = {
-    "cold": cold_boot,
-    "restore": restore,
+    "cold": boots.cold,
+    "restore": boots.restore,
     "exec": exec_and_ping,
     "cli": command_line,
     "bulk": bulk,
     "memory": memory,
-    "workspaces": workspace_life,
-    "services": service_life,
-    "shells": shell_life,
+    "workspaces": through_sdk(workspaces.measure),
+    "services": through_sdk(services.measure),
+    "shells": through_sdk(shells.measure),
     "network": networks,
-    "load": boots_under_load,
+    "load": boots.under_load,
 }
-
-
-def interleave(one: Callable[[], float], two: Callable[[], float], runs: int) -> tuple[float, float]:
-    """Medians of two measures taken in turn, so that drift of the machine hits both."""
-    pairs = [(one(), two()) for _ in range(runs)]
-    return statistics.median(p[0] for p in pairs), statistics.median(p[1] for p in pairs)
 
 
 def prepare(runs: int, state_dir: Path) -> Bench:

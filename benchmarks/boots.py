@@ -1,0 +1,125 @@
+"""How long a guest takes to be there: cold, against QEMU started by hand, restored, and with all cores busy."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from rig import Bench, Row, interleave, timed
+
+from pyro_mcp import Pyro
+from pyro_mcp.machines.qemu.command import BINARY, kernel_parameters
+from pyro_mcp.protocol.channel import Channel
+from pyro_mcp.protocol.pipe import Pipe
+
+
+def cold(bench: Bench) -> Iterator[Row]:
+    def pyro() -> float:
+        with bench.spec() as spec:
+            begun = time.perf_counter()
+            machine = bench.driver.boot(spec)
+            elapsed = time.perf_counter() - begun
+            machine.terminate()
+            return elapsed
+
+    def bare() -> float:
+        with bench.spec() as spec:
+            return bare_boot(bench, spec.directory)
+
+    ours, theirs = interleave(pyro, bare, bench.runs)
+    yield Row(
+        "cold boot to agent ready",
+        ours * 1e3,
+        "ms",
+        theirs * 1.3e3,
+        theirs * 1e3,
+        "bare QEMU, same kernel and initramfs",
+    )
+
+
+def bare_boot(bench: Bench, directory: Path) -> float:
+    """Seconds from starting a hand-written QEMU until the agent says hello."""
+    path = directory / "agent"
+    scratch = directory / "scratch"
+    with scratch.open("wb") as file:
+        os.truncate(file.fileno(), 1 << 30)
+    argv = [
+        *(BINARY, "-M", "microvm,acpi=on,rtc=on", "-accel", "tcg,thread=multi", "-cpu", "max", "-m", "1024"),
+        *("-nodefaults", "-no-user-config", "-nographic", "-no-reboot"),
+        *("-kernel", str(bench.runtime.kernel), "-initrd", str(bench.runtime.initramfs)),
+        *("-append", kernel_parameters("tcg")),
+        *("-device", "virtio-serial-device", "-chardev", f"socket,id=agent,path={path},server=on,wait=off"),
+        *("-device", "virtserialport,chardev=agent,name=pyro.agent"),
+    ]
+    images = {
+        "runtime": bench.runtime.image,
+        "environment": bench.environment.path,
+        "seed": scratch,
+        "scratch": scratch,
+    }
+    for name, image in images.items():
+        argv += ["-drive", f"if=none,id={name},file={image},format=raw,readonly=on"]
+        argv += ["-device", f"virtio-blk-device,drive={name},serial={name}"]
+    begun = time.perf_counter()
+    process = subprocess.Popen(argv, stdin=subprocess.DEVNULL)
+    try:
+        client = socket.socket(socket.AF_UNIX)
+        while True:
+            with contextlib.suppress(OSError):
+                client.connect(str(path))
+                break
+            time.sleep(0.001)
+        channel = Channel(Pipe(client.detach()), initiator=True, hello={"role": "bench"})
+        channel.start(120)
+        elapsed = time.perf_counter() - begun
+        channel.close()
+        return elapsed
+    finally:
+        process.kill()
+        process.wait()
+
+
+def restore(bench: Bench) -> Iterator[Row]:
+    cold = bench.median(lambda: cold_once(bench), runs=3)
+    with Pyro(state_dir=bench.settings.state_dir) as pyro:
+
+        def once() -> float:
+            return timed(lambda: pyro.run_in_vm("debian:12", command=["true"]))
+
+        once()
+        value = bench.median(once, bench.runs * 2)
+    yield Row(
+        "restore to the result of `true`, SDK, deletion included", value * 1e3, "ms", 250, cold * 1e3, "cold boot"
+    )
+    yield Row("the same, as a share of a cold boot", value / cold, "x", 0.1)
+
+
+def cold_once(bench: Bench) -> float:
+    with bench.spec() as spec:
+        begun = time.perf_counter()
+        machine = bench.driver.boot(spec)
+        elapsed = time.perf_counter() - begun
+        machine.terminate()
+        return elapsed
+
+
+def under_load(bench: Bench) -> Iterator[Row]:
+    """Twenty cold boots in a row with both cores busy; all must succeed."""
+    busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(os.cpu_count() or 1)]
+    succeeded = 0
+    try:
+        for _ in range(20):
+            with contextlib.suppress(Exception):
+                cold_once(bench)
+                succeeded += 1
+    finally:
+        for process in busy:
+            process.kill()
+            process.wait()
+    yield Row("cold boots that succeed of 20, all cores busy", succeeded, "", 20, least=True)
