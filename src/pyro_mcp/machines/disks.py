@@ -48,6 +48,8 @@ def _publish(path: Path, size: int, fill: Callable[[Path], object]) -> None:
         try:
             os.truncate(file.fileno(), size)
             fill(temporary)
+            # Nobody looks into it again: one that lost its content with the power would spoil every disk made of it.
+            os.fsync(file.fileno())
             os.rename(temporary, path)
         except BaseException:
             temporary.unlink()
