@@ -106,8 +106,8 @@ def mcp_page() -> Iterator[str]:
         "the profiles that show it. Arguments for network and secrets are there only under `workspace-full`; "
         "`allow_host_compat` only when the server was started with `--allow-host-compat`, so that no argument can "
         "widen isolation beyond that. stdout and stderr are cut to about 8,000 characters each, 10,000 together, "
-        "in the middle; the mark and `..._dropped_bytes` say how much is missing. Errors are text: message, "
-        "`[code]`, hint.\n"
+        "in the middle; the mark and `..._dropped_bytes` say how much is missing. Of a diff the whole "
+        "`patch` says each text, and `text_patch` in `entries` is null. Errors are text: message, `[code]`, hint.\n"
     )
     profiles = {name: {verb.tool for verb in catalog.tools(name)} for name in catalog.PROFILES}
     verbs = catalog.tools("workspace-full")

@@ -16,6 +16,15 @@ import msgspec
 from pyro_mcp.errors import InvalidArgument
 from pyro_mcp.operations.fields import Field
 
+_TYPES = re.compile(r"^Expected `([a-z| ]+)`, got `\w+`$")
+_WORDS = {
+    "int": "a whole number",
+    "float": "a number",
+    "str": "text",
+    "bool": "true or false",
+    "array": "a list",
+    "object": "a mapping",
+}
 _AT = re.compile(r" - at `\$\.?([^`]*)`$")
 
 
@@ -99,8 +108,10 @@ def _size(value: Any) -> int:
 def _reason(field: Field, text: str, value: Any) -> str:
     """msgspec's message in our words: the rule, then what was given."""
     at = _AT.search(text)
-    core = _AT.sub("", text).replace("`", "")
-    if field.param.rule and isinstance(value, str):
+    core = _TYPES.sub(_in_words, _AT.sub("", text)).replace("`", "")
+    if field.choices:
+        core = f"expected one of {', '.join(field.choices)}"
+    elif field.param.rule and isinstance(value, str):
         core = f"expected {field.param.rule}"
     elif field.param.limits and isinstance(value, int | float) and not isinstance(value, bool):
         core = f"expected {field.param.limits}"
@@ -109,6 +120,11 @@ def _reason(field: Field, text: str, value: Any) -> str:
         return f"{core[:1].lower()}{core[1:]}"
     shown = repr(value)
     return f"{core[:1].lower()}{core[1:]}{where}, got {shown if len(shown) <= 80 else shown[:77] + '...'}"
+
+
+def _in_words(types: re.Match[str]) -> str:
+    """What was expected; what came is shown as it is, and null for what is optional goes without saying."""
+    return f"expected {' or '.join(_WORDS.get(kind, kind) for kind in types[1].split(' | ') if kind != 'null')}"
 
 
 def _refused(field: Field, reason: str) -> InvalidArgument:

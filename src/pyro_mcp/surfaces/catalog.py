@@ -6,6 +6,7 @@ The first word of a command names the few modules whose declarations must be rea
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from importlib import import_module
 from typing import Any, Literal, get_args
 
@@ -98,4 +99,12 @@ def tool_fields(operation: Operation[Any, Any], profile: str, *, allow_host_comp
         shown.add("full")
     if allow_host_compat:
         shown.add("host_compat")
-    return tuple(field for field in operation.fields if field.param.tool in shown)
+    return tuple(_narrowed(field) for field in operation.fields if field.param.tool in shown)
+
+
+def _narrowed(field: Field) -> Field:
+    """`field` with the range and the default that a tool has: more than `tool_most` is asked for in vain."""
+    most = field.param.tool_most
+    if most is None:
+        return field
+    return replace(field, default=min(field.default, most), param=replace(field.param, le=most))
