@@ -25,6 +25,8 @@ from pyro_mcp.workspaces.ring import Ring
 
 HEAD_BYTES = 8 * 1024 * 1024
 PIECE = 256 * 1024
+TORN_MOST = 3
+"""So many bytes may be the beginning of a character; more that are none are told as they are."""
 _SUFFIXES = {STDOUT: "out", STDERR: "err"}
 
 
@@ -91,12 +93,12 @@ class Journal:
             self._moved.notify_all()
 
     def wait(self, cursor: str, seconds: float, given_up: Callable[[], bool] = lambda: False) -> bool:
-        """Wait until there is something past `cursor` or nothing more will come; False when neither has happened in
-        time, or when `given_up` was true after a `wake`."""
+        """Wait until there is a whole character past `cursor` or nothing more will come; False when neither has
+        happened in time, or when `given_up` was true after a `wake`."""
         at = _places(cursor)
 
         def news() -> bool:
-            return self._finished or any(self._writers[tag].size > at[tag] for tag in _SUFFIXES)
+            return self._finished or any(self._writers[tag].tells_past(at[tag]) for tag in _SUFFIXES)
 
         with self._moved:
             self._moved.wait_for(lambda: news() or given_up(), seconds)
@@ -121,6 +123,11 @@ class _Writer:
     @property
     def size(self) -> int:
         return self._place.size
+
+    def tells_past(self, offset: int) -> bool:
+        """Whether a page from `offset` on would not be empty."""
+        ahead = self.size - offset
+        return ahead > TORN_MOST or (ahead > 0 and bool(without_broken_end(_read(self._path, offset, ahead))))
 
     @property
     def kept(self) -> int:
@@ -249,7 +256,7 @@ def read_page(directory: Path, sequence: int, cursor: str, limit: int, *, over: 
         data, last = found[tag][:room], len(found[tag]) <= room
         whole = without_broken_end(data)
         # A character that is cut comes with the next page, unless this is all there ever will be.
-        data = data if over and last else whole or (data if len(data) > 3 else whole)
+        data = data if over and last else whole or (data if len(data) > TORN_MOST else whole)
         at[tag] += len(data)
         more = more or not last
         capture = Capture(limit)

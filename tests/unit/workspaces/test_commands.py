@@ -177,6 +177,18 @@ def test_pages_cut_no_character_and_lose_no_byte(tmp_path: Path) -> None:
     assert cursor == f"{len(text.encode())}:2"
 
 
+def test_whoever_waits_waits_for_a_whole_character(tmp_path: Path) -> None:
+    writer = journal.Journal(tmp_path / "j", 1)
+    writer.add(1, b"ok" + "€".encode()[:2])
+    assert not writer.wait("2:0", 0)
+    writer.add(1, "€".encode()[2:])
+    assert writer.wait("2:0", 0)
+    assert journal.read_page(tmp_path / "j", 1, "2:0", 7, over=False).streams[1].text == "€"
+    writer.add(2, b"\xff\xfe\xfd")
+    assert writer.wait("5:0", 0)
+    writer.finish()
+
+
 def test_a_page_holds_what_was_asked_for_of_both_streams_and_says_if_there_is_more(tmp_path: Path) -> None:
     writer = journal.Journal(tmp_path / "j", 1)
     writer.add(1, b"o" * 100)
