@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from pyro_mcp.errors import PyroError
+from pyro_mcp.errors import DiskFull, PyroError
 from pyro_mcp.machines.driver import Machine
 from pyro_mcp.protocol.channel import ChannelClosed, Event, RemoteError, Stream
 from pyro_mcp.store.machines import Machines
@@ -24,7 +25,7 @@ from pyro_mcp.workspaces.service_record import applied, run_of, tails_of, versio
 if TYPE_CHECKING:
     from pyro_mcp.workspaces.engine import Engine
 
-SYNC_SECONDS = 5.0
+SYNC_SECONDS, AGAIN_SECONDS = 5.0, 5.0
 LOST = "it was gone when the node came back"
 GONE = "it was stopped"
 DIED = "its machine ended unexpectedly"
@@ -90,18 +91,20 @@ class Watch:
             version = version_of(answer)
             if version < self._versions.get(run, 0):
                 return row
-            known = version == self._versions.get(run)
-            self._versions[run] = version
-            self._tails[run] = tails
-            if known:
+            if version == self._versions.get(run):
+                self._tails[run] = tails
                 return row
             if not changed.alive:
                 changed = replace(changed, stdout=tails[0], stderr=tails[1])
                 if self._stopping():
                     # Whatever the agent calls it: it ended because its machine was told to.
                     changed = replace(changed, state="stopped", stop_reason=STOPPED)
-                del self._tails[run], self._versions[run]
             recorded = self._table.update(changed, only_alive=True)
+            # Only now: what could not be recorded is told again.
+            self._versions.pop(run, None)
+            self._tails.pop(run, None)
+            if changed.alive:
+                self._versions[run], self._tails[run] = version, tails
         if not changed.alive:
             self._engine.faults("service over")
         elif not recorded:
@@ -155,12 +158,17 @@ class Watch:
             self._versions.setdefault(run, 0)
 
     def _listen(self) -> None:
+        """Until the machine ends or the node leaves. After a lack of room, here or there, all is told again."""
         try:
-            self._stream = self.machine.channel.open("service_watch")
-            for message in self._stream.messages():
-                if isinstance(message, Event):
-                    self._hear(message.value)
-        except (ChannelClosed, RemoteError) as error:
+            while not self._leaving:
+                try:
+                    self._follow()
+                    return
+                except (DiskFull, RemoteError) as error:
+                    print(f"cannot watch the services of {self._workspace_id} for now: {error}")
+                self._synced.set()
+                time.sleep(AGAIN_SECONDS)
+        except ChannelClosed as error:
             if not self._leaving and not self._stopping() and self.machine.alive():
                 print(f"cannot watch the services of {self._workspace_id}: {error}")
         except PyroError as error:
@@ -168,8 +176,18 @@ class Watch:
         finally:
             self._synced.set()
 
+    def _follow(self) -> None:
+        self._stream = stream = self.machine.channel.open("service_watch")
+        try:
+            for message in stream.messages():
+                if isinstance(message, Event):
+                    self._hear(message.value)
+        finally:
+            stream.cancel()
+            stream.leave()
+
     def _hear(self, told: Mapping[str, Any]) -> None:
-        if told.get("complete") is True and not self._synced.is_set():
+        if told.get("complete") is True:
             for run in self._left:
                 self.over(run, LOST)
             self._left = set()

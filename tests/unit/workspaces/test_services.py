@@ -16,10 +16,12 @@ import pytest
 from fleetlab import Ears, engine_at
 from servicelab import REF, a_workspace, start, stop, until
 
-from pyro_mcp.errors import Cancelled, Conflict, InvalidArgument, MachineFailed, NotFound
+from pyro_mcp.errors import Cancelled, Conflict, DiskFull, InvalidArgument, MachineFailed, NotFound
 from pyro_mcp.model.service import ServiceLogs
 from pyro_mcp.node.adopt import reconcile
-from pyro_mcp.workspaces import service_record
+from pyro_mcp.store.services import ServiceRow
+from pyro_mcp.store.services import Services as Table
+from pyro_mcp.workspaces import service_record, service_watch
 from pyro_mcp.workspaces.engine import Engine
 from pyro_mcp.workspaces.redact import Masks
 from pyro_mcp.workspaces.service_ports import wanted_ports
@@ -98,6 +100,27 @@ def test_its_end_is_known_without_asking(engine: Engine) -> None:
     until(lambda: engine.services.status(REF, "web").state == "failed")
     done = engine.services.status(REF, "web")
     assert (done.stop_reason, done.exit_code, done.signal) == ("SIGKILL ended it", 137, "SIGKILL")
+
+
+def test_an_end_that_found_the_disk_full_is_recorded_once_there_is_room(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service_watch, "AGAIN_SECONDS", 0.01)
+    begun = start(engine, "echo last words; exec sleep 300")
+    assert begun.pid is not None
+    update, full = Table.update, threading.Event()
+
+    def cramped(table: Table, row: ServiceRow, **given: Any) -> bool:
+        if row.alive or full.is_set():
+            return update(table, row, **given)
+        full.set()
+        raise DiskFull("cannot record: no space left")
+
+    monkeypatch.setattr(Table, "update", cramped)
+    os.kill(begun.pid, signal.SIGKILL)
+    until(lambda: engine.services.status(REF, "web").state == "failed")
+    assert full.is_set()
+    assert logs(engine).stdout == "last words\n"
 
 
 def test_a_name_in_use_is_refused_and_one_that_ended_is_replaced(engine: Engine) -> None:
