@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal
 
 from pyro_mcp.model.result import Result
+from pyro_mcp.model.sync import Skipped
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +24,15 @@ class Snapshot(Result):
     entry_count: int
     bytes_written: int
     deletable: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class SnapshotCreated(Snapshot):
+    """A checkpoint that was just made. `skipped` names the first of the `skipped_count` entries that it does not hold,
+    such as FIFOs and devices, or that changed while they were read."""
+
+    skipped_count: int = 0
+    skipped: list[Skipped] = field(default_factory=list)
 
 
 @dataclass(frozen=True, kw_only=True)

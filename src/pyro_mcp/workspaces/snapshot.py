@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Annotated
 
 from pyro_mcp.model.names import BASELINE, SNAPSHOT_NAME, SNAPSHOT_RULE
-from pyro_mcp.model.snapshot import Snapshot, SnapshotDeleted, SnapshotList
+from pyro_mcp.model.snapshot import SnapshotCreated, SnapshotDeleted, SnapshotList
 from pyro_mcp.model.workspace import ResetWorkspace
 from pyro_mcp.operations.fields import Param
 from pyro_mcp.operations.operation import Effects, operation
@@ -33,10 +33,11 @@ ResetTo = Annotated[
 @operation(
     cli=("workspace", "snapshot", "create"), tool="snapshot_create", title="Create a snapshot", effects=Effects()
 )
-def create_snapshot(call: Call[Engine], workspace_id: WorkspaceRef, snapshot_name: SnapshotName) -> Snapshot:
+def create_snapshot(call: Call[Engine], workspace_id: WorkspaceRef, snapshot_name: SnapshotName) -> SnapshotCreated:
     """Keep the present state of /workspace under a name, to reset to later.
 
-    It costs what differs from the baseline. Files being written meanwhile are kept as they are at that moment.
+    It costs what differs from the baseline. Files being written meanwhile are kept as they are at that moment; the
+    answer names them, and what no snapshot holds: FIFOs, sockets, devices.
     """
     return call.engine.snapshots.create(call, workspace_id, snapshot_name)
 

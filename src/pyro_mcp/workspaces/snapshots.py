@@ -11,13 +11,14 @@ import hashlib
 import os
 import secrets
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 from pyro_mcp.errors import Conflict, InvalidArgument, MachineFailed, NotFound, PyroError
 from pyro_mcp.machines.driver import Machine
 from pyro_mcp.model.names import BASELINE
-from pyro_mcp.model.snapshot import Snapshot, SnapshotDeleted, SnapshotList
+from pyro_mcp.model.snapshot import Snapshot, SnapshotCreated, SnapshotDeleted, SnapshotList
 from pyro_mcp.model.workspace import ResetWorkspace, WorkspaceReset, WorkspaceSeed
 from pyro_mcp.operations.call import Call
 from pyro_mcp.operations.encode import decode
@@ -30,6 +31,7 @@ from pyro_mcp.workspaces.portrait import portrait
 from pyro_mcp.workspaces.seeds import furnish, seed_of
 
 if TYPE_CHECKING:
+    from pyro_mcp.workspaces.content.packed import Packed
     from pyro_mcp.workspaces.engine import Engine
 
 SNAPSHOTS_MAX = 64
@@ -47,14 +49,14 @@ class Snapshots:
 
     # -- the verbs
 
-    def create(self, call: Call[Engine], ref: str, name: str) -> Snapshot:
+    def create(self, call: Call[Engine], ref: str, name: str) -> SnapshotCreated:
         """Keep the present state as `name`. Raises `Conflict` when there is one of that name."""
         _refuse_baseline(name, "create")
         with self._lifecycle.locked(ref) as workspace:
             self._refuse_taken(workspace, name)
             machine = self._lifecycle.live(call, workspace)
             call.progress("saving /workspace", None)
-            row = self._saved(call, workspace, machine, name)
+            row, packed = self._saved(call, workspace, machine, name)
             kept = False
             try:
                 kept = self._table.insert(row)
@@ -66,7 +68,8 @@ class Snapshots:
             self._engine.faults("snapshot recorded")
             detail = {"snapshot_name": name, "entry_count": row.entry_count, "bytes": row.bytes_written}
             self._lifecycle.note(workspace.workspace_id, "snapshot", detail, call.notice)
-        return _shown(row)
+        created = dict(_shown(row).items())
+        return SnapshotCreated(**created, skipped_count=packed.left_out_count, skipped=packed.left_out)
 
     def listing(self, ref: str) -> SnapshotList:
         workspace = self._lifecycle.find(ref)
@@ -116,21 +119,23 @@ class Snapshots:
 
     # -- saving
 
-    def _saved(self, call: Call[Engine], workspace: WorkspaceRow, machine: Machine, name: str) -> SnapshotRow:
-        """The present state in a durable file, and the row that will make it a snapshot."""
+    def _saved(
+        self, call: Call[Engine], workspace: WorkspaceRow, machine: Machine, name: str
+    ) -> tuple[SnapshotRow, Packed]:
+        """The present state in a durable file: the row that will make it a snapshot, and what is not in it."""
         home = self._home(workspace.workspace_id)
         file = f"{secrets.token_hex(8)}.entries"
         try:
             with disk_errors(f"save the snapshot {name}"):
                 make_directory(home)
                 receiver = _Receiver(home / file, max_bytes=(workspace.scratch_mib + 64) * MIB)
-                receiver.receive(call, machine)
+                packed = receiver.receive(call, machine)
                 sync_directory(home)
             self._engine.faults("snapshot saved")
         except BaseException:
             (home / file).unlink(missing_ok=True)
             raise
-        return SnapshotRow(
+        row = SnapshotRow(
             workspace_id=workspace.workspace_id,
             name=name,
             file=file,
@@ -139,6 +144,7 @@ class Snapshots:
             bytes_written=receiver.bytes_written,
             created_at=self._engine.clock.wall(),
         )
+        return row, packed
 
     def _verify(self, row: SnapshotRow) -> None:
         digest = hashlib.sha256()
@@ -233,27 +239,30 @@ class _Receiver:
     def sha256(self) -> str:
         return self._digest.hexdigest()
 
-    def receive(self, call: Call[Engine], machine: Machine) -> None:
-        """Raises `MachineFailed` for a sequence that breaks the rules."""
-        from pyro_mcp.workspaces.content.asking import converse
+    def receive(self, call: Call[Engine], machine: Machine) -> Packed:
+        """What the agent left out. Raises `MachineFailed` for a sequence that breaks the rules."""
+        from pyro_mcp.workspaces.content.asking import ask
+        from pyro_mcp.workspaces.content.packed import Packed
 
         whole = {"path": "/workspace", "still": True}
         verb, params = ("overlay_save", {}) if machine.capabilities.overlay else ("tree_pack", whole)
         descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         with open(descriptor, "wb") as file:
             try:
-                for message in converse(call, machine, verb, params):
-                    if isinstance(message, bytes):
-                        for _ in self._decoder.feed(message):
-                            pass
-                        self._digest.update(message)
-                        file.write(message)
+                packed = ask(call, machine, verb, params, Packed, take=partial(self._take, file))
                 self._decoder.close()
             except EntryError as error:
                 raise MachineFailed(f"cannot save /workspace: the guest's agent broke the rules: {error}") from None
             file.flush()
             os.fsync(file.fileno())
         self.entry_count, self.bytes_written = self._decoder.count, self._decoder.bytes
+        return packed
+
+    def _take(self, file: IO[bytes], message: bytes) -> None:
+        for _ in self._decoder.feed(message):
+            pass
+        self._digest.update(message)
+        file.write(message)
 
 
 def _baseline(workspace: WorkspaceRow) -> Snapshot:

@@ -192,3 +192,12 @@ def test_a_snapshot_that_cannot_be_recorded_leaves_no_file(engine: Engine, monke
     with pytest.raises(DiskFull):
         engine.snapshots.create(Ears(engine).call, REF, "late")
     assert list((engine.lifecycle.directory(made.workspace_id) / "snapshots").iterdir()) == []
+
+
+def test_what_a_snapshot_does_not_hold_is_named(engine: Engine) -> None:
+    create(engine)
+    run(engine, "echo kept > file; mkfifo pipe; mkdir sub; mkfifo sub/other")
+    made = engine.snapshots.create(Ears(engine).call, REF, "s")
+    assert [(one.path, one.reason) for one in made.skipped] == [("pipe", "a FIFO"), ("sub/other", "a FIFO")]
+    assert (made.skipped_count, made.entry_count) == (2, 2)
+    assert not hasattr(engine.snapshots.listing(REF).snapshots[1], "skipped")

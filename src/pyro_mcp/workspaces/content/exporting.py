@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from pyro_mcp.errors import InvalidArgument, ProtocolError
@@ -15,7 +15,7 @@ from pyro_mcp.operations.call import Call
 from pyro_mcp.protocol.entries import Decoder, Entry, Piece
 from pyro_mcp.trees.destination import export_tree, refuse_existing
 from pyro_mcp.workspaces.content.asking import Conversation, Place, checked, converse
-from pyro_mcp.workspaces.content.files import Count
+from pyro_mcp.workspaces.content.packed import Packed
 from pyro_mcp.workspaces.content.syncing import SKIPPED_SHOWN, host_path
 from pyro_mcp.workspaces.redact import Masks
 from pyro_mcp.workspaces.scrub import scrub_tree
@@ -25,14 +25,6 @@ from pyro_mcp.workspaces.scrub import scrub_tree
 class _Head:
     path: str
     artifact_type: Literal["file", "directory"]
-
-
-@dataclass(frozen=True)
-class _Packed:
-    skipped: list[Skipped] = field(default_factory=list)
-    skipped_count: Count = 0
-    changed: list[Skipped] = field(default_factory=list)
-    changed_count: Count = 0
 
 
 def export(call: Call[Any], place: Place, path: str, output: str) -> ExportResult:
@@ -62,7 +54,7 @@ def export(call: Call[Any], place: Place, path: str, output: str) -> ExportResul
         incoming.close()
         forget()
     skipped = [Skipped(path=one.path, reason=one.reason) for one in report.skipped]
-    skipped += [*incoming.packed.skipped, *incoming.packed.changed]
+    skipped += incoming.packed.left_out
     result = ExportResult(
         **place.stamp,
         workspace_path=head.path,
@@ -73,7 +65,7 @@ def export(call: Call[Any], place: Place, path: str, output: str) -> ExportResul
         can_run=report.runnable,
         masked_count=len(masked),
         masked=[target.name] if masked and head.artifact_type == "file" else masked[:SKIPPED_SHOWN],
-        skipped_count=len(report.skipped) + incoming.packed.skipped_count + incoming.packed.changed_count,
+        skipped_count=len(report.skipped) + incoming.packed.left_out_count,
         skipped=skipped[:SKIPPED_SHOWN],
     )
     detail = {"path": head.path, "output_path": report.output_path, "entry_count": report.entry_count}
@@ -85,7 +77,7 @@ class _Incoming:
     """What the agent sends of a packed tree: its head, then its entries, then what it left out."""
 
     def __init__(self, conversation: Conversation, masks: Masks) -> None:
-        self.packed = _Packed()
+        self.packed = Packed()
         self._masks = masks
         self._conversation = conversation
 
@@ -103,7 +95,7 @@ class _Incoming:
             try:
                 message = next(self._conversation)
             except StopIteration as done:
-                self.packed = checked("tree_pack", done.value, _Packed)
+                self.packed = checked("tree_pack", done.value, Packed)
                 decoder.close()
                 return
             if isinstance(message, bytes):

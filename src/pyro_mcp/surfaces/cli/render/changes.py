@@ -44,14 +44,14 @@ def draw_pushed(console: Console, result: SyncResult) -> None:
     done = result.workspace_sync
     what = f"{done.entry_count} entries, {size(done.bytes_written)}"
     console.print(f"{plain(done.source_path)} is in {plain(done.destination)}: {what}", soft_wrap=True)
-    _draw_skipped(console, done.skipped, done.skipped_count)
+    draw_skipped(console, done.skipped, done.skipped_count)
 
 
 def draw_exported(console: Console, result: ExportResult) -> None:
     """What left, what did not, and what to look at first."""
     what = f"{result.entry_count} entries, {size(result.bytes_written)}"
     console.print(f"{plain(result.workspace_path)} is in {plain(result.output_path)}: {what}", soft_wrap=True)
-    _draw_skipped(console, result.skipped, result.skipped_count)
+    draw_skipped(console, result.skipped, result.skipped_count)
     for path in result.masked:
         console.print(f"a secret in it is overwritten: {plain(path)}", soft_wrap=True)
     if result.masked_count > len(result.masked):
@@ -62,7 +62,8 @@ def draw_exported(console: Console, result: ExportResult) -> None:
         console.print(f"  {plain(path)}", soft_wrap=True)
 
 
-def _draw_skipped(console: Console, skipped: list[Skipped], count: int) -> None:
+def draw_skipped(console: Console, skipped: list[Skipped], count: int) -> None:
+    """What was left out, as far as it is named."""
     for one in skipped:
         console.print(f"left out or altered: {plain(one.path)}: {plain(one.reason)}", soft_wrap=True)
     if count > len(skipped):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pyro_mcp.model.snapshot import Snapshot, SnapshotDeleted, SnapshotList
+from pyro_mcp.model.snapshot import SnapshotCreated, SnapshotDeleted, SnapshotList
+from pyro_mcp.surfaces.cli.render.changes import draw_skipped
 from pyro_mcp.surfaces.cli.render.common import size, table
 from pyro_mcp.surfaces.cli.render.workspace import when
 
@@ -20,10 +21,11 @@ def draw_list(console: Console, result: SnapshotList) -> None:
     console.print(rows)
 
 
-def draw_one(console: Console, result: Snapshot) -> None:
-    """That it is kept."""
+def draw_one(console: Console, result: SnapshotCreated) -> None:
+    """That it is kept, and what is not in it."""
     what = f"{result.entry_count} entries, {size(result.bytes_written)}"
     console.print(f"snapshot {result.snapshot_name} is kept: {what}")
+    draw_skipped(console, result.skipped, result.skipped_count)
 
 
 def draw_deleted(console: Console, result: SnapshotDeleted) -> None:
