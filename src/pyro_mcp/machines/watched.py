@@ -10,7 +10,9 @@ import subprocess
 import threading
 from collections.abc import Callable
 
+from pyro_mcp.errors import Capacity
 from pyro_mcp.system.process import Identity
+from pyro_mcp.system.threads import begin
 
 
 def held(child: subprocess.Popen[bytes]) -> tuple[Identity, int] | None:
@@ -52,7 +54,13 @@ class WatchedProcess:
         self._gone = threading.Event()
         self._lock = threading.Lock()
         self._callbacks: list[Callable[[], None]] = []
-        threading.Thread(target=self._watch, name=f"watch-{identity.pid}", daemon=True).start()
+        try:
+            begin(self._watch, f"watch-{identity.pid}")
+        except Capacity:
+            # Nobody would ever know of it.
+            self.signal(signal.SIGKILL)
+            self._watch()
+            raise
 
     @property
     def pid(self) -> int:

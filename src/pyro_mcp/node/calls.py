@@ -11,11 +11,12 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
-from pyro_mcp.errors import Cancelled
+from pyro_mcp.errors import Cancelled, Capacity
 from pyro_mcp.operations.call import Call
 from pyro_mcp.operations.operation import Operation
 from pyro_mcp.protocol.channel import ChannelClosed, Data, End, Stream
 from pyro_mcp.protocol.frames import encode_json
+from pyro_mcp.system.atomic import LACKING, MAKE_ROOM
 
 TEXT_MAX = 4096
 
@@ -33,6 +34,10 @@ def answer(stream: Stream, operation: Operation[Any, Any], engine: Any, settings
     try:
         with engine.secrets.hidden(stream.params.get("workspace_id")) as masks:
             result = masks.answer(operation.answer(call, stream.params))
+    except OSError as error:
+        if error.errno not in LACKING:
+            raise
+        raise Capacity(f"cannot finish {stream.verb}: {error.strerror}", hint=MAKE_ROOM) from error
     finally:
         stream.on_cancel(None)
         wire.close()

@@ -116,7 +116,10 @@ class Channel:
         """Exchange hellos and begin to serve. Returns the peer's hello; raises `ChannelClosed` or `TimeoutError`."""
         if self._initiator and not self._greeted:
             self.greet()
-        threading.Thread(target=self._read_loop, name="channel-reader", daemon=True).start()
+        try:
+            threading.Thread(target=self._read_loop, name="channel-reader", daemon=True).start()
+        except RuntimeError as error:
+            self.close(str(error))
         with self._condition:
             answered = self._condition.wait_for(lambda: self.peer or self.closed, timeout)
         if not answered:

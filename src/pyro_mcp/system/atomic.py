@@ -10,9 +10,12 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-from pyro_mcp.errors import DiskFull, PermissionDenied, PyroError
+from pyro_mcp.errors import Capacity, DiskFull, PermissionDenied, PyroError
 
 FREE_SPACE = "Free disk space, for example with `pyro env prune`"
+MAKE_ROOM = "End other machines or programs of this host, or raise its limits (ulimit -n, ulimit -u)"
+LACKING = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN)
+"""No descriptor, no memory, no process."""
 
 
 @contextlib.contextmanager
@@ -27,6 +30,8 @@ def disk_errors(what: str) -> Iterator[None]:
             raise DiskFull(f"cannot {what}: {cause}{where}", hint=FREE_SPACE) from error
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise PermissionDenied(f"cannot {what}: {cause}{where}") from error
+        if error.errno in LACKING:
+            raise Capacity(f"cannot {what}: {cause}{where}", hint=MAKE_ROOM) from error
         raise PyroError(f"cannot {what}: {cause}{where}") from error
 
 

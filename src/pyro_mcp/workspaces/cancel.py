@@ -4,16 +4,27 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
+from pyro_mcp.errors import Capacity
 from pyro_mcp.machines.driver import Machine
 from pyro_mcp.operations.call import Call
 from pyro_mcp.protocol.channel import Stream
+from pyro_mcp.system.threads import begin
 
 CANCEL_SECONDS = 4.0
 """How long an agent may take to end what was cancelled before its machine is given up. What a client that died had
 locked is free within five seconds."""
+
+
+def beside(stream: Stream, work: Callable[[], object], name: str) -> None:
+    """Run `work` for a request on a thread of its own. Without one the request is cancelled: raises `Capacity`."""
+    try:
+        begin(work, name)
+    except Capacity:
+        stream.cancel()
+        raise
 
 
 @contextlib.contextmanager

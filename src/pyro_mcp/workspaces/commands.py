@@ -21,6 +21,7 @@ from pyro_mcp.store.commands import CommandRow, Tally
 from pyro_mcp.store.commands import Commands as Table
 from pyro_mcp.store.workspaces import WorkspaceRow
 from pyro_mcp.system.atomic import disk_errors, make_directory
+from pyro_mcp.system.threads import begin
 from pyro_mcp.workspaces.capture import CAPTURE_BYTES
 from pyro_mcp.workspaces.exec import shown
 from pyro_mcp.workspaces.job import UNATTENDED, Job
@@ -238,7 +239,11 @@ class Commands:
             finally:
                 self._over(job)
 
-        threading.Thread(target=work, name=f"exec-{job.row.sequence}", daemon=True).start()
+        try:
+            begin(work, f"exec-{job.row.sequence}")
+        except Capacity as error:
+            job.refuse(error)
+            self._over(job)
 
     def _over(self, job: Job) -> None:
         self._jobs.pop(_key(job.row), None)

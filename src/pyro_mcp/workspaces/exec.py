@@ -8,16 +8,16 @@ from __future__ import annotations
 import contextlib
 import re
 import shlex
-import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any
 
 from pyro_mcp.errors import Cancelled, MachineFailed, PyroError
 from pyro_mcp.machines.driver import Machine
 from pyro_mcp.operations.call import STDERR, STDOUT, Call
 from pyro_mcp.protocol.channel import ChannelClosed, Data, RemoteError, Result, Stream
-from pyro_mcp.workspaces.cancel import cancellable
+from pyro_mcp.workspaces.cancel import beside, cancellable
 from pyro_mcp.workspaces.capture import Capture
 
 GRACE_SECONDS = 20.0
@@ -134,7 +134,7 @@ def _attend(
         stream = machine.channel.open(*request)
         with cancellable(call, machine, stream):
             if stdin is not None:
-                threading.Thread(target=_feed, args=(stream, stdin), name="stdin", daemon=True).start()
+                beside(stream, partial(_feed, stream, stdin), "stdin")
             answer = _follow(stream, take, deadline)
     except ChannelClosed as error:
         call.check()

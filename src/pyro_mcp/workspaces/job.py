@@ -112,6 +112,14 @@ class Job:
             )
         )
 
+    def refuse(self, error: PyroError) -> None:
+        """Record that it could not be run, or not be watched any more."""
+
+        def refused(hear: Output) -> dict[str, Any]:
+            raise error
+
+        self._finish(refused)
+
     def resume(self) -> None:
         """Go on from the mark that another node has left, and record how the command ended, like `run`."""
         mark = self._mark

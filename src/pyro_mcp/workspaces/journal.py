@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pyro_mcp.operations.call import STDERR, STDOUT
-from pyro_mcp.system.atomic import make_directory
+from pyro_mcp.system.atomic import disk_errors, make_directory
 from pyro_mcp.workspaces.capture import Capture, Captured, without_broken_end
 from pyro_mcp.workspaces.cursor import parse_cursor
 from pyro_mcp.workspaces.marks import Place
@@ -306,11 +306,12 @@ def _digest(path: Path, limit: int, over: bool) -> tuple[Captured, int]:
 
 
 def _read(path: Path, offset: int, count: int) -> bytes:
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-    except FileNotFoundError:
-        return b""
-    try:
-        return os.pread(descriptor, count, offset)
-    finally:
-        os.close(descriptor)
+    with disk_errors("read what a command said"):
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        except FileNotFoundError:
+            return b""
+        try:
+            return os.pread(descriptor, count, offset)
+        finally:
+            os.close(descriptor)

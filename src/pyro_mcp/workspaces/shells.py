@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import secrets
-import threading
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 from msgspec import Meta
@@ -31,7 +31,7 @@ from pyro_mcp.model.shell import (
 )
 from pyro_mcp.operations.call import STDOUT, Call
 from pyro_mcp.protocol.channel import ChannelClosed, Data, RemoteError, Result, Stream
-from pyro_mcp.workspaces.cancel import cancellable
+from pyro_mcp.workspaces.cancel import beside, cancellable
 from pyro_mcp.workspaces.content.asking import Place, ask, checked
 from pyro_mcp.workspaces.content.opening import opened
 from pyro_mcp.workspaces.params import absolute
@@ -293,7 +293,7 @@ def _attend(
         stream = place.machine.channel.open("shell_attach", params)
         with cancellable(call, place.machine, stream):
             if stdin is not None:
-                threading.Thread(target=_feed, args=(stream, stdin), name="keys", daemon=True).start()
+                beside(stream, partial(_feed, stream, stdin), "keys")
             answer = _follow(call, stream, mask, params["cursor"])
     except ChannelClosed as error:
         call.check()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -106,6 +107,18 @@ def test_a_client_that_stops_reading_stalls_only_itself(node: Node) -> None:
     wait_empty(node)
     lazy.close()
     busy.close()
+
+
+def test_what_the_host_lacks_is_told_as_capacity_and_a_bug_is_not(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    channel = client(node)
+    for number, code in ((errno.EMFILE, "capacity"), (errno.ENOMEM, "capacity"), (errno.EINVAL, "internal")):
+        failing = OSError(number, os.strerror(number))
+        monkeypatch.setattr(node.engine.lifecycle, "listing", lambda failing=failing: (_ for _ in ()).throw(failing))
+        monkeypatch.setattr(sys, "excepthook", lambda *_: None)
+        with pytest.raises(RemoteError) as caught:
+            channel.call("list_workspaces", timeout=5)
+        assert caught.value.payload["code"] == code
+    channel.close()
 
 
 def test_other_calls_go_on_while_one_is_slow(node: Node) -> None:

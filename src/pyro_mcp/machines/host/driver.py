@@ -56,12 +56,12 @@ class HostDriver:
         try:
             identity.save(spec.directory / IDENTITY)
             return HostMachine(spec.machine_id, spec.directory, process, _greet(spec.directory, identity.pid))
-        except OSError:
-            _terminate(process)
-            raise
         except MachineFailed as error:
             _terminate(process)
             raise MachineFailed(error.message, hint=_tail(spec.directory / LOG) or None) from None
+        except BaseException:
+            _terminate(process)
+            raise
 
     def adopt(self, machine_id: str, directory: Path, network: NetworkLink | None = None) -> HostMachine | None:
         """The agent that an earlier node left, reconnected; when it is gone, so is what it had started."""

@@ -139,7 +139,7 @@ class QemuDriver:
         except (MachineFailed, ChannelClosed, RemoteError, TimeoutError) as error:
             process.terminate()
             raise _explain(error, process) from None
-        except OSError:
+        except BaseException:
             process.terminate()
             raise
         return machine

@@ -10,12 +10,13 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from pyro_mcp.errors import MachineFailed
+from pyro_mcp.errors import Capacity, MachineFailed
 from pyro_mcp.machines.qemu.command import Sockets
 from pyro_mcp.machines.qemu.qmp import Qmp
 from pyro_mcp.machines.watched import WatchedProcess, held
 from pyro_mcp.system.process import Identity, require_program
 from pyro_mcp.system.sockets import connect_unix, listen_unix
+from pyro_mcp.system.threads import begin
 
 CONSOLE_BYTES = 64 * 1024
 AGENT, MONITOR, CONSOLE, IDENTITY, LOG = "agent.sock", "monitor.sock", "console.sock", "vmm.json", "vmm.log"
@@ -93,7 +94,11 @@ class Vmm(WatchedProcess):
         self._spoke = threading.Condition()
         self._ended = False
         super().__init__(identity, pidfd, child, at_end=self._hush)
-        threading.Thread(target=self._listen, name=f"console-{identity.pid}", daemon=True).start()
+        try:
+            begin(self._listen, f"console-{identity.pid}")
+        except Capacity:
+            self.terminate()
+            raise
 
     def connect_agent(self) -> socket.socket:
         return self._connect(AGENT)

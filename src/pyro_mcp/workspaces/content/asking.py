@@ -6,7 +6,6 @@ Data may flow both ways. It ends when the agent answers, breaks the rules or fal
 from __future__ import annotations
 
 import contextlib
-import threading
 from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -18,7 +17,7 @@ from pyro_mcp.machines.driver import Machine
 from pyro_mcp.operations.call import Call
 from pyro_mcp.protocol.channel import ChannelClosed, Data, Event, RemoteError, Result, Stream
 from pyro_mcp.trees.work import Announce
-from pyro_mcp.workspaces.cancel import cancellable
+from pyro_mcp.workspaces.cancel import beside, cancellable
 from pyro_mcp.workspaces.redact import Masks
 
 T = TypeVar("T")
@@ -184,7 +183,7 @@ def _feed(stream: Stream, send: bytes | Iterable[bytes] | None) -> _Feeder | Non
     if isinstance(send, bytes) and len(send) <= INLINE_BYTES:
         feeder.run()
     else:
-        threading.Thread(target=feeder.run, name="feeder", daemon=True).start()
+        beside(stream, feeder.run, "feeder")
     return feeder
 
 
