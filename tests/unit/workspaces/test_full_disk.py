@@ -19,8 +19,8 @@ from pyro_mcp.workspaces.engine import Engine
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="makes mounts")
 
-LEVELS = [0, *(1 << power for power in range(12, 20)), *(48 << power for power in range(10, 14))]
-"""How many bytes are left."""
+LEVELS = [0, *(int(4096 * 1.35**step) for step in range(19))]
+"""How many bytes are left: twenty levels, to almost 1 MiB."""
 TREE_BYTES = 600_000
 
 
