@@ -59,6 +59,25 @@ def test_the_environment_is_read_in_one_place(path: Path) -> None:
         assert "os.environ" not in path.read_text(), "read it through Settings"
 
 
+GUESTS_ONLY = {
+    "git": {"surfaces/cli/demo.py", "environments/catalog.py"},
+    "/bin/sh": {"protocol/readiness.py", "workspaces/exec.py"},
+}
+"""Programs that the host's side never starts, and who names them: to run them in a guest, or to say what one has."""
+
+
+def test_no_program_that_a_workspace_can_steer_is_started_here() -> None:
+    """A repository can make git run anything, and a name a shell."""
+    for program, named_in in GUESTS_ONLY.items():
+        found = {
+            name_of(path)
+            for path in MODULES
+            for node in ast.walk(ast.parse(path.read_text()))
+            if isinstance(node, ast.Constant) and node.value == program
+        }
+        assert {name for name in found if not name.startswith("guest/")} == named_in
+
+
 def functions(path: Path) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
