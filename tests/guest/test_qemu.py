@@ -19,7 +19,7 @@ import pytest
 from pyro_mcp.environments.image import make_initramfs
 from pyro_mcp.environments.packages import current_packages
 from pyro_mcp.errors import MachineFailed
-from pyro_mcp.machines.driver import MachineSpec
+from pyro_mcp.machines.driver import MachineSpec, NetworkLink
 from pyro_mcp.machines.preflight import kvm_verdict
 from pyro_mcp.machines.qemu.driver import QemuDriver, QemuMachine
 from pyro_mcp.machines.template import RAM, SCRATCH, STATE
@@ -85,6 +85,63 @@ def test_a_scratch_disk_that_stands_is_kept(driver: QemuDriver, new_spec: Callab
         assert sh(machine, "cat /root/f; hostname").split() == ["kept", spec.machine_id]
     finally:
         machine.terminate()
+
+
+SPOIL = """
+cd /etc
+for name in hostname hosts machine-id resolv.conf resolv.conf.pyro ssl/certs/ca-certificates.crt.pyro; do
+    rm -f $name && mkfifo $name
+done
+rm ssl/certs/ca-certificates.crt && truncate -s 1T ssl/certs/ca-certificates.crt
+sync
+"""
+LOCK = "cd /etc && rm hosts && mkdir hosts && chattr +i resolv.conf hostname && sync"
+BREAK = """
+mkdir /mnt/own && mount $(readlink -f /dev/$(basename $(dirname $(grep -lx scratch /sys/block/*/serial)))) /mnt/own
+rm -r /mnt/own/workspace && touch /mnt/own/workspace && umount /mnt/own && sync
+"""
+
+
+def test_a_machine_starts_again_whatever_was_left_where_the_agent_writes(
+    driver: QemuDriver, new_spec: Callable[..., MachineSpec]
+) -> None:
+    """Pipes that nobody reads, a file larger than memory: a start that waited for them would look like a broken
+    template, which is everybody's."""
+    link = NetworkLink(lambda stream: None, ca=b"-----BEGIN CERTIFICATE-----\nhost\n-----END CERTIFICATE-----\n")
+    spec = dataclasses.replace(new_spec(), network=link)
+    machine = driver.launch(spec, silent)
+    sh(machine, SPOIL)
+    machine.terminate()
+    machine = driver.launch(spec, silent)
+    try:
+        assert sh(machine, "cat /etc/hostname; tail -n 2 /etc/ssl/certs/ca-certificates.crt | head -n 1").split() == [
+            spec.machine_id,
+            "host",
+        ]
+        assert sh(machine, "cat /etc/resolv.conf") == "nameserver 192.0.0.1"
+        sh(machine, LOCK)
+    finally:
+        machine.terminate()
+    machine = driver.launch(spec, silent)
+    try:
+        assert sh(machine, "hostname; test -d /etc/hosts && echo his own") == f"{spec.machine_id}\nhis own"
+    finally:
+        machine.terminate()
+
+
+def test_a_disk_that_its_user_broke_does_not_condemn_the_template(
+    driver: QemuDriver, new_spec: Callable[..., MachineSpec]
+) -> None:
+    spec = new_spec()
+    machine = driver.launch(spec, silent)
+    sh(machine, BREAK)
+    machine.terminate()
+    said: list[str] = []
+    with pytest.raises(MachineFailed) as caught:
+        driver.launch(spec, lambda words, _: said.append(words))
+    assert "a new disk" in str(caught.value.hint)
+    assert not [words for words in said if "did not restore" in words]
+    assert driver._templates.get(driver._kind(spec)) is not None
 
 
 @pytest.mark.slow

@@ -13,7 +13,9 @@ import fcntl
 import os
 import struct
 import time
+from collections.abc import Callable
 
+from pyro_mcp.guest import place
 from pyro_mcp.guest.errors import invalid
 
 RNDADDENTROPY = 0x40085203
@@ -43,12 +45,22 @@ def reseed(entropy: str) -> None:
         os.close(pool)
 
 
-def name_host(hostname: str, machine_id: str, root: str = "") -> None:
-    """Set the host name and write `/etc/hostname`, `/etc/hosts` and `/etc/machine-id` below `root`."""
+def name_host(hostname: str, machine_id: str, log: Callable[[str], None], root: str = "") -> None:
+    """Set the host name and write `/etc/hostname`, `/etc/hosts` and `/etc/machine-id` below `root`.
+
+    One that cannot be written is told and left: its user has made it so, and the machine must start all the same.
+    """
     _socket.sethostname(hostname)
-    _write(f"{root}/etc/hostname", f"{hostname}\n")
-    _write(f"{root}/etc/machine-id", f"{machine_id}\n")
-    _write(f"{root}/etc/hosts", f"127.0.0.1\tlocalhost {hostname}\n::1\tlocalhost ip6-localhost ip6-loopback\n")
+    files = {
+        "/etc/hostname": f"{hostname}\n",
+        "/etc/machine-id": f"{machine_id}\n",
+        "/etc/hosts": f"127.0.0.1\tlocalhost {hostname}\n::1\tlocalhost ip6-localhost ip6-loopback\n",
+    }
+    for path, content in files.items():
+        try:
+            place.put(root + path, content.encode())
+        except OSError as error:
+            log(f"{path}: {error.strerror}")
 
 
 def raise_loopback() -> None:
@@ -64,26 +76,3 @@ def boot_id() -> str:
     """The kernel's id of this boot; drawn by the kernel when first read, so never before `reseed`."""
     with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
         return file.read().strip()
-
-
-def _write(path: str, content: str) -> None:
-    """Put `content` into `path`; a link, which some images have there, is replaced and not followed.
-
-    Written in place and cut only if need be: after a restore, truncating costs an emulated guest milliseconds.
-    """
-    flags = os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
-    try:
-        file = os.open(path, flags)
-    except OSError:
-        try:
-            os.unlink(path)
-        except FileNotFoundError:
-            pass
-        file = os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o644)
-    try:
-        data = content.encode()
-        os.write(file, data)
-        if os.fstat(file).st_size != len(data):
-            os.ftruncate(file, len(data))
-    finally:
-        os.close(file)

@@ -54,7 +54,7 @@ def run() -> NoReturn:
         if disks.has_scratch():
             disks.assemble()
             # Makes the files: after a restore it is quicker to fill them than to copy them up from the image.
-            identity.name_host("vm-" + "0" * 12, "0" * 32)
+            identity.name_host("vm-" + "0" * 12, "0" * 32, log)
             _warm()
         identity.raise_loopback()
         agent = GuestAgent(Port())
@@ -133,7 +133,7 @@ class GuestAgent:
             identity.reseed(entropy)
             if read.flag(p, "scratch"):
                 disks.assemble()
-            identity.name_host(hostname, machine_id)
+            identity.name_host(hostname, machine_id, log)
             if layout is not None:
                 self._overlay.prepare(seed=seed, load=load)
             disks.keep_spares()

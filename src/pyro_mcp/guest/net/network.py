@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from pyro_mcp.guest import params as read
+from pyro_mcp.guest import place
 from pyro_mcp.guest.errors import AgentError, cause, invalid
 from pyro_mcp.guest.flow import Flow
 from pyro_mcp.guest.net import drivers, link, rules, trust
@@ -24,6 +25,7 @@ from pyro_mcp.protocol.channel import Channel, Stream
 
 NAME_SERVER = "192.0.0.1"
 """Asked over the interface and so turned round to us; port 53 of the loopback stays the programs' own."""
+RESOLVER = "/etc/resolv.conf"
 MOST_CA_BYTES = 4 * 1024 * 1024
 BACKLOG = 128
 ATTEMPTS = 8
@@ -69,7 +71,7 @@ class Network:
             flow.close()
         if b"-----BEGIN CERTIFICATE-----" not in bundle:
             raise invalid("cannot network_up: the bundle holds no certificate in PEM form")
-        trust.install(bundle)
+        self._leave_to_user("the host's certificates", lambda: trust.install(bundle))
         self._environment.update(trust.VARIABLES)
 
     def _raise(self, ipv6: bool) -> None:
@@ -83,8 +85,16 @@ class Network:
         Resolver(loop, host, names, ipv6=ipv6)
         rules.install(rules.Ports(dns=names_port, connections=connections_port))
         link.create(ipv6=ipv6)
-        trust.replace("/etc/resolv.conf", f"nameserver {NAME_SERVER}\n".encode())
+        server = f"nameserver {NAME_SERVER}\n".encode()
+        self._leave_to_user(RESOLVER, lambda: place.replace(RESOLVER, server))
         threading.Thread(target=loop.run, name="network", daemon=True).start()
+
+    def _leave_to_user(self, what: str, write: Callable[[], None]) -> None:
+        """A file that its user has locked, or has no room for, is left; the machine must start all the same."""
+        try:
+            write()
+        except OSError as error:
+            self._log(f"{what}: {error.strerror}")
 
 
 def bind_loopback(kinds: list[int], ipv6: bool) -> tuple[list[_socket.socket], int]:

@@ -14,7 +14,7 @@ it, which writes the file anew when packages are installed. Others look elsewher
 
 from __future__ import annotations
 
-import os
+from pyro_mcp.guest import place
 
 BUNDLE = "/etc/ssl/certs/ca-certificates.crt"
 SOURCE = "/usr/local/share/ca-certificates/pyro-host.crt"
@@ -29,27 +29,17 @@ VARIABLES = {
         b"NODE_EXTRA_CA_CERTS",
     )
 }
+MOST_BYTES = 16 * 1024 * 1024
 MARK = b"# The host's certificate authorities, added by pyro (--host-ca)\n"
 
 
 def install(bundle: bytes, root: str = "") -> None:
     """Put `bundle` (PEM) in place below `root`. Raises `OSError`."""
-    path = root + BUNDLE
-    try:
-        with open(path, "rb") as file:
-            own = file.read().partition(MARK)[0]
-    except FileNotFoundError:
-        own = b""
+    there = place.read(root + BUNDLE, MOST_BYTES)
+    own = there.partition(MARK)[0]
     separator = b"" if not own or own.endswith(b"\n") else b"\n"
-    replace(path, own + separator + MARK + bundle)
-    replace(root + SOURCE, bundle)
-
-
-def replace(path: str, content: bytes) -> None:
-    """Write a file that everybody may read, whole or not at all; a link that stands there is replaced."""
-    os.makedirs(os.path.dirname(path), mode=0o755, exist_ok=True)
-    temporary = f"{path}.pyro"
-    with open(temporary, "wb") as file:
-        os.fchmod(file.fileno(), 0o644)
-        file.write(content)
-    os.replace(temporary, path)
+    wanted = own + separator + MARK + bundle
+    # A disk that has filled up meanwhile has no room to write the same again.
+    if wanted != there:
+        place.replace(root + BUNDLE, wanted)
+    place.replace(root + SOURCE, bundle)

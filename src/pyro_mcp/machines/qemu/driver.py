@@ -42,8 +42,13 @@ BOOT_SECONDS = {"kvm": 30.0, "tcg": 120.0}
 ANSWER_SECONDS = 30.0
 ADOPT_SECONDS = 5.0
 SCRATCH, TOKEN = "scratch.ext4", "token"
+USED_HINT = "what was left on its disk is in the way; `pyro workspace reset` gives a workspace a new disk"
 READY = b"pyro-agent: ready"
 """What the agent says on the console when it waits for its first connection, which a template must not have had."""
+
+
+class _Hindered(MachineFailed):
+    """The guest woke, and could not become this machine with what it found on its disk."""
 
 
 class QemuDriver:
@@ -73,9 +78,13 @@ class QemuDriver:
         A scratch disk that stands in the machine's directory is kept; otherwise the machine gets a fresh one.
         """
         frozen = self._template(spec, progress)
+        used = (spec.directory / SCRATCH).exists()
         try:
             return self._restore(spec, frozen)
-        except MachineFailed:
+        except MachineFailed as error:
+            if used and isinstance(error, _Hindered):
+                # Its user may have brought that about, and the template is everybody's.
+                raise MachineFailed(error.message, hint=USED_HINT) from None
             # Sound by its digests and yet it does not run: say, an upgraded library under the same QEMU version.
             self._templates.discard(frozen)
             progress("the frozen guest did not restore; building it again", None)
@@ -126,19 +135,21 @@ class QemuDriver:
 
     def _configured(self, spec: MachineSpec, process: Vmm, seconds: float, state: Path | None = None) -> QemuMachine:
         """Wake the guest, from the frozen `state` if given, and make it this machine. On failure it is ended."""
+        kind = MachineFailed
         try:
             # Said before the guest wakes, our hello waits at its port, and one waking serves for both.
             channel = _dial(process, spec.network)
             if state is not None:
                 _load_state(process, state)
             channel.start(seconds)
+            kind = _Hindered
             machine = QemuMachine(spec.machine_id, self.capabilities, process, channel)
             _configure(spec, channel)
             if spec.network is not None:
                 _raise_network(spec.network, channel)
         except (MachineFailed, ChannelClosed, RemoteError, TimeoutError) as error:
             process.terminate()
-            raise _explain(error, process) from None
+            raise _explain(error, process, kind) from None
         except BaseException:
             process.terminate()
             raise
@@ -353,7 +364,7 @@ def _to_file(monitor: Qmp, command: str, path: Path, flags: int) -> None:
     monitor.wait_migration()
 
 
-def _explain(error: Exception, process: Vmm) -> MachineFailed:
+def _explain(error: Exception, process: Vmm, kind: type[MachineFailed] = MachineFailed) -> MachineFailed:
     words = process.last_words()
     hint = f"its last words were:\n{words}" if words else "run `pyro doctor` to check this host"
-    return MachineFailed(f"cannot start the guest: {error}", hint=hint)
+    return kind(f"cannot start the guest: {error}", hint=hint)
