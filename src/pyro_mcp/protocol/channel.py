@@ -60,6 +60,7 @@ __all__ = [
 ]
 
 MAX_STREAMS = 256
+"""That one side may have opened. Each side's are counted apart, so neither can take the other's room."""
 FRAME_SECONDS = 30.0
 SEND_SECONDS = 60.0
 SMALL = 4096
@@ -104,6 +105,7 @@ class Channel:
         self._streams: dict[int, Stream] = {}
         self._next = 1 if initiator else 2
         self._highest_peer = 0
+        self._peers_streams = 0
         self._ping_lock = threading.Lock()
         self._pongs: deque[float] = deque(maxlen=1)
         self._greeted = False
@@ -239,7 +241,8 @@ class Channel:
 
     def _forget(self, number: int) -> None:
         with self._condition:
-            self._streams.pop(number, None)
+            if self._streams.pop(number, None) is not None and not self._opened_here(number):
+                self._peers_streams -= 1
 
     def _opened_here(self, number: int) -> bool:
         return number % 2 == (1 if self._initiator else 0)
@@ -326,9 +329,10 @@ class Channel:
             raise FrameError("OPEN without a verb or parameters")
         stream = Stream(self, number, verb, params)
         with self._condition:
-            crowded = len(self._streams) >= MAX_STREAMS
+            crowded = self._peers_streams >= MAX_STREAMS
             if not crowded:
                 self._streams[number] = stream
+                self._peers_streams += 1
         if crowded:
             stream.error({"code": "capacity", "message": f"cannot {verb}: {MAX_STREAMS} requests are under way"})
             return

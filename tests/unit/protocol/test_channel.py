@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 import pytest
 
+from pyro_mcp.protocol import channel
 from pyro_mcp.protocol.channel import Channel, ChannelClosed, Data, End, Event, RemoteError, Result, Stream
 from pyro_mcp.protocol.frames import Kind
 from pyro_mcp.protocol.pipe import Pipe, PipeClosed
@@ -295,3 +296,24 @@ def test_the_largest_notice_finds_room_whatever_was_read_before(connect: Connect
     while not kinds or kinds[-1] is not Result:
         kinds.append(type(stream.receive(5)))
     assert kinds == [Data, Event, Result]
+
+
+def test_streams_that_one_side_holds_leave_the_others_room(connect: Connect, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(channel, "MAX_STREAMS", 4)
+    go = threading.Event()
+
+    def handler(stream: Stream) -> None:
+        go.wait(30)
+        stream.result({})
+
+    client, server = connect(handler)
+    client._handler = handler
+    theirs = [client.open("wait") for _ in range(4)]
+    own = [server.open("wait") for _ in range(4)]
+    with pytest.raises(RemoteError) as caught:
+        client.call("wait", timeout=20)
+    assert caught.value.payload["code"] == "capacity"
+    go.set()
+    for stream in theirs + own:
+        assert list(stream.messages()) == [Result({})]
+    assert client.call("wait", timeout=20) == {}, "what is over takes no room"
