@@ -199,7 +199,7 @@ while True:
     refusal = sock.connect_ex(("{WEB}", 80))
     if refusal: break
     held.append(sock)
-print(100 < len(held) <= 120, errno.errorcode[refusal])
+print(120 < len(held) <= 128, errno.errorcode[refusal])
 for sock in held: sock.close()
 """
     assert python(guest, code) == "100 {'HELLO'} []\nTrue EHOSTUNREACH"

@@ -218,6 +218,30 @@ def test_an_empty_list_allows_nothing(talker: Any, made: Any) -> None:
     assert (done["stdout"], refused(done)) == ("", {("web.test", None, None), (None, WEB, 80)})
 
 
+CROWD = f"""
+import socket, threading
+addresses = {{}}
+def look(number): addresses[number] = socket.getaddrinfo(f"x{{number}}.evil.test", 80, type=socket.SOCK_STREAM)
+lookers = [threading.Thread(target=look, args=(number,)) for number in range(80)]
+for one in lookers: one.start()
+for one in lookers: one.join()
+held = []
+while True:
+    held.append(socket.socket())
+    if held[-1].connect_ex(("{WEB}", 80)): break
+print(len(addresses), len(held) - 1)
+"""
+
+
+def test_many_at_once_wait_or_are_told_why_not(sdk: Any, made: Any) -> None:
+    made(sdk, network_policy="egress", environment="debian:12-build")
+    done = execute(sdk, f"python3 - <<'END'\n{CROWD}\nEND")
+    assert done["stdout"] == "80 120\n", done["stderr"]
+    (refusal,) = done["network_refusals"]
+    assert refusal["reason"] == "120 connections are under way, as many as one machine may have"
+    assert (refusal["address"], refusal["count"]) == (WEB, 1)
+
+
 def test_it_goes_over_ipv6_too(sdk: Any, made: Any, world: Internet) -> None:
     before = world.sent()
     made(sdk, network_policy="egress", environment="debian:12-build")

@@ -21,8 +21,8 @@ class Connection:
     """One connection on its way into the record. Not a result: it changes until it has ended.
 
     `port` 0: only the name was looked up. `failed`: allowed, but it did not come about, as `reason` says. `duration_ms`
-    is None while it is open, or when the node ended meanwhile. The `kept_...` are the keeper's own: the entry's
-    number, and the bytes that are counted already.
+    is None while it is open, or when the node ended meanwhile. `kept...` are the keeper's own: whether there is an
+    entry at all, its number, and the bytes that are counted already.
     """
 
     machine_id: str
@@ -37,6 +37,7 @@ class Connection:
     bytes_out: int = 0
     duration_ms: int | None = None
     count: int = 1
+    kept: bool = True
     kept_as: int | None = None
     kept_in: int = 0
     kept_out: int = 0

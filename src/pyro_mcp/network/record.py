@@ -2,14 +2,15 @@
 
 Nothing here waits for a disk on a connection's way: what happened is collected and written a moment later, all that
 happened in that moment as one. Equal refusals and failures become one entry with a count, so a guest that knocks on
-the same door for ever fills no book; what one moment cannot hold is counted and not kept.
+the same door for ever fills no book; what one moment cannot hold is counted and not kept. That bound is each machine's,
+and refusals have their own: a guest that makes a great many hides neither its connections nor those of others.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -18,7 +19,8 @@ from pyro_mcp.model.network import Connection, Key, Verdict
 from pyro_mcp.network.policy import Refusal
 
 MOMENT_SECONDS = 0.25
-PENDING_MAX = 5000
+PENDING_MAX = 1000
+"""New connections, and as many refusals and failures that differ, of one machine in one moment."""
 WATCHED_MAX = 32
 BURST_SECONDS, BURSTS_MAX = 5.0, 256
 """A refused look-up within so long of the last for that name counts as the same: programs ask for both kinds of
@@ -28,16 +30,34 @@ address, and resolvers and downloaders ask again, all for one thing that somebod
 @dataclass
 class Batch:
     """What one moment held. `begun` came about in it, `ended` came about earlier and ended in it; a connection that
-    did both is in `begun`. `dropped` says per machine how many entries had no place."""
+    did both is in `begun`. `over` says per machine what the entries without a place add to its totals."""
 
     begun: dict[int, Connection] = field(default_factory=dict)
     ended: list[Connection] = field(default_factory=list)
     counted: dict[Key, Connection] = field(default_factory=dict)
-    dropped: dict[str, int] = field(default_factory=dict)
+    over: defaultdict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
+    taken: Counter[tuple[str, bool]] = field(default_factory=Counter)
 
-    @property
-    def size(self) -> int:
-        return len(self.begun) + len(self.ended) + len(self.counted)
+    def place(self, machine_id: str, *, counted: bool) -> bool:
+        """Whether there is a place for one more; it is taken then."""
+        key = (machine_id, counted)
+        free = self.taken[key] < PENDING_MAX
+        self.taken[key] += free
+        return free
+
+    def forget(self, connection: Connection) -> None:
+        """Keep of an entry only what it adds to the totals."""
+        self.over[connection.machine_id].update({connection.verdict: connection.count, "forgotten": connection.count})
+
+    def weigh(self, connection: Connection) -> None:
+        """Add the bytes of a connection that is not kept to the totals, those that are not in them yet."""
+        over = self.over[connection.machine_id]
+        over["bytes_in"] += connection.bytes_in - connection.kept_in
+        over["bytes_out"] += connection.bytes_out - connection.kept_out
+        connection.kept_in, connection.kept_out = connection.bytes_in, connection.bytes_out
+
+    def __bool__(self) -> bool:
+        return bool(self.begun or self.ended or self.counted or self.over)
 
 
 class Recorder:
@@ -45,21 +65,30 @@ class Recorder:
 
     def __init__(self, write: Callable[[Batch], None]) -> None:
         self._write = write
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._writing = threading.Lock()
         self._pending = Batch()
         self._scheduled = False
         self._closed = False
 
     def begun(self, connection: Connection) -> None:
-        self._add(connection, lambda batch: batch.begun.__setitem__(id(connection), connection))
+        with self._lock:
+            if self._pending.place(connection.machine_id, counted=False):
+                self._pending.begun[id(connection)] = connection
+            else:
+                connection.kept = False
+                self._pending.forget(connection)
+                self._pending.weigh(connection)
+        self._schedule()
 
     def ended(self, connection: Connection) -> None:
-        """A connection that was `begun` has its final numbers."""
+        """A connection that was `begun` has other numbers; perhaps its final ones."""
         with self._lock:
-            if id(connection) in self._pending.begun:
-                return
-        self._add(connection, lambda batch: batch.ended.append(connection))
+            if not connection.kept:
+                self._pending.weigh(connection)
+            elif id(connection) not in self._pending.begun:
+                self._pending.ended.append(connection)
+        self._schedule()
 
     def count(self, connection: Connection) -> None:
         """A refusal or failure happened, perhaps not for the first time."""
@@ -68,15 +97,18 @@ class Recorder:
             if known is not None:
                 known.count += connection.count
                 known.at = connection.at
-                return
-        self._add(connection, lambda batch: batch.counted.__setitem__(connection.key, connection))
+            elif self._pending.place(connection.machine_id, counted=True):
+                self._pending.counted[connection.key] = connection
+            else:
+                self._pending.forget(connection)
+        self._schedule()
 
     def flush(self) -> None:
         """Write what there is, now. Raises what `write` raises; what could not be written is kept for the next time."""
         with self._writing:
             with self._lock:
                 batch, self._pending = self._pending, Batch()
-            if self._closed or (not batch.size and not batch.dropped):
+            if self._closed or not batch:
                 return
             try:
                 self._write(batch)
@@ -92,13 +124,8 @@ class Recorder:
             with self._writing:
                 self._closed = True
 
-    def _add(self, connection: Connection, put: Callable[[Batch], None]) -> None:
+    def _schedule(self) -> None:
         with self._lock:
-            if self._pending.size >= PENDING_MAX:
-                dropped = self._pending.dropped
-                dropped[connection.machine_id] = dropped.get(connection.machine_id, 0) + connection.count
-            else:
-                put(self._pending)
             if self._scheduled:
                 return
             self._scheduled = True
@@ -117,12 +144,14 @@ class Recorder:
         """A batch that could not be written goes before what has come since, as far as there is room."""
         with self._lock:
             newer, self._pending = self._pending, batch
-        for connection in newer.begun.values():
-            self.begun(connection)
-        for connection in newer.ended:
-            self.ended(connection)
-        for connection in newer.counted.values():
-            self.count(connection)
+            for machine_id, added in newer.over.items():
+                batch.over[machine_id].update(added)
+            for connection in newer.begun.values():
+                self.begun(connection)
+            for connection in newer.ended:
+                self.ended(connection)
+            for connection in newer.counted.values():
+                self.count(connection)
 
 
 class Watch:

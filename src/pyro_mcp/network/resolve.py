@@ -2,7 +2,8 @@
 
 The very text that the policy has let through is looked up, as an absolute name: a search list would turn one name
 into another. The C library does not find absolute names in /etc/hosts, so that file is read here, first. A look-up
-cannot be interrupted, so it runs on one of a bounded number of threads and its caller may leave without it.
+cannot be interrupted, so it runs on one of a bounded number of threads and its caller may leave without it. The bound
+is each machine's own: names that nobody answers, asked for by one, make no other wait.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from pyro_mcp.protocol.workers import Workers
 HOSTS = Path("/etc/hosts")
 HOSTS_MAX = 4 * 1024 * 1024
 LOOKUP_SECONDS = 10.0
-AT_ONCE = 32
+AT_ONCE = 16
 _NO_DATA = frozenset({socket.EAI_NODATA, socket.EAI_ADDRFAMILY})
 
 Ask = Callable[[str, int], list[Address]]
@@ -38,11 +39,11 @@ class LookupFailed(Exception):
 
 
 class Resolver:
-    """Look-ups for all machines of a node, `AT_ONCE` under way at most."""
+    """Look-ups for one machine, `AT_ONCE` under way at most, on threads that all may share."""
 
-    def __init__(self, ask: Ask | None = None) -> None:
+    def __init__(self, ask: Ask | None = None, workers: Workers | None = None) -> None:
         self._ask = ask or ask_host
-        self._workers = Workers()
+        self._workers = workers or Workers()
         self._slots = threading.BoundedSemaphore(AT_ONCE)
 
     def lookup(self, name: str, family: int, on_cancel: Callable[[Callable[[], None] | None], None]) -> list[Address]:

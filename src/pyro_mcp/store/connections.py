@@ -1,7 +1,7 @@
 """The connections table: what machines reached over the network, tried to reach, and were refused.
 
-Entries belong to the machine, so they end with it, at a reset too. Each machine keeps its latest; the totals know
-them all.
+Entries belong to the machine, so they end with it, at a reset too. Each machine keeps its latest, connections and the
+rest apart, so that no flood of refusals washes away where it has been; the totals know them all.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 from pyro_mcp.model.network import Connection
 from pyro_mcp.store.database import Database
 
-KEPT_MAX = 10_000
+KEPT_MAX = 5000
 
 _COLUMNS = (
     *("machine_id", "recorded_at", "verdict", "name", "address", "port", "reason", "hint"),
@@ -40,7 +40,7 @@ _ADD = (
 )
 _TRIM = (
     "DELETE FROM connections WHERE connection_id IN (SELECT connection_id FROM connections WHERE machine_id=:machine_id"
-    " ORDER BY recorded_at DESC, connection_id DESC LIMIT -1 OFFSET :kept)"
+    " AND (verdict='allowed')=:allowed ORDER BY recorded_at DESC, connection_id DESC LIMIT -1 OFFSET :kept)"
 )
 
 
@@ -56,11 +56,11 @@ class Connections:
         begun: Iterable[Connection],
         ended: Iterable[Connection],
         counted: Iterable[Connection],
-        dropped: Mapping[str, int],
+        over: Mapping[str, Mapping[str, int]],
     ) -> None:
         """Keep what came about, what of it has ended, and what did not come about, the last added to its like.
 
-        `dropped` entries per machine are only counted.
+        `over` is what each machine's totals grow by besides.
         """
         sums: dict[str, dict[str, int]] = {}
         kept: list[tuple[Connection, int | None, int, int]] = []
@@ -77,11 +77,13 @@ class Connections:
             for one in counted:
                 connection.execute(_INSERT + _COUNT, _values(one))
                 _add(sums, one.machine_id, one.verdict, one.count)
-            for machine_id, count in dropped.items():
-                _add(sums, machine_id, "forgotten", count)
+            for machine_id, more in over.items():
+                for name, count in more.items():
+                    _add(sums, machine_id, name, count)
             for machine_id, added in sums.items():
-                gone = connection.execute(_TRIM, {"machine_id": machine_id, "kept": self._kept}).rowcount
-                _add(sums, machine_id, "forgotten", gone)
+                for allowed in (0, 1):
+                    which = {"machine_id": machine_id, "allowed": allowed, "kept": self._kept}
+                    _add(sums, machine_id, "forgotten", connection.execute(_TRIM, which).rowcount)
                 connection.execute(_ADD, {"machine_id": machine_id, **dict.fromkeys(_TOTALS, 0), **added})
         for one, number, bytes_in, bytes_out in kept:
             one.kept_as, one.kept_in, one.kept_out = number, bytes_in, bytes_out

@@ -31,6 +31,7 @@ from pyro_mcp.network.record import Batch, Ledger, Recorder, Watch
 from pyro_mcp.network.resolve import Resolver
 from pyro_mcp.network.trust import host_bundle
 from pyro_mcp.operations.call import Call
+from pyro_mcp.protocol.workers import Workers
 from pyro_mcp.store.connections import Connections
 from pyro_mcp.store.machines import MachineRow
 from pyro_mcp.system.routes import has_way_to
@@ -50,7 +51,7 @@ class Networks:
         self._engine = engine
         self._table = Connections(engine.database)
         self._recorder = Recorder(self._write)
-        self._resolver = Resolver()
+        self._lookups = Workers()
         self._live: dict[str, Egress] = {}
         self._lock = threading.Lock()
 
@@ -171,7 +172,8 @@ class Networks:
             made = self._live.get(row.machine_id)
             if made is None:
                 ledger = Ledger(row.machine_id, None if row.one_shot else self._recorder, self._engine.clock.wall)
-                made = Egress(Policy.from_json(row.network), ledger, self._resolver, mask=self._mask(row))
+                resolver = Resolver(workers=self._lookups)
+                made = Egress(Policy.from_json(row.network), ledger, resolver, mask=self._mask(row))
                 self._live[row.machine_id] = made
         return made
 
@@ -189,7 +191,7 @@ class Networks:
         return NetworkTotals(**self._table.totals(machine_id))
 
     def _write(self, batch: Batch) -> None:
-        self._table.write(batch.begun.values(), batch.ended, batch.counted.values(), batch.dropped)
+        self._table.write(batch.begun.values(), batch.ended, batch.counted.values(), batch.over)
 
 
 def shown(kept: Mapping[str, Any]) -> dict[str, Any]:

@@ -170,6 +170,7 @@ def test_tcp_clients_are_bounded_and_a_giant_message_ends_its_own(rig: Rig, name
 
 def test_too_many_questions_fail_at_once(rig: Rig, names: tuple[str, int], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(resolver, "MOST_QUESTIONS", 1)
+    monkeypatch.setattr(resolver, "MOST_WAITING", 0)
     gate = threading.Event()
 
     def wait(stream: Stream) -> None:
@@ -184,6 +185,35 @@ def test_too_many_questions_fail_at_once(rig: Rig, names: tuple[str, int], monke
         assert code_and_answers(over_udp(names, question())) == (2, 0)
         gate.set()
         assert code_and_answers(first.recv(512)) == (0, 1)
+
+
+def test_questions_wait_for_their_turn_but_not_for_ever(
+    rig: Rig, names: tuple[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resolver, "MOST_QUESTIONS", 1)
+    gate = threading.Semaphore(0)
+
+    def wait(stream: Stream) -> None:
+        gate.acquire(timeout=10)
+        stream.result({"addresses": ["198.51.100.7"], "ttl": 1})
+
+    rig.answer = wait
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.settimeout(10)
+        for number in range(3):
+            sock.sendto(question(number=number), names)
+        gate.release(3)
+        assert [struct.unpack_from("!H", sock.recv(512))[0] for _ in range(3)] == [0, 1, 2]
+        sock.sendto(question(number=3), names)
+        until(lambda: len(rig.asked) == 4)
+        monkeypatch.setattr(resolver, "WAITING_SECONDS", 0.0)
+        sock.sendto(question(number=4), names)
+        sock.sendto(b"\0\0\x28" + question()[3:], names)
+        sock.recv(512)  # No query, so answered at once: the one before is waiting by now.
+        monkeypatch.undo()
+        sock.sendto(question(number=5), names)
+        gate.release(3)
+        assert [struct.unpack_from("!H", sock.recv(512))[0] for _ in range(2)] == [3, 5]
 
 
 def test_without_a_host_a_question_waits_for_its_repetition_and_then_fails(

@@ -14,10 +14,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from pyro_mcp.guest.net import egress as carrier
+from pyro_mcp.guest.net import resolver
 from pyro_mcp.network import egress as module
 from pyro_mcp.network.addresses import parse
 from pyro_mcp.network.policy import Policy
-from pyro_mcp.protocol.channel import ChannelClosed, Data, End, RemoteError, Result
+from pyro_mcp.protocol.channel import MAX_STREAMS, ChannelClosed, Data, End, RemoteError, Result
 
 HERE = Policy.read("egress", None, ["127.0.0.1"])
 PUBLIC = "93.184.216.34"
@@ -192,9 +194,18 @@ def test_no_more_connections_than_there_may_be(
     port = server.getsockname()[1]
     held = [guest.connect("127.0.0.1", port) for _ in range(2)]
     assert guest.refusal("net_connect", address="127.0.0.1", port=port)["code"] == "capacity"
+    (refused,) = [entry for entry in guest.recorded() if entry.verdict == "refused"]
+    assert "2 connections are under way" in refused.reason
     held[0].cancel()
     until(lambda: guest.egress.open_count == 1)
     guest.connect("127.0.0.1", port)
+
+
+def test_it_is_the_host_that_says_what_is_one_too_many() -> None:
+    """An agent that refused by itself could tell nobody but the program, and that only as "no route to host"."""
+    assert carrier.MOST > module.CONNECTIONS_MAX
+    assert resolver.MOST_QUESTIONS <= module.LOOKUPS_MAX
+    assert carrier.MOST + resolver.MOST_QUESTIONS < MAX_STREAMS
 
 
 def test_everything_ends_with_the_machine(new_guest: Any, server: socket.socket) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import pytest
 
 from pyro_mcp.errors import DiskFull
@@ -71,17 +73,55 @@ def test_an_end_after_the_begin_was_written_is_told_apart() -> None:
     assert [batch.ended for batch in keeper.batches if batch.ended] == [[entry]]
 
 
-def test_one_moment_holds_so_much(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_moment_holds_so_much_of_each_machine_and_counts_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A guest that knocks on every door hides neither where it has been nor what its neighbours did."""
     monkeypatch.setattr(record, "PENDING_MAX", 10)
     monkeypatch.setattr(record, "MOMENT_SECONDS", 60)
     keeper = Keeper()
     recorder = Recorder(keeper.write)
-    ledger = Ledger("vm-1", recorder)
+    loud, quiet = Ledger("vm-1", recorder), Ledger("vm-2", recorder)
     for port in range(1, 31):
-        ledger.refused(None, "10.0.0.1", port, NO)
+        loud.refused(None, "10.0.0.1", port, NO)
+        loud.failed(None, "8.8.8.8", port, "timed out")
+    opened = [loud.begun(None, "8.8.8.8", port) for port in range(1, 14)]
+    quiet.refused(None, "10.0.0.2", 1, NO)
+    quiet.ended(quiet.begun(None, "8.8.4.4", 443))
+    for entry in opened:
+        entry.bytes_in, entry.bytes_out = 7, 2
+        for _ in range(2):
+            loud.ended(entry)
     recorder.flush()
     (batch,) = keeper.batches
-    assert (len(batch.counted), batch.dropped) == (10, {"vm-1": 20})
+    assert sorted(Counter(one.machine_id for one in batch.counted.values()).items()) == [("vm-1", 10), ("vm-2", 1)]
+    assert sorted(Counter(one.machine_id for one in batch.begun.values()).items()) == [("vm-1", 10), ("vm-2", 1)]
+    assert batch.ended == []
+    over = {"refused": 25, "failed": 25, "allowed": 3, "forgotten": 53, "bytes_in": 21, "bytes_out": 6}
+    assert batch.over == {"vm-1": over}
+    opened[-1].bytes_in += 5
+    loud.ended(opened[-1])
+    recorder.flush()
+    assert keeper.batches[1].over == {"vm-1": {"bytes_in": 5, "bytes_out": 0}}
+
+
+def test_what_is_over_waits_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(record, "PENDING_MAX", 2)
+    keeper = Keeper()
+    keeper.full = True
+    recorder = Recorder(keeper.write)
+    ledger = Ledger("vm-1", recorder)
+    for first in (0, 10):
+        for port in range(first, first + 3):
+            ledger.refused(None, "10.0.0.1", port + 1, NO)
+            ledger.ended(ledger.begun(None, "8.8.8.8", port + 1))
+        with pytest.raises(DiskFull):
+            recorder.flush()
+    keeper.full = False
+    recorder.flush()
+    totals: Counter[str] = Counter()
+    for batch in keeper.batches:
+        totals.update(batch.over["vm-1"])
+        totals.update(one.verdict for one in (*batch.begun.values(), *batch.counted.values()))
+    assert (totals["refused"], totals["allowed"], totals["forgotten"]) == (6, 6, 8)
 
 
 def test_a_watch_sees_what_happens_while_it_looks() -> None:

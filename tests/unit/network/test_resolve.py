@@ -11,6 +11,7 @@ import pytest
 from pyro_mcp.network import resolve
 from pyro_mcp.network.addresses import Address, parse
 from pyro_mcp.network.resolve import HostsFile, LookupFailed, NameUnknown, Resolver, ask_host, read_hosts
+from pyro_mcp.protocol.workers import Workers
 
 
 def deaf(callback: Callable[[], None] | None) -> None:
@@ -62,6 +63,28 @@ def test_one_for_which_there_is_no_thread_gives_its_place_back(monkeypatch: pyte
         with pytest.raises(LookupFailed, match="thread"):
             resolver.lookup("a.test", 4, deaf)
     assert resolver.lookup("a.test", 4, deaf) == [parse("8.8.8.8")]
+
+
+def test_one_machines_slow_names_take_no_others_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A look-up goes on after its caller has left, and its place with it; but it is the caller's own."""
+    monkeypatch.setattr(resolve, "LOOKUP_SECONDS", 0.05)
+    go = threading.Event()
+    workers = Workers()
+
+    def ask(name: str, family: int) -> list[Address]:
+        if name == "slow.test":
+            go.wait(30)
+        return [parse("8.8.8.8")]
+
+    hog, other = Resolver(ask, workers), Resolver(ask, workers)
+    for _ in range(resolve.AT_ONCE):
+        with pytest.raises(LookupFailed, match="no answer in time"):
+            hog.lookup("slow.test", 4, deaf)
+    with pytest.raises(LookupFailed, match="too many"):
+        hog.lookup("quick.test", 4, deaf)
+    monkeypatch.setattr(resolve, "LOOKUP_SECONDS", 30.0)
+    assert other.lookup("quick.test", 4, deaf) == [parse("8.8.8.8")]
+    go.set()
 
 
 def test_one_that_nobody_wants_any_more_is_not_waited_for() -> None:

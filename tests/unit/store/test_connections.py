@@ -57,10 +57,24 @@ def test_equal_refusals_are_counted_in_one_row(database: Database) -> None:
 
 def test_only_the_latest_are_kept_and_all_are_counted(database: Database) -> None:
     table = Connections(database, kept=10)
-    table.write([entry(number, port=number + 1, bytes_in=1) for number in range(25)], [], [], {"vm-1": 4})
+    table.write(
+        [entry(number, port=number + 1, bytes_in=1) for number in range(25)], [], [], {"vm-1": {"forgotten": 4}}
+    )
     totals = table.totals("vm-1")
     assert (totals["allowed"], totals["bytes_in"], totals["forgotten"]) == (25, 25, 19)
     assert [row["port"] for row in table.latest("vm-1", "allowed", 100)] == list(range(25, 15, -1))
+
+
+def test_no_flood_of_refusals_washes_away_where_it_has_been(database: Database) -> None:
+    table = Connections(database, kept=10)
+    table.write([entry(0, port=number + 1) for number in range(5)], [], [], {})
+    for start in (1, 101):
+        refusals = [entry(number, "refused", port=number) for number in range(start, start + 100)]
+        table.write([], [], refusals, {"vm-1": {"refused": 7, "forgotten": 7}})
+    assert len(table.latest("vm-1", "allowed", 100)) == 5
+    assert len(table.latest("vm-1", "refused", 100)) == 10
+    totals = table.totals("vm-1")
+    assert (totals["allowed"], totals["refused"], totals["forgotten"]) == (5, 214, 204)
 
 
 def test_destinations_are_summed_by_name(database: Database) -> None:
@@ -88,6 +102,6 @@ def test_it_ends_with_its_machine(database: Database) -> None:
     table.write([one], [], [entry(2, "refused")], {})
     Machines(database).delete("vm-1")
     one.bytes_in = 9
-    table.write([entry(3)], [one], [entry(4, "refused")], {"vm-1": 5})
+    table.write([entry(3)], [one], [entry(4, "refused")], {"vm-1": {"refused": 5}})
     assert table.latest("vm-1", "allowed", 5) == table.latest("vm-1", "refused", 5) == []
     assert set(table.totals("vm-1").values()) == {0}

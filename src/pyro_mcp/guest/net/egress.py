@@ -22,8 +22,8 @@ from pyro_mcp.protocol.channel import Stream
 from pyro_mcp.protocol.relay import Ending, Relay, close_socket
 from pyro_mcp.protocol.workers import Workers
 
-MOST = 120
-"""Connections under way. A channel carries 256 streams, and the host's own requests must always find room."""
+MOST = 128
+"""Connections under way: a few more than the host allows, so that it is the host who refuses, and tells."""
 HALF_OPEN_SECONDS = 3600.0
 ARRIVAL_SECONDS = 10.0
 _ORIGINAL_DESTINATION = 80

@@ -8,21 +8,35 @@ from __future__ import annotations
 
 import _socket
 import contextlib
+import time
+from collections import deque
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from pyro_mcp.guest.net import dns
 from pyro_mcp.guest.net.host import Absent, Answer, Host, Refusal
 from pyro_mcp.guest.net.loop import Loop, accepted
+from pyro_mcp.protocol.channel import Stream
 
 MOST_QUESTIONS = 64
+MOST_WAITING, WAITING_SECONDS = 512, 5.0
+"""Beyond those that are being asked. Nobody waits for longer than that: programs ask again."""
 MOST_CLIENTS = 16
 CLIENT_SECONDS = 30.0
 QUERY_BYTES = 4096
 STREAM_BYTES = 65535
 _BATCH = 32
 Send = Callable[[bytes], None]
+
+
+class Question(NamedTuple):
+    """One that is to be asked, and how to answer it."""
+
+    query: dns.Query
+    limit: int | None
+    send: Send
+    until: float
 
 
 class Resolver:
@@ -33,6 +47,7 @@ class Resolver:
         self._host = host
         self._ipv6 = ipv6
         self._open = 0
+        self._waiting: deque[Question] = deque()
         self.clients: set[Client] = set()
         for sock in sockets:
             serve = self._receive if sock.type == _socket.SOCK_DGRAM else self._accept
@@ -49,15 +64,27 @@ class Resolver:
         family = dns.FAMILIES.get(query.kind)
         if family is None or (family == 6 and not self._ipv6):
             send(dns.reply(query, dns.NO_ERROR, limit=limit))
-        elif self._open >= MOST_QUESTIONS:
+        elif self._open >= MOST_QUESTIONS and len(self._waiting) >= MOST_WAITING:
             send(dns.reply(query, dns.SERVER_FAILURE, limit=limit))
         else:
-            self._open += 1
-            params = {"name": query.name, "family": family}
-            self._host.ask("net_resolve", params, lambda answer, _stream: self._tell(query, answer, limit, send))
+            self._waiting.append(Question(query, limit, send, time.monotonic() + WAITING_SECONDS))
+            self._next()
 
-    def _tell(self, query: dns.Query, answer: Answer, limit: int | None, send: Send) -> None:
+    def _next(self) -> None:
+        """Ask as many of those that wait as there is room for."""
+        while self._waiting and self._open < MOST_QUESTIONS:
+            question = self._waiting.popleft()
+            if time.monotonic() < question.until:
+                self._open += 1
+                params = {"name": question.query.name, "family": dns.FAMILIES[question.query.kind]}
+                self._host.ask("net_resolve", params, partial(self._tell, question))
+
+    def _tell(self, question: Question, answer: Answer, _stream: Stream | None) -> None:
+        query, limit, send, _ = question
         self._open -= 1
+        if self._waiting:
+            # Later, since this may be in the middle of asking.
+            self._loop.call(self._next)
         if isinstance(answer, Absent):
             # Asked again after a while, when a restarted node may be back.
             if not answer.soon:
