@@ -21,7 +21,12 @@ Openness = Literal["network", "exact", "never"]
 
 METADATA = frozenset(
     ipaddress.ip_address(text)
-    for text in ("169.254.169.254", "fd00:ec2::254", "168.63.129.16", "100.100.100.200", "192.0.0.192")
+    for text in (
+        *("169.254.169.254", "168.63.129.16", "100.100.100.200", "192.0.0.192"),
+        # Amazon's, and its credentials for pods; Google's, Oracle's, Alibaba's, Scaleway's and Akamai's.
+        *("fd00:ec2::254", "fd00:ec2::23", "fd20:ce::254", "fd00:c1::a9fe:a9fe", "fd00:100::100:200"),
+        *("fd00:42::42", "fd00:a9fe:a9fe::1"),
+    )
 )
 
 _SPECIAL: tuple[tuple[str, str, Openness], ...] = (

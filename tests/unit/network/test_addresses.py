@@ -134,6 +134,12 @@ def test_a_mapped_network_is_the_ipv4_one() -> None:
         ("169.254.169.254", "169.254.169.254/32", True),
         ("fd00:ec2::254", "fd00::/8", False),
         ("fd00:ec2::253", "fd00::/8", True),
+        *(
+            (one, "fc00::/7", False)
+            for one in ("fd00:ec2::23", "fd20:ce::254", "fd00:c1::a9fe:a9fe", "fd00:100::100:200", "fd00:42::42")
+        ),
+        ("fd00:a9fe:a9fe::1", "fd00:a9fe::/32", False),
+        ("fd00:a9fe:a9fe::1", "fd00:a9fe:a9fe::1", True),
         ("100.100.100.200", "100.64.0.0/10", False),
         ("::1", "::/0", False),
         ("224.0.0.1", "224.0.0.1", False),
