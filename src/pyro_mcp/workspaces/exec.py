@@ -140,7 +140,8 @@ def _attend(
         call.check()
         raise _died(machine, command, str(error)) from None
     except TimeoutError:
-        raise _died(machine, command, "its agent stopped answering") from None
+        # It may still run, and then nothing but a stop makes room for the next start.
+        raise _died(machine, command, "its agent stopped answering", "Stop it and start it again") from None
     except RemoteError as error:
         raise PyroError.from_wire(error.payload) from None
     call.check()
@@ -192,8 +193,10 @@ def _captured(captures: dict[int, Capture]) -> dict[str, Any]:
     }
 
 
-def _died(machine: Machine, command: str | list[str], cause: str) -> MachineFailed:
+def _died(
+    machine: Machine, command: str | list[str], cause: str, remedy: str = "Try again in a new machine"
+) -> MachineFailed:
     line = shown(command).splitlines()[0][:80]
     said = machine.last_words().strip().splitlines()[-3:]
-    hint = f"The machine's last words: {' / '.join(said)[-600:]}" if said else "Try again in a new machine"
+    hint = f"The machine's last words: {' / '.join(said)[-600:]}" if said else remedy
     return MachineFailed(f"cannot finish `{line}`: the machine {machine.machine_id} is gone: {cause}", hint=hint)

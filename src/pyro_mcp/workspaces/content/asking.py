@@ -108,7 +108,7 @@ def converse(
         call.check()
         raise _gone(verb, machine, str(error)) from None
     except TimeoutError:
-        raise _gone(verb, machine, "its agent stopped answering") from None
+        raise _gone(verb, machine, "its agent stopped answering", first="Stop the workspace and start it") from None
     except RemoteError as error:
         call.check()
         raise (feeder.failure if feeder and feeder.failure else PyroError.from_wire(error.payload)) from None
@@ -187,8 +187,8 @@ def _feed(stream: Stream, send: bytes | Iterable[bytes] | None) -> _Feeder | Non
     return feeder
 
 
-def _gone(verb: str, machine: Machine, cause: str) -> MachineFailed:
+def _gone(verb: str, machine: Machine, cause: str, first: str = "Start the workspace") -> MachineFailed:
     return MachineFailed(
         f"cannot {verb.replace('_', ' ')}: the machine {machine.machine_id} is gone: {cause}",
-        hint="Start the workspace again; /workspace is kept.",
+        hint=f"{first} again; /workspace is kept.",
     )
