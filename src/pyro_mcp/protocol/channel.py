@@ -60,7 +60,8 @@ __all__ = [
 ]
 
 MAX_STREAMS = 256
-"""That one side may have opened. Each side's are counted apart, so neither can take the other's room."""
+"""That one side may have under way at the other, until their handlers are done. Each side's are counted apart, so
+neither can take the other's room."""
 FRAME_SECONDS = 30.0
 SEND_SECONDS = 60.0
 SMALL = 4096
@@ -105,7 +106,7 @@ class Channel:
         self._streams: dict[int, Stream] = {}
         self._next = 1 if initiator else 2
         self._highest_peer = 0
-        self._peers_streams = 0
+        self._serving = 0
         self._ping_lock = threading.Lock()
         self._pongs: deque[float] = deque(maxlen=1)
         self._greeted = False
@@ -241,8 +242,7 @@ class Channel:
 
     def _forget(self, number: int) -> None:
         with self._condition:
-            if self._streams.pop(number, None) is not None and not self._opened_here(number):
-                self._peers_streams -= 1
+            self._streams.pop(number, None)
 
     def _opened_here(self, number: int) -> bool:
         return number % 2 == (1 if self._initiator else 0)
@@ -329,10 +329,10 @@ class Channel:
             raise FrameError("OPEN without a verb or parameters")
         stream = Stream(self, number, verb, params)
         with self._condition:
-            crowded = self._peers_streams >= MAX_STREAMS
+            crowded = self._serving >= MAX_STREAMS
             if not crowded:
                 self._streams[number] = stream
-                self._peers_streams += 1
+                self._serving += 1
         if crowded:
             stream.error({"code": "capacity", "message": f"cannot {verb}: {MAX_STREAMS} requests are under way"})
             return
@@ -340,9 +340,20 @@ class Channel:
             self._workers.submit(lambda: self._serve(stream))
         except RuntimeError:
             # What has used up the machine's threads, such as a fork bomb in a guest, must not take the reader along.
+            self._served()
             stream.error({"code": "capacity", "message": f"cannot {verb}: no thread is left to serve it"})
 
     def _serve(self, stream: Stream) -> None:
+        try:
+            self._answer(stream)
+        finally:
+            self._served()
+
+    def _served(self) -> None:
+        with self._condition:
+            self._serving -= 1
+
+    def _answer(self, stream: Stream) -> None:
         """The loop edge of agent and node: whatever a handler raises becomes the stream's answer."""
         assert self._handler is not None
         try:

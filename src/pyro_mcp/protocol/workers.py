@@ -24,10 +24,10 @@ class Workers:
     def submit(self, job: Callable[[], None]) -> None:
         """Run `job` soon. Raises `RuntimeError` when that takes a thread and the system has none to give."""
         with self._lock:
-            if self._idle:
-                self._idle -= 1
-            else:
-                self._start()
+            waiting = self._idle > 0
+            self._idle -= waiting
+        if not waiting:
+            self._start()
         self._jobs.put(job)
 
     def stop(self) -> None:
@@ -36,8 +36,16 @@ class Workers:
                 self._jobs.put(None)
 
     def _start(self) -> None:
-        threading.Thread(target=self._run, name="channel-worker", daemon=True).start()
-        self._threads += 1
+        # Not under the lock: starting waits for the new thread, and those that are done must say so meanwhile, or a
+        # peer in a hurry would have ever more of them started.
+        with self._lock:
+            self._threads += 1
+        try:
+            threading.Thread(target=self._run, name="channel-worker", daemon=True).start()
+        except RuntimeError:
+            with self._lock:
+                self._threads -= 1
+            raise
 
     def _run(self) -> None:
         while (job := self._jobs.get()) is not None:

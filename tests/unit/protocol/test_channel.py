@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import termios
@@ -316,4 +317,37 @@ def test_streams_that_one_side_holds_leave_the_others_room(connect: Connect, mon
     go.set()
     for stream in theirs + own:
         assert list(stream.messages()) == [Result({})]
-    assert client.call("wait", timeout=20) == {}, "what is over takes no room"
+    deadline = time.monotonic() + 20
+    while server._serving:
+        assert time.monotonic() < deadline, "what is over takes no room"
+    assert client.call("wait", timeout=20) == {}
+
+
+def test_a_peer_in_a_hurry_is_served_by_no_more_threads_than_it_may_have_requests(
+    pair: tuple[Channel, Rogue], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Opened faster than threads can start, each answered at once: those that were done did not get to say so."""
+    victim, rogue = pair
+    served = 0
+
+    def handler(stream: Stream) -> None:
+        nonlocal served
+        served += 1
+        stream.result({})
+
+    victim._handler = handler
+
+    def hear() -> None:
+        with contextlib.suppress(OSError):
+            while rogue.socket.recv(65536):
+                pass
+
+    threading.Thread(target=hear, daemon=True).start()
+    before = threading.active_count()
+    most = 0
+    for number in range(2, 12_002, 2):
+        rogue.send(json_frame(Kind.OPEN, number, {"verb": "hurry", "params": {}}))
+        most = max(most, threading.active_count() - before)
+    assert served
+    assert not victim.closed
+    assert most <= channel.MAX_STREAMS + 8
