@@ -17,7 +17,6 @@ from pyro_mcp.machines.driver import Capabilities, Machine
 from pyro_mcp.model.sync import Skipped
 from pyro_mcp.model.workspace import SeedMode, WorkspaceSeed
 from pyro_mcp.operations.call import Call
-from pyro_mcp.protocol.entries import Encoder, Entry
 from pyro_mcp.system.atomic import disk_errors
 
 if TYPE_CHECKING:
@@ -122,16 +121,7 @@ def _file(path: Path) -> Iterator[bytes]:
 
 
 def _tree(root: Path) -> Iterator[bytes]:
+    from pyro_mcp.trees.flow import encoded
     from pyro_mcp.trees.source import DirectorySource
 
-    ready: list[bytes] = []
-    encoder = Encoder(ready.append)
-    for item in DirectorySource(root):
-        if isinstance(item, Entry):
-            encoder.entry(item)
-        else:
-            encoder.data(item.data)
-        yield from ready
-        ready.clear()
-    encoder.finish()
-    yield from ready
+    return encoded(DirectorySource(root))

@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 
 from pyro_mcp.errors import Cancelled, DiskFull, InvalidArgument, Unsupported
-from pyro_mcp.protocol.entries import EntryError
+from pyro_mcp.protocol.entries import Decoder, EntryError
 from pyro_mcp.system.process import find_program
 from pyro_mcp.trees import seed as module
 from pyro_mcp.trees import work
 from pyro_mcp.trees.archive import ArchiveSource
-from pyro_mcp.trees.flow import received, send
+from pyro_mcp.trees.flow import encoded
 from pyro_mcp.trees.limits import Limits
 from pyro_mcp.trees.seed import SeedReport, build_seed, open_source
 
@@ -153,12 +153,15 @@ def test_what_a_killed_build_left_goes_with_the_next(
 
 
 def test_a_sequence_survives_its_journey(tree: Path) -> None:
-    sent: list[bytes] = []
-    count, size = send(open_source(tree), sent.append)
-    assert contents(received(sent)) == contents(open_source(tree))
-    assert (count, size) == (len(snapshot(tree)), 10_000 + 1 + 12)
+    sent = list(encoded(open_source(tree)))
+    whole, cut = Decoder(), Decoder()
+    assert contents(item for piece in sent for item in whole.feed(piece)) == contents(open_source(tree))
+    whole.close()
+    assert (whole.count, whole.bytes) == (len(snapshot(tree)), 10_000 + 1 + 12)
+    for piece in sent[:-1]:
+        list(cut.feed(piece))
     with pytest.raises(EntryError):
-        list(received(sent[:-1]))
+        cut.close()
 
 
 def test_files_keep_their_times(tmp_path: Path) -> None:

@@ -14,8 +14,9 @@ from typing import Any, cast
 from pyro_mcp.errors import InvalidArgument
 from pyro_mcp.model.sync import Skipped, SyncResult, WorkspaceSync
 from pyro_mcp.operations.call import Call
-from pyro_mcp.protocol.entries import Encoder, Entry, EntryError
+from pyro_mcp.protocol.entries import Entry, EntryError, Piece
 from pyro_mcp.system.atomic import disk_errors
+from pyro_mcp.trees.flow import encoded
 from pyro_mcp.trees.seed import Source, open_source
 from pyro_mcp.workspaces.content.asking import Place, ask
 
@@ -80,22 +81,17 @@ class _Parcel:
 
     def pieces(self) -> Iterator[bytes]:
         """Raises what the source raises."""
-        ready: list[bytes] = []
-        encoder = Encoder(ready.append)
         try:
             with disk_errors(f"read {self._path}"):
-                for item in self._source:
-                    if isinstance(item, Entry):
-                        self._count(item)
-                        encoder.entry(item)
-                    else:
-                        encoder.data(item.data)
-                    yield from ready
-                    ready.clear()
-                encoder.finish()
+                yield from encoded(self._counted())
         except EntryError as error:
             raise InvalidArgument(f"cannot import {self._path}: {error}") from None
-        yield from ready
+
+    def _counted(self) -> Iterator[Entry | Piece]:
+        for item in self._source:
+            if isinstance(item, Entry):
+                self._count(item)
+            yield item
 
     def _count(self, entry: Entry) -> None:
         self.entries += 1
