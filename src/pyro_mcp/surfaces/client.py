@@ -190,13 +190,19 @@ class Request:
 
     def _pump(self, source: Input) -> None:
         pieces = _read_pieces(source) if isinstance(source, int) else (source,) if isinstance(source, bytes) else source
-        with contextlib.suppress(ChannelClosed):
-            try:
+        over = False
+        try:
+            with contextlib.suppress(OSError):
                 for piece in pieces:
                     self._stream.send(piece, 0)
-            except OSError:
+                self._stream.end()
+                over = True
+        except ChannelClosed:
+            over = True  # It was answered without taking all, or the node is gone.
+        finally:
+            # Half an input is none, and a command would wait for the rest.
+            if not over:
                 self.cancel()
-            self._stream.end()
 
 
 def _ensure_node(settings: Settings) -> socket.socket:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from pyro_mcp.errors import InvalidArgument, NodeUnavailable, NotFound, ProtocolError
+from pyro_mcp.errors import Cancelled, InvalidArgument, NodeUnavailable, NotFound, ProtocolError
 from pyro_mcp.protocol.channel import Channel, ChannelClosed, Data, End, Stream
 from pyro_mcp.protocol.pipe import Pipe
 from pyro_mcp.settings import Settings
@@ -93,6 +93,28 @@ def test_input_of_any_kind_arrives_whole(peer_of: Any) -> None:
     for source in (b"x" * 3_000_000, [b"a", b"bc"], iter([b"xyz"])):
         expected = len(source) if isinstance(source, bytes) else 3
         assert client.begin("verb", {}, {"stdin": source}).wait(Listener()) == {"length": expected}
+
+
+def test_input_that_breaks_off_ends_the_command_instead_of_letting_it_wait(
+    peer_of: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def handler(stream: Stream) -> None:
+        cancelled = threading.Event()
+        stream.on_cancel(cancelled.set)
+        assert cancelled.wait(10)
+        stream.error(Cancelled("cannot finish the request: the caller cancelled it").to_wire())
+
+    def broken() -> Iterator[bytes]:
+        yield b"half"
+        raise ValueError("no more")
+
+    told, seen = threading.Event(), []
+    monkeypatch.setattr(threading, "excepthook", lambda hooked: (seen.append(hooked.exc_type), told.set()))
+    client, _ = peer_of(handler)
+    with pytest.raises(Cancelled):
+        client.begin("verb", {}, {"stdin": broken()}).wait(Listener())
+    assert told.wait(5)
+    assert seen == [ValueError]
 
 
 def test_errors_keep_their_kind(peer_of: Any) -> None:
