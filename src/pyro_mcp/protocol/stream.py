@@ -134,10 +134,13 @@ class Stream:
             with contextlib.suppress(ChannelClosed):
                 self._channel._write(Kind.CANCEL, self._number)
 
-    def leave(self) -> None:
-        """Be done with it: what the handler's side still says is dropped unread, its answer too. For the opener."""
-        self._close()
+    def leave(self, reason: str = "left here") -> None:
+        """Be done with it: what the handler's side still says is dropped unread, its answer too. Another thread that
+        waits for it gets a `ChannelClosed` that gives `reason`. For the opener."""
         self._channel._forget(self._number)
+        with self._condition:
+            if not self._finished:
+                self._give_up(reason)
 
     # -- receiving
 
@@ -295,8 +298,11 @@ class Stream:
 
     def _lost(self, reason: str) -> None:
         self._cancel()
+        self._give_up(reason)
+        self._tell()
+
+    def _give_up(self, reason: str) -> None:
         with self._condition:
             self._finished = True
             self._inbox.append((0, ChannelClosed(reason)))
             self._condition.notify_all()
-        self._tell()

@@ -10,12 +10,15 @@ from typing import Any
 from pyro_mcp.errors import Capacity
 from pyro_mcp.machines.driver import Machine
 from pyro_mcp.operations.call import Call
-from pyro_mcp.protocol.channel import Stream
+from pyro_mcp.protocol.channel import ChannelClosed, Stream
 from pyro_mcp.system.threads import begin
 
 CANCEL_SECONDS = 4.0
-"""How long an agent may take to end what was cancelled before its machine is given up. What a client that died had
+"""How long an agent may take to end what was cancelled before nobody waits for it any more. What a client that died had
 locked is free within five seconds."""
+PONG_SECONDS = 30.0
+"""How long an agent that was late to end something may take to show that it lives. A busy host stalls a guest for
+seconds, and with the machine go its shells and services."""
 
 
 def beside(stream: Stream, work: Callable[[], object], name: str) -> None:
@@ -29,13 +32,14 @@ def beside(stream: Stream, work: Callable[[], object], name: str) -> None:
 
 @contextlib.contextmanager
 def cancellable(call: Call[Any], machine: Machine, stream: Stream) -> Iterator[None]:
-    """While inside, a cancelled call ends the request, and the machine's channel if the agent does not react."""
+    """While inside, a cancelled call ends the request; if the agent does not react, its answer is not waited for, and
+    if it shows no other sign of life either, the machine's channel is closed."""
     lock = threading.Lock()
     timers: list[threading.Timer] = []
     over = False
 
     def cancel() -> None:
-        timer = threading.Timer(CANCEL_SECONDS, machine.channel.close, ["it ignored a cancelled request"])
+        timer = threading.Timer(CANCEL_SECONDS, _leave, [machine, stream])
         timer.daemon = True
         # A cancel may come while the answer is on its way: no timer may outlive the request it watches.
         with lock:
@@ -54,3 +58,14 @@ def cancellable(call: Call[Any], machine: Machine, stream: Stream) -> Iterator[N
             over = True
             for timer in timers:
                 timer.cancel()
+
+
+def _leave(machine: Machine, stream: Stream) -> None:
+    stream.leave("its agent has not ended it yet")
+    try:
+        machine.channel.ping(PONG_SECONDS)
+    except TimeoutError:
+        machine.channel.close("its agent stopped answering")
+    except ChannelClosed:
+        # What closed it has said so.
+        pass

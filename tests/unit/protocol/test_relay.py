@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from pyro_mcp.protocol.channel import Channel, Stream
+from pyro_mcp.protocol.channel import Channel, ChannelClosed, Stream
 from pyro_mcp.protocol.relay import LARGE_READ, Ending, Relay
 from pyro_mcp.protocol.stream import WINDOW
 
@@ -363,7 +363,9 @@ def test_a_stream_that_was_left_holds_nothing_of_what_still_comes(connect: Conne
     assert over.wait(10)
     assert channel.ping() < 5
     assert not channel._streams
-    assert not stream._inbox
+    assert len(stream._inbox) == 1
+    with pytest.raises(ChannelClosed, match="left here"):
+        stream.receive(10)
 
 
 class Recording(socket.socket):

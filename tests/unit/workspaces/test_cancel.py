@@ -1,4 +1,4 @@
-"""A cancelled call gives up a machine whose agent does not react, and never one whose agent has answered."""
+"""A cancelled call waits for its agent, but not for long; a machine is given up only when its agent is dead."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from pyro_mcp.operations.call import Call
-from pyro_mcp.protocol.channel import Channel, Stream
+from pyro_mcp.protocol.channel import Channel, ChannelClosed, Stream
 from pyro_mcp.protocol.pipe import Pipe
 from pyro_mcp.workspaces import cancel
 
@@ -39,18 +39,43 @@ def machine() -> Iterator[Callable[[Handler], Any]]:
         channel.close()
 
 
-def test_an_agent_that_ignores_it_loses_its_machine(
+def test_an_agent_that_is_late_keeps_its_machine(
     machine: Callable[[Handler], Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cancel, "CANCEL_SECONDS", 0.05)
-    over, closed = threading.Event(), threading.Event()
-    stubborn = machine(lambda _: over.wait() and None)
-    stubborn.channel.on_close(lambda _: closed.set())
+    over = threading.Event()
+    late = machine(lambda stream: stream.result({"waited": stream.verb == "noop" or over.wait()}))
     call: Call[None] = Call(None)
-    with cancel.cancellable(call, stubborn, stubborn.channel.open("sleep")):
+    stream = late.channel.open("sleep")
+    with cancel.cancellable(call, late, stream):
+        call.cancel()
+        with pytest.raises(ChannelClosed, match="has not ended it yet"):
+            stream.receive(30)
+    over.set()
+    assert late.channel.call("noop", timeout=30) == {"waited": True}
+
+
+def test_an_agent_that_shows_no_sign_of_life_loses_its_machine(
+    machine: Callable[[Handler], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cancel, "CANCEL_SECONDS", 0.05)
+    monkeypatch.setattr(cancel, "PONG_SECONDS", 0.05)
+    begun, over, closed = threading.Event(), threading.Event(), threading.Event()
+
+    def serve(stream: Stream) -> None:
+        # The reader itself is stuck, so that no ping is answered.
+        stream.on_cancel(lambda: over.wait() and None)
+        begun.set()
+        over.wait()
+
+    stuck = machine(serve)
+    stuck.channel.on_close(lambda _: closed.set())
+    call: Call[None] = Call(None)
+    with cancel.cancellable(call, stuck, stuck.channel.open("sleep")):
+        assert begun.wait(30)
         call.cancel()
         assert closed.wait(30)
-    assert stubborn.channel.reason == "it ignored a cancelled request"
+    assert stuck.channel.reason == "its agent stopped answering"
     over.set()
 
 

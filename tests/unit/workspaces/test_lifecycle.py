@@ -136,14 +136,14 @@ def test_one_whose_agent_was_given_up_ends_and_comes_back_with_its_data(engine: 
     run(engine, made.workspace_id, "echo kept > file")
     machine_id = made.metadata["machine_id"]
     machine = engine.fleet.live(machine_id)
-    machine.channel.close("it ignored a cancelled request")
+    machine.channel.close("its agent stopped answering")
     deadline = time.monotonic() + 30
     while engine.lifecycle.status(made.workspace_id).state != "stopped":
         assert time.monotonic() < deadline
         time.sleep(0.01)
     assert not machine.alive()
     reason = engine.lifecycle.status(made.workspace_id).metadata["reason"]
-    assert reason == "its agent was given up: it ignored a cancelled request"
+    assert reason == "its agent was given up: its agent stopped answering"
     assert run(engine, made.workspace_id, "cat file").stdout == "kept\n"
 
 
