@@ -74,12 +74,12 @@ def test_a_service_lives(anywhere: Any, made: None) -> None:
 
 
 def test_the_workspaces_stop_and_reset(anywhere: Any, made: None) -> None:
-    start(anywhere, "loop", LOOP)
+    start(anywhere, "loop", f"trap 'echo saved; exit' TERM; {LOOP}", readiness={"file": "ready"})
     anywhere.do("stop_workspace", workspace_id="scene")
     anywhere.do("start_workspace", workspace_id="scene")
     found = anywhere.do("status_service", workspace_id="scene", service_name="loop")
     assert (found["state"], found["stop_reason"]) == ("stopped", "the workspace was stopped")
-    assert anywhere.do("logs_service", workspace_id="scene", service_name="loop")["stdout"].startswith("begun\n")
+    assert anywhere.do("logs_service", workspace_id="scene", service_name="loop")["stdout"] == "begun\n\nsaved\n"
     anywhere.do("reset_workspace", workspace_id="scene")
     assert anywhere.do("list_services", workspace_id="scene")["count"] == 0
 

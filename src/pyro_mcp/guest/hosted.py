@@ -50,6 +50,7 @@ class HostedAgent:
         if mark:
             variables["PYRO_MACHINE"] = mark
         self._defaults = {os.fsencode(name): os.fsencode(value) for name, value in variables.items()}
+        self._services = Services(self._defaults, self._secrets, MarkedGroup, self._real)
         self._wake_read, self._wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         verbs = {
             "exec": self._exec,
@@ -60,7 +61,7 @@ class HostedAgent:
             # Without a history file, which would lie in the workspace.
             **Shells({**self._defaults, b"HISTFILE": b""}, self._secrets).verbs(self._root, self._place),
             "tcp_connect": forward.tcp_connect,
-            **Services(self._defaults, self._secrets, MarkedGroup, self._real).verbs(lambda _: None),
+            **self._services.verbs(lambda _: None),
             **workspace.verbs(tree, self._layers, lambda _: None),
         }
         self._dispatcher = Dispatcher(verbs, {"mode": "host", "pid": os.getpid()})
@@ -115,6 +116,7 @@ class HostedAgent:
         return None if self._baseline is None else _open(self._baseline)
 
     def _shutdown(self, stream: Stream) -> None:
+        self._services.close()
         stream.result({})
         self._stop()
 

@@ -42,7 +42,7 @@ ENVIRONMENT = {
     b"LOGNAME": b"root",
     b"SHELL": b"/bin/sh",
 }
-STOP_SECONDS = 1.0
+STOP_SECONDS = 0.2
 
 
 def run() -> NoReturn:
@@ -80,6 +80,7 @@ class GuestAgent:
         self._environment = dict(ENVIRONMENT)
         self._network = Network(lambda: self._dispatcher.channel, self._environment, log)
         self._jobs = Jobs()
+        self._services = Services(self._environment, self._secrets, ControlGroup)
         verbs = {
             "configure": self.configure,
             "exec": self.exec,
@@ -94,7 +95,7 @@ class GuestAgent:
                 WORKSPACE, lambda stream: self._require_workspace(stream.verb)
             ),
             "tcp_connect": self._connect,
-            **Services(self._environment, self._secrets, ControlGroup).verbs(self._require_workspace),
+            **self._services.verbs(self._require_workspace),
             **workspace.verbs(self._overlay.tree, self._overlay.layers, self._require_workspace),
         }
         self._dispatcher = Dispatcher(verbs, {"mode": "guest", "kernel": os.uname().release})
@@ -177,9 +178,10 @@ class GuestAgent:
 
     def shutdown(self, stream: Stream) -> None:
         """End every process, write everything to disk, answer, and switch the machine off."""
+        self._services.close()
         for number in (signal.SIGTERM, signal.SIGCONT):
             _signal_all(number)
-        time.sleep(min(STOP_SECONDS, 0.2))
+        time.sleep(STOP_SECONDS)
         _signal_all(signal.SIGKILL)
         os.sync()
         stream.result({})

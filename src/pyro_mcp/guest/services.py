@@ -11,6 +11,7 @@ import re
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from pyro_mcp.guest import params as read
@@ -28,6 +29,10 @@ from pyro_mcp.protocol.readiness import Readiness, parse
 ALIVE_MOST, KEPT_MOST = 64, 64
 TAIL_BYTES = 16 * 1024
 GRACE_MOST = 60.0
+LAST_GRACE_SECONDS = 3.0
+"""How long services may take to end by themselves when the machine is switched off."""
+LAST_WORDS_SECONDS = 2.0
+"""How long their killing and the telling of it may each take then."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _RUN = re.compile(r"[a-z0-9]{1,32}")
 
@@ -50,7 +55,9 @@ class Services:
         self._poller = Poller("services")
         self._lock = threading.Lock()
         self._runs: dict[str, Service] = {}
+        self._unwatched = threading.Condition(self._lock)
         self._watchers: tuple[threading.Event, ...] = ()
+        self._closing = self._closed = False
         self._segment = segment_size(ALIVE_MOST + KEPT_MOST)
 
     def verbs(self, ready: Callable[[str], None]) -> dict[str, Verb]:
@@ -118,7 +125,7 @@ class Services:
 
     def watch(self, stream: Stream) -> dict[str, Any]:
         """→ an EVENT with the record and the last output of each service that there is, one with `complete`, and then
-        one for every change, until cancelled."""
+        one for every change, until cancelled or the machine is switched off."""
         news = threading.Event()
         seen: dict[str, int] = {}
         with self._lock:
@@ -128,16 +135,37 @@ class Services:
         try:
             while not stream.cancelled:
                 news.clear()
+                last = self._closed
                 for service in self._changed_since(seen):
                     stream.event(self._answer(service, tails=True))
                 if not complete:
                     stream.event({"complete": True})
                     complete = True
+                if last:
+                    break
                 news.wait()
         finally:
             with self._lock:
                 self._watchers = tuple(other for other in self._watchers if other is not news)
+                self._unwatched.notify_all()
         return {}
+
+    # -- the end of the machine
+
+    def close(self) -> None:
+        """End every service, for good, and let those who watch hear its last words. Takes some seconds at most."""
+        with self._lock:
+            self._closing = True
+            alive = [one for one in self._runs.values() if not one.over.is_set()]
+        for one in alive:
+            self._poller.post(partial(one.stop, "stopped", "its machine was stopped", LAST_GRACE_SECONDS))
+        deadline = time.monotonic() + LAST_GRACE_SECONDS + LAST_WORDS_SECONDS
+        for one in alive:
+            one.over.wait(max(0.0, deadline - time.monotonic()))
+        self._closed = True
+        self._notify()
+        with self._unwatched:
+            self._unwatched.wait_for(lambda: not self._watchers, LAST_WORDS_SECONDS)
 
     # -- parts
 
@@ -167,6 +195,8 @@ class Services:
 
     def _admit(self, plan: Plan) -> Service:
         with self._lock:
+            if self._closing:
+                raise AgentError("conflict", f"cannot start {plan.name}: the machine is being stopped")
             alive = [one for one in self._runs.values() if not one.over.is_set()]
             if any(one.plan.name == plan.name for one in alive):
                 raise AgentError("conflict", f"cannot start {plan.name}: it runs already", "Stop it first.")

@@ -132,6 +132,8 @@ class Watch:
         if self._leaving:
             return
         self.ports.close()
+        # What the agent said last may be heard later than its machine's end.
+        self._thread.join(SYNC_SECONDS)
         try:
             stopping = self._stopping()
             for row in self._table.alive():

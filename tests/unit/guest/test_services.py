@@ -328,6 +328,16 @@ def test_whoever_watches_is_told_what_is_and_what_becomes(agent: Client) -> None
         assert third["service"]["state"] == "running"
 
 
+def test_a_machine_that_is_switched_off_lets_each_end_and_tells_what_it_said_last(agent: Client) -> None:
+    waits = "trap 'echo saved; exit 1' TERM; echo up; touch ready; while :; do sleep 1; done"
+    run = start(agent, waits, readiness={"file": "ready"}, restart=True, cwd="/workspace")["service"]["run"]
+    with watching(agent) as told:
+        agent.channel.call("shutdown", timeout=30)
+        until(lambda: told[run]["state"] == "stopped")
+    last = told[run]
+    assert (last["exit_code"], last["stdout"], last["reason"]) == (1, "up\nsaved\n", "its machine was stopped")
+
+
 def test_logs_by_lines_and_all(agent: Client) -> None:
     done = start(agent, "seq 1000; echo one >&2; printf two >&2; exec sleep 300")
     run = done["service"]["run"]
