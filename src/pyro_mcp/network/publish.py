@@ -20,6 +20,8 @@ from pyro_mcp.errors import Capacity, Conflict, InvalidArgument, PermissionDenie
 from pyro_mcp.protocol.relay import Ending, Relay, close_socket
 from pyro_mcp.protocol.stream import ChannelClosed, Stream
 from pyro_mcp.protocol.wake import Wake
+from pyro_mcp.system.atomic import MAKE_ROOM
+from pyro_mcp.system.threads import begin
 
 LOOPBACK = "127.0.0.1"
 LISTENER_CONNECTIONS = 128
@@ -112,10 +114,13 @@ class Publisher:
         if self._wake is None:
             try:
                 wake = Wake()
-                self._thread = threading.Thread(target=self._accept_loop, args=(wake,), name="publish", daemon=True)
-                self._thread.start()
-            except (OSError, RuntimeError) as error:
-                raise Capacity(f"cannot publish a port: {error}") from None
+            except OSError as error:
+                raise Capacity(f"cannot publish a port: {error.strerror}", hint=MAKE_ROOM) from None
+            try:
+                self._thread = begin(lambda: self._accept_loop(wake), "publish")
+            except Capacity:
+                wake.close()
+                raise
             self._wake = wake
         return self._wake
 

@@ -14,9 +14,10 @@ from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from pyro_mcp.errors import PyroError
+from pyro_mcp.errors import Capacity, PyroError
 from pyro_mcp.model.network import Connection, Key, Verdict
 from pyro_mcp.network.policy import Refusal
+from pyro_mcp.system.threads import begin
 
 MOMENT_SECONDS = 0.25
 PENDING_MAX = 1000
@@ -129,7 +130,11 @@ class Recorder:
             if self._scheduled:
                 return
             self._scheduled = True
-        threading.Thread(target=self._later, name="record", daemon=True).start()
+        try:
+            begin(self._later, "record")
+        except Capacity:
+            # It is kept; the next entry, or whoever asks, has it written.
+            self._scheduled = False
 
     def _later(self) -> None:
         time.sleep(MOMENT_SECONDS)

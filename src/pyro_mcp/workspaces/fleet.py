@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from pyro_mcp.errors import Conflict, DiskFull, NotFound, PyroError
+from pyro_mcp.errors import Capacity, Conflict, DiskFull, NotFound, PyroError
 from pyro_mcp.machines.driver import Driver, GuestRuntime, Image, Machine, MachineSpec, NetworkLink, WorkspaceMount
 from pyro_mcp.protocol.channel import ChannelClosed, RemoteError
 from pyro_mcp.settings import Settings
@@ -21,6 +21,7 @@ from pyro_mcp.store.machines import MachineRow, Machines
 from pyro_mcp.system.atomic import disk_errors
 from pyro_mcp.system.clock import Clock
 from pyro_mcp.system.progress import Progress
+from pyro_mcp.system.threads import begin
 from pyro_mcp.workspaces import admission
 from pyro_mcp.workspaces.faults import Faults, no_faults
 
@@ -275,7 +276,10 @@ class Fleet:
     def _cut_off(self, machine_id: str, machine: Machine, reason: str) -> None:
         """A machine's channel has ended; runs on whatever thread ended it."""
         if self._live.get(machine_id) is machine and machine.alive():
-            threading.Thread(target=self._give_up, args=(machine_id, machine, reason), daemon=True).start()
+            try:
+                begin(lambda: self._give_up(machine_id, machine, reason), f"give-up-{machine_id}")
+            except Capacity:
+                self._give_up(machine_id, machine, reason)
 
     def _give_up(self, machine_id: str, machine: Machine, reason: str) -> None:
         """Nobody can ask anything of it any more: it ends, so that the next use starts it again."""

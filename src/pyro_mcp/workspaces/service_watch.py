@@ -19,6 +19,7 @@ from pyro_mcp.protocol.channel import ChannelClosed, Event, RemoteError, Stream
 from pyro_mcp.store.machines import Machines
 from pyro_mcp.store.services import ServiceRow
 from pyro_mcp.store.services import Services as Table
+from pyro_mcp.system.threads import begin
 from pyro_mcp.workspaces.service_ports import Ports
 from pyro_mcp.workspaces.service_record import applied, run_of, tails_of, version_of
 
@@ -48,11 +49,11 @@ class Watch:
         self._synced = threading.Event()
         self._leaving = False
         self._stream: Stream | None = None
-        self._thread = threading.Thread(target=self._listen, name=f"services-{workspace_id}", daemon=True)
+        self._thread: threading.Thread | None = None
 
     def begin(self) -> None:
-        """Start to listen."""
-        self._thread.start()
+        """Start to listen. Raises `Capacity`."""
+        self._thread = begin(self._listen, f"services-{self._workspace_id}")
         self.machine.on_exit(self.machine_ended)
 
     def wait(self) -> None:
@@ -133,7 +134,8 @@ class Watch:
             return
         self.ports.close()
         # What the agent said last may be heard later than its machine's end.
-        self._thread.join(SYNC_SECONDS)
+        if self._thread is not None:
+            self._thread.join(SYNC_SECONDS)
         try:
             stopping = self._stopping()
             for row in self._table.alive():

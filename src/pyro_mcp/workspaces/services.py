@@ -12,20 +12,16 @@ import time
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
 from secrets import token_hex
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
-from pyro_mcp.errors import Cancelled, Conflict, InvalidArgument, MachineFailed, NotFound, PyroError
+from pyro_mcp.errors import Cancelled, Capacity, Conflict, InvalidArgument, MachineFailed, NotFound, PyroError
 from pyro_mcp.machines.driver import Machine
-from pyro_mcp.model.process import ExecutionMode, Isolation
 from pyro_mcp.model.service import (
-    PublishedPort,
     RestartPolicy,
     Service,
     ServiceList,
     ServiceLogs,
-    ServiceState,
     StartedService,
 )
 from pyro_mcp.operations.call import STDERR, STDOUT, Call
@@ -37,6 +33,7 @@ from pyro_mcp.store.workspaces import WorkspaceRow
 from pyro_mcp.workspaces.cancel import cancellable
 from pyro_mcp.workspaces.exec import shown, words
 from pyro_mcp.workspaces.params import absolute
+from pyro_mcp.workspaces.service_portrait import service_facts, service_portrait
 from pyro_mcp.workspaces.service_ports import check_policy, wanted_ports
 from pyro_mcp.workspaces.service_watch import DIED, GONE, Watch
 
@@ -112,11 +109,11 @@ class Services:
 
     def listing(self, ref: str) -> ServiceList:
         workspace = self._current(ref)
-        found = [_shown(row) for row in self._table.latest(workspace.workspace_id, workspace.generation)]
+        found = [service_portrait(row) for row in self._table.latest(workspace.workspace_id, workspace.generation)]
         return ServiceList(workspace_id=workspace.workspace_id, count=len(found), services=found)
 
     def status(self, ref: str, name: str) -> Service:
-        return _shown(self._row(self._current(ref), name))
+        return service_portrait(self._row(self._current(ref), name))
 
     def logs(self, call: Call[Engine], ref: str, name: str, *, tail_lines: int, everything: bool) -> ServiceLogs:
         """What it said, from the machine while that runs, else what was kept."""
@@ -128,7 +125,7 @@ class Services:
             out, err, cut = _kept(row, lines) if watch is None else self._said(call, watch.machine, row, lines)
         except NotFound:
             out, err, cut = _kept(row, lines)
-        return ServiceLogs(**_facts(row), stdout=out, stderr=err, tail_lines=lines, truncated=cut)
+        return ServiceLogs(**service_facts(row), stdout=out, stderr=err, tail_lines=lines, truncated=cut)
 
     def stop(self, ref: str, name: str) -> Service:
         """End a service with everything it has started, whether or not the caller waits. One that is over stays as it
@@ -136,17 +133,17 @@ class Services:
         row = self._row(self._current(ref), name)
         if row.alive and (watch := self._live_watch(row)) is not None:
             self._stop(row.run, watch)
-        return _shown(self._table.get(row.run) or row)
+        return service_portrait(self._table.get(row.run) or row)
 
     # -- for the other verbs
 
     def latest(self, workspace: WorkspaceRow) -> list[Service]:
         """The last service of each name."""
-        return [_shown(row) for row in self._table.latest(workspace.workspace_id, workspace.generation)]
+        return [service_portrait(row) for row in self._table.latest(workspace.workspace_id, workspace.generation)]
 
     def ended(self, workspace: WorkspaceRow) -> list[Service]:
         """All that are over, the latest first."""
-        return [_shown(row) for row in self._table.ended(workspace.workspace_id, workspace.generation)]
+        return [service_portrait(row) for row in self._table.ended(workspace.workspace_id, workspace.generation)]
 
     def counts(self, workspace: WorkspaceRow) -> tuple[int, int]:
         """How many there are, and how many of them are alive."""
@@ -302,7 +299,7 @@ class Services:
         if row is None:
             raise NotFound("cannot tell what became of the service: its workspace was reset or deleted")
         out, err = (row.stdout, row.stderr) if not row.alive else watch.tails(run)
-        return StartedService(**_facts(row), stdout=out, stderr=err, truncated=answer.get("truncated") is True)
+        return StartedService(**service_facts(row), stdout=out, stderr=err, truncated=answer.get("truncated") is True)
 
     def _watch(self, workspace_id: str, machine: Machine, runs: set[str] | None = None) -> Watch:
         with self._lock:
@@ -311,7 +308,12 @@ class Services:
             if watch is None or fresh:
                 watch = self._watches[machine.machine_id] = Watch(self._engine, workspace_id, machine, runs or set())
         if fresh:
-            watch.begin()
+            try:
+                watch.begin()
+            except Capacity:
+                with self._lock:
+                    self._watches.pop(machine.machine_id, None)
+                raise
         return watch
 
     def _live_watch(self, row: ServiceRow) -> Watch | None:
@@ -367,34 +369,3 @@ def _kept(row: ServiceRow, lines: int | None) -> tuple[str, str, bool]:
     last = slice(-lines if lines else None, None)
     out, err = ("".join(text.splitlines(keepends=True)[last]) for text in (row.stdout, row.stderr))
     return out, err, True
-
-
-def _shown(row: ServiceRow) -> Service:
-    return Service(**_facts(row))
-
-
-def _facts(row: ServiceRow) -> dict[str, Any]:
-    return {
-        "workspace_id": row.workspace_id,
-        "service_name": row.service_name,
-        "state": cast(ServiceState, row.state),
-        "command": row.command,
-        "cwd": row.cwd,
-        "started_at": _time(row.started_at),
-        "ready_at": None if row.ready_at is None else _time(row.ready_at),
-        "ended_at": None if row.ended_at is None else _time(row.ended_at),
-        "exit_code": row.exit_code,
-        "signal": row.signal,
-        "pid": row.pid,
-        "readiness": row.readiness,
-        "stop_reason": None if row.alive and not row.restart_count else row.stop_reason,
-        "restart": cast(RestartPolicy, row.restart),
-        "restart_count": row.restart_count,
-        "published_ports": [PublishedPort(**port) for port in row.published_ports] if row.alive else [],
-        "execution_mode": cast(ExecutionMode, row.execution_mode),
-        "isolation": cast(Isolation, row.isolation),
-    }
-
-
-def _time(seconds: float) -> datetime:
-    return datetime.fromtimestamp(seconds, UTC)

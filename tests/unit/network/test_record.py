@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
 
 import pytest
 
-from pyro_mcp.errors import DiskFull
+from pyro_mcp.errors import Capacity, DiskFull
 from pyro_mcp.network import record
 from pyro_mcp.network.policy import Refusal
 from pyro_mcp.network.record import Batch, Ledger, Recorder
@@ -59,6 +60,26 @@ def test_what_cannot_be_written_waits() -> None:
     assert [one.bytes_in for one in begun] == [5]
     assert [one for batch in keeper.batches for one in batch.ended] == []
     assert sum(one.count for batch in keeper.batches for one in batch.counted.values()) == 2
+
+
+def test_a_host_without_a_thread_for_it_loses_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    def lacking(work: object, name: str) -> None:
+        raise Capacity("cannot start a thread: there is none")
+
+    written = threading.Event()
+    keeper = Keeper()
+
+    def write(batch: Batch) -> None:
+        keeper.write(batch)
+        written.set()
+
+    ledger = Ledger("vm-1", Recorder(write))
+    with monkeypatch.context() as patch:
+        patch.setattr(record, "begin", lacking)
+        ledger.refused("a.test", "10.0.0.1", 80, NO)
+    ledger.refused("a.test", "10.0.0.1", 81, NO)
+    assert written.wait(30)
+    assert [len(batch.counted) for batch in keeper.batches] == [2]
 
 
 def test_an_end_after_the_begin_was_written_is_told_apart() -> None:

@@ -14,14 +14,14 @@ from typing import Any
 import pytest
 from fleetlab import Ears, engine_at, processes_of
 
-from pyro_mcp.errors import Conflict, InvalidArgument, NotFound, PyroError, Unsupported
+from pyro_mcp.errors import Capacity, Conflict, InvalidArgument, NotFound, PyroError, Unsupported
 from pyro_mcp.machines.host.driver import HostDriver
 from pyro_mcp.model.workspace import Workspace
 from pyro_mcp.model.workspace_exec import WorkspaceExec
 from pyro_mcp.node.adopt import reconcile
 from pyro_mcp.node.reap import Reaper
 from pyro_mcp.protocol.channel import ChannelClosed
-from pyro_mcp.workspaces import vm, workspace, workspace_exec
+from pyro_mcp.workspaces import fleet, vm, workspace, workspace_exec
 from pyro_mcp.workspaces.engine import Engine
 
 
@@ -131,12 +131,21 @@ def test_one_that_died_is_stopped_and_comes_back_with_its_data(engine: Engine) -
     assert "starting it again" in ears.notices[0]
 
 
-def test_one_whose_agent_was_given_up_ends_and_comes_back_with_its_data(engine: Engine) -> None:
+@pytest.mark.parametrize("threads", [True, False])
+def test_one_whose_agent_was_given_up_ends_and_comes_back_with_its_data(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, threads: bool
+) -> None:
+    def lacking(work: object, name: str) -> None:
+        raise Capacity("cannot start a thread: there is none")
+
     made = create(engine)
     run(engine, made.workspace_id, "echo kept > file")
     machine_id = made.metadata["machine_id"]
     machine = engine.fleet.live(machine_id)
-    machine.channel.close("its agent stopped answering")
+    with monkeypatch.context() as patch:
+        if not threads:
+            patch.setattr(fleet, "begin", lacking)
+        machine.channel.close("its agent stopped answering")
     deadline = time.monotonic() + 30
     while engine.lifecycle.status(made.workspace_id).state != "stopped":
         assert time.monotonic() < deadline

@@ -17,17 +17,19 @@ import pytest
 from fleetlab import Ears, engine_at, processes_of
 
 from pyro_mcp.errors import PyroError
-from pyro_mcp.workspaces import export, files, snapshot, sync, workspace, workspace_exec
+from pyro_mcp.workspaces import export, files, service, shell, snapshot, sync, workspace, workspace_exec
 from pyro_mcp.workspaces.engine import Engine
 
 MOST = 30
 SETTLE_SECONDS = 10.0
 NEEDED_BY = {
     "descriptors": ("create", "exec", "push", "export", "reset"),
-    "threads": ("create", "exec that goes on", "write", "push", "reset"),
+    "threads": ("create", "exec that goes on", "write", "push", "reset", "service"),
     "processes": ("create", "reset"),
 }
 """What cannot be done without even one."""
+LIVING = ("service", "shell")
+SMALL = {"mem_mib": 128, "allow_host_compat": True, "network_policy": "egress+published-ports"}
 
 
 @contextlib.contextmanager
@@ -87,7 +89,7 @@ def processes(left: int) -> Iterator[None]:
 @pytest.fixture
 def engine(tmp_path: Path) -> Iterator[Engine]:
     engine = engine_at(tmp_path / "state")
-    do(engine, workspace.create_workspace, environment="debian:12", name="w", mem_mib=128, allow_host_compat=True)
+    do(engine, workspace.create_workspace, environment="debian:12", name="w", **SMALL)
     do(engine, snapshot.create_snapshot, workspace_id="w", snapshot_name="s")
     (tmp_path / "tree").mkdir()
     (tmp_path / "tree" / "file").write_text("pushed\n")
@@ -107,7 +109,8 @@ def operations(engine: Engine, tmp_path: Path, number: int) -> dict[str, Callabl
     def command(**more: Any) -> Callable[[], object]:
         return lambda: do(engine, workspace_exec.exec_workspace, workspace_id="w", command="echo said", **more)
 
-    new = {"environment": "debian:12", "mem_mib": 128, "allow_host_compat": True, "name": "other"}
+    new = {"environment": "debian:12", "name": "other", **SMALL}
+    web = {"service_name": "web", "command": ["sleep", "300"], "published_ports": ["8000"]}
     text, tree, out = "x" * 300_000, str(tmp_path / "tree"), str(tmp_path / f"out{number}")
     return {
         "create": lambda: do(engine, workspace.create_workspace, **new),
@@ -117,6 +120,8 @@ def operations(engine: Engine, tmp_path: Path, number: int) -> dict[str, Callabl
         "push": lambda: do(engine, sync.push_workspace_sync, workspace_id="w", source_path=tree, dest="in"),
         "export": lambda: do(engine, export.export_workspace, workspace_id="w", path=".", output=out),
         "reset": lambda: do(engine, snapshot.reset_workspace, workspace_id="w", snapshot="s"),
+        "service": lambda: do(engine, service.start_service, workspace_id="w", **web),
+        "shell": lambda: do(engine, shell.open_shell, workspace_id="w"),
     }
 
 
@@ -128,7 +133,12 @@ def census(engine: Engine) -> tuple[int, int, int]:
     )
 
 
-def remove_other(engine: Engine) -> None:
+def remove(engine: Engine, name: str) -> None:
+    """What the operation may have made."""
+    if name in LIVING:
+        # Begins anew with whoever watches the machine, too.
+        do(engine, workspace.stop_workspace, workspace_id="w")
+        do(engine, workspace.start_workspace, workspace_id="w")
     for row in engine.lifecycle.rows():
         if row.name == "other":
             engine.lifecycle._remove(row.workspace_id, "the test is done with it")
@@ -143,11 +153,11 @@ def assert_usable(engine: Engine) -> None:
 
 
 @pytest.mark.parametrize("lack", [descriptors, threads, processes])
-@pytest.mark.parametrize("name", ["create", "exec", "exec that goes on", "write", "push", "export", "reset"])
+@pytest.mark.parametrize("name", ["create", "exec", "exec that goes on", "write", "push", "export", "reset", *LIVING])
 def test_with_only_so_many_left(engine: Engine, tmp_path: Path, lack: Any, name: str) -> None:
     # Once with plenty, so that what is made once is there.
     operations(engine, tmp_path, MOST)[name]()
-    remove_other(engine)
+    remove(engine, name)
     assert_usable(engine)
     codes = []
     before = census(engine)
@@ -160,7 +170,7 @@ def test_with_only_so_many_left(engine: Engine, tmp_path: Path, lack: Any, name:
                 codes.append(error.code)
                 done = False
         assert done or not (tmp_path / f"out{left}").exists()
-        remove_other(engine)
+        remove(engine, name)
         assert_usable(engine)
         deadline = time.monotonic() + SETTLE_SECONDS
         while any(now > then for now, then in zip(census(engine), before, strict=True)):
