@@ -329,6 +329,8 @@ class Channel:
             raise FrameError("OPEN without a verb or parameters")
         stream = Stream(self, number, verb, params)
         with self._condition:
+            # One that begins after the end would never hear of it.
+            self._require_open()
             crowded = self._serving >= MAX_STREAMS
             if not crowded:
                 self._streams[number] = stream

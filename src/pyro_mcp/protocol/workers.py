@@ -17,7 +17,6 @@ class Workers:
         self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._idle = ready
-        self._threads = 0
         for _ in range(ready):
             self._start()
 
@@ -27,28 +26,21 @@ class Workers:
             waiting = self._idle > 0
             self._idle -= waiting
         if not waiting:
+            # Not under the lock: starting waits for the new thread, and those that are done must say so meanwhile, or
+            # a peer in a hurry would have ever more of them started.
             self._start()
         self._jobs.put(job)
 
     def stop(self) -> None:
-        with self._lock:
-            for _ in range(self._threads):
-                self._jobs.put(None)
+        """End every thread once it is done, also one that is only just being started."""
+        self._jobs.put(None)
 
     def _start(self) -> None:
-        # Not under the lock: starting waits for the new thread, and those that are done must say so meanwhile, or a
-        # peer in a hurry would have ever more of them started.
-        with self._lock:
-            self._threads += 1
-        try:
-            threading.Thread(target=self._run, name="channel-worker", daemon=True).start()
-        except RuntimeError:
-            with self._lock:
-                self._threads -= 1
-            raise
+        threading.Thread(target=self._run, name="channel-worker", daemon=True).start()
 
     def _run(self) -> None:
         while (job := self._jobs.get()) is not None:
             job()
             with self._lock:
                 self._idle += 1
+        self._jobs.put(None)

@@ -17,6 +17,7 @@ from pyro_mcp.protocol.channel import Channel, ChannelClosed, Data, End, Event, 
 from pyro_mcp.protocol.frames import Kind
 from pyro_mcp.protocol.pipe import Pipe, PipeClosed
 from pyro_mcp.protocol.stream import FRAME_COST, NOTICE_MAX, WINDOW
+from pyro_mcp.protocol.workers import Workers
 
 from .conftest import Rogue, frame, json_frame
 
@@ -258,6 +259,32 @@ def test_without_a_thread_to_spare_a_request_is_refused_and_the_connection_lives
             client.call("late", timeout=5)
         assert caught.value.payload["code"] == "capacity"
     assert client.call("later", timeout=5) == {}
+
+
+class OnTheSpot(Workers):
+    """Runs a job where it is submitted, so that what comes next on the wire comes after it."""
+
+    def submit(self, job: Callable[[], None]) -> None:
+        job()
+
+
+def test_a_request_that_arrived_with_the_end_is_not_begun(pair: tuple[Channel, Rogue]) -> None:
+    """Nobody could cancel it any more, and what its handler waits for would never come."""
+    victim, rogue = pair
+    begun, ended = [], threading.Event()
+
+    def handler(stream: Stream) -> None:
+        begun.append(stream.verb)
+        victim.close("enough")
+
+    victim._handler, victim._workers = handler, OnTheSpot()
+    reader = next(thread for thread in threading.enumerate() if thread.name == "channel-reader")
+    victim.on_close(lambda _: ended.set())
+    opened = (json_frame(Kind.OPEN, number, {"verb": str(number), "params": {}}) for number in (2, 4))
+    rogue.send(b"".join(opened))
+    assert ended.wait(5)
+    reader.join(5)
+    assert begun == ["2"]
 
 
 def test_a_cancellation_that_came_first_is_told_once(connect: Connect) -> None:
