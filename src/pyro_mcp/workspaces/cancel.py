@@ -34,30 +34,27 @@ def beside(stream: Stream, work: Callable[[], object], name: str) -> None:
 def cancellable(call: Call[Any], machine: Machine, stream: Stream) -> Iterator[None]:
     """While inside, a cancelled call ends the request; if the agent does not react, its answer is not waited for, and
     if it shows no other sign of life either, the machine's channel is closed."""
-    lock = threading.Lock()
-    timers: list[threading.Timer] = []
-    over = False
+    over = threading.Event()
+
+    def give_up() -> None:
+        if not over.wait(CANCEL_SECONDS):
+            _leave(machine, stream)
 
     def cancel() -> None:
-        timer = threading.Timer(CANCEL_SECONDS, _leave, [machine, stream])
-        timer.daemon = True
-        # A cancel may come while the answer is on its way: no timer may outlive the request it watches.
-        with lock:
-            if over:
-                return
-            timers.append(timer)
-            timer.start()
-        stream.cancel()
+        # On this thread come the client's other requests too, and a machine that takes nothing keeps its writers.
+        try:
+            begin(give_up, "cancelled")
+            begin(stream.cancel, "cancel")
+        except Capacity:
+            stream.cancel()
+            stream.leave("there is no thread to wait for its agent")
 
     forget = call.on_cancel(cancel)
     try:
         yield
     finally:
         forget()
-        with lock:
-            over = True
-            for timer in timers:
-                timer.cancel()
+        over.set()
 
 
 def _leave(machine: Machine, stream: Stream) -> None:

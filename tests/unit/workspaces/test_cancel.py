@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -97,7 +98,79 @@ def test_a_cancel_that_crosses_the_answer_leaves_the_machine(
     go_on.set()
     crossing.join()
     for thread in set(threading.enumerate()) - before:
-        if isinstance(thread, threading.Timer):
+        if thread.name.startswith("cancel"):
             thread.join()
     assert not prompt.channel.closed
     assert prompt.channel.ping() > 0
+
+
+def test_a_machine_that_takes_nothing_holds_up_no_other_request_of_its_client(
+    machine: Callable[[Handler], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Calls are cancelled on the thread that reads all that the client says."""
+    monkeypatch.setattr(cancel, "CANCEL_SECONDS", 0.05)
+    begun, stuck, over = threading.Event(), threading.Event(), threading.Event()
+
+    def stop_reading() -> None:
+        stuck.set()
+        over.wait()
+
+    def serve(stream: Stream) -> None:
+        stream.on_cancel(stop_reading)
+        begun.set()
+        over.wait()
+
+    full = machine(serve)
+    first = full.channel.open("stop reading")
+    assert begun.wait(30)
+    first.cancel()
+    assert stuck.wait(30)
+    pushes = [full.channel.open("push") for _ in range(4)]
+
+    def send(push: Stream) -> None:
+        with contextlib.suppress(ChannelClosed):
+            push.send(bytes(256 * 1024))
+
+    pushing = [threading.Thread(target=send, args=(push,), daemon=True) for push in pushes]
+    for thread in pushing:
+        thread.start()
+    while not full.channel._write_lock.locked():
+        pushing[-1].join(0.01)
+    call: Call[None] = Call(None)
+    with cancel.cancellable(call, full, pushes[0]):
+        reader = threading.Thread(target=call.cancel)
+        reader.start()
+        reader.join(10)
+        held_up = reader.is_alive()
+        with pytest.raises(ChannelClosed, match="has not ended it yet"):
+            pushes[0].receive(10)
+    over.set()
+    for thread in (reader, *pushing):
+        thread.join(30)
+    assert not held_up
+
+
+def test_without_a_thread_to_spare_nobody_waits_for_the_agent(
+    machine: Callable[[Handler], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    begun, cancelled, over = threading.Event(), threading.Event(), threading.Event()
+
+    def serve(stream: Stream) -> None:
+        stream.on_cancel(cancelled.set)
+        begun.set()
+        over.wait()
+
+    deaf = machine(serve)
+    call: Call[None] = Call(None)
+    with cancel.cancellable(call, deaf, stream := deaf.channel.open("sleep")):
+        assert begun.wait(30)
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", refuse)
+            call.cancel()
+        with pytest.raises(ChannelClosed, match="no thread"):
+            stream.receive(30)
+    assert cancelled.wait(30)
+    over.set()
