@@ -6,6 +6,7 @@ import random
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from itertools import chain, count
 from pathlib import Path
@@ -121,6 +122,12 @@ def test_its_end_is_recorded_whenever_its_node_dies(tmp_path: Path, step: str, n
     assert out.read_bytes() == journalled(raw["out"])[0]
 
 
+def kept_of_tail(state_dir: Path) -> int:
+    """How many bytes of the first command's output behind its head are in its journal."""
+    tails = [path.read_bytes() for path in state_dir.glob("workspaces/*/journal/0/1.out.tail")]
+    return int.from_bytes(tails[0][8:16], "little") if tails else 0
+
+
 def test_a_command_whose_machine_died_too_is_lost_with_what_it_had_said(
     tmp_path: Path, next_node: Callable[[], Engine]
 ) -> None:
@@ -132,10 +139,14 @@ def test_a_command_whose_machine_died_too_is_lost_with_what_it_had_said(
         "w",
         command="head -c 3000000 /dev/zero | tr '\\0' x; echo end; sleep 300",
         timeout_seconds=60,
-        wait_seconds=1,
+        wait_seconds=0,
         stdin=None,
     )
     assert said.state == "running"
+    deadline = time.monotonic() + 60
+    while kept_of_tail(tmp_path) < 3_000_004 - joblab.HEAD_BYTES:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
     machine = engine.fleet.live(engine.lifecycle.find("w").machine_id)
     engine.close()
     machine.terminate()

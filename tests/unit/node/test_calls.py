@@ -102,7 +102,7 @@ def test_a_client_that_stops_reading_stalls_only_itself(node: Node) -> None:
     until_output(stalled)
     begun = time.monotonic()
     assert result_of(begin(busy, "echo quick"))["stdout"] == "quick\n"
-    assert time.monotonic() - begun < 5
+    assert time.monotonic() - begun < 50
     stalled.cancel()
     wait_empty(node)
     lazy.close()
@@ -116,16 +116,18 @@ def test_what_the_host_lacks_is_told_as_capacity_and_a_bug_is_not(node: Node, mo
         monkeypatch.setattr(node.engine.lifecycle, "listing", lambda failing=failing: (_ for _ in ()).throw(failing))
         monkeypatch.setattr(sys, "excepthook", lambda *_: None)
         with pytest.raises(RemoteError) as caught:
-            channel.call("list_workspaces", timeout=5)
+            channel.call("list_workspaces", timeout=30)
         assert caught.value.payload["code"] == code
     channel.close()
 
 
 def test_other_calls_go_on_while_one_is_slow(node: Node) -> None:
     channel = client(node)
-    slow = begin(channel, "sleep 2; echo slow")
+    slow = begin(channel, "read line; echo slow", stdin=True)
     for _ in range(10):
-        assert channel.call("reap_expired", timeout=1)["count"] == 0
+        assert channel.call("reap_expired", timeout=30)["count"] == 0
+    slow.send(b"go\n")
+    slow.end()
     assert result_of(slow)["stdout"] == "slow\n"
     channel.close()
 
@@ -155,14 +157,13 @@ def test_threads_and_descriptors_come_back(node: Node) -> None:
 
     for _ in range(3):
         cycle()
-    time.sleep(0.3)
     before = census()
     for _ in range(15):
         cycle()
-    time.sleep(0.5)
-    after = census()
-    assert after[0] <= before[0] + 2, (before, after)
-    assert after[1] <= before[1] + 2, (before, after)
+    deadline = time.monotonic() + 30
+    while any(now > then + 2 for now, then in zip(census(), before, strict=True)):
+        assert time.monotonic() < deadline, (before, census())
+        time.sleep(0.05)
 
 
 def test_a_leaving_node_ends_what_is_under_way(tmp_path: Path) -> None:

@@ -66,7 +66,7 @@ def pid_of(connection: socket.socket) -> int:
 def test_it_starts_on_demand_and_answers(settings: Settings) -> None:
     assert connect_node(settings) is None
     with client(settings) as channel:
-        status = channel.call("node_status", timeout=5)
+        status = channel.call("node_status", timeout=30)
     assert status["running"]
     assert status["client_count"] == 1
     assert status["resident_bytes"] < 60_000_000
@@ -178,10 +178,10 @@ def test_unknown_verbs_and_bad_parameters_are_refused(settings: Settings) -> Non
             ("node_stop", {"force": "yes"}),
         ]:
             with pytest.raises(RemoteError) as caught:
-                channel.call(verb, params, timeout=5)
+                channel.call(verb, params, timeout=30)
             assert caught.value.payload["code"] == "invalid_argument", caught.value.payload
         with pytest.raises(RemoteError) as caught:
-            channel.call("status_vm", {"vm_id": "vm-000000000000"}, timeout=5)
+            channel.call("status_vm", {"vm_id": "vm-000000000000"}, timeout=30)
         assert caught.value.payload["code"] == "not_found"
 
 
@@ -193,7 +193,7 @@ def test_a_hostile_client_harms_nobody(settings: Settings) -> None:
             with connection, contextlib.suppress(OSError):
                 connection.sendall(noise)
                 connection.shutdown(socket.SHUT_WR)
-        assert channel.call("node_status", timeout=5)["running"]
+        assert channel.call("node_status", timeout=30)["running"]
 
 
 def test_many_clients_at_once(settings: Settings) -> None:

@@ -148,9 +148,14 @@ def test_the_end_of_one_side_ends_the_other(connect: Connect) -> None:
 
 
 def test_ping_answers_while_a_handler_is_busy(connect: Connect) -> None:
-    client, _ = connect(lambda stream: time.sleep(0.5))
-    client.open("sleep")
-    assert client.ping(5) < 0.3
+    busy, over = threading.Event(), threading.Event()
+    client, _ = connect(lambda stream: stream.result({"waited": busy.set() or over.wait(60)}))
+    stream = client.open("wait")
+    assert busy.wait(30)
+    assert client.ping(30) > 0
+    assert stream.try_receive() is None
+    over.set()
+    assert stream.receive(30) == Result({"waited": True})
 
 
 def test_events_carry_json(connect: Connect) -> None:

@@ -162,7 +162,8 @@ def test_an_interrupt_cancels_and_waits_for_the_end(peer_of: Any) -> None:
     def handler(stream: Stream) -> None:
         cancelled = threading.Event()
         stream.on_cancel(cancelled.set)
-        assert cancelled.wait(10)
+        stream.event({"notice": "begun"})
+        assert cancelled.wait(30)
         time.sleep(0.1)
         ended.set()
         stream.error({"code": "cancelled", "message": "cannot finish: cancelled"})
@@ -170,9 +171,8 @@ def test_an_interrupt_cancels_and_waits_for_the_end(peer_of: Any) -> None:
     client, _ = peer_of(handler)
     main = threading.main_thread().ident
     assert main is not None
-    threading.Timer(0.1, lambda: signal.pthread_kill(main, signal.SIGINT)).start()
     with pytest.raises(KeyboardInterrupt):
-        client.begin("verb", {}).wait(Listener())
+        client.begin("verb", {}).wait(Listener(notice=lambda _: signal.pthread_kill(main, signal.SIGINT)))
     assert ended.is_set()
 
 

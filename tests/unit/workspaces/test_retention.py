@@ -93,7 +93,11 @@ def test_what_runs_stays_whatever_it_says(engine: Engine, monkeypatch: pytest.Mo
     monkeypatch.setattr(retention, "OUTPUT_BYTES", 1500)
     monkeypatch.setattr(retention, "ROWS", 2)
     monkeypatch.setattr(retention, "ROUND", 1)
-    left = run(engine, f"{say(2000)}; echo; touch said; while [ ! -e go ]; do sleep 0.05; done", wait=5)
+    left = run(engine, f"{say(2000)}; echo; while [ ! -e go ]; do sleep 0.05; done", wait=0)
+    deadline = time.monotonic() + 60
+    while len(logs(engine, left.sequence).entries[0].stdout) < 2001:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
     for _ in range(4):
         run(engine, say(1000))
     entries = logs(engine).entries
@@ -101,14 +105,13 @@ def test_what_runs_stays_whatever_it_says(engine: Engine, monkeypatch: pytest.Mo
     assert (entries[0].state, len(entries[0].stdout)) == ("running", 2001)
     assert len(logs(engine, left.sequence).entries[0].stdout) == 2001
     run(engine, "touch go")
-    while logs(engine, 1).entries[0].state == "running":
-        pass
-    engine.commands.join()
+    while engine.lifecycle.status(REF).running_command_count:
+        engine.commands.join()
     # Over, it is the oldest, with its output and then with its row.
     run(engine, "true")
     with pytest.raises(NotFound, match="so old"):
         logs(engine, 1)
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while files(engine.settings.state_dir):
         assert time.monotonic() < deadline
 
