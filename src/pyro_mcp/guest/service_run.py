@@ -88,8 +88,9 @@ class Service:
     # -- commands of the verbs, posted to the poller
 
     def begin(self) -> None:
-        """Start the first process."""
-        self._spawn()
+        """Start the first process, unless a stop has come first."""
+        if not self.over.is_set():
+            self._spawn()
 
     def stop(self, state: str, reason: str, grace: float) -> None:
         """End it: TERM to its processes, after `grace` KILL to all. The first reason to end stays."""

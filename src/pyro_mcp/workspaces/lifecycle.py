@@ -93,6 +93,10 @@ class Lifecycle:
         try:
             return self._live(call, row)
         except NotFound:
+            now = self.table.get(row.workspace_id)
+            if now is not None and (now.state, now.machine_id) == ("ready", row.machine_id):
+                # It is something else that is missing, such as the image it was made on.
+                raise
             raise Conflict(
                 f"cannot use {row.workspace_id}: it was reset or deleted meanwhile",
                 hint="Look at it with <<status_workspace>> and try again",

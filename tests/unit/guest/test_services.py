@@ -444,6 +444,15 @@ def test_one_that_is_to_be_restarted_can_be_stopped(agent: Client) -> None:
         assert not carriers(run.encode())
 
 
+def test_one_that_was_stopped_before_it_began_does_not_begin(tmp_path: Path) -> None:
+    plan = Plan("web", "r1", [b"touch", b"ran"], os.fsencode(tmp_path), {}, None, 30.0, 0.5, False, os.fsencode)
+    poller = Poller("alone")
+    service = Service(plan, poller, MarkedGroup, 4096, lambda: None)
+    service.stop("stopped", "it was stopped", 1.0)
+    service.begin()
+    assert (service.record["state"], service._child) == ("stopped", None)
+
+
 def test_one_whose_remains_never_fall_silent_ends_all_the_same() -> None:
     """What has shed the mark of its service lives on, and may write for ever."""
     plan = Plan("web", "r1", [b"true"], b"/", {}, None, 30.0, 0.5, False, os.fsencode)

@@ -50,6 +50,17 @@ def start(engine: Engine, ref: str) -> Workspace:
     return engine.lifecycle.start(Ears(engine).call, ref)
 
 
+def kill(engine: Engine, made: Workspace) -> None:
+    """End its machine from outside, and wait until that is known."""
+    (seen,) = engine.fleet.census()
+    assert seen.pid
+    os.kill(seen.pid, signal.SIGKILL)
+    deadline = time.monotonic() + 10
+    while engine.lifecycle.status(made.workspace_id).state != "stopped":
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
 def test_a_whole_life(engine: Engine) -> None:
     made = create(engine, name="first", labels={"team": "a"})
     assert (made.state, made.name, made.labels, made.execution_mode) == (
@@ -115,13 +126,7 @@ def test_the_list_is_sorted_by_activity(engine: Engine) -> None:
 def test_one_that_died_is_stopped_and_comes_back_with_its_data(engine: Engine) -> None:
     made = create(engine)
     run(engine, made.workspace_id, "echo kept > file")
-    (seen,) = engine.fleet.census()
-    assert seen.pid
-    os.kill(seen.pid, signal.SIGKILL)
-    deadline = time.monotonic() + 10
-    while engine.lifecycle.status(made.workspace_id).state != "stopped":
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    kill(engine, made)
     assert "ended unexpectedly" in engine.lifecycle.status(made.workspace_id).metadata["reason"]
     ears = Ears(engine)
     done = engine.commands.exec(
@@ -129,6 +134,17 @@ def test_one_that_died_is_stopped_and_comes_back_with_its_data(engine: Engine) -
     )
     assert done.stdout == "kept\n"
     assert "starting it again" in ears.notices[0]
+
+
+def test_what_one_that_died_lacks_to_start_again_is_named(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    def gone(*_: Any) -> None:
+        raise NotFound("cannot open environment 0123: its image is gone or damaged", hint="Create the machine again")
+
+    made = create(engine)
+    kill(engine, made)
+    monkeypatch.setattr(engine.lifecycle.births, "again", gone)
+    with pytest.raises(NotFound, match="its image is gone"):
+        run(engine, made.workspace_id, "true")
 
 
 @pytest.mark.parametrize("threads", [True, False])
