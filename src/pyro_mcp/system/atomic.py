@@ -12,7 +12,7 @@ from pathlib import Path
 
 from pyro_mcp.errors import Capacity, DiskFull, PermissionDenied, PyroError
 
-FREE_SPACE = "Free disk space, for example with `pyro env prune`"
+FREE_SPACE = "Free disk space, for example with <<prune_environments>>"
 MAKE_ROOM = "End other machines or programs of this host, or raise its limits (ulimit -n, ulimit -u)"
 LACKING = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN)
 """No descriptor, no memory, no process."""

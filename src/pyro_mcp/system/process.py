@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import BinaryIO, cast
 
 from pyro_mcp.errors import Cancelled, DiskFull, MissingDependency, PermissionDenied, PyroError, TimedOut
+from pyro_mcp.system.atomic import FREE_SPACE
 
 PACKAGES: Mapping[str, str] = {
     "cpio": "cpio",
@@ -42,7 +43,6 @@ PACKAGES: Mapping[str, str] = {
 
 _DIRECTORIES = ("/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin")
 _TAIL_BYTES = 1 << 16
-_FREE_SPACE = "Free disk space, for example with `pyro env prune`"
 
 
 class CommandFailed(PyroError):
@@ -253,7 +253,7 @@ def _end_group(child: subprocess.Popen[bytes]) -> None:
 
 def _cannot_start(name: str, error: OSError) -> PyroError:
     if error.errno == errno.ENOSPC:
-        return DiskFull(f"cannot run {name}: {error.strerror}", hint=_FREE_SPACE)
+        return DiskFull(f"cannot run {name}: {error.strerror}", hint=FREE_SPACE)
     if error.errno in (errno.EACCES, errno.EPERM):
         return PermissionDenied(f"cannot run {name}: {error.strerror}")
     return CommandFailed(f"cannot run {name}: {error.strerror}", status=126, output="")
@@ -263,7 +263,7 @@ def _failure(argv: Sequence[str], status: int, stderr: str) -> PyroError:
     last = [line for line in stderr.strip().splitlines() if line.strip()][-3:]
     words = " / ".join(last)[-600:] or "it said nothing"
     if "No space left on device" in stderr:
-        return DiskFull(f"cannot finish {argv[0]}: no space left on device", hint=_FREE_SPACE)
+        return DiskFull(f"cannot finish {argv[0]}: no space left on device", hint=FREE_SPACE)
     how = f"killed by {signal.Signals(-status).name}" if status < 0 else f"exit {status}"
     return CommandFailed(f"cannot finish {argv[0]}: {how}: {words}", status=status, output=stderr)
 

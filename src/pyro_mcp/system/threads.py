@@ -15,8 +15,5 @@ def begin(work: Callable[[], object], name: str) -> threading.Thread:
     try:
         thread.start()
     except RuntimeError as error:
-        raise Capacity(
-            f"cannot start a thread: {error}",
-            hint=MAKE_ROOM,
-        ) from None
+        raise Capacity(f"cannot start a thread: {error}", hint=MAKE_ROOM) from None
     return thread

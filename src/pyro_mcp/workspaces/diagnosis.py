@@ -188,7 +188,7 @@ def _disks(view: _View) -> Iterator[DoctorCheck]:
         free = shutil.disk_usage(existing).free
         status: CheckStatus = "ok" if free >= DISK_AMPLE else "warning" if free >= DISK_LEAST else "missing"
         detail = f"{path}, {free / GIB:.1f} GiB free"
-        yield _check(name, status, detail, f"Have {DISK_AMPLE // GIB} GiB free; `pyro env prune` helps")
+        yield _check(name, status, detail, f"Have {DISK_AMPLE // GIB} GiB free; <<prune_environments>> helps")
 
 
 def _images(view: _View) -> Iterator[DoctorCheck]:

@@ -259,7 +259,7 @@ class Lifecycle:
         try:
             self.events.add(workspace_id, kind, detail, self._engine.clock.wall())
         except DiskFull as error:
-            tell(f"{kind} of {workspace_id} is done but not in its summary: {error}")
+            tell(f"{kind} of {workspace_id} is done but not in its summary: {error.message}")
 
     # -- time
 

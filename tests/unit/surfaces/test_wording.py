@@ -93,6 +93,11 @@ def test_every_mark_names_something_that_is_there() -> None:
         assert not name or name in {field.name for field in VERBS[verb].fields}, where
 
 
+def test_no_text_below_the_surfaces_names_a_command_that_is_an_operation() -> None:
+    commands = [f"`pyro {' '.join(verb.cli)}" for verb in VERBS.values() if verb.cli]
+    assert [where for where, text in texts() if any(command in text for command in commands)] == []
+
+
 def test_no_text_below_the_surfaces_names_a_tool() -> None:
     # One word alone is a name on the wire; among others it is read by somebody.
     read = [(where, MARK.sub("", text)) for where, text in texts() if " " in text.strip()]

@@ -42,7 +42,7 @@ BOOT_SECONDS = {"kvm": 30.0, "tcg": 120.0}
 ANSWER_SECONDS = 30.0
 ADOPT_SECONDS = 5.0
 SCRATCH, TOKEN = "scratch.ext4", "token"
-USED_HINT = "what was left on its disk is in the way; `pyro workspace reset` gives a workspace a new disk"
+USED_HINT = "what was left on its disk is in the way; <<reset_workspace>> gives a workspace a new disk"
 READY = b"pyro-agent: ready"
 """What the agent says on the console when it waits for its first connection, which a template must not have had."""
 
@@ -366,5 +366,5 @@ def _to_file(monitor: Qmp, command: str, path: Path, flags: int) -> None:
 
 def _explain(error: Exception, process: Vmm, kind: type[MachineFailed] = MachineFailed) -> MachineFailed:
     words = process.last_words()
-    hint = f"its last words were:\n{words}" if words else "run `pyro doctor` to check this host"
+    hint = f"its last words were:\n{words}" if words else "run <<diagnose>> to check this host"
     return kind(f"cannot start the guest: {error}", hint=hint)
