@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from pyro_mcp.surfaces.cli.progress import ProgressView
 
 STDOUT, STDERR = 1, 2
+UNFOLDED = 10_000
+"""The width of what is no terminal: a line stays one for whoever cuts it."""
 
 
 class Output:
@@ -80,7 +82,8 @@ class Output:
         self.finish()
         from rich.console import Console
 
-        console = Console(file=sys.stdout, markup=False, highlight=False, emoji=False)
+        width = None if is_terminal(STDOUT) else UNFOLDED
+        console = Console(file=sys.stdout, markup=False, highlight=False, emoji=False, width=width)
         draw(console)
         sys.stdout.flush()
 
@@ -93,7 +96,8 @@ class Output:
         self.finish()
         print(f"pyro: {plain(error.message)}", file=sys.stderr)
         if error.hint:
-            print(f"  hint: {plain(error.hint)}", file=sys.stderr)
+            # A hint may have lines, such as those of a file; what a line holds of controls is still shown as such.
+            print("  hint: " + "\n        ".join(plain(line) for line in error.hint.split("\n")), file=sys.stderr)
         sys.stderr.flush()
 
     def _quiet(self) -> None:

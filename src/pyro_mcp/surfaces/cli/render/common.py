@@ -6,21 +6,32 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from pyro_mcp.surfaces.cli.escapes import plain
+from pyro_mcp.surfaces.cli.output import UNFOLDED
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
 
-def table(*columns: str) -> Table:
-    """An open table that a narrow terminal folds and a pipe can be cut from."""
+def table(*columns: str, folds: tuple[str, ...] = ()) -> Table:
+    """An open table that a pipe can be cut from. A narrow terminal folds the columns in `folds`; the others hold what a
+    person may copy, such as an id, and stay on one line."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
     made = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for column in columns:
-        made.add_column(column, overflow="fold")
+        made.add_column(column, overflow="fold", no_wrap=column not in folds)
     return made
+
+
+def put(console: Console, rows: Table) -> None:
+    """Print `rows`; where the terminal is too narrow for what does not fold, it breaks the lines and loses nothing."""
+    from rich.measure import Measurement
+
+    room = console.options.update(max_width=max(console.width, UNFOLDED))
+    console.width = max(console.width, Measurement.get(console, room, rows).minimum)
+    console.print(rows)
 
 
 def facts(console: Console, pairs: Iterable[tuple[str, str]]) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from pyro_mcp.model.environment import Environment, PruneResult
 from pyro_mcp.model.environment_list import EnvironmentList
 from pyro_mcp.surfaces.cli.escapes import plain
-from pyro_mcp.surfaces.cli.render.common import facts, size, table
+from pyro_mcp.surfaces.cli.render.common import facts, put, size, table
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
 def draw_list(console: Console, result: EnvironmentList) -> None:
     """One line per environment."""
-    rows = table("NAME", "INSTALLED", "SIZE", "DESCRIPTION")
+    rows = table("NAME", "INSTALLED", "SIZE", "DESCRIPTION", folds=("DESCRIPTION",))
     for one in result:
         rows.add_row(one.name, "yes" if one.installed else "no", size(one.size_bytes) or "-", plain(one.description))
-    console.print(rows)
+    put(console, rows)
 
 
 def draw_pulled(console: Console, result: Environment) -> None:

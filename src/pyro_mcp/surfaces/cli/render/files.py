@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from pyro_mcp.model.file import FileContent, FileEntry, FileList, FileSearch, FileWritten
 from pyro_mcp.surfaces.cli.escapes import plain
 from pyro_mcp.surfaces.cli.output import Output
-from pyro_mcp.surfaces.cli.render.common import size, table
+from pyro_mcp.surfaces.cli.render.common import put, size, table
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -20,10 +20,10 @@ def draw_list(console: Console, result: FileList) -> None:
     if not result.count:
         console.print(f"nothing in {plain(result.path)}" + (" matches" if result.pattern else ""), soft_wrap=True)
         return
-    rows = table("SIZE", "NAME")
+    rows = table("SIZE", "NAME", folds=("NAME",))
     for entry in result.entries:
         rows.add_row(_MARKS.get(entry.artifact_type) or size(entry.size_bytes), _name(entry, result.path))
-    console.print(rows)
+    put(console, rows)
     if result.truncated:
         console.print(f"the first {result.count}; there are more (--limit)")
 

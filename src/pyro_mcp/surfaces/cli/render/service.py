@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from pyro_mcp.model.service import Service, ServiceList, ServiceLogs, StartedService
 from pyro_mcp.surfaces.cli.escapes import plain
 from pyro_mcp.surfaces.cli.output import Output
-from pyro_mcp.surfaces.cli.render.common import facts, table
+from pyro_mcp.surfaces.cli.render.common import facts, put, table
 from pyro_mcp.surfaces.cli.render.workspace import when
 
 if TYPE_CHECKING:
@@ -21,11 +21,11 @@ def draw_list(console: Console, result: ServiceList) -> None:
     if not result.count:
         console.print("no services since the last reset")
         return
-    rows = table("NAME", "STATE", "SINCE", "PORTS", "COMMAND")
+    rows = table("NAME", "STATE", "SINCE", "PORTS", "COMMAND", folds=("SINCE", "PORTS", "COMMAND"))
     for one in result:
         since = one.ended_at or one.ready_at or one.started_at
         rows.add_row(one.service_name, one.state, when(since), ports(one), plain(one.command)[:60])
-    console.print(rows)
+    put(console, rows)
 
 
 def draw_one(console: Console, result: Service) -> None:

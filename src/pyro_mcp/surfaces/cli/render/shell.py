@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from pyro_mcp.model.shell import Shell, ShellClosed, ShellList, ShellRead, ShellSignalled, ShellWritten
 from pyro_mcp.surfaces.cli.escapes import plain
 from pyro_mcp.surfaces.cli.output import STDOUT, Output
-from pyro_mcp.surfaces.cli.render.common import table
+from pyro_mcp.surfaces.cli.render.common import put, table
 from pyro_mcp.surfaces.cli.render.workspace import when
 
 if TYPE_CHECKING:
@@ -22,10 +22,10 @@ def draw_opened(console: Console, result: Shell) -> None:
 
 def draw_list(console: Console, result: ShellList) -> None:
     """One line per shell, the oldest first."""
-    rows = table("SHELL", "STATE", "SIZE", "STARTED", "DIRECTORY")
+    rows = table("SHELL", "STATE", "SIZE", "STARTED", "DIRECTORY", folds=("STARTED", "DIRECTORY"))
     for one in result:
         rows.add_row(one.shell_id, state(one), f"{one.cols} x {one.rows}", when(one.started_at), plain(one.cwd))
-    console.print(rows)
+    put(console, rows)
 
 
 def after_read(result: ShellRead, output: Output) -> None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from pyro_mcp.model.snapshot import SnapshotCreated, SnapshotDeleted, SnapshotList
 from pyro_mcp.surfaces.cli.render.changes import draw_skipped
-from pyro_mcp.surfaces.cli.render.common import size, table
+from pyro_mcp.surfaces.cli.render.common import put, size, table
 from pyro_mcp.surfaces.cli.render.workspace import when
 
 if TYPE_CHECKING:
@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
 def draw_list(console: Console, result: SnapshotList) -> None:
     """One line per snapshot, the baseline first."""
-    rows = table("NAME", "CREATED", "ENTRIES", "SIZE")
+    rows = table("NAME", "CREATED", "ENTRIES", "SIZE", folds=("CREATED",))
     for one in result:
         rows.add_row(one.snapshot_name, when(one.created_at), str(one.entry_count), size(one.bytes_written))
-    console.print(rows)
+    put(console, rows)
 
 
 def draw_one(console: Console, result: SnapshotCreated) -> None:

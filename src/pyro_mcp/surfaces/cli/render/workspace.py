@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from pyro_mcp.model.workspace import Workspace, WorkspaceDeleted, WorkspaceList
 from pyro_mcp.surfaces.cli.escapes import plain
-from pyro_mcp.surfaces.cli.render.common import facts, size, table
+from pyro_mcp.surfaces.cli.render.common import facts, put, size, table
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -18,11 +18,13 @@ def draw_list(console: Console, result: WorkspaceList) -> None:
     if not result.count:
         console.print("no workspaces; make one with: pyro workspace create debian:12")
         return
-    rows = table("ID", "NAME", "STATE", "ENVIRONMENT", "LAST ACTIVITY", "EXPIRES")
+    rows = table(
+        "ID", "NAME", "STATE", "ENVIRONMENT", "LAST ACTIVITY", "EXPIRES", folds=("NAME", "LAST ACTIVITY", "EXPIRES")
+    )
     for one in result:
         seen, ends = when(one.last_activity_at), when(one.expires_at)
         rows.add_row(one.workspace_id, plain(one.name or "-"), one.state, plain(one.environment), seen, ends)
-    console.print(rows)
+    put(console, rows)
 
 
 def draw_one(console: Console, result: Workspace) -> None:
