@@ -203,7 +203,7 @@ def clip(payload: Mapping[str, Any], left: int = ANSWER_CHARS) -> dict[str, Any]
         if name == "stderr":
             limit = max(left // 5, min(limit, left - len(str(payload.get("stdout", "")))))
         kept, dropped = _cut(text, limit, partial(_rest, payload, name))
-        left -= len(kept)
+        left -= min(len(text), limit)
         if dropped:
             shown["truncated"] = True
             count = f"{name}_dropped_bytes"

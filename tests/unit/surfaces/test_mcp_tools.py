@@ -136,6 +136,29 @@ def test_a_cut_stream_without_a_history_names_what_helps() -> None:
     assert "fewer lines" in clip({"service_name": "web", "stdout": "x" * 50_000})["stdout"]
 
 
+@given(st.lists(st.tuples(st.text(max_size=300), st.text(max_size=300)), min_size=1, max_size=30))
+def test_only_what_lacks_something_is_marked_in_a_history(streams: list[tuple[str, str]]) -> None:
+    told = [
+        {"sequence": number, "next_cursor": "0:0", "stdout": out * 40, "stderr": err * 40}
+        for number, (out, err) in enumerate(streams)
+    ]
+    for entry, shown in zip(told, clip({"entries": told})["entries"], strict=True):
+        for name in ("stdout", "stderr"):
+            if shown[name] == entry[name]:
+                continue
+            mark = re.search(r"\n\[\.\.\. (\d+) bytes left out here", shown[name])
+            assert mark
+            assert int(mark[1]) == shown[f"{name}_dropped_bytes"] > 0
+
+
+def test_an_empty_stream_beside_a_cut_one_stays_empty() -> None:
+    entry = {"sequence": 1, "next_cursor": "0:528", "stdout": "", "stderr": "x" * 528}
+    last = {"sequence": 2, "next_cursor": "9999:0", "stdout": "y" * 9999, "stderr": ""}
+    shown = clip({"entries": [entry] * 9 + [last]})["entries"][0]
+    assert shown["stdout"] == ""
+    assert "left out here" in shown["stderr"]
+
+
 def test_a_long_stdout_leaves_room_for_stderr() -> None:
     shown = clip({"stdout": "x" * 100_000, "stderr": "y" * 100_000})
     assert shown["stderr"].count("y") >= 2_000
