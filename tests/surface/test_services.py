@@ -101,7 +101,11 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"service_name": "x", "command": ["true"], "published_ports": ["65536"]}, "invalid_argument", "65535"),
     ({"service_name": "x", "command": ["true"], "published_ports": ["0"]}, "invalid_argument", "65535"),
     ({"service_name": "x", "command": ["true"], "published_ports": ["80"]}, "conflict", "network policy"),
-    ({"service_name": "x", "command": ["true"], "cwd": ""}, "invalid_argument", "cwd: expected str of length >= 1"),
+    (
+        {"service_name": "x", "command": ["true"], "cwd": ""},
+        "invalid_argument",
+        "cwd: expected text of length 1 or more",
+    ),
 ]
 
 

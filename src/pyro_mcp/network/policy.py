@@ -19,6 +19,8 @@ from pyro_mcp.system.routes import Route
 
 Mode = Literal["off", "egress", "egress+published-ports"]
 ENTRIES_MAX = 256
+ASK_FOR_ONE = "Ask for one, with <<create_workspace.network_policy=egress>> or <<run_in_vm.network>>, or leave that out"
+"""What to do where something is asked for that only a network has."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ class Policy:
         if mode == "off" and (allow_hosts is not None or allow_addresses):
             raise InvalidArgument(
                 "cannot set the network policy: hosts and addresses are allowed only where there is a network",
-                hint="Use the network policy egress, or leave them out",
+                hint=ASK_FOR_ONE,
             )
         return Policy(
             cast(Mode, mode),

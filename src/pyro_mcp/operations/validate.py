@@ -25,6 +25,7 @@ _WORDS = {
     "array": "a list",
     "object": "a mapping",
 }
+_LENGTHS = re.compile(r"^Expected `(\w+)` of length (>=|<=) (\d+)$")
 _AT = re.compile(r" - at `\$\.?([^`]*)`$")
 
 
@@ -37,17 +38,17 @@ def validate(verb: str, fields: tuple[Field, ...], params: Mapping[str, Any]) ->
                 f"cannot call {verb}: it has no parameter {name[:64]!r}",
                 hint=f"It takes: {', '.join(known) or 'nothing'}.",
             )
-    return {field.name: _value(field, params) for field in fields}
+    return {field.name: _value(verb, field, params) for field in fields}
 
 
-def _value(field: Field, params: Mapping[str, Any]) -> Any:
+def _value(verb: str, field: Field, params: Mapping[str, Any]) -> Any:
     if field.name not in params:
         if field.required:
-            raise _refused(field, "it is missing")
+            raise _refused(verb, field, "it is missing")
         return field.default
     value = params[field.name]
     if _has_nul(value):
-        raise _refused(field, "it contains a NUL character")
+        raise _refused(verb, field, "it contains a NUL character")
     most = field.param.max_bytes
     if most is not None and (size := _size(value)) > most:
         raise InvalidArgument(
@@ -56,11 +57,11 @@ def _value(field: Field, params: Mapping[str, Any]) -> Any:
         )
     if field.param.pattern and isinstance(value, str) and value.endswith("\n"):
         # `$` in a regular expression matches before a last newline too.
-        raise _refused(field, "it ends with a newline")
+        raise _refused(verb, field, "it ends with a newline")
     try:
         return msgspec.convert(value, json_type(field))
     except msgspec.ValidationError as error:
-        raise _refused(field, _reason(field, str(error), value)) from None
+        raise _refused(verb, field, _reason(field, str(error), value)) from None
 
 
 def json_type(field: Field) -> Any:
@@ -108,7 +109,7 @@ def _size(value: Any) -> int:
 def _reason(field: Field, text: str, value: Any) -> str:
     """msgspec's message in our words: the rule, then what was given."""
     at = _AT.search(text)
-    core = _TYPES.sub(_in_words, _AT.sub("", text)).replace("`", "")
+    core = _LENGTHS.sub(_length_in_words, _TYPES.sub(_in_words, _AT.sub("", text))).replace("`", "")
     if field.choices:
         core = f"expected one of {', '.join(field.choices)}"
     elif field.param.rule and isinstance(value, str):
@@ -127,5 +128,10 @@ def _in_words(types: re.Match[str]) -> str:
     return f"expected {' or '.join(_WORDS.get(kind, kind) for kind in types[1].split(' | ') if kind != 'null')}"
 
 
-def _refused(field: Field, reason: str) -> InvalidArgument:
-    return InvalidArgument(f"cannot use {field.name}: {reason}", hint=f"{field.name}: {field.description}.")
+def _length_in_words(length: re.Match[str]) -> str:
+    kind, way, count = length.groups()
+    return f"expected {_WORDS.get(kind, kind)} of length {count} or {'more' if way == '>=' else 'less'}"
+
+
+def _refused(verb: str, field: Field, reason: str) -> InvalidArgument:
+    return InvalidArgument(f"cannot use {field.name}: {reason}", hint=f"<<{verb}.{field.name}>>: {field.description}.")

@@ -81,7 +81,9 @@ def command_line(operation: Operation[Any, Any]) -> str:
 
 def _flag(operation: Operation[Any, Any], field: Field, value: str | None) -> str:
     name = field.flag if field.param.cli in ("option", "stdin") else field.param.metavar or field.name
-    return f"{name} {value}" if value is not None else name
+    if value is not None:
+        return f"{name} {value}"
+    return f"{name} or {field.param.file_flag}" if field.param.file_flag else name
 
 
 def _keyword(operation: Operation[Any, Any], field: Field, value: str | None) -> str:

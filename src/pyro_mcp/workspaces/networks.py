@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
-from pyro_mcp.errors import PyroError, Unsupported
+from pyro_mcp.errors import InvalidArgument, PyroError, Unsupported
 from pyro_mcp.machines.driver import Capabilities, NetworkLink
 from pyro_mcp.model.machine import VmNetwork
 from pyro_mcp.model.network import (
@@ -26,7 +26,7 @@ from pyro_mcp.model.network import (
 )
 from pyro_mcp.model.process import ExecutionMode, Isolation
 from pyro_mcp.network.egress import Egress
-from pyro_mcp.network.policy import Policy
+from pyro_mcp.network.policy import ASK_FOR_ONE, Policy
 from pyro_mcp.network.record import Batch, Ledger, Recorder, Watch
 from pyro_mcp.network.resolve import Resolver
 from pyro_mcp.network.trust import host_bundle
@@ -71,9 +71,7 @@ class Networks:
         if not policy.enabled and not host_ca:
             return {}
         if not policy.enabled:
-            raise Unsupported(
-                "cannot hand on this host's certificates: there is no network", hint="Ask for a network too"
-            )
+            raise InvalidArgument("cannot hand on this host's certificates: there is no network", hint=ASK_FOR_ONE)
         if host_ca:
             host_bundle(self._engine.settings.ca_file)
         return {**policy.to_json(), "host_ca": host_ca}

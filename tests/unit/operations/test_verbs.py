@@ -14,6 +14,7 @@ from pyro_mcp.operations.fields import Param
 from pyro_mcp.operations.operation import Effects, Operation, operation
 from pyro_mcp.operations.validate import json_type
 from pyro_mcp.surfaces import catalog
+from pyro_mcp.surfaces.wording import CLI, SDK
 from pyro_mcp.workspaces.run import run_in_vm
 from pyro_mcp.workspaces.vm import status_vm
 
@@ -51,8 +52,8 @@ def test_a_verb_explains_itself(verb: Operation[Any, Any]) -> None:
         ({"mem_mib": "1024"}, "mem_mib: expected a whole number, got '1024'"),
         ({"timeout_seconds": True}, "timeout_seconds: expected a whole number, got True"),
         ({"timeout_seconds": 1.5}, "timeout_seconds"),
-        ({"command": []}, "command: expected"),
-        ({"command": ""}, "command: expected"),
+        ({"command": []}, "command: expected a list of length 1 or more, got []"),
+        ({"command": ""}, "command: expected text of length 1 or more, got ''"),
         ({"command": [1]}, "command: expected"),
         ({"command": ["a", "b\0c"]}, "NUL"),
         ({"environment": "../x"}, "a name such as debian:12"),
@@ -69,7 +70,15 @@ def test_a_bad_parameter_is_named_with_its_rule(given: dict[str, Any], words: st
         run_in_vm.validate({**good, **given})
     assert words in caught.value.message
     assert len(caught.value.message) < 400
-    assert caught.value.hint
+    assert CLI.error(caught.value).hint
+    assert "<<" not in caught.value.hint
+
+
+def test_a_hint_names_the_parameter_as_the_surface_does() -> None:
+    for wording, name in ((CLI, "--timeout-seconds"), (SDK, "timeout_seconds")):
+        with pytest.raises(InvalidArgument) as caught:
+            run_in_vm.validate({"environment": "debian:12", "command": "true", "timeout_seconds": 0})
+        assert (wording.error(caught.value).hint or "").startswith(f"{name}: seconds after which")
 
 
 def test_a_missing_parameter_is_named() -> None:

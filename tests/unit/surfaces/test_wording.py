@@ -55,6 +55,7 @@ POLICY = "<<create_workspace.network_policy=egress>>"
             "<<create_workspace.allow_host_compat>>",
             "allow_host_compat (only when the server is started with --allow-host-compat)",
         ),
+        (CLI, "<<write_workspace_file.text>>", "--text or --text-file"),
         (CLI, "as <<create_vm>> returned it", "as create_vm returned it"),
         (CLI, "a << b >> c, <<path>>, <<x.y>>", "a << b >> c, <<path>>, <<x.y>>"),
     ],

@@ -213,7 +213,7 @@ def test_secrets_do_not_get_into_the_record(engine: Engine, driver: Netted, tmp_
         ({"allow_hosts": ["a b"], "network_policy": "egress"}, InvalidArgument),
         ({"allow_addresses": ["10.0.0.5/8"], "network_policy": "egress"}, InvalidArgument),
         ({"allow_hosts": []}, InvalidArgument),
-        ({"host_ca": True}, Unsupported),
+        ({"host_ca": True}, InvalidArgument),
         ({"host_ca": True, "network_policy": "egress"}, NotFound),
     ],
 )

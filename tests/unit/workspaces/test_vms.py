@@ -161,7 +161,7 @@ def test_what_cannot_be_is_refused_before_anything_is_made(engine: Engine) -> No
         (Unsupported, {"network": True, "allow_hosts": ["a.test"]}),
         (InvalidArgument, {"network": True, "allow_addresses": ["10.0.0.1/8"]}),
         (InvalidArgument, {"allow_hosts": []}),
-        (Unsupported, {"host_ca": True}),
+        (InvalidArgument, {"host_ca": True}),
         (InvalidArgument, {"vcpu_count": 10_000}),
         (Capacity, {"mem_mib": 1_000_000}),
         (IsolationUnavailable, {"allow_host_compat": False}),
