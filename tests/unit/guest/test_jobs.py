@@ -168,7 +168,7 @@ def test_more_than_is_kept_waits_in_the_pipes(lines: Lines, tmp_path: Path) -> N
 
 
 def test_a_timeout_is_kept_while_nobody_is_there(lines: Lines, tmp_path: Path) -> None:
-    lines.begin("j", "sh", "-c", "echo $$ > pid; exec sleep 1005", timeout_seconds=0.5)
+    lines.begin("j", "sh", "-c", "echo $$ > pid; exec sleep 1005", timeout_seconds=2)
     until(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text())
     lines.cut()
     until(lambda: not alive(int((tmp_path / "pid").read_text())))

@@ -25,7 +25,7 @@ from pyro_mcp.protocol.pipe import Pipe
 MIB = 1024 * 1024
 
 
-def until(condition: Callable[[], Any], seconds: float = 10.0) -> None:
+def until(condition: Callable[[], Any], seconds: float = 60.0) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "not in time"

@@ -46,7 +46,7 @@ class Rogue:
         """Read what comes next as a new connection."""
         self._decoder = Decoder(max_control=1 << 20)
 
-    def receive(self, kind: Kind, seconds: float = 5.0) -> Frame:
+    def receive(self, kind: Kind, seconds: float = 30.0) -> Frame:
         self.socket.settimeout(seconds)
         while True:
             for found in self._frames:

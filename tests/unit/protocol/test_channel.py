@@ -223,7 +223,7 @@ def test_a_request_that_cannot_be_sent_yet_holds_up_nothing_that_comes(pair: tup
         threading.Thread(target=attempt)
         for attempt in (
             lambda: channel.open("large", {"x": "x" * 1_000_000}),
-            lambda: channel.ping(10),
+            lambda: channel.ping(30),
         )
     ]
     for thread in sending:

@@ -41,7 +41,7 @@ def everything(sock: socket.socket) -> bytes:
     return b"".join(iter(lambda: sock.recv(MIB), b""))
 
 
-def until(condition: Callable[[], Any], seconds: float = 10.0) -> None:
+def until(condition: Callable[[], Any], seconds: float = 60.0) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "not in time"

@@ -48,7 +48,7 @@ def stop(engine: Engine, name: str = "web") -> Service:
     return engine.services.stop(REF, name)
 
 
-def until(condition: Callable[[], Any], seconds: float = 20.0) -> None:
+def until(condition: Callable[[], Any], seconds: float = 60.0) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "not in time"

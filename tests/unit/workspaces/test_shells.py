@@ -57,7 +57,7 @@ class Lab:
 
     def until(self, shell_id: str, pattern: str, *, cursor: int = 0, **params: Any) -> ShellRead:
         """Wait until what was said since `cursor` matches."""
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while True:
             read: ShellRead = self.do("read_shell", shell_id, cursor=cursor, **params)
             if re.search(pattern, read.output):
@@ -199,12 +199,12 @@ def test_plain_is_what_a_person_sees_and_only_what_is_new(lab: Lab) -> None:
 def test_waiting_for_idle_ends_when_the_command_has(lab: Lab) -> None:
     shell_id = lab.open()
     at = lab.end(shell_id)
-    lab.do("write_shell", shell_id, input="for i in 1 2 3; do echo $i; sleep 0.2; done")
-    assert lab.do("read_shell", shell_id, cursor=at, wait_for_idle_ms=700).output == "1\r\n2\r\n3\r\n"
+    lab.do("write_shell", shell_id, input="for i in 1 2 3; do echo $i; sleep 0.05; done")
+    assert lab.do("read_shell", shell_id, cursor=at, wait_for_idle_ms=1000).output == "1\r\n2\r\n3\r\n"
     lab.do("write_shell", shell_id, input="yes")
     begun = time.monotonic()
     lab.do("read_shell", shell_id, cursor=lab.end(shell_id), wait_for_idle_ms=1000, wait_seconds=1, max_chars=10**6)
-    assert time.monotonic() - begun < 10
+    assert time.monotonic() - begun < 50
     assert lab.do("signal_shell", shell_id, signal_name="sigint").signal_name == "INT"
 
 
@@ -234,7 +234,7 @@ def test_a_secret_said_in_two_parts_is_masked(lab: Lab) -> None:
     shell_id = lab.open(secret_env=["TOKEN"])
     at = lab.end(shell_id)
     lab.do("write_shell", shell_id, input='printf "<${TOKEN:0:9}"; read go; printf "${TOKEN:9}>\\n"; echo done')
-    first = lab.do("read_shell", shell_id, cursor=at, wait_for_idle_ms=500)
+    first = lab.until(shell_id, "<", cursor=at)
     assert first.output == "<"
     lab.do("write_shell", shell_id, input="go")
     assert lab.until(shell_id, "done", cursor=first.next_cursor).output.startswith("[secret]>")
@@ -247,7 +247,7 @@ def test_an_attached_person_sees_no_secret_either(lab: Lab) -> None:
     keys.press(b'printf "<${TOKEN:0:9}"; sleep 0.5; printf "${TOKEN:9}>"; echo do\'\'ne\r')
     wait_for(ears, b"done")
     keys.leave()
-    person.join(10)
+    person.join(60)
     shown = ears.output[1].decode()
     assert "[secret]>" in shown
     assert SECRET[:4] not in shown.replace("${TOKEN", "")
@@ -307,7 +307,7 @@ class Person(threading.Thread):
             self.error = error
 
 
-def wait_for(ears: Ears, text: bytes, seconds: float = 15) -> None:
+def wait_for(ears: Ears, text: bytes, seconds: float = 60) -> None:
     deadline = time.monotonic() + seconds
     while text not in ears.output[1]:
         assert time.monotonic() < deadline, ears.output[1][-500:]
@@ -325,13 +325,13 @@ def test_a_person_attaches_leaves_and_comes_back(lab: Lab) -> None:
     keys.press(b"echo $((40+2))\r")
     wait_for(ears, b"42\r\n")
     keys.leave()
-    person.join(10)
+    person.join(60)
     assert (person.answer["detached"], person.answer["state"]) == (True, "running")
     ears, keys = Ears(lab.engine), Keys()
     person = attach(lab, ears, shell_id, keys, cursor=0)
     wait_for(ears, b"42\r\n")
     keys.press(b"exit 6\r")
-    person.join(10)
+    person.join(60)
     assert (person.answer["detached"], person.answer["exit_code"], person.answer["missed_bytes"]) == (False, 6, 0)
 
 
@@ -341,10 +341,14 @@ def test_from_each_position_told_the_rest_is_what_was_shown_after_it(lab: Lab) -
     told: list[tuple[int, int]] = []
     ears.call.mark = lambda cursor: told.append((cursor, len(ears.output[1])))
     person = attach(lab, ears, shell_id, keys, cursor=0)
-    for line in (b"echo one $KEY\r", b"printf %.9s $KEY; sleep 0.3; echo; echo $KEY$KEY tw''o\r", b"exit\r"):
+    for line, answer in (
+        (b"echo o''ne $KEY\r", b"one"),
+        (b"printf %.9s $KEY; sleep 0.3; echo; echo $KEY$KEY tw''o\r", b"two"),
+        (b"exit\r", b""),
+    ):
         keys.press(line)
-        time.sleep(0.4)
-    person.join(10)
+        wait_for(ears, answer)
+    person.join(60)
     whole = ears.output[1]
     assert whole.count(b"[secret]") == 3
     assert len(told) > 4
@@ -360,7 +364,7 @@ def test_a_client_that_vanishes_leaves_the_shell(lab: Lab) -> None:
     person = attach(lab, ears, shell_id, keys)
     wait_for(ears, b"ready")
     ears.call.cancel()
-    person.join(10)
+    person.join(60)
     assert person.error is not None
     assert person.error.code == "cancelled"
     assert lab.do("list_shells").shells[0].state == "running"

@@ -21,7 +21,8 @@ from pyro_mcp.machines.watched import WatchedProcess, held
 from pyro_mcp.protocol.channel import ChannelClosed, Data, Result
 from pyro_mcp.system.progress import silent
 
-ID = "vm-0123456789ab"
+ID = f"vm-{os.getpid():012x}"
+"""Of this run alone: who carries its mark is looked for, and ended, in all of the host."""
 
 
 def shell(machine: HostMachine, script: str) -> tuple[dict[str, Any], bytes]:

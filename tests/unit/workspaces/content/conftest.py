@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 import threading
 import time
@@ -67,7 +68,8 @@ class Lab:
 def lab(tmp_path: Path) -> Iterator[Lab]:
     directory = tmp_path / "machine"
     directory.mkdir(mode=0o700)
-    machine = HostDriver().launch(MachineSpec("vm-0123456789ab", directory, None, None, 1, 512, 0), silent)
+    # An id of this run's own: whoever carries its mark is ended with it, in all of the host.
+    machine = HostDriver().launch(MachineSpec(f"vm-{os.getpid():012x}", directory, None, None, 1, 512, 0), silent)
     notes: list[tuple[str, dict[str, Any]]] = []
     try:
         yield Lab(
