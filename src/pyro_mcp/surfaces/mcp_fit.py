@@ -18,13 +18,12 @@ LEAST_CHARS = 1_000
 def fit(payload: Mapping[str, Any], limit: int) -> dict[str, Any]:
     """`payload` in about `limit` characters of JSON; `truncated` and `…_left_out` tell what is missing."""
     shown = dict(payload)
-    if isinstance(shown.get("entries"), list) and isinstance(shown.get("patch"), str):
-        shown["entries"] = [_said_once(entry, shown["patch"]) for entry in shown["entries"]]
     entries = shown.get("entries")
+    if isinstance(entries, list):
+        # The whole patch says the texts once more, and a model pays for each word.
+        shown["entries"] = [{**entry, "text_patch": None} if "text_patch" in entry else entry for entry in entries]
     if _size(shown) <= limit or (isinstance(entries, list) and any("stdout" in entry for entry in entries)):
         return shown
-    if isinstance(entries, list):
-        shown["entries"] = [{**entry, "text_patch": None} if "text_patch" in entry else entry for entry in entries]
     texts = any(shown.get(name) for name in _TEXTS)
     for name in _LISTS:
         if isinstance(shown.get(name), list):
@@ -33,12 +32,6 @@ def fit(payload: Mapping[str, Any], limit: int) -> dict[str, Any]:
         if isinstance(shown.get(name), str):
             _cut_text(shown, name, limit)
     return shown
-
-
-def _said_once(entry: dict[str, Any], patch: str) -> dict[str, Any]:
-    """`entry` of a diff without a text that the whole patch says too: a model pays for each word."""
-    text = entry.get("text_patch")
-    return {**entry, "text_patch": None} if text and text in patch else entry
 
 
 def _cut_list(shown: dict[str, Any], name: str, room: int) -> None:
