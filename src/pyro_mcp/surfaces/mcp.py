@@ -91,7 +91,8 @@ def build_server(
     ]
     tools = {tool.name: tool for tool in bound}
     calls = ToolCalls(client, tools)
-    listed = [tool.describe(tool_wording(tools)) for tool in bound]
+    wording = tool_wording(tools)
+    listed = [tool.describe(wording) for tool in bound]
 
     async def list_tools(context: ServerRequestContext[Any], params: PaginatedRequestParams | None) -> ListToolsResult:
         return ListToolsResult(tools=listed)

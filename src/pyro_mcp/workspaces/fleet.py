@@ -25,7 +25,9 @@ from pyro_mcp.system.threads import begin
 from pyro_mcp.workspaces import admission
 from pyro_mcp.workspaces.faults import Faults, no_faults
 
-SHUTDOWN_SECONDS = 10.0
+SHUTDOWN_SECONDS = 17.0
+"""How long a guest may take to let its services end, and then to write out what it has cached; what it has not written
+by then is lost."""
 DEATH_SECONDS = 1.0
 """How long after a machine's channel its process may end by itself, before it is ended."""
 

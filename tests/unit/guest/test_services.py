@@ -18,12 +18,14 @@ from typing import Any
 import pytest
 
 from pyro_mcp.guest import readiness as probes
+from pyro_mcp.guest import services
 from pyro_mcp.guest.poller import Poller
 from pyro_mcp.guest.service_group import MarkedGroup
 from pyro_mcp.guest.service_run import Plan, Service
 from pyro_mcp.protocol.channel import Data, Event, RemoteError, Result
 from pyro_mcp.protocol.readiness import parse
 from pyro_mcp.workspaces.cancel import CANCEL_SECONDS
+from pyro_mcp.workspaces.fleet import SHUTDOWN_SECONDS
 
 from .conftest import Client, alive, until
 
@@ -337,6 +339,11 @@ def test_a_machine_that_is_switched_off_lets_each_end_and_tells_what_it_said_las
         until(lambda: told[run]["state"] == "stopped")
     last = told[run]
     assert (last["exit_code"], last["stdout"], last["reason"]) == (1, "up\nsaved\n", "its machine was stopped")
+
+
+def test_services_that_are_slow_to_end_leave_the_machine_time_to_write_out_what_it_has_cached() -> None:
+    slowest = services.LAST_GRACE_SECONDS + 2 * services.LAST_WORDS_SECONDS
+    assert slowest + 10 <= SHUTDOWN_SECONDS
 
 
 def test_logs_by_lines_and_all(agent: Client) -> None:
