@@ -74,7 +74,8 @@ class Pyro:
     calls do (`fraction` is 0 to 1, or None), `on_notice(text)` the fallbacks they take, and `on_output(tag, data)` a
     command's output as it comes (tag 1 is stdout, 2 stderr). All are called on the thread that made the call.
 
-    Every method raises `PyroError`. A non-zero exit code of a command is a result, not an error.
+    Every method raises a `PyroError`, of a kind such as `NotFound`; the kinds and the types of all results are imported
+    from `pyro_mcp`. A non-zero exit code of a command is a result, not an error.
     """
 
     def __init__(

@@ -7,10 +7,13 @@ import inspect
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import pytest
 
 import pyro_mcp
+from pyro_mcp import PyroError
+from pyro_mcp.model.result import Result
 from pyro_mcp.surfaces import catalog
 from pyro_mcp.surfaces.sdk import Pyro
 
@@ -55,6 +58,21 @@ def test_all_is_what_can_be_imported() -> None:
         _ = pyro_mcp.nothing
     with pytest.raises(ImportError):
         importlib.import_module("pyro_mcp.nothing")
+
+
+def results(kind: object) -> set[type]:
+    """The result types in `kind`: itself, and what its fields hold."""
+    if isinstance(kind, type) and issubclass(kind, Result):
+        return {kind}.union(*(results(part) for part in get_type_hints(kind).values()))
+    return set().union(*(results(part) for part in get_args(kind)))
+
+
+def test_what_a_method_answers_or_raises_can_be_named() -> None:
+    public = {getattr(pyro_mcp, name) for name in pyro_mcp.__all__}
+    answered = set().union(*(results(verb.result_type) for verb in catalog.every_operation() if not verb.local))
+    assert len(answered) > 50
+    assert answered - public == set()
+    assert {PyroError, *PyroError.__subclasses__()} - public == set()
 
 
 def test_importing_the_package_imports_nothing_else() -> None:
