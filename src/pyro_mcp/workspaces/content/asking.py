@@ -27,6 +27,18 @@ SILENCE_SECONDS = 60.0
 INLINE_BYTES = 256 * 1024
 """So much fits into a fresh stream without waiting, and needs no thread of its own."""
 _OUTPUT = 1
+_IN_WORDS = {
+    "changes": "compare /workspace with the baseline",
+    "file_list": "list files",
+    "file_search": "search files",
+    "overlay_load": "fill /workspace",
+    "overlay_save": "save /workspace",
+    "shell_list": "list shells",
+    "tree_apply": "apply the patch",
+    "tree_pack": "export from /workspace",
+    "tree_unpack": "import into /workspace",
+}
+"""What the agent's verbs are to people; those that are missing read well the other way round."""
 
 
 @dataclass(frozen=True)
@@ -188,7 +200,9 @@ def _feed(stream: Stream, send: bytes | Iterable[bytes] | None) -> _Feeder | Non
 
 
 def _gone(verb: str, machine: Machine, cause: str, first: str = "Start the workspace") -> MachineFailed:
+    noun, _, action = verb.partition("_")
+    what = _IN_WORDS.get(verb) or f"{action} the {noun}"
     return MachineFailed(
-        f"cannot {verb.replace('_', ' ')}: the machine {machine.machine_id} is gone: {cause}",
+        f"cannot {what}: the machine {machine.machine_id} is gone: {cause}",
         hint=f"{first} again; /workspace is kept.",
     )

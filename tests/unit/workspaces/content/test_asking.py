@@ -44,13 +44,17 @@ def test_an_answer_of_the_wrong_form_is_refused(scripted: Scripted, answer: dict
         ask(Call(None), place.machine, "file_read", {}, Number)
 
 
-def test_a_machine_that_goes_away_is_told(scripted: Scripted) -> None:
+@pytest.mark.parametrize(
+    ("verb", "told"),
+    [("tree_pack", "export from /workspace"), ("shell_open", "open the shell"), ("changes", "compare")],
+)
+def test_a_machine_that_goes_away_is_told(scripted: Scripted, verb: str, told: str) -> None:
     def handler(stream: Stream) -> None:
         place.machine.channel.close("gone")
 
     place = scripted(handler)
-    with pytest.raises(MachineFailed, match="is gone"):
-        ask(Call(None), place.machine, "file_read", {}, Number)
+    with pytest.raises(MachineFailed, match=f"cannot {told}.*: the machine .* is gone"):
+        ask(Call(None), place.machine, verb, {}, Number)
 
 
 def test_silence_ends(scripted: Scripted, monkeypatch: pytest.MonkeyPatch) -> None:
