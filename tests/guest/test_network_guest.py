@@ -273,8 +273,8 @@ except socket.gaierror: print("no names")
     ]
     assert [params["address"] for _, params in world.asked] == [WEB]
     before = agent_seconds(guest)
-    run(guest, ["sleep", "2"])
-    assert agent_seconds(guest) - before < 1.0, "the agent spins"
+    run(guest, ["sleep", "4"])
+    assert agent_seconds(guest) - before < 2.0, "the agent spins"
 
 
 def agent_seconds(machine: QemuMachine) -> float:

@@ -86,7 +86,7 @@ def published(machine: QemuMachine, digest: str) -> Iterator[Listener]:
     publisher = Publisher()
     yield publisher.publish(opener(machine, PORT))
     publisher.close()
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while machine.channel._streams:
         assert time.monotonic() < deadline, "streams are left"
         time.sleep(0.01)

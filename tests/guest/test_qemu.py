@@ -163,10 +163,16 @@ def test_twenty_cold_boots_under_load_all_succeed(driver: QemuDriver, new_spec: 
 
 def test_the_clock_runs_at_the_right_rate(launch: Launch) -> None:
     machine = launch()
-    begun, first = time.monotonic(), float(sh(machine, "date +%s.%N"))
+
+    def look() -> tuple[float, float, float]:
+        """What the guest says, and between which two moments."""
+        before, said = time.monotonic(), float(sh(machine, "date +%s.%N"))
+        return before, said, time.monotonic()
+
+    before_first, first, after_first = look()
     time.sleep(3)
-    elapsed, last = time.monotonic() - begun, float(sh(machine, "date +%s.%N"))
-    assert abs((last - first) - elapsed) < 0.5
+    before_last, last, after_last = look()
+    assert before_last - after_first - 0.1 < last - first < after_last - before_first + 0.1
 
 
 def test_a_node_that_comes_later_adopts_the_live_guest(
@@ -269,7 +275,7 @@ def test_an_agent_that_never_answers_is_given_up_in_time(
     assert spec.runtime is not None
     spec = dataclasses.replace(spec, runtime=dataclasses.replace(spec.runtime, initramfs=tmp_path / "initramfs"))
     with pytest.raises(MachineFailed, match="did not say hello") as caught:
-        QemuDriver(cache_dir, accelerator="tcg", boot_seconds=10).boot(spec)
+        QemuDriver(cache_dir, accelerator="tcg", boot_seconds=20).boot(spec)
     assert "alive but mute" in str(caught.value.hint)
     assert not [pid for pid in os.listdir("/proc") if pid.isdigit() and spec.machine_id in cmdline(pid)]
 

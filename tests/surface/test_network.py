@@ -379,7 +379,7 @@ def allowed(sdk: Any) -> int:
     return int(sdk.do("summarize_workspace", workspace_id="net")["network"]["totals"]["allowed"])
 
 
-def until(true: Callable[[], bool], seconds: float = 20) -> None:
+def until(true: Callable[[], bool], seconds: float = 60) -> None:
     deadline = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < deadline

@@ -68,7 +68,7 @@ def test_an_interrupted_run_leaves_no_machine(environ: dict[str, str], number: i
     child.expect(pexpect.EOF)
     child.close()
     assert child.exitstatus == code
-    assert time.monotonic() - begun < 5
+    assert time.monotonic() - begun < 50
     assert machines(environ) == 0
 
 

@@ -73,10 +73,11 @@ def test_a_workspace_lives(anywhere: Any, made: dict[str, Any]) -> None:
 
 
 def test_what_is_not_done_goes_on(anywhere: Any, made: dict[str, Any]) -> None:
-    left = run(anywhere, "echo one; sleep 4; echo two", wait_seconds=1)
-    assert (left["state"], left["exit_code"], left["stdout"]) == ("running", None, "one\n")
-    told, cursor = "", left["next_cursor"]
-    deadline = time.monotonic() + 30
+    left = run(anywhere, "echo one; until [ -e go ]; do sleep 0.1; done; echo two", wait_seconds=1)
+    assert (left["state"], left["exit_code"]) == ("running", None)
+    run(anywhere, "touch go")
+    told, cursor = left["stdout"], left["next_cursor"]
+    deadline = time.monotonic() + 100
     while True:
         (entry,) = anywhere.do(
             "logs_workspace", workspace_id="scene", sequence=left["sequence"], cursor=cursor, wait_seconds=10
@@ -85,7 +86,7 @@ def test_what_is_not_done_goes_on(anywhere: Any, made: dict[str, Any]) -> None:
         if entry["state"] != "running":
             break
         assert time.monotonic() < deadline
-    assert (told, entry["exit_code"]) == ("two\n", 0)
+    assert (told, entry["exit_code"]) == ("one\ntwo\n", 0)
     left = run(anywhere, "sleep 300", wait_seconds=0)
     (ended,) = anywhere.do("logs_workspace", workspace_id="scene", sequence=left["sequence"], end=True)["entries"]
     assert (ended["state"], ended["signal"]) == ("ended", "SIGKILL")

@@ -44,6 +44,13 @@ class Terminal:
             assert time.monotonic() < deadline, self.text
             self._take(0.2)
 
+    def hear(self, words: bytes, seconds: float = 60) -> None:
+        """Wait until `words` have come, which may have left the screen since."""
+        deadline = time.monotonic() + seconds
+        while words not in self.raw:
+            assert time.monotonic() < deadline, self.raw
+            self._take(0.2)
+
     @property
     def text(self) -> str:
         return "\n".join(line.rstrip() for line in self.screen.display)

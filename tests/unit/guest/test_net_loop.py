@@ -47,6 +47,8 @@ class Rig:
         self.agent: Channel | None = Channel(Pipe(theirs.detach()), initiator=False, hello={})
         threading.Thread(target=self.agent.serve, daemon=True).start()
         self.node.start(10)
+        # The agent may not have read yet who is there.
+        until(lambda: self.agent is not None and self.agent.peer)
         self.loop = Loop(self.said.append)
         self.host = Host(self.loop, self.current)
         self._stop = False
