@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import subprocess
 import termios
@@ -65,6 +66,14 @@ def test_a_person_works_leaves_and_comes_back(
     again.type("echo $A; exit 7\r")
     again.see("kept")
     again.leave(7)
+
+
+def test_a_shell_that_is_killed_says_so(attach: Callable[..., Terminal]) -> None:
+    person = attach()
+    person.see(PROMPT.rstrip())
+    person.type("kill -9 $$\r")
+    person.leave(137)
+    assert b"\npyro: the shell has ended with code 137" in person.raw.replace(b"\r", b"")
 
 
 def test_full_screen_programs_work(attach: Callable[..., Terminal]) -> None:
@@ -180,6 +189,7 @@ def test_a_node_that_dies_again_ends_it_with_the_way_back(
     one = shells(environ, workspace)[-1]
     person.see("Attach again with")
     person.leave(73)
+    assert re.search(rb"\n(\x1b\S*)*pyro: cannot", person.raw)
     assert f"pyro workspace shell attach {workspace} {one['shell_id']}".encode() in person.raw.replace(b"\r\n", b"")
     again = attach(one["shell_id"])
     again.type("exit\r")

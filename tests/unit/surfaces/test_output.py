@@ -8,6 +8,8 @@ import pytest
 from rich.console import Console
 
 from pyro_mcp.errors import InvalidArgument
+from pyro_mcp.model.shell import ShellList
+from pyro_mcp.surfaces.cli import render
 from pyro_mcp.surfaces.cli.output import Output
 from pyro_mcp.surfaces.cli.render.common import put, table
 
@@ -47,3 +49,8 @@ def test_a_hint_keeps_its_lines_and_no_other_control(capsys: pytest.CaptureFixtu
         "        1: a\ufffd[2J",
         "        2: b",
     ]
+
+
+def test_a_list_of_no_shells_says_that_there_are_none(capsys: pytest.CaptureFixture[str]) -> None:
+    render.show("list_shells", ShellList(workspace_id=ID, count=0, shells=[]), Output(as_json=False))
+    assert capsys.readouterr().out == "no shells since its machine has started\n"

@@ -80,6 +80,10 @@ def _require_terminal(params: dict[str, Any]) -> None:
         )
 
 
+_KILLED = frozenset(128 + number for number in (signal.SIGHUP, signal.SIGTERM, signal.SIGKILL))
+"""What a shell ends with that did not end by itself: the person has typed nothing that explains it."""
+
+
 class _Session:
     """One terminal at one shell. `params` gets the id of the shell once it is known."""
 
@@ -106,7 +110,7 @@ class _Session:
         operation.validate(self._params)
         self._output.finish()
         threading.Thread(target=self._follow_size, name="resize", daemon=True).start()
-        with self._raw_terminal():
+        with _errors_on_their_own_line(), self._raw_terminal():
             attached = self._begin(operation, redraw=not fresh)
             while True:
                 try:
@@ -197,6 +201,16 @@ class _Session:
         return self._client.call(operation, params, None, self._output.listener())
 
 
+@contextlib.contextmanager
+def _errors_on_their_own_line() -> Iterator[None]:
+    """What the shell said last, a prompt as a rule, is not the beginning of an error."""
+    try:
+        yield
+    except PyroError:
+        sys.stdout.write("\n")
+        raise
+
+
 def _size() -> dict[str, int]:
     """The terminal's size, within what a shell may have."""
     size = shutil.get_terminal_size((120, 30)) if not is_terminal(STDOUT) else os.get_terminal_size(STDOUT)
@@ -217,4 +231,7 @@ def _tell(output: Output, params: dict[str, Any], answer: dict[str, Any]) -> int
         output.notice(f"detached; the shell goes on. Come back with: {_command(params)}")
     elif answer["state"] == "closed":
         output.notice("the shell was closed")
+    elif answer["exit_code"] in _KILLED:
+        sys.stdout.write("\n")
+        output.notice(f"the shell has ended with code {answer['exit_code']}, as when its workspace is stopped")
     return 0 if answer["detached"] else int(answer["exit_code"] or 0)

@@ -22,6 +22,9 @@ def draw_opened(console: Console, result: Shell) -> None:
 
 def draw_list(console: Console, result: ShellList) -> None:
     """One line per shell, the oldest first."""
+    if not result.count:
+        console.print("no shells since its machine has started")
+        return
     rows = table("SHELL", "STATE", "SIZE", "STARTED", "DIRECTORY", folds=("STARTED", "DIRECTORY"))
     for one in result:
         rows.add_row(one.shell_id, state(one), f"{one.cols} x {one.rows}", when(one.started_at), plain(one.cwd))
