@@ -9,11 +9,18 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from pyro_mcp.settings import Settings
 
 PROC = Path("/proc")
+
+# How long an example takes tells how busy the host is, and nothing of what is tested.
+hypothesis.settings.register_profile(
+    "busy host", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("busy host")
 
 
 @pytest.fixture(scope="session")

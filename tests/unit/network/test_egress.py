@@ -259,7 +259,9 @@ ODD = st.none() | st.booleans() | st.integers() | st.text() | st.lists(st.intege
 @given(
     name=ODD, family=ODD | st.sampled_from([4, 6]), address=ODD | st.just(PUBLIC), port=ODD, verb=st.text(max_size=20)
 )
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 def test_nothing_hostile_is_answered_with_anything_but_a_refusal(
     new_guest: Any, monkeypatch: pytest.MonkeyPatch, name: Any, family: Any, address: Any, port: Any, verb: str
 ) -> None:

@@ -309,7 +309,9 @@ TARGETS = st.builds("/".join, st.lists(PARTS, min_size=1, max_size=5))
 NAMES = st.sampled_from(["a", "b", "c", "a/a", "a/b", "b/a", "b/c", "a/b/c", "c/c/c"])
 
 
-@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(st.dictionaries(NAMES, TARGETS, max_size=7))
 def test_the_link_resolver_never_trusts_where_the_kernel_would_leave(
     tmp_path_factory: pytest.TempPathFactory, wanted: dict[str, str]

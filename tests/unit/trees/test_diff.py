@@ -73,7 +73,9 @@ def git_apply(root: Path, patch: str) -> None:
     assert finished.returncode == 0, f"{finished.stderr.decode()}\n{patch}"
 
 
-@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(old=state(st.one_of(FILE, LINK)), new=state(st.one_of(FILE, LINK)))
 def test_git_apply_makes_the_same_tree(tmp_path_factory: pytest.TempPathFactory, old: State, new: State) -> None:
     root = tmp_path_factory.mktemp("tree")

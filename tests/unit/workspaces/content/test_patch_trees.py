@@ -83,7 +83,9 @@ def git_apply(root: Path, patch: str) -> None:
 ORDINARY = Version("file", 0o644, b"x\n")
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(old=STATE, new=STATE)
 @example(old={"d": ORDINARY}, new={"d/x": ORDINARY})
 @example(old={"d/x": ORDINARY}, new={"d": Version("symlink", 0o777, b"/etc")})
