@@ -185,7 +185,7 @@ def test_it_expires_by_itself_and_others_do_not(engine: Engine) -> None:
     reaper.start()
     try:
         short, long = create(engine, ttl_seconds=1), create(engine)
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while short.workspace_id in {row.workspace_id for row in engine.lifecycle.rows()}:
             assert time.monotonic() < deadline
             time.sleep(0.02)
@@ -211,13 +211,13 @@ def test_one_that_is_held_by_a_guest_without_an_end_expires_all_the_same_and_so_
     try:
         listener = threading.Thread(target=listen, args=[create(engine, ttl_seconds=3).workspace_id])
         listener.start()
-        assert held.wait(3)
+        assert held.wait(30)
         create(engine, ttl_seconds=3)
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while engine.lifecycle.rows():
             assert time.monotonic() < deadline
             time.sleep(0.02)
-        listener.join(5)
+        listener.join(30)
         assert told == ["the workspace is being removed: its 3 s to live have passed"]
     finally:
         reaper.stop()
@@ -234,7 +234,7 @@ def test_one_that_expires_while_it_is_made_leaves_nothing(tmp_path: Path) -> Non
     reaper.start()
     try:
         assert create(engine, ttl_seconds=1).state == "started"
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while engine.lifecycle.rows() or engine.fleet.rows():
             assert time.monotonic() < deadline
             time.sleep(0.02)
