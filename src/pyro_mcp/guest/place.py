@@ -47,10 +47,14 @@ def replace(path: str, content: bytes) -> None:
     `OSError`."""
     os.makedirs(os.path.dirname(path), mode=0o755, exist_ok=True)
     temporary = f"{path}.pyro"
-    with open(_new(temporary), "wb") as file:
-        os.fchmod(file.fileno(), 0o644)
-        file.write(content)
-    os.replace(temporary, path)
+    try:
+        with open(_new(temporary), "wb") as file:
+            os.fchmod(file.fileno(), 0o644)
+            file.write(content)
+        os.replace(temporary, path)
+    except OSError:
+        _remove(temporary)
+        raise
 
 
 def _regular(path: str) -> int:
@@ -65,8 +69,12 @@ def _regular(path: str) -> int:
 
 
 def _new(path: str) -> int:
+    _remove(path)
+    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _SAFE, 0o644)
+
+
+def _remove(path: str) -> None:
     try:
         os.unlink(path)
     except FileNotFoundError:
         pass
-    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _SAFE, 0o644)

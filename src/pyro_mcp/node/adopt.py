@@ -26,7 +26,7 @@ def reconcile(engine: Engine) -> None:
     for row in machines.list():
         try:
             _settle(engine, machines, row)
-        except PyroError as error:
+        except (PyroError, OSError) as error:
             print(f"cannot settle {row.machine_id}: {error}")
     engine.lifecycle.settle()
     _remove_unknown(engine, {row.machine_id for row in machines.list()})

@@ -60,6 +60,7 @@ def test_a_directory_is_left_and_told(tmp_path: Path, write: Callable[[str, byte
     with pytest.raises(OSError):
         write(str(tmp_path / "file"), b"ours")
     assert (tmp_path / "file/in/it").is_dir()
+    assert os.listdir(tmp_path) == ["file"]
 
 
 def test_only_files_of_a_bearable_size_are_read(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import signal
 import subprocess
@@ -16,6 +17,7 @@ import fleetlab
 import pytest
 from fleetlab import SIZE, Ears, engine_at, processes_of
 
+from pyro_mcp.errors import MachineFailed
 from pyro_mcp.machines.host.driver import HostDriver
 from pyro_mcp.node.adopt import reconcile
 from pyro_mcp.workspaces.engine import Engine
@@ -161,14 +163,13 @@ def test_what_expired_while_no_node_ran_is_reaped(tmp_path: Path) -> None:
         assert_consistent(engine)
 
 
-def test_one_that_resists_does_not_keep_the_node_from_starting(tmp_path: Path) -> None:
+@pytest.mark.parametrize("error", [MachineFailed("cannot adopt: no"), OSError(errno.EMFILE, "no descriptor")])
+def test_one_that_resists_does_not_keep_the_node_from_starting(tmp_path: Path, error: Exception) -> None:
     name, _ = a_running_machine(tmp_path / "state")
 
     class Grumpy(HostDriver):
         def adopt(self, machine_id: str, directory: Path, network: Any = None) -> Any:
-            from pyro_mcp.errors import MachineFailed
-
-            raise MachineFailed("cannot adopt: no")
+            raise error
 
     with next_node(tmp_path / "state", driver=Grumpy()) as engine:
         assert [row.machine_id for row in engine.fleet.rows()] == [name]
