@@ -89,10 +89,12 @@ class Fleet:
         return self._machines.list()
 
     def get(self, machine_id: str) -> MachineRow:
-        """Raises `NotFound`, whose hint lists the machines there are."""
+        """Raises `NotFound`, whose hint lists the machines that are there by themselves and not for a workspace."""
         row = self._machines.get(machine_id)
         if row is None or row.state == "deleting":
-            known = [row.machine_id for row in self._machines.list() if row.state != "deleting"]
+            known = [
+                row.machine_id for row in self._machines.list() if row.state != "deleting" and not row.workspace_id
+            ]
             shown = ", ".join(known[:10]) + (f" and {len(known) - 10} more" if len(known) > 10 else "")
             hint = f"There are: {shown}" if known else "There are none; create one first"
             raise NotFound(f"cannot find the machine {machine_id}: it does not exist or has expired", hint=hint)

@@ -178,6 +178,9 @@ def test_its_machine_is_not_for_the_vm_verbs(engine: Engine) -> None:
     for verb in (vm.delete_vm, vm.stop_vm, vm.status_vm, vm.start_vm):
         with pytest.raises(Conflict, match=made.workspace_id):
             verb.function(call, made.metadata["machine_id"])
+    with pytest.raises(NotFound) as unknown:
+        vm.status_vm.function(call, "vm-000000000000")
+    assert unknown.value.hint == "There are none; create one first"
 
 
 def test_it_expires_by_itself_and_others_do_not(engine: Engine) -> None:
