@@ -191,9 +191,11 @@ def describe(path: bytes, fd: int) -> dict[str, Any]:
 
 def walk(place: Place, *, recursive: bool, check: Callable[[], None]) -> Iterator[tuple[list[bytes], int]]:
     """What is in the directory `place`, sorted, parents first: canonical path and an O_PATH descriptor valid until
-    the next step. Links are shown, not followed; what vanishes meanwhile or cannot be entered is left out."""
+    the next step. Links are shown, not followed; what vanishes meanwhile or cannot be entered is left out. `.git` is
+    not entered from outside: its thousand objects would come before all that anybody looks for."""
     levels = [(os.dup(place.fd), iter(listing(place.fd)))]
     path = list(place.parts)
+    closed = () if b".git" in path else (b".git",)
     try:
         while levels:
             here, names = levels[-1]
@@ -210,7 +212,8 @@ def walk(place: Place, *, recursive: bool, check: Callable[[], None]) -> Iterato
                 continue
             try:
                 yield [*path, name], fd
-                if recursive and len(levels) < MAX_DEPTH and stat.S_ISDIR(os.fstat(fd).st_mode):
+                deeper = recursive and name not in closed and len(levels) < MAX_DEPTH
+                if deeper and stat.S_ISDIR(os.fstat(fd).st_mode):
                     levels.append((os.dup(fd), iter(_listing_or_nothing(fd))))
                     path = [*path, name]
             finally:

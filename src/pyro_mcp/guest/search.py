@@ -115,9 +115,8 @@ def _files(place: Place) -> Iterator[tuple[list[bytes], int]]:
         return
     if not place.is_directory():
         return
-    git = b".git" in place.parts
     for path, fd in walk(place, recursive=True, check=lambda: None):
-        if (git or b".git" not in path) and stat.S_ISREG(os.fstat(fd).st_mode):
+        if stat.S_ISREG(os.fstat(fd).st_mode):
             yield path, fd
 
 
