@@ -60,12 +60,15 @@ def test_clones_differ_before_their_first_command_and_know_the_time(launch: Laun
     line = (
         "hostname; cat /etc/machine-id /proc/sys/kernel/random/boot_id; head -c 32 /dev/urandom | od -An -tx1; date +%s"
     )
-    seen = [sh(machine, line).splitlines() for machine in machines]
-    now = time.time()
+    seen, asked = [], []
+    for machine in machines:
+        before = time.time()
+        seen.append(sh(machine, line).splitlines())
+        asked.append((before, time.time()))
     for index in range(len(seen[0]) - 1):
         assert len({lines[index] for lines in seen}) == 3, [lines[index] for lines in seen]
-    for lines in seen:
-        assert abs(int(lines[-1]) - now) <= 3
+    for lines, (before, after) in zip(seen, asked, strict=True):
+        assert before - 3 <= int(lines[-1]) <= after + 3
     assert [lines[0] for lines in seen] == [machine.machine_id for machine in machines]
 
 

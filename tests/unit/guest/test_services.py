@@ -29,12 +29,14 @@ from pyro_mcp.workspaces.fleet import SHUTDOWN_SECONDS
 
 from .conftest import Client, alive, until
 
+OURS = f"r{os.getpid()}"
+"""Of this run of the tests alone: who carries the mark of a run is ended with it, in all of the host."""
 _RUNS = itertools.count()
 
 
 def start(agent: Client, command: str | list[str], **params: Any) -> dict[str, Any]:
     argv = ["sh", "-c", command] if isinstance(command, str) else command
-    given = {"name": "web", "run": f"r{next(_RUNS)}", "argv": argv, **params}
+    given = {"name": "web", "run": f"{OURS}n{next(_RUNS)}", "argv": argv, **params}
     return agent.channel.call("service_start", given, 60)
 
 
@@ -422,14 +424,14 @@ def test_what_has_ended_is_kept_in_bounds(agent: Client, open_fds: Any) -> None:
 
 
 def test_a_cancelled_start_ends_what_had_begun(agent: Client) -> None:
-    given = {"name": "web", "run": "cancelled", "argv": ["sleep", "300"], "readiness": {"file": "never"}}
+    given = {"name": "web", "run": f"{OURS}c", "argv": ["sleep", "300"], "readiness": {"file": "never"}}
     stream = agent.channel.open("service_start", given)
     with watching(agent) as seen:
-        until(lambda: seen.get("cancelled", {}).get("pid") is not None)
-        pid = seen["cancelled"]["pid"]
+        until(lambda: seen.get(f"{OURS}c", {}).get("pid") is not None)
+        pid = seen[f"{OURS}c"]["pid"]
         stream.cancel()
-        until(lambda: seen["cancelled"]["state"] == "stopped")
-        assert seen["cancelled"]["reason"] == "its start was cancelled"
+        until(lambda: seen[f"{OURS}c"]["state"] == "stopped")
+        assert seen[f"{OURS}c"]["reason"] == "its start was cancelled"
     assert not alive(pid)
 
 
@@ -453,7 +455,7 @@ def test_one_that_is_to_be_restarted_can_be_stopped(agent: Client) -> None:
 
 
 def test_one_that_was_stopped_before_it_began_does_not_begin(tmp_path: Path) -> None:
-    plan = Plan("web", "r1", [b"touch", b"ran"], os.fsencode(tmp_path), {}, None, 30.0, 0.5, False, os.fsencode)
+    plan = Plan("web", OURS, [b"touch", b"ran"], os.fsencode(tmp_path), {}, None, 30.0, 0.5, False, os.fsencode)
     poller = Poller("alone")
     service = Service(plan, poller, MarkedGroup, 4096, lambda: None)
     service.stop("stopped", "it was stopped", 1.0)
@@ -463,7 +465,7 @@ def test_one_that_was_stopped_before_it_began_does_not_begin(tmp_path: Path) -> 
 
 def test_one_whose_remains_never_fall_silent_ends_all_the_same() -> None:
     """What has shed the mark of its service lives on, and may write for ever."""
-    plan = Plan("web", "r1", [b"true"], b"/", {}, None, 30.0, 0.5, False, os.fsencode)
+    plan = Plan("web", OURS, [b"true"], b"/", {}, None, 30.0, 0.5, False, os.fsencode)
     service = Service(plan, Poller("alone"), MarkedGroup, 4096, lambda: None)
     service._outputs[os.open("/dev/zero", os.O_RDONLY)] = 1
     closing = threading.Thread(target=service._close, daemon=True)

@@ -260,7 +260,7 @@ def test_what_a_caller_attends_is_lost_with_the_node(tmp_path: Path) -> None:
 def test_what_goes_on_by_itself_goes_on_with_the_next_node(tmp_path: Path) -> None:
     engine = a_workspace(tmp_path / "state")
     run(engine, "echo begun; while [ ! -e go ]; do sleep 0.05; done; echo done; exit 6", wait=1)
-    run(engine, "echo two; exec sleep 301.25", wait=1)
+    run(engine, f"echo two; exec sleep 301.{os.getpid()}", wait=1)
     engine.close()
     again = engine_at(tmp_path / "state")
     reconcile(again)
@@ -273,7 +273,7 @@ def test_what_goes_on_by_itself_goes_on_with_the_next_node(tmp_path: Path) -> No
     call = Ears(again).call
     ended = again.commands.logs(call, REF, sequence=2, cursor=None, wait_seconds=None, end=True, limit=1).entries[0]
     assert (ended.state, ended.stdout, ended.exit_code) == ("ended", "two\n", 137)
-    assert run(again, ["pgrep", "-f", "sleep 301[.]25"]).exit_code == 1
+    assert run(again, ["pgrep", "-f", f"sleep 301[.]{os.getpid()}"]).exit_code == 1
     kept = [path.name for path in (tmp_path / "state" / "workspaces").glob("*/journal/*/*")]
     assert sorted(kept) == ["1.out", "2.out"]
     again.lifecycle.delete(REF)
