@@ -265,6 +265,8 @@ def test_it_outlives_its_node(tmp_path: Path) -> None:
         reconcile(second)
         found = second.services.status(REF, "web")
         assert (found.state, found.pid, found.started_at) == ("running", kept.pid, kept.started_at)
+        # Its agent may still be about to see it.
+        until(lambda: second.services.status(REF, "gone").state != "running")
         lost = second.services.status(REF, "gone")
         assert (lost.state, lost.stop_reason) == ("failed", "SIGKILL ended it")
         assert logs(second).stdout == "hello\n"
