@@ -36,6 +36,7 @@ MAX_LIST = 50_000
 MAX_ANSWER = 900_000
 """Bytes of JSON in one answer; the channel takes a mebibyte."""
 SNIFF = 8192
+GIT = b".git"
 _LOOK = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -189,13 +190,15 @@ def describe(path: bytes, fd: int) -> dict[str, Any]:
     return {"path": os.fsdecode(path), "artifact_type": kind, "size_bytes": size, "link_target": target}
 
 
-def walk(place: Place, *, recursive: bool, check: Callable[[], None]) -> Iterator[tuple[list[bytes], int]]:
+def walk(
+    place: Place, *, recursive: bool, check: Callable[[], None], closed: bytes | None = None
+) -> Iterator[tuple[list[bytes], int]]:
     """What is in the directory `place`, sorted, parents first: canonical path and an O_PATH descriptor valid until
-    the next step. Links are shown, not followed; what vanishes meanwhile or cannot be entered is left out. `.git` is
-    not entered from outside: its thousand objects would come before all that anybody looks for."""
-    levels = [(os.dup(place.fd), iter(listing(place.fd)))]
+    the next step. Links are shown, not followed; what vanishes meanwhile or cannot be entered is left out, and so is
+    what is in directories named `closed`. A recursive walk comes to `.git` last: it has more in it than all else, and
+    an answer that is cut should not hold that alone."""
+    levels = [(os.dup(place.fd), iter(_git_last(listing(place.fd)) if recursive else listing(place.fd)))]
     path = list(place.parts)
-    closed = () if b".git" in path else (b".git",)
     try:
         while levels:
             here, names = levels[-1]
@@ -212,15 +215,19 @@ def walk(place: Place, *, recursive: bool, check: Callable[[], None]) -> Iterato
                 continue
             try:
                 yield [*path, name], fd
-                deeper = recursive and name not in closed and len(levels) < MAX_DEPTH
+                deeper = recursive and name != closed and len(levels) < MAX_DEPTH
                 if deeper and stat.S_ISDIR(os.fstat(fd).st_mode):
-                    levels.append((os.dup(fd), iter(_listing_or_nothing(fd))))
+                    levels.append((os.dup(fd), iter(_git_last(_listing_or_nothing(fd)))))
                     path = [*path, name]
             finally:
                 os.close(fd)
     finally:
         for fd, _ in levels:
             os.close(fd)
+
+
+def _git_last(names: list[bytes]) -> list[bytes]:
+    return sorted(names, key=lambda name: name == GIT)
 
 
 def _open_or_none(parent: int, name: bytes) -> int | None:

@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 from pyro_mcp.guest import params as read
 from pyro_mcp.guest.children import fork
 from pyro_mcp.guest.errors import invalid
-from pyro_mcp.guest.files import MAX_ANSWER, SNIFF, walk
+from pyro_mcp.guest.files import GIT, MAX_ANSWER, SNIFF, walk
 from pyro_mcp.guest.flow import Flow
 from pyro_mcp.guest.glob import Glob
 from pyro_mcp.guest.paths import Place, Tree, absolute, failure, relative, reopen
@@ -115,7 +115,8 @@ def _files(place: Place) -> Iterator[tuple[list[bytes], int]]:
         return
     if not place.is_directory():
         return
-    for path, fd in walk(place, recursive=True, check=lambda: None):
+    closed = None if GIT in place.parts else GIT
+    for path, fd in walk(place, recursive=True, check=lambda: None, closed=closed):
         if stat.S_ISREG(os.fstat(fd).st_mode):
             yield path, fd
 

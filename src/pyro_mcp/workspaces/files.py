@@ -72,7 +72,7 @@ def list_workspace_files(
 ) -> FileList:
     """List a directory of the workspace, or find files by name with a pattern.
 
-    Links are shown, not followed. What is in `.git` is left out unless the path leads into it.
+    Links are shown, not followed. A recursive list comes to `.git` last.
     """
     from pyro_mcp.workspaces.content.files import list_files
     from pyro_mcp.workspaces.content.opening import opened

@@ -41,12 +41,13 @@ def test_lists_types_sizes_and_targets_in_order(agent: Client, root: Path) -> No
     assert names(agent, path="b/c/f") == ["b/c/f"]
 
 
-def test_what_is_in_git_is_listed_only_when_asked_for(agent: Client, root: Path) -> None:
+def test_what_is_in_git_is_listed_last(agent: Client, root: Path) -> None:
     for name in (".git/hooks/post-checkout", "src/.git/config", "src/.github/ci.yml"):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).touch()
-    told = [".git", "src", "src/.git", "src/.github", "src/.github/ci.yml"]
-    assert names(agent, path=".", recursive=True) == told
+    told = ["src", "src/.github", "src/.github/ci.yml", "src/.git", "src/.git/config"]
+    assert names(agent, path=".", recursive=True) == [*told, ".git", ".git/hooks", ".git/hooks/post-checkout"]
+    assert names(agent, path=".") == [".git", "src"]
     assert names(agent, path="src/.git", recursive=True) == ["src/.git/config"]
     assert names(agent, path=".git", recursive=True) == [".git/hooks", ".git/hooks/post-checkout"]
 
