@@ -52,6 +52,8 @@ def applied(row: ServiceRow, answer: Mapping[str, Any], now: float, masks: Masks
     )
     if not good:
         raise _broken()
+    # Reckoned once: how long the next answer was under way is no news.
+    ready_at = row.ready_at if record["restart_count"] == row.restart_count else None
     return replace(
         row,
         state=record["state"],
@@ -60,7 +62,7 @@ def applied(row: ServiceRow, answer: Mapping[str, Any], now: float, masks: Masks
         pid=pid,
         stop_reason=None if reason is None else masks.text(_printable(reason)),
         restart_count=record["restart_count"],
-        ready_at=_moment(row, record.get("ready_ago_ms"), now),
+        ready_at=_moment(row, record.get("ready_ago_ms"), now, ready_at),
         ended_at=_moment(row, record.get("ended_ago_ms"), now),
     )
 
@@ -73,12 +75,12 @@ def tails_of(answer: Mapping[str, Any], masks: Masks) -> tuple[str, str]:
     return masks.text(out[-TAIL_MOST:]), masks.text(err[-TAIL_MOST:])
 
 
-def _moment(row: ServiceRow, ago_ms: Any, now: float) -> float | None:
+def _moment(row: ServiceRow, ago_ms: Any, now: float, known: float | None = None) -> float | None:
     if ago_ms is None:
         return None
     if not _is_count(ago_ms):
         raise _broken()
-    return max(row.started_at, now - float(ago_ms) / 1000)
+    return max(row.started_at, now - float(ago_ms) / 1000) if known is None else known
 
 
 def _is_count(value: Any) -> bool:

@@ -9,6 +9,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -372,6 +373,11 @@ def test_an_agents_words_are_bounded_and_printable(engine: Engine) -> None:
     assert loud.stop_reason.isprintable()
     early = service_record.applied(row, {"service": {**GOOD, "ready_ago_ms": 1 << 50}}, 5e9, Masks())
     assert early.ready_at == row.started_at
+    ready = replace(row, ready_at=row.started_at + 5)
+    again = {"service": {**GOOD, "ready_ago_ms": 0}}
+    assert service_record.applied(ready, again, row.started_at + 9, Masks()).ready_at == ready.ready_at
+    again["service"]["restart_count"] = 1
+    assert service_record.applied(ready, again, row.started_at + 9, Masks()).ready_at == row.started_at + 9
 
 
 def test_what_watched_a_machine_goes_with_it(engine: Engine) -> None:
