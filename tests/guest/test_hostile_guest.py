@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from pyro_mcp.errors import MachineFailed
 from pyro_mcp.machines.driver import Image
 from pyro_mcp.workspaces import disk, workspace, workspace_exec
 from pyro_mcp.workspaces.engine import Engine
@@ -67,11 +68,19 @@ def resident() -> int:
 @pytest.mark.slow
 @pytest.mark.parametrize("what", TAKING_ALL)
 def test_one_that_takes_all_is_ended_in_time_and_its_neighbour_goes_on(lab: Lab, what: str) -> None:
-    lab.sh("bad", "echo mine > mine")
+    lab.sh("bad", "echo mine > mine; sync")
     lab.sh("good", "true")
-    before, told = resident(), []
+    before = resident()
+    told: list[Any] = []
+
+    def take() -> None:
+        try:
+            told.append(lab.sh("bad", TAKING_ALL[what], TIMEOUT_SECONDS))
+        except MachineFailed as error:
+            told.append(error)
+
     begun = time.monotonic()
-    taking = threading.Thread(target=lambda: told.append(lab.sh("bad", TAKING_ALL[what], TIMEOUT_SECONDS)))
+    taking = threading.Thread(target=take)
     taking.start()
     spans = []
     while taking.is_alive():
@@ -79,7 +88,13 @@ def test_one_that_takes_all_is_ended_in_time_and_its_neighbour_goes_on(lab: Lab,
         assert lab.sh("good", "echo here")["stdout"] == "here\n"
         spans.append(time.monotonic() - asked)
     assert time.monotonic() - begun < TIMEOUT_SECONDS + LATE_SECONDS
-    assert (told[0]["exit_code"], told[0]["timed_out"]) == (124, True)
+    if isinstance(told[0], MachineFailed):
+        # On a busy host it has left its agent no time to end it.
+        assert "stopped answering" in told[0].message
+        lab.do(workspace.stop_workspace, "bad")
+        lab.do(workspace.start_workspace, "bad")
+    else:
+        assert (told[0]["exit_code"], told[0]["timed_out"]) == (124, True)
     assert statistics.median(spans) < NEIGHBOURS_SECONDS
     assert resident() - before < NODE_BYTES
     assert lab.sh("bad", "cat mine; ps ax 2>/dev/null | grep -c bomb")["stdout"].startswith("mine\n")

@@ -23,7 +23,15 @@ SOURCES = {
     "pycparser": "python3 -m unittest -q tests.test_c_lexer tests.test_c_ast",
     "Markdown": "python3 -m unittest -q tests.test_syntax.inline.test_links tests.test_syntax.blocks.test_headers",
 }
-UNREACHABLE = ("Could not fetch", "No matching distribution", "Temporary failure", "Connection", "timed out")
+UV = Path(__file__).parents[2] / "scripts/uv.sh"
+UNREACHABLE = (
+    "Failed to fetch",
+    "Could not fetch",
+    "No matching distribution",
+    "Temporary failure",
+    "Connection",
+    "timed out",
+)
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +45,7 @@ def pyro(tmp_path_factory: pytest.TempPathFactory, cache_dir: Path) -> Iterator[
 
 def source(name: str, place: Path) -> Path:
     """The source distribution, fetched without installing anything of it."""
-    words = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", ":all:"]
+    words = [str(UV), "tool", "run", "--quiet", "pip", "download", "--quiet", "--no-deps", "--no-binary", ":all:"]
     words += ["--dest", str(place), name]
     done = subprocess.run(words, capture_output=True, text=True, timeout=300, check=False)
     found = list(place.glob("*.tar.gz"))
