@@ -19,6 +19,10 @@ locked is free within five seconds."""
 PONG_SECONDS = 30.0
 """How long an agent that was late to end something may take to show that it lives. A busy host stalls a guest for
 seconds, and with the machine go its shells and services."""
+SILENT = (
+    "Try again in half a minute: a machine that shows no sign of life is ended by then, and starts again with its files"
+)
+"""What to do when an agent has stopped answering."""
 
 
 def beside(stream: Stream, work: Callable[[], object], name: str) -> None:
@@ -33,7 +37,8 @@ def beside(stream: Stream, work: Callable[[], object], name: str) -> None:
 @contextlib.contextmanager
 def cancellable(call: Call[Any], machine: Machine, stream: Stream) -> Iterator[None]:
     """While inside, a cancelled call ends the request; if the agent does not react, its answer is not waited for, and
-    if it shows no other sign of life either, the machine's channel is closed."""
+    if it shows no other sign of life either, the machine's channel is closed. So it goes at once when a `TimeoutError`
+    says that the answer is overdue."""
     over = threading.Event()
 
     def give_up() -> None:
@@ -49,9 +54,16 @@ def cancellable(call: Call[Any], machine: Machine, stream: Stream) -> Iterator[N
             stream.cancel()
             stream.leave("there is no thread to wait for its agent")
 
+    def abandon() -> None:
+        stream.cancel()
+        _leave(machine, stream)
+
     forget = call.on_cancel(cancel)
     try:
         yield
+    except TimeoutError:
+        beside(stream, abandon, "overdue")
+        raise
     finally:
         forget()
         over.set()

@@ -17,7 +17,7 @@ from pyro_mcp.errors import Cancelled, MachineFailed, PyroError
 from pyro_mcp.machines.driver import Machine
 from pyro_mcp.operations.call import STDERR, STDOUT, Call
 from pyro_mcp.protocol.channel import ChannelClosed, Data, RemoteError, Result, Stream
-from pyro_mcp.workspaces.cancel import beside, cancellable
+from pyro_mcp.workspaces.cancel import SILENT, beside, cancellable
 from pyro_mcp.workspaces.capture import Capture
 
 GRACE_SECONDS = 20.0
@@ -140,8 +140,8 @@ def _attend(
         call.check()
         raise _died(machine, command, str(error)) from None
     except TimeoutError:
-        # It may still run, and then nothing but a stop makes room for the next start.
-        raise _died(machine, command, "its agent stopped answering", "Stop it and start it again") from None
+        why = f"the agent of {machine.machine_id} stopped answering"
+        raise MachineFailed(f"cannot finish `{_first_line(command)}`: {why}", hint=SILENT) from None
     except RemoteError as error:
         raise PyroError.from_wire(error.payload) from None
     call.check()
@@ -193,10 +193,13 @@ def _captured(captures: dict[int, Capture]) -> dict[str, Any]:
     }
 
 
-def _died(
-    machine: Machine, command: str | list[str], cause: str, remedy: str = "Try again in a new machine"
-) -> MachineFailed:
-    line = shown(command).splitlines()[0][:80]
+def _first_line(command: str | list[str]) -> str:
+    return shown(command).splitlines()[0][:80]
+
+
+def _died(machine: Machine, command: str | list[str], cause: str) -> MachineFailed:
     said = machine.last_words().strip().splitlines()[-3:]
-    hint = f"The machine's last words: {' / '.join(said)[-600:]}" if said else remedy
-    return MachineFailed(f"cannot finish `{line}`: the machine {machine.machine_id} is gone: {cause}", hint=hint)
+    hint = f"The machine's last words: {' / '.join(said)[-600:]}" if said else "Try again in a new machine"
+    return MachineFailed(
+        f"cannot finish `{_first_line(command)}`: the machine {machine.machine_id} is gone: {cause}", hint=hint
+    )

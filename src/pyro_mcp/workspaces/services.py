@@ -30,7 +30,7 @@ from pyro_mcp.protocol.readiness import parse
 from pyro_mcp.store.services import ServiceRow
 from pyro_mcp.store.services import Services as Table
 from pyro_mcp.store.workspaces import WorkspaceRow
-from pyro_mcp.workspaces.cancel import cancellable
+from pyro_mcp.workspaces.cancel import SILENT, cancellable
 from pyro_mcp.workspaces.exec import shown, words
 from pyro_mcp.workspaces.params import absolute
 from pyro_mcp.workspaces.service_portrait import service_facts, service_portrait
@@ -255,8 +255,7 @@ class Services:
             call.check()
             raise MachineFailed(f"cannot ask {machine.machine_id}: the machine is gone: {error}") from None
         except TimeoutError:
-            stream.cancel()
-            raise MachineFailed(f"cannot ask {machine.machine_id}: its agent stopped answering") from None
+            raise MachineFailed(f"cannot ask {machine.machine_id}: its agent stopped answering", hint=SILENT) from None
         except RemoteError as error:
             call.check()
             raise PyroError.from_wire(error.payload) from None
@@ -282,8 +281,7 @@ class Services:
             call.check()
             raise MachineFailed(f"cannot read the log: the machine is gone: {error}") from None
         except TimeoutError:
-            stream.cancel()
-            raise MachineFailed("cannot read the log: the machine's agent stopped answering") from None
+            raise MachineFailed("cannot read the log: the machine's agent stopped answering", hint=SILENT) from None
         except RemoteError as error:
             call.check()
             raise PyroError.from_wire(error.payload) from None

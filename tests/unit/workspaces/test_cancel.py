@@ -56,8 +56,26 @@ def test_an_agent_that_is_late_keeps_its_machine(
     assert late.channel.call("noop", timeout=30) == {"waited": True}
 
 
+def test_an_answer_that_is_overdue_is_cancelled_and_the_machine_kept(machine: Callable[[Handler], Any]) -> None:
+    cancelled = threading.Event()
+
+    def serve(stream: Stream) -> None:
+        if stream.verb == "sleep":
+            stream.on_cancel(cancelled.set)
+            cancelled.wait()
+        stream.result({})
+
+    late = machine(serve)
+    stream = late.channel.open("sleep")
+    with pytest.raises(TimeoutError), cancel.cancellable(Call(None), late, stream):
+        stream.receive(0.05)
+    assert cancelled.wait(30)
+    assert late.channel.call("noop", timeout=30) == {}
+
+
+@pytest.mark.parametrize("overdue", [False, True])
 def test_an_agent_that_shows_no_sign_of_life_loses_its_machine(
-    machine: Callable[[Handler], Any], monkeypatch: pytest.MonkeyPatch
+    machine: Callable[[Handler], Any], monkeypatch: pytest.MonkeyPatch, overdue: bool
 ) -> None:
     monkeypatch.setattr(cancel, "CANCEL_SECONDS", 0.05)
     monkeypatch.setattr(cancel, "PONG_SECONDS", 0.05)
@@ -72,10 +90,13 @@ def test_an_agent_that_shows_no_sign_of_life_loses_its_machine(
     stuck = machine(serve)
     stuck.channel.on_close(lambda _: closed.set())
     call: Call[None] = Call(None)
-    with cancel.cancellable(call, stuck, stuck.channel.open("sleep")):
+    with contextlib.suppress(TimeoutError), cancel.cancellable(call, stuck, stuck.channel.open("sleep")):
         assert begun.wait(30)
+        if overdue:
+            raise TimeoutError
         call.cancel()
         assert closed.wait(30)
+    assert closed.wait(30)
     assert stuck.channel.reason == "its agent stopped answering"
     over.set()
 

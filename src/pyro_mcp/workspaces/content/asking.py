@@ -17,7 +17,7 @@ from pyro_mcp.machines.driver import Machine
 from pyro_mcp.operations.call import Call
 from pyro_mcp.protocol.channel import ChannelClosed, Data, Event, RemoteError, Result, Stream
 from pyro_mcp.trees.work import Announce
-from pyro_mcp.workspaces.cancel import beside, cancellable
+from pyro_mcp.workspaces.cancel import SILENT, beside, cancellable
 from pyro_mcp.workspaces.redact import Masks
 
 T = TypeVar("T")
@@ -120,7 +120,8 @@ def converse(
         call.check()
         raise _gone(verb, machine, str(error)) from None
     except TimeoutError:
-        raise _gone(verb, machine, "its agent stopped answering", first="Stop the workspace and start it") from None
+        why = f"the agent of {machine.machine_id} stopped answering"
+        raise MachineFailed(f"cannot {_in_words(verb)}: {why}", hint=SILENT) from None
     except RemoteError as error:
         call.check()
         raise (feeder.failure if feeder and feeder.failure else PyroError.from_wire(error.payload)) from None
@@ -199,10 +200,13 @@ def _feed(stream: Stream, send: bytes | Iterable[bytes] | None) -> _Feeder | Non
     return feeder
 
 
-def _gone(verb: str, machine: Machine, cause: str, first: str = "Start the workspace") -> MachineFailed:
+def _in_words(verb: str) -> str:
     noun, _, action = verb.partition("_")
-    what = _IN_WORDS.get(verb) or f"{action} the {noun}"
+    return _IN_WORDS.get(verb) or f"{action} the {noun}"
+
+
+def _gone(verb: str, machine: Machine, cause: str) -> MachineFailed:
     return MachineFailed(
-        f"cannot {what}: the machine {machine.machine_id} is gone: {cause}",
-        hint=f"{first} again; /workspace is kept.",
+        f"cannot {_in_words(verb)}: the machine {machine.machine_id} is gone: {cause}",
+        hint="Start the workspace again; /workspace is kept.",
     )
