@@ -14,6 +14,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 from io import BufferedReader, TextIOWrapper
 from typing import Any, NoReturn
 
@@ -22,22 +23,56 @@ from mcp.server import Server
 from mcp.server.stdio import stdio_server
 
 MAX_LINE = 16 * 1024 * 1024
+AHEAD_MOST = 64
+"""Lines that are read while answers to as many still wait."""
 HANG_UP_SECONDS = 2.0
 """How long after the host has closed its end what it had sent may still be read and answered."""
 
 
-class BoundedLines:
-    """Text lines from a binary reader. A line beyond the bound is swallowed and becomes one that is no JSON."""
+class Answers:
+    """The protocol's text sink, by which the reading of questions goes (`taken`): the SDK bounds nothing, and a host
+    that asks without reading would fill this process with answers."""
 
-    def __init__(self, source: BufferedReader, limit: int = MAX_LINE) -> None:
+    def __init__(self, sink: TextIOWrapper) -> None:
+        self._sink = sink
+        self._writing = threading.Lock()
+        self._asked = self._written = 0
+
+    def write(self, text: str) -> int:
+        with self._writing:
+            self._written += 1
+            return self._sink.write(text)
+
+    def flush(self) -> None:
+        with self._writing:
+            self._sink.flush()
+
+    def taken(self) -> None:
+        """Called before each line is read. With many unanswered, wait until no answer waits for its reader; with few,
+        a host may write all it asks before it reads."""
+        self._asked = max(self._asked, self._written) + 1
+        if self._asked - self._written > AHEAD_MOST:
+            with self._writing:
+                pass
+
+
+class BoundedLines:
+    """Text lines from a binary reader. A line beyond the bound is swallowed and becomes one that is no JSON. `before`
+    is called before each is read."""
+
+    def __init__(
+        self, source: BufferedReader, limit: int = MAX_LINE, before: Callable[[], None] = lambda: None
+    ) -> None:
         self._source = source
         self._limit = limit
+        self._before = before
 
     def fileno(self) -> int:
         return self._source.fileno()
 
     def readline(self) -> str:
         """The next line, or an empty text at the end."""
+        self._before()
         line = self._source.readline(self._limit + 1)
         if len(line) <= self._limit:
             return line.decode("utf-8", "replace")
@@ -85,7 +120,7 @@ def _leave() -> NoReturn:
     os._exit(0)
 
 
-def _claim() -> tuple[BoundedLines, TextIOWrapper]:
+def _claim() -> tuple[BoundedLines, Answers]:
     """The protocol's two ends, on descriptors of their own; 0 and 1 are diverted."""
     sys.stdout.flush()
     reads = fcntl.fcntl(0, fcntl.F_DUPFD_CLOEXEC, 3)
@@ -95,4 +130,5 @@ def _claim() -> tuple[BoundedLines, TextIOWrapper]:
     os.close(null)
     os.dup2(2, 1)
     source = os.fdopen(reads, "rb")
-    return BoundedLines(source), TextIOWrapper(os.fdopen(writes, "wb"), encoding="utf-8", write_through=True)
+    answers = Answers(TextIOWrapper(os.fdopen(writes, "wb"), encoding="utf-8", write_through=True))
+    return BoundedLines(source, before=answers.taken), answers
