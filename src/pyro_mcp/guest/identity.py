@@ -29,6 +29,12 @@ def step_clock(time_ns: int) -> None:
     time.clock_settime_ns(time.CLOCK_REALTIME, time_ns)
 
 
+def clock_source() -> str:
+    """What the kernel counts time by."""
+    with open("/sys/devices/system/clocksource/clocksource0/current_clocksource", encoding="ascii") as file:
+        return file.read().strip()
+
+
 def reseed(entropy: str) -> None:
     """Mix base64 `entropy` from the host into the random pool and make the generator use it at once."""
     try:

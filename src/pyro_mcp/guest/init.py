@@ -104,7 +104,7 @@ class GuestAgent:
         """Serve one host after another."""
         gc.collect()
         gc.freeze()
-        log(f"ready after {time.monotonic():.2f} s")
+        log(f"ready after {time.monotonic():.2f} s, clock {identity.clock_source()}")
         backlog = b""
         while True:
             try:

@@ -1,0 +1,97 @@
+"""What emulation needs so that guests keep time and QEMU keeps its size: parameters that a later change may lose."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from pyro_mcp.errors import MachineFailed
+from pyro_mcp.machines.driver import MachineSpec
+from pyro_mcp.machines.qemu import command
+from pyro_mcp.machines.qemu.driver import CLOCK_TRIES, QemuDriver, QemuMachine
+from pyro_mcp.protocol.channel import Data, Result
+from pyro_mcp.system.progress import silent
+
+pytestmark = pytest.mark.guest
+Launch = Callable[..., QemuMachine]
+
+SOURCE = "/sys/devices/system/clocksource/clocksource0/current_clocksource"
+
+
+def run(machine: QemuMachine, *argv: str) -> str:
+    """What a command printed in the guest; it must succeed."""
+    stream = machine.channel.open("exec", {"argv": list(argv), "env": {}, "timeout_seconds": 300, "stdin": False})
+    output = bytearray()
+    for message in stream.messages():
+        if isinstance(message, Data):
+            output += message.data
+        elif isinstance(message, Result):
+            assert message.value["exit_code"] == 0, output
+    return output.decode().strip()
+
+
+@pytest.fixture
+def busy_host() -> Iterator[None]:
+    """Two programs for each core that take all they get."""
+    hogs = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(2 * (os.cpu_count() or 1))]
+    yield
+    for hog in hogs:
+        hog.kill()
+        hog.wait()
+
+
+@pytest.mark.parametrize("vcpu_count", [1, 2, 3])
+def test_a_guest_that_boots_on_a_busy_host_trusts_its_exact_clock(
+    vcpu_count: int, driver: QemuDriver, new_spec: Callable[..., MachineSpec], busy_host: None
+) -> None:
+    machine = driver.boot(new_spec(vcpu_count=vcpu_count))
+    try:
+        assert run(machine, "cat", SOURCE) in ("tsc", "tsc-early")
+        said = run(machine, "dmesg")
+        assert not re.search(r"(?i)unstable|unsynchronized|skew|failed to get a good estimate", said), said
+    finally:
+        machine.terminate()
+
+
+def test_a_guest_with_a_clock_that_loses_time_is_never_frozen(
+    tmp_path: Path, new_spec: Callable[..., MachineSpec], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def distrusted(accelerator: str) -> str:
+        return f"{command_line(accelerator)} tsc=unstable"
+
+    command_line, booted = command.kernel_parameters, []
+    monkeypatch.setattr(command, "kernel_parameters", distrusted)
+    driver = QemuDriver(tmp_path / "cache", accelerator="tcg")
+    spawn = driver._spawn
+    monkeypatch.setattr(driver, "_spawn", lambda *args, **kind: booted.append(args) or spawn(*args, **kind))
+    with pytest.raises(MachineFailed, match="its clock is refined-jiffies, which loses time"):
+        driver.launch(new_spec(), silent)
+    assert len(booted) == CLOCK_TRIES
+    assert [path for path in (tmp_path / "cache" / "templates").iterdir() if path.suffix != ".lock"] == []
+
+
+def translations(machine: QemuMachine) -> int:
+    """How many blocks of the guest's code this QEMU has translated and kept."""
+    monitor = machine._process.connect_monitor()
+    try:
+        told = monitor.execute("human-monitor-command", **{"command-line": "info jit"})
+    finally:
+        monitor.close()
+    return int(re.search(r"^TB count +(\d+)", told, re.MULTILINE)[1])  # type: ignore[index]
+
+
+@pytest.mark.parametrize("argv", [["true"], ["git", "--version"], ["sh", "-c", "true; true"]])
+def test_a_program_that_ran_before_is_not_translated_again(argv: list[str], launch: Launch) -> None:
+    machine = launch()
+    for _ in range(20):
+        run(machine, *argv)
+    before = translations(machine)
+    for _ in range(40):
+        run(machine, *argv)
+    assert (translations(machine) - before) / 40 <= 50
