@@ -95,3 +95,25 @@ def test_a_program_that_ran_before_is_not_translated_again(argv: list[str], laun
     for _ in range(40):
         run(machine, *argv)
     assert (translations(machine) - before) / 40 <= 50
+
+
+def beside_memory_mib(machine: QemuMachine) -> float:
+    """What QEMU holds of the host's memory besides the guest's own."""
+    kib, own = 0, False
+    for line in Path(f"/proc/{machine.pid}/smaps").read_text().splitlines():
+        if re.match(r"[0-9a-f]+-[0-9a-f]+ ", line):
+            own = line.endswith("/ram")
+        elif line.startswith("Rss:") and not own:
+            kib += int(line.split()[1])
+    return kib / 1024
+
+
+AGAIN = "echo 2 > /proc/sys/kernel/randomize_va_space; for i in $(seq 120); do git --version; perl -e 1; done >/dev/null"
+
+
+@pytest.mark.slow
+def test_a_guest_cannot_make_the_emulator_larger_than_admission_counts(launch: Launch) -> None:
+    """Root switches randomisation on again, so that every program is translated at every start."""
+    machine = launch()
+    run(machine, "sh", "-c", AGAIN)
+    assert 200 < beside_memory_mib(machine) <= machine.capabilities.overhead_mib

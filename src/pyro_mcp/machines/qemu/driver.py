@@ -22,6 +22,7 @@ from pyro_mcp.machines.qemu.command import (
     BINARY,
     COMMAND_VERSION,
     DISK_BYTES,
+    OVERHEAD_MIB,
     Memory,
     Sockets,
     build,
@@ -69,6 +70,7 @@ class QemuDriver:
             overlay=True,
             network=True,
             seed_bytes=DISK_BYTES,
+            overhead_mib=OVERHEAD_MIB[accelerator],
         )
 
     def launch(self, spec: MachineSpec, progress: Progress) -> QemuMachine:
