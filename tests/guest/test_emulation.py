@@ -15,8 +15,10 @@ from pyro_mcp.errors import MachineFailed
 from pyro_mcp.machines.driver import MachineSpec
 from pyro_mcp.machines.qemu import command
 from pyro_mcp.machines.qemu.driver import CLOCK_TRIES, QemuDriver, QemuMachine
+from pyro_mcp.operations.call import Call
 from pyro_mcp.protocol.channel import Data, Result
 from pyro_mcp.system.progress import silent
+from pyro_mcp.workspaces import exec as exec_module
 
 pytestmark = pytest.mark.guest
 Launch = Callable[..., QemuMachine]
@@ -76,6 +78,20 @@ def test_a_guest_with_a_clock_that_loses_time_is_never_frozen(
     assert [path for path in (tmp_path / "cache" / "templates").iterdir() if path.suffix != ".lock"] == []
 
 
+HOGS = "for n in 1 2 3; do chrt -f 50 sh -c 'trap : TERM; while :; do :; done' & done; wait; sleep 600"
+"""They leave the agent the twentieth that the kernel keeps from them."""
+
+
+def test_a_command_that_takes_the_whole_guest_is_ended_by_the_hosts_clock_and_told(
+    launch: Launch, busy_host: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exec_module, "guest_limit", lambda seconds: 86400.0)
+    machine = launch()
+    done = exec_module.attend_command(Call(None), machine, HOGS, lambda tag, data: None, timeout_seconds=5)
+    assert (done["exit_code"], done["timed_out"]) == (124, True)
+    assert run(machine, "echo", "alive") == "alive"
+
+
 def translations(machine: QemuMachine) -> int:
     """How many blocks of the guest's code this QEMU has translated and kept."""
     monitor = machine._process.connect_monitor()
@@ -108,7 +124,10 @@ def beside_memory_mib(machine: QemuMachine) -> float:
     return kib / 1024
 
 
-AGAIN = "echo 2 > /proc/sys/kernel/randomize_va_space; for i in $(seq 120); do git --version; perl -e 1; done >/dev/null"
+AGAIN = """
+echo 2 > /proc/sys/kernel/randomize_va_space
+for i in $(seq 120); do git --version; perl -e 1; done > /dev/null
+"""
 
 
 @pytest.mark.slow
