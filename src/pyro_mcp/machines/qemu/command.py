@@ -64,12 +64,13 @@ def build(
     seed: Path,
     scratch: Path,
     incoming: bool = False,
+    binary: str = BINARY,
 ) -> list[str]:
     """The argument vector for `spec`. `accelerator` is `kvm` or `tcg`."""
     assert spec.runtime is not None
     assert spec.environment is not None
     return [
-        BINARY,
+        binary,
         *("-name", f"pyro-{spec.machine_id},process=pyro-{spec.machine_id[:11]}"),
         *("-no-user-config", "-nodefaults", "-nographic", "-no-reboot"),
         *("-sandbox", SANDBOX),

@@ -56,10 +56,13 @@ class QemuDriver:
 
     name = "qemu"
 
-    def __init__(self, cache_dir: Path, *, accelerator: str, boot_seconds: float | None = None) -> None:
+    def __init__(
+        self, cache_dir: Path, *, accelerator: str, boot_seconds: float | None = None, binary: str = BINARY
+    ) -> None:
         self._boot_seconds = boot_seconds or BOOT_SECONDS[accelerator]
         self._cache_dir = cache_dir
         self._accelerator = accelerator
+        self._binary = binary
         self._templates = TemplateStore(cache_dir, bury=vmm.bury)
         self.capabilities = Capabilities(
             isolation="kvm-qemu" if accelerator == "kvm" else "emulated",
@@ -168,6 +171,7 @@ class QemuDriver:
                 seed=spec.seed or blank_device(self._cache_dir, DISK_BYTES),
                 scratch=scratch,
                 incoming=incoming,
+                binary=self._binary,
             )
 
         return vmm.spawn(spec.directory, command, mortal=mortal)
@@ -200,7 +204,7 @@ class QemuDriver:
             mem_mib=spec.mem_mib,
             driver=self.name,
             accelerator=self._accelerator,
-            vmm_version=qemu_version(),
+            vmm_version=qemu_version(self._binary),
             command=f"{COMMAND_VERSION} {kernel_parameters(self._accelerator)}",
             cpu_model=_cpu_model(),
             scratch_mib=0 if (spec.directory / SCRATCH).exists() else spec.scratch_mib,
@@ -255,13 +259,13 @@ class QemuMachine:
 
 
 @functools.cache
-def qemu_version() -> str:
+def qemu_version(binary: str = BINARY) -> str:
     """The version line of the installed QEMU. Raises `MissingDependency`."""
-    if shutil.which(BINARY) is None:
+    if shutil.which(binary) is None:
         raise MissingDependency(
-            f"cannot start a guest: {BINARY} is not installed", hint="apt-get install qemu-system-x86"
+            f"cannot start a guest: {binary} is not installed", hint="apt-get install qemu-system-x86"
         )
-    return run([BINARY, "--version"]).stdout.splitlines()[0]
+    return run([binary, "--version"]).stdout.splitlines()[0]
 
 
 @functools.cache
