@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -76,6 +78,45 @@ def test_a_guest_with_a_clock_that_loses_time_is_never_frozen(
         driver.launch(new_spec(), silent)
     assert len(booted) == CLOCK_TRIES
     assert [path for path in (tmp_path / "cache" / "templates").iterdir() if path.suffix != ".lock"] == []
+
+
+BUSY = "for n in 1 2; do (while :; do :; done) & done; sleep 30; kill $!; kill %1; wait"
+
+
+def behind(machine: QemuMachine) -> tuple[float, float]:
+    """How many seconds the guest's clock is behind this one: at least, and at most."""
+    said: list[bytes] = []
+    before = time.time()
+    exec_module.attend_command(
+        Call(None), machine, "date +%s.%N", lambda _, data: said.append(data), timeout_seconds=60
+    )
+    return before - float(b"".join(said)), time.time() - float(b"".join(said))
+
+
+@pytest.mark.parametrize("vcpu_count", [1, 2])
+def test_a_guest_stays_within_a_second_of_the_host_under_full_load(
+    vcpu_count: int, launch: Launch, busy_host: None
+) -> None:
+    machine = launch(vcpu_count=vcpu_count)
+    busy = machine.channel.open("exec", {"argv": ["sh", "-c", BUSY], "timeout_seconds": 600})
+    for _ in range(10):
+        least, most = behind(machine)
+        assert least < 1
+        assert most > -1
+        with contextlib.suppress(TimeoutError):
+            busy.receive(3)
+    busy.cancel()
+
+
+def test_time_that_a_guest_has_missed_is_made_up_with_its_next_command(launch: Launch) -> None:
+    """The host has slept for an hour, as far as the guest can tell."""
+    machine = launch()
+    ahead = time.time_ns() + 3600 * 10**9
+    stream = machine.channel.open("exec", {"argv": ["true"], "time_ns": ahead})
+    assert [message for message in stream.messages() if isinstance(message, Result)]
+    least, most = behind(machine)
+    assert least < -3590
+    assert most > -3610
 
 
 HOGS = "for n in 1 2 3; do chrt -f 50 sh -c 'trap : TERM; while :; do :; done' & done; wait; sleep 600"

@@ -81,7 +81,7 @@ def attend_command(
     """
     begun = time.monotonic()
     params: dict[str, Any] = {"argv": words(command), "timeout_seconds": guest_limit(timeout_seconds)}
-    params["stdin"] = stdin is not None
+    params |= {"stdin": stdin is not None, "time_ns": time.time_ns()}
     params |= {name: value for name, value in (("cwd", cwd), ("secret_env", secret_env), ("job", job)) if value}
     answer = _attend(call, machine, command, ("exec", params), take, timeout_seconds, stdin)
     return {
