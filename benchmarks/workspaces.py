@@ -131,7 +131,7 @@ def files(pyro: Pyro, runs: int) -> Iterator[Line]:
             timed(lambda: pyro.write_workspace_file(made, "f.txt", text=text)) for _ in range(runs * 3)
         )
         read = statistics.median(timed(lambda: pyro.read_workspace_file(made, "f.txt")) for _ in range(runs * 3))
-    yield "file write of 4 KB, round trip", write * 1e3, "ms", 10, False, None, ""
+    yield "file write of 4 KB, round trip", write * 1e3, "ms", 8, False, None, ""
     yield "file read of 4 KB, round trip", read * 1e3, "ms", 10, False, None, ""
 
 

@@ -14,6 +14,7 @@ from pyro_mcp.environments.runtime import ensure_runtime
 from pyro_mcp.environments.store import EnvironmentStore
 from pyro_mcp.machines.driver import Capabilities, Driver, GuestRuntime, Image, Machine, MachineSpec
 from pyro_mcp.machines.host.driver import HostDriver
+from pyro_mcp.machines.qemu.command import BINARY
 from pyro_mcp.machines.qemu.driver import QemuDriver
 from pyro_mcp.protocol.channel import Data, Result
 from pyro_mcp.settings import Settings
@@ -69,9 +70,13 @@ class Sandbox:
         return self.finish(self.start(*argv, **params))
 
 
-@pytest.fixture(scope="session", params=["qemu", "host"])
+@pytest.fixture(scope="session", params=["qemu", pytest.param("newer qemu", marks=pytest.mark.slow), "host"])
 def driver(request: pytest.FixtureRequest) -> Driver:
-    return QemuDriver(Settings.load().cache_dir, accelerator="tcg") if request.param == "qemu" else HostDriver()
+    if request.param == "host":
+        return HostDriver()
+    cache = Settings.load().cache_dir
+    binary = request.getfixturevalue("newer_qemu") if request.param == "newer qemu" else BINARY
+    return QemuDriver(cache, accelerator="tcg", binary=binary)
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,9 @@ import uuid
 
 import pytest
 
+from pyro_mcp.operations.call import Call
 from pyro_mcp.protocol.channel import ChannelClosed, Data, RemoteError
+from pyro_mcp.workspaces import exec as exec_module
 
 from .conftest import Sandbox
 
@@ -50,6 +52,22 @@ def test_a_timeout_ends_the_whole_group(sandbox: Sandbox) -> None:
     assert done.exit_code == 124
     assert time.monotonic() - begun < 10
     assert alive(sandbox, mark) == b""
+
+
+def test_the_nodes_clock_ends_a_command_whatever_the_agents_says(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exec_module, "guest_limit", lambda seconds: 86400.0)
+    said: list[tuple[int, bytes]] = []
+    done = exec_module.attend_command(
+        Call(None),
+        sandbox.machine,
+        "trap 'echo last; exit 3' TERM; sleep 987 & wait",
+        lambda tag, data: said.append((tag, data)),
+        timeout_seconds=2,
+    )
+    assert (done["exit_code"], done["timed_out"], said) == (124, True, [(1, b"last\n")])
+    assert done["duration_ms"] >= 2000
 
 
 def test_cancel_ends_the_whole_group(sandbox: Sandbox) -> None:

@@ -12,6 +12,7 @@ import pytest
 from pyro_mcp.environments.runtime import ensure_runtime
 from pyro_mcp.environments.store import EnvironmentStore
 from pyro_mcp.machines.driver import GuestRuntime, Image, MachineSpec
+from pyro_mcp.machines.qemu.command import BINARY
 from pyro_mcp.machines.qemu.driver import QemuDriver, QemuMachine
 from pyro_mcp.settings import Settings
 from pyro_mcp.system.progress import silent
@@ -31,9 +32,10 @@ def environment() -> Image:
     return Image(image.digest, image.path)
 
 
-@pytest.fixture(scope="session")
-def driver(cache_dir: Path) -> QemuDriver:
-    return QemuDriver(cache_dir, accelerator="tcg")
+@pytest.fixture(scope="session", params=["qemu", pytest.param("newer qemu", marks=pytest.mark.slow)])
+def driver(request: pytest.FixtureRequest, cache_dir: Path) -> QemuDriver:
+    binary = request.getfixturevalue("newer_qemu") if request.param == "newer qemu" else BINARY
+    return QemuDriver(cache_dir, accelerator="tcg", binary=binary)
 
 
 @pytest.fixture

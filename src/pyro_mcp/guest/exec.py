@@ -87,6 +87,7 @@ def _command(
             run.close()
     finally:
         peer.on_cancel(None)
+        peer.on_expire(None)
         peer.watch(None)
         wake.close()
 
@@ -164,6 +165,12 @@ class _Run:
         self._poll.register(self._wake.fd, select.POLLIN)
         self._on_wake()
         killer = Killer(child, begun, timeout)
+
+        def expire() -> None:
+            killer.expire()
+            self._wake.set()
+
+        self._stream.on_expire(expire)
         while not self._turn(child.pidfd, killer.act()):
             pass
         self._poll.unregister(child.pidfd)

@@ -50,6 +50,11 @@ class Killer:
         self._child = child
         self._due = None if timeout is None else begun + timeout
 
+    def expire(self) -> None:
+        """The time is up, whatever the clock here says. From any thread; whoever calls `act` is to be woken."""
+        if not self.timed_out:
+            self._due = 0.0
+
     def act(self) -> float | None:
         """Do what is due; milliseconds until the next act, or None when there is none."""
         if self._due is None:

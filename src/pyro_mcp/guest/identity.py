@@ -1,4 +1,4 @@
-"""identity: what makes a restored guest this guest and no other. Clock, random pool, names.
+"""identity: what makes a restored guest this guest and no other. Random pool, names.
 
 Guests restored from one template wake with the same random pool, the same clock and the same names. `adopt` gives each
 its own before the first user command; the boot id is read only afterwards, because the kernel draws it on first
@@ -12,7 +12,6 @@ import binascii
 import fcntl
 import os
 import struct
-import time
 from collections.abc import Callable
 
 from pyro_mcp.guest import place
@@ -24,9 +23,10 @@ _SIOCSIFFLAGS = 0x8914
 _IFF_UP_RUNNING = 0x41
 
 
-def step_clock(time_ns: int) -> None:
-    """Set the wall clock, in nanoseconds since 1970."""
-    time.clock_settime_ns(time.CLOCK_REALTIME, time_ns)
+def clock_source() -> str:
+    """What the kernel counts time by."""
+    with open("/sys/devices/system/clocksource/clocksource0/current_clocksource", encoding="ascii") as file:
+        return file.read().strip()
 
 
 def reseed(entropy: str) -> None:

@@ -21,6 +21,7 @@ from pyro_mcp.guest import params as read
 from pyro_mcp.guest.children import SpawnError, reap_orphans, spawn
 from pyro_mcp.guest.dispatch import Dispatcher
 from pyro_mcp.guest.errors import AgentError
+from pyro_mcp.guest.host_time import HostTime
 from pyro_mcp.guest.jobs import Jobs
 from pyro_mcp.guest.net import drivers
 from pyro_mcp.guest.net.network import Network
@@ -76,6 +77,7 @@ class GuestAgent:
         self._configured: dict[str, Any] | None = None
         self._lock = threading.Lock()
         self._overlay = Overlay()
+        self._host_time = HostTime()
         self._secrets = Secrets("/run/pyro/secrets")
         self._environment = dict(ENVIRONMENT)
         self._network = Network(lambda: self._dispatcher.channel, self._environment, log)
@@ -104,7 +106,7 @@ class GuestAgent:
         """Serve one host after another."""
         gc.collect()
         gc.freeze()
-        log(f"ready after {time.monotonic():.2f} s")
+        log(f"ready after {time.monotonic():.2f} s, clock {identity.clock_source()}")
         backlog = b""
         while True:
             try:
@@ -130,7 +132,7 @@ class GuestAgent:
         with self._lock:
             if self._configured is not None:
                 raise AgentError("conflict", "cannot configure: this guest is configured already")
-            identity.step_clock(time_ns)
+            self._host_time.set(time_ns)
             identity.reseed(entropy)
             if read.flag(p, "scratch"):
                 disks.assemble()
@@ -143,9 +145,11 @@ class GuestAgent:
             return self._configured
 
     def exec(self, stream: Stream) -> dict[str, Any]:
-        """One command in the guest."""
+        """One command in the guest; with `time_ns`, the host's clock."""
         if self._configured is None:
             raise AgentError("conflict", "cannot exec: this guest is not configured yet")
+        if "time_ns" in stream.params:
+            self._host_time.catch_up(read.integer(stream.params, "time_ns", least=0, most=1 << 62))
         if self._overlay.waiting:
             self._require_workspace("exec")
         home = WORKSPACE if self._overlay.mounted else b"/root"

@@ -113,6 +113,7 @@ class Job:
         self._over = False
         self._result: dict[str, Any] | None = None
         self._kill: Callable[[], None] | None = None
+        self._expire: Callable[[], None] | None = None
         self._wake: Callable[[], None] | None = None
 
     # -- towards the command's loop: what a `Stream` has
@@ -164,6 +165,13 @@ class Job:
         if callback is not None and self._cancelled:
             callback()
 
+    def on_expire(self, callback: Callable[[], None] | None) -> None:
+        """Call `callback` when a peer says that the time is up."""
+        self._expire = callback
+        stream = self._first
+        if stream is not None:
+            stream.on_expire(self._expired if callback else None)
+
     def watch(self, callback: Callable[[], None] | None) -> None:
         """Call `callback` when there is room, or the first peer has gone."""
         self._wake = callback
@@ -179,6 +187,7 @@ class Job:
         try:
             stream.watch(self._news)
             stream.on_cancel(lambda: self._cancelled_by(stream))
+            stream.on_expire(self._expired)
             while True:
                 found = self._next(stream)
                 if found is None:
@@ -193,6 +202,7 @@ class Job:
                 self._wake_loop()
         finally:
             stream.on_cancel(None)
+            stream.on_expire(None)
             stream.watch(None)
             with self._condition:
                 if self._later is stream:
@@ -247,6 +257,11 @@ class Job:
             if kill is not None:
                 kill()
             self._wake_loop()
+
+    def _expired(self) -> None:
+        expire = self._expire
+        if expire is not None:
+            expire()
 
     def _let_go(self, stream: Stream) -> None:
         with self._condition:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pyro_mcp.guest.errors import AgentError
 
 WAIT_SECONDS = 30.0
-"""Less than the silence after which a node takes an agent for dead."""
+"""Less than the silence after which a node asks whether an agent lives."""
 LOOK_SECONDS = 0.2
 
 

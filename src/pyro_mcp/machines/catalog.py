@@ -10,7 +10,7 @@ from pathlib import Path
 from pyro_mcp.errors import IsolationUnavailable, MissingDependency
 from pyro_mcp.machines.driver import Driver, GuestRuntime, Image, MachineSpec
 from pyro_mcp.machines.host.driver import HostDriver
-from pyro_mcp.machines.preflight import Verdict, kvm_verdict
+from pyro_mcp.machines.preflight import Verdict, kvm_verdict, remembered_verdict
 from pyro_mcp.machines.qemu.command import BINARY
 from pyro_mcp.machines.qemu.driver import QemuDriver
 from pyro_mcp.machines.qemu.vmm import bury
@@ -61,6 +61,13 @@ class DriverCatalog:
             self._told = True
             notice(f"KVM is not usable here ({verdict.reason}); using software emulation, which is slower")
         return self._drivers["tcg"]
+
+    def likely(self) -> Driver:
+        """The driver that the next guest gets, as far as that is known without booting anything."""
+        if find_program(BINARY) is None:
+            return self._drivers["host"]
+        known = remembered_verdict(self._settings.cache_dir)
+        return self._drivers["kvm" if known is None or known.usable else "tcg"]
 
     def host(self) -> Driver:
         """The driver of `host_compat`: no isolation, only ever by explicit choice."""

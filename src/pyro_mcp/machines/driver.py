@@ -22,7 +22,8 @@ class Capabilities:
     `overlay`: a workspace is laid over its seed, so the seed is a disk that nothing inside can change, and a snapshot
     holds what has changed; without it, the workspace is a plain directory, and a snapshot a copy of it. `network`: what
     is inside reaches nothing but through its `NetworkLink`, and without one nothing at all; where it is missing, what
-    runs has the host's network. `seed_bytes` is the size that the file of a seed disk must have.
+    runs has the host's network. `seed_bytes` is the size that the file of a seed disk must have, `overhead_mib` what a
+    machine takes of the host's memory besides its own.
     """
 
     isolation: str
@@ -33,6 +34,7 @@ class Capabilities:
     overlay: bool
     network: bool
     seed_bytes: int = 0
+    overhead_mib: int = 0
 
 
 @dataclass(frozen=True)

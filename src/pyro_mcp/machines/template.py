@@ -23,7 +23,7 @@ from pathlib import Path
 from pyro_mcp.system.locks import locked, try_locked
 from pyro_mcp.system.sparse import digest_sparse
 
-FORMAT = 1
+FORMAT = 2
 RAM, STATE, SCRATCH, MANIFEST = "ram", "state", "scratch", "manifest.json"
 FILES = (RAM, STATE, SCRATCH)
 

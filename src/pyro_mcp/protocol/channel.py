@@ -91,6 +91,8 @@ class Channel:
     ) -> None:
         self.max_control = max_control
         self.peer: dict[str, Any] = {}
+        self.heard = 0
+        """How often something was read from the peer: any of it is a sign of life."""
         self._pipe = pipe
         self._initiator = initiator
         self._hello = hello
@@ -271,6 +273,7 @@ class Channel:
                 self._dispatch(frame)
             while not self.closed:
                 count = self._pipe.read_into(decoder.space(), deadline=deadline)
+                self.heard += 1
                 frames = decoder.advance(count)
                 for frame in frames:
                     self._dispatch(frame)

@@ -21,6 +21,8 @@ FRAME_COST = 64
 """Credit that each DATA or EVENT frame costs besides its payload, so that a stream of tiny pieces is bounded in
 memory by the same window, and a conforming sender can never overrun the receiver's queue."""
 MAX_QUEUED = 65536
+EXPIRED = b"expired"
+"""The payload of a CANCEL that says why: the time is up."""
 NOTICE_MAX = WINDOW - WINDOW // 4
 """What a notice may cost. A reader grants credit in quarters of the window, so more may never come together."""
 
@@ -97,7 +99,9 @@ class Stream:
         self._finished = False
         self._peer_ended = False
         self._cancelled = False
+        self._expired = False
         self._on_cancel: Callable[[], None] | None = None
+        self._on_expire: Callable[[], None] | None = None
         self._watcher: Callable[[], None] | None = None
 
     # -- sending
@@ -133,6 +137,12 @@ class Stream:
         if not self._finished:
             with contextlib.suppress(ChannelClosed):
                 self._channel._write(Kind.CANCEL, self._number)
+
+    def expire(self) -> None:
+        """Tell the handler's side that its time is up. The answer still comes, and may be late or never come."""
+        if not self._finished:
+            with contextlib.suppress(ChannelClosed):
+                self._channel._write(Kind.CANCEL, self._number, EXPIRED)
 
     def leave(self, reason: str = "left here") -> None:
         """Be done with it: what the handler's side still says is dropped unread, its answer too. Another thread that
@@ -210,6 +220,14 @@ class Stream:
         if fire and callback:
             callback()
 
+    def on_expire(self, callback: Callable[[], None] | None) -> None:
+        """Call `callback` once, on the reader's thread, when the peer says that the time is up."""
+        with self._condition:
+            fire = self._expired
+            self._on_expire = None if fire else callback
+        if fire and callback:
+            callback()
+
     # -- called by the channel
 
     def _take_credit(self, wanted: int, *, whole: bool = False) -> int:
@@ -260,7 +278,10 @@ class Stream:
                 self._channel._forget(self._number)
                 self._put(Result(value) if frame.kind is Kind.RESULT else RemoteError(value), 0)
             case Kind.CANCEL if not self._channel._opened_here(self._number):
-                self._cancel()
+                if frame.payload == EXPIRED:
+                    self._expire()
+                else:
+                    self._cancel()
             case _:
                 raise FrameError(f"{frame.kind.name} is not allowed here")
 
@@ -287,6 +308,13 @@ class Stream:
         watcher = self._watcher
         if watcher:
             watcher()
+
+    def _expire(self) -> None:
+        with self._condition:
+            self._expired = True
+            callback, self._on_expire = self._on_expire, None
+        if callback:
+            callback()
 
     def _cancel(self) -> None:
         with self._condition:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from pyro_mcp.errors import Capacity, InvalidArgument
 from pyro_mcp.settings import Settings
@@ -12,9 +12,13 @@ from pyro_mcp.store.machines import LIVE, MachineRow
 VCPUS_PER_CORE = 4
 
 
-def committed_mib(rows: Iterable[MachineRow]) -> int:
+Overhead = Callable[[MachineRow], int]
+"""The MiB that a machine takes of the host besides its own memory."""
+
+
+def committed_mib(rows: Iterable[MachineRow], overhead: Overhead) -> int:
     """Memory promised to machines that run, or are on their way up or down."""
-    return sum(row.mem_mib for row in rows if row.state in LIVE)
+    return sum(row.mem_mib + overhead(row) for row in rows if row.state in LIVE)
 
 
 def check_size(vcpu_count: int) -> None:
@@ -36,16 +40,17 @@ def check_place(rows: list[MachineRow], settings: Settings) -> None:
         )
 
 
-def check_memory(rows: list[MachineRow], mem_mib: int, settings: Settings) -> None:
-    """Raises `Capacity` when `mem_mib` more would exceed the memory limit."""
-    used = committed_mib(rows)
-    free = settings.memory_limit_mib - used
+def check_memory(used: int, mem_mib: int, overhead_mib: int, settings: Settings) -> None:
+    """Raises `Capacity` when a machine of `mem_mib`, which takes `overhead_mib` besides, would exceed the memory limit
+    of which `used` are committed."""
+    free = settings.memory_limit_mib - used - overhead_mib
     if mem_mib <= free:
         return
     hint = f"Ask for at most {free} MiB, or end other machines" if free >= 128 else "Stop or delete other machines"
     if used == 0:
-        hint = f"Ask for at most {free} MiB"
+        hint = f"Ask for at most {free} MiB" if free >= 128 else "This host has too little for any"
+    besides = f", which takes {overhead_mib} MiB besides" if overhead_mib else ""
     raise Capacity(
-        f"cannot start a machine of {mem_mib} MiB: {used} of {settings.memory_limit_mib} MiB are taken",
+        f"cannot start a machine of {mem_mib} MiB{besides}: {used} of {settings.memory_limit_mib} MiB are taken",
         hint=f"{hint}; the limit is memory_limit_mib (PYRO_MEMORY_LIMIT_MIB)",
     )

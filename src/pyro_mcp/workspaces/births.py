@@ -28,9 +28,10 @@ class Births:
     ) -> Boot:
         """Refuse early what cannot be, then have everything at hand that a machine is born from."""
         admission.check_size(vcpu_count)
-        rows = self._engine.fleet.rows()
-        admission.check_place(rows, self._engine.settings)
-        admission.check_memory(rows, mem_mib, self._engine.settings)
+        fleet, settings = self._engine.fleet, self._engine.settings
+        admission.check_place(fleet.rows(), settings)
+        besides = self._engine.drivers.likely().capabilities.overhead_mib
+        admission.check_memory(fleet.committed_mib(), mem_mib, besides, settings)
         try:
             return self._guest(call, environment)
         except (IsolationUnavailable, MissingDependency) as error:

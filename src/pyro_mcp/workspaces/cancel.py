@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from pyro_mcp.errors import Capacity
 from pyro_mcp.machines.driver import Machine
 from pyro_mcp.operations.call import Call
-from pyro_mcp.protocol.channel import ChannelClosed, Stream
+from pyro_mcp.protocol.channel import ChannelClosed, Message, Stream
 from pyro_mcp.system.threads import begin
 
 CANCEL_SECONDS = 4.0
@@ -22,7 +23,7 @@ seconds, and with the machine go its shells and services."""
 SILENT = (
     "Try again in half a minute: a machine that shows no sign of life is ended by then, and starts again with its files"
 )
-"""What to do when an agent has stopped answering."""
+"""What to do when an agent has stopped answering, or is too busy to."""
 
 
 def beside(stream: Stream, work: Callable[[], object], name: str) -> None:
@@ -69,12 +70,36 @@ def cancellable(call: Call[Any], machine: Machine, stream: Stream) -> Iterator[N
         over.set()
 
 
-def _leave(machine: Machine, stream: Stream) -> None:
-    stream.leave("its agent has not ended it yet")
+def require_life(machine: Machine) -> None:
+    """Ask the agent for a sign of life, of which anything that it says is one. Raises `TimeoutError` without one, and
+    `ChannelClosed`."""
+    before = machine.channel.heard
     try:
         machine.channel.ping(PONG_SECONDS)
     except TimeoutError:
-        machine.channel.close("its agent stopped answering")
+        if machine.channel.heard == before:
+            raise TimeoutError("stopped answering") from None
+
+
+def patient(machine: Machine, stream: Stream, seconds: float, most: float) -> Message:
+    """The next message of a request that an agent needs long for, within `seconds`, or while it shows that it lives,
+    within `most`. Raises `TimeoutError`, which says what it did instead, and what `Stream.receive` raises."""
+    until = time.monotonic() + most
+    while True:
+        try:
+            return stream.receive(seconds)
+        except TimeoutError:
+            require_life(machine)
+            if time.monotonic() >= until:
+                raise TimeoutError(f"is alive and has not answered within {most:g} s") from None
+
+
+def _leave(machine: Machine, stream: Stream) -> None:
+    stream.leave("its agent has not ended it yet")
+    try:
+        require_life(machine)
+    except TimeoutError as error:
+        machine.channel.close(f"its agent {error}")
     except ChannelClosed:
         # What closed it has said so.
         pass

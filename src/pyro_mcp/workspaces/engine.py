@@ -38,6 +38,8 @@ class Drivers(Protocol):
 
     def host(self) -> Driver: ...
 
+    def likely(self) -> Driver: ...
+
     def by_isolation(self, isolation: str) -> Driver: ...
 
 
@@ -65,6 +67,7 @@ class Engine:
             faults=faults,
             release=self._release,
             link=lambda row: self.networks.link(row),
+            overhead=lambda row: self.drivers.by_isolation(row.isolation).capabilities.overhead_mib,
         )
         if drivers is not None:
             self.drivers = drivers

@@ -19,9 +19,8 @@ from pyro_mcp.operations.call import STDERR, STDOUT, Call
 from pyro_mcp.protocol.channel import ChannelClosed, Data, RemoteError, Result, Stream
 from pyro_mcp.workspaces.cancel import SILENT, beside, cancellable
 from pyro_mcp.workspaces.capture import Capture
+from pyro_mcp.workspaces.limit import Limit, guest_limit
 
-GRACE_SECONDS = 20.0
-"""How long after the command's own timeout the agent may take to say so, on an emulated and busy machine."""
 _SIGNAL = re.compile(r"SIG[A-Z0-9+]{1,12}")
 
 
@@ -81,9 +80,10 @@ def attend_command(
     ended or its agent broke the rules, and what the agent refuses, such as `InvalidArgument`.
     """
     begun = time.monotonic()
-    params: dict[str, Any] = {"argv": words(command), "timeout_seconds": timeout_seconds, "stdin": stdin is not None}
+    params: dict[str, Any] = {"argv": words(command), "timeout_seconds": guest_limit(timeout_seconds)}
+    params |= {"stdin": stdin is not None, "time_ns": time.time_ns()}
     params |= {name: value for name, value in (("cwd", cwd), ("secret_env", secret_env), ("job", job)) if value}
-    answer = _attend(call, machine, command, ("exec", params), take, timeout_seconds + GRACE_SECONDS, stdin)
+    answer = _attend(call, machine, command, ("exec", params), take, timeout_seconds, stdin)
     return {
         "command": shown(command),
         "duration_ms": int((time.monotonic() - begun) * 1000),
@@ -108,7 +108,7 @@ def resume_command(
     Raises what `attend_command` raises, and `NotFound` when the machine does not know the job.
     """
     params = {"job": job, "stdout_offset": offsets[STDOUT], "stderr_offset": offsets[STDERR]}
-    answer = _attend(call, machine, command, ("exec_resume", params), take, timeout_seconds + GRACE_SECONDS, None)
+    answer = _attend(call, machine, command, ("exec_resume", params), take, timeout_seconds, None)
     ran = answer.get("duration_ms")
     return {**_checked(answer), "ran_ms": ran if type(ran) is int and ran >= 0 else None}
 
@@ -128,19 +128,18 @@ def _attend(
     seconds: float,
     stdin: bytes | Iterable[bytes] | None,
 ) -> dict[str, Any]:
-    """The agent's answer to `request`, within so many seconds."""
-    deadline = time.monotonic() + seconds
+    """The agent's answer to `request` for a command that may run for so many seconds."""
     try:
         stream = machine.channel.open(*request)
         with cancellable(call, machine, stream):
             if stdin is not None:
                 beside(stream, partial(_feed, stream, stdin), "stdin")
-            answer = _follow(stream, take, deadline)
+            answer = _follow(stream, take, Limit(machine, stream, seconds))
     except ChannelClosed as error:
         call.check()
         raise _died(machine, command, str(error)) from None
-    except TimeoutError:
-        why = f"the agent of {machine.machine_id} stopped answering"
+    except TimeoutError as error:
+        why = f"the agent of {machine.machine_id} {error}"
         raise MachineFailed(f"cannot finish `{_first_line(command)}`: {why}", hint=SILENT) from None
     except RemoteError as error:
         raise PyroError.from_wire(error.payload) from None
@@ -148,10 +147,15 @@ def _attend(
     return answer
 
 
-def _follow(stream: Stream, take: Output, deadline: float) -> dict[str, Any]:
+def _follow(stream: Stream, take: Output, limit: Limit) -> dict[str, Any]:
     """Pass output on until the result."""
     while True:
-        message = stream.receive(max(0.0, deadline - time.monotonic()))
+        if not limit.remaining:
+            limit.act()
+        try:
+            message = stream.receive(limit.remaining)
+        except TimeoutError:
+            continue
         if isinstance(message, Result):
             return message.value
         if isinstance(message, Data) and message.tag in (STDOUT, STDERR):
@@ -161,8 +165,7 @@ def _follow(stream: Stream, take: Output, deadline: float) -> dict[str, Any]:
             except Cancelled:
                 stream.cancel()
                 raise
-            # A caller who takes nothing, such as a pager, holds up the agent too, which is not to blame for it.
-            deadline += time.monotonic() - begun
+            limit.stalled(time.monotonic() - begun)
 
 
 def _feed(stream: Stream, stdin: bytes | Iterable[bytes]) -> None:

@@ -63,15 +63,17 @@ class Fleet:
         faults: Faults = no_faults,
         release: Callable[[MachineRow], None] = lambda row: None,
         link: Callable[[MachineRow], NetworkLink | None] = lambda row: None,
+        overhead: admission.Overhead = lambda row: 0,
     ) -> None:
         """`release` gives back what a machine holds outside its directory; called on removal. `link` is the way out
-        that a machine is born with."""
+        that a machine is born with, `overhead` what it costs besides its memory."""
         self._settings = settings
         self._machines = machines
         self._clock = clock
         self._faults = faults
         self._release = release
         self._link = link
+        self._overhead = overhead
         self._live: dict[str, Machine] = {}
         self._admitting = threading.Lock()
         self._locks: dict[str, threading.RLock] = {}
@@ -118,7 +120,7 @@ class Fleet:
         return found
 
     def committed_mib(self) -> int:
-        return admission.committed_mib(self._machines.list())
+        return admission.committed_mib(self._machines.list(), self._overhead)
 
     def directory(self, machine_id: str) -> Path:
         """The machine's own directory."""
@@ -139,7 +141,7 @@ class Fleet:
         with self._admitting:
             rows = [other for other in self._machines.list() if other.machine_id != replacing]
             admission.check_place(rows, self._settings)
-            admission.check_memory(rows, row.mem_mib, self._settings)
+            self._check_memory(rows, row)
             self._machines.insert(row)
         self._changed("admitted")
         try:
@@ -183,9 +185,13 @@ class Fleet:
 
     def _claim(self, row: MachineRow) -> None:
         with self._admitting:
-            admission.check_memory(self._machines.list(), row.mem_mib, self._settings)
+            self._check_memory(self._machines.list(), row)
             self._machines.set_state(row.machine_id, "starting")
         self._changed("claimed")
+
+    def _check_memory(self, rows: list[MachineRow], row: MachineRow) -> None:
+        used = admission.committed_mib(rows, self._overhead)
+        admission.check_memory(used, row.mem_mib, self._overhead(row), self._settings)
 
     def _launch(self, row: MachineRow, boot: Boot, progress: Progress) -> Machine:
         spec = MachineSpec(

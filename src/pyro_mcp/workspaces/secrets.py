@@ -20,6 +20,7 @@ from pyro_mcp.machines.driver import Machine
 from pyro_mcp.protocol.channel import ChannelClosed, RemoteError
 from pyro_mcp.store.secrets import Secrets as Table
 from pyro_mcp.system.atomic import disk_errors, sync_directory
+from pyro_mcp.workspaces.cancel import patient
 from pyro_mcp.workspaces.redact import Masks
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 NAME_RULE = "a letter or _, then up to 127 letters, digits and _"
 MAX_SECRETS = 64
 LEAST_BYTES, MOST_BYTES = 4, 32 * 1024
-PUT_SECONDS = 20.0
+PUT_SECONDS, PATIENCE_SECONDS = 20.0, 120.0
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
 
 
@@ -94,8 +95,8 @@ class Secrets:
             try:
                 _put(machine, name, self._value(workspace_id, name))
             except (ChannelClosed, TimeoutError) as error:
-                why = str(error) or "its agent stopped answering"
-                raise MachineFailed(f"cannot hand over the secret {name}: the machine is gone: {why}") from None
+                why = f"the machine is gone: {error}" if isinstance(error, ChannelClosed) else f"its agent {error}"
+                raise MachineFailed(f"cannot hand over the secret {name}: {why}") from None
             except RemoteError as error:
                 raise self.masks(workspace_id).error(PyroError.from_wire(error.payload)) from None
             done.add(name)
@@ -208,4 +209,4 @@ def _put(machine: Machine, name: str, value: bytes) -> None:
     stream = machine.channel.open("secret_put", {"name": name, "size": len(value)})
     stream.send(value)
     stream.end()
-    stream.receive(PUT_SECONDS)
+    patient(machine, stream, PUT_SECONDS, PATIENCE_SECONDS)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import threading
-import time
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -30,7 +29,7 @@ from pyro_mcp.protocol.readiness import parse
 from pyro_mcp.store.services import ServiceRow
 from pyro_mcp.store.services import Services as Table
 from pyro_mcp.store.workspaces import WorkspaceRow
-from pyro_mcp.workspaces.cancel import SILENT, cancellable
+from pyro_mcp.workspaces.cancel import SILENT, cancellable, patient
 from pyro_mcp.workspaces.exec import shown, words
 from pyro_mcp.workspaces.params import absolute
 from pyro_mcp.workspaces.service_portrait import service_facts, service_portrait
@@ -40,8 +39,8 @@ from pyro_mcp.workspaces.service_watch import DIED, GONE, Watch
 if TYPE_CHECKING:
     from pyro_mcp.workspaces.engine import Engine
 
-ANSWER_SECONDS = 60.0
-"""How much longer than the timeout an agent may take to answer, on an emulated and busy machine."""
+ANSWER_SECONDS, PATIENCE_SECONDS = 60.0, 240.0
+"""How much longer than the timeout an agent may take before it is asked whether it lives, and how long if it does."""
 LOG_BYTES = 2 * 1024 * 1024
 SHOWN_MAX = 10
 
@@ -250,12 +249,12 @@ class Services:
         try:
             stream = machine.channel.open(verb, dict(params))
             with cancellable(call, machine, stream):
-                message = stream.receive(seconds)
+                message = patient(machine, stream, seconds, seconds + PATIENCE_SECONDS)
         except ChannelClosed as error:
             call.check()
             raise MachineFailed(f"cannot ask {machine.machine_id}: the machine is gone: {error}") from None
-        except TimeoutError:
-            raise MachineFailed(f"cannot ask {machine.machine_id}: its agent stopped answering", hint=SILENT) from None
+        except TimeoutError as error:
+            raise MachineFailed(f"cannot ask {machine.machine_id}: its agent {error}", hint=SILENT) from None
         except RemoteError as error:
             call.check()
             raise PyroError.from_wire(error.payload) from None
@@ -267,11 +266,10 @@ class Services:
         """Both streams as the machine has them, masked."""
         params = {"run": row.run} | ({} if lines is None else {"tail_lines": lines})
         told = {STDOUT: bytearray(), STDERR: bytearray()}
-        deadline = time.monotonic() + ANSWER_SECONDS
         try:
             stream = machine.channel.open("service_logs", params)
             with cancellable(call, machine, stream):
-                while not isinstance(message := stream.receive(max(0.0, deadline - time.monotonic())), Result):
+                while not isinstance(message := patient(machine, stream, ANSWER_SECONDS, PATIENCE_SECONDS), Result):
                     if isinstance(message, Data) and message.tag in told:
                         told[message.tag] += message.data
                     if sum(map(len, told.values())) > LOG_BYTES:
@@ -280,8 +278,8 @@ class Services:
         except ChannelClosed as error:
             call.check()
             raise MachineFailed(f"cannot read the log: the machine is gone: {error}") from None
-        except TimeoutError:
-            raise MachineFailed("cannot read the log: the machine's agent stopped answering", hint=SILENT) from None
+        except TimeoutError as error:
+            raise MachineFailed(f"cannot read the log: the machine's agent {error}", hint=SILENT) from None
         except RemoteError as error:
             call.check()
             raise PyroError.from_wire(error.payload) from None

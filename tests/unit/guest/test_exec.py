@@ -158,6 +158,24 @@ def test_cancel_kills_the_group_at_once(agent: Client, tmp_path: Path) -> None:
     until(lambda: not alive(child))
 
 
+def test_the_peer_says_when_the_time_is_up_and_what_was_said_then_arrives(agent: Client, tmp_path: Path) -> None:
+    script = f"trap 'echo last; exit 3' TERM; echo $$ > {tmp_path}/pid; sleep 60 & wait"
+    stream = agent.channel.open("exec", {"argv": ["sh", "-c", script]})
+    until(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text())
+    stream.expire()
+    ended = collect(stream)
+    assert (ended.stdout, ended.exit_code, ended.result["timed_out"]) == (b"last\n", 124, True)
+
+
+def test_one_that_ignores_it_is_killed_after_a_grace(agent: Client, tmp_path: Path) -> None:
+    script = f"trap '' TERM; echo $$ > {tmp_path}/pid; sleep 60; sleep 60"
+    stream = agent.channel.open("exec", {"argv": ["sh", "-c", script]})
+    until(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text())
+    stream.expire()
+    ended = collect(stream)
+    assert (ended.exit_code, ended.result["signal"], ended.result["timed_out"]) == (124, "SIGKILL", True)
+
+
 def test_command_not_found(agent: Client) -> None:
     outcome = agent.exec("no-such-program")
     assert outcome.exit_code == 127

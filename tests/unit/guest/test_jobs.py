@@ -175,6 +175,20 @@ def test_a_timeout_is_kept_while_nobody_is_there(lines: Lines, tmp_path: Path) -
     assert collect(lines.resume("j")).result["timed_out"] is True
 
 
+@pytest.mark.parametrize("resumed", [False, True])
+def test_a_jobs_peer_says_when_its_time_is_up(lines: Lines, tmp_path: Path, resumed: bool) -> None:
+    stream = lines.begin("j", "sh", "-c", "trap 'echo last; exit 3' TERM; echo $$ > pid; sleep 1007 & wait")
+    until(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text())
+    if resumed:
+        lines.cut()
+        stream = lines.resume("j")
+        with pytest.raises(TimeoutError):
+            stream.receive(0.1)
+    stream.expire()
+    ended = collect(stream)
+    assert (ended.stdout, ended.exit_code, ended.result["timed_out"]) == (b"last\n", 124, True)
+
+
 def test_a_resumed_job_can_be_ended_and_is_fetched_by_one_only(lines: Lines, tmp_path: Path) -> None:
     lines.begin("j", "sh", "-c", "echo $$ > pid; exec sleep 1006")
     until(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text())
@@ -237,6 +251,8 @@ class Peer:
         self.sent += data
 
     def on_cancel(self, callback: Any) -> None: ...
+
+    def on_expire(self, callback: Any) -> None: ...
 
     def watch(self, callback: Any) -> None: ...
 

@@ -41,6 +41,9 @@ class HostOnly:
     def host(self) -> Any:
         return self._driver
 
+    def likely(self) -> Any:
+        return self._driver
+
     def by_isolation(self, isolation: str) -> Any:
         return self._driver
 

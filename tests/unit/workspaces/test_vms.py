@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import signal
 import threading
@@ -186,6 +187,25 @@ def test_admission_counts_machines_and_memory(tmp_path: Path) -> None:
         engine.vms.start(call, big.vm_id)
     engine.vms.stop(made[1].vm_id)
     engine.vms.start(call, big.vm_id)
+    engine.stop_all()
+    engine.close()
+
+
+def test_admission_counts_what_a_machine_takes_besides_its_memory(tmp_path: Path) -> None:
+    class Emulated(HostDriver):
+        capabilities = dataclasses.replace(HostDriver.capabilities, overhead_mib=100)
+
+    engine = engine_at(tmp_path / "state", driver=Emulated(), memory_limit_mib=500)
+    call = Ears(engine).call
+    with pytest.raises(Capacity, match="450 MiB, which takes 100 MiB besides: 0 of 500 MiB are taken") as caught:
+        engine.vms.create(call, "debian:12", **{**SIZE, "mem_mib": 450})
+    assert "at most 400 MiB" in str(caught.value.hint)
+    one = engine.vms.create(call, "debian:12", **SIZE)
+    two = engine.vms.create(call, "debian:12", **{**SIZE, "mem_mib": 200})
+    engine.vms.start(call, one.vm_id)
+    assert engine.fleet.committed_mib() == SIZE["mem_mib"] + 100
+    with pytest.raises(Capacity, match="200 MiB, which takes 100 MiB besides: 228 of 500 MiB"):
+        engine.vms.start(call, two.vm_id)
     engine.stop_all()
     engine.close()
 

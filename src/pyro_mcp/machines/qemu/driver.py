@@ -22,12 +22,13 @@ from pyro_mcp.machines.qemu.command import (
     BINARY,
     COMMAND_VERSION,
     DISK_BYTES,
+    OVERHEAD_MIB,
     Memory,
     Sockets,
     build,
     kernel_parameters,
 )
-from pyro_mcp.machines.qemu.qmp import Qmp
+from pyro_mcp.machines.qemu.state import WrongClock, load_state, save_state, wait_ready
 from pyro_mcp.machines.qemu.vmm import Vmm
 from pyro_mcp.machines.template import Kind, Template, TemplateStore
 from pyro_mcp.protocol.channel import Channel, ChannelClosed, RemoteError, Result
@@ -43,8 +44,7 @@ ANSWER_SECONDS = 30.0
 ADOPT_SECONDS = 5.0
 SCRATCH, TOKEN = "scratch.ext4", "token"
 USED_HINT = "what was left on its disk is in the way; <<reset_workspace>> gives a workspace a new disk"
-READY = b"pyro-agent: ready"
-"""What the agent says on the console when it waits for its first connection, which a template must not have had."""
+CLOCK_TRIES = 3
 
 
 class _Hindered(MachineFailed):
@@ -56,10 +56,13 @@ class QemuDriver:
 
     name = "qemu"
 
-    def __init__(self, cache_dir: Path, *, accelerator: str, boot_seconds: float | None = None) -> None:
+    def __init__(
+        self, cache_dir: Path, *, accelerator: str, boot_seconds: float | None = None, binary: str = BINARY
+    ) -> None:
         self._boot_seconds = boot_seconds or BOOT_SECONDS[accelerator]
         self._cache_dir = cache_dir
         self._accelerator = accelerator
+        self._binary = binary
         self._templates = TemplateStore(cache_dir, bury=vmm.bury)
         self.capabilities = Capabilities(
             isolation="kvm-qemu" if accelerator == "kvm" else "emulated",
@@ -70,6 +73,7 @@ class QemuDriver:
             overlay=True,
             network=True,
             seed_bytes=DISK_BYTES,
+            overhead_mib=OVERHEAD_MIB[accelerator],
         )
 
     def launch(self, spec: MachineSpec, progress: Progress) -> QemuMachine:
@@ -140,7 +144,7 @@ class QemuDriver:
             # Said before the guest wakes, our hello waits at its port, and one waking serves for both.
             channel = _dial(process, spec.network)
             if state is not None:
-                _load_state(process, state)
+                load_state(process, state)
             channel.start(seconds)
             kind = _Hindered
             machine = QemuMachine(spec.machine_id, self.capabilities, process, channel)
@@ -167,6 +171,7 @@ class QemuDriver:
                 seed=spec.seed or blank_device(self._cache_dir, DISK_BYTES),
                 scratch=scratch,
                 incoming=incoming,
+                binary=self._binary,
             )
 
         return vmm.spawn(spec.directory, command, mortal=mortal)
@@ -179,7 +184,15 @@ class QemuDriver:
         if found is not None:
             return found
         progress(f"booting a {spec.vcpu_count} vCPU, {spec.mem_mib} MiB guest once, to freeze it", None)
-        return self._templates.build(kind, lambda directory: self._freeze(spec, kind.scratch_mib, directory))
+        tries = 0
+        while True:
+            tries += 1
+            try:
+                return self._templates.build(kind, lambda directory: self._freeze(spec, kind.scratch_mib, directory))
+            except WrongClock:
+                if tries == CLOCK_TRIES:
+                    raise
+                progress("the guest's clock loses time; booting another", None)
 
     def _kind(self, spec: MachineSpec) -> Kind:
         assert spec.environment is not None
@@ -191,7 +204,7 @@ class QemuDriver:
             mem_mib=spec.mem_mib,
             driver=self.name,
             accelerator=self._accelerator,
-            vmm_version=qemu_version(),
+            vmm_version=qemu_version(self._binary),
             command=f"{COMMAND_VERSION} {kernel_parameters(self._accelerator)}",
             cpu_model=_cpu_model(),
             scratch_mib=0 if (spec.directory / SCRATCH).exists() else spec.scratch_mib,
@@ -207,8 +220,10 @@ class QemuDriver:
         placeholder = dataclasses.replace(spec, machine_id="template", directory=directory, seed=None)
         process = self._spawn(placeholder, scratch, Memory(directory / template.RAM, share=True), mortal=True)
         try:
-            process.wait_console(READY, self._boot_seconds)
-            _save(process, directory / template.STATE)
+            wait_ready(process, self._boot_seconds)
+            save_state(process, directory / template.STATE)
+        except WrongClock:
+            raise
         except MachineFailed as error:
             raise _explain(error, process) from None
         finally:
@@ -244,13 +259,13 @@ class QemuMachine:
 
 
 @functools.cache
-def qemu_version() -> str:
+def qemu_version(binary: str = BINARY) -> str:
     """The version line of the installed QEMU. Raises `MissingDependency`."""
-    if shutil.which(BINARY) is None:
+    if shutil.which(binary) is None:
         raise MissingDependency(
-            f"cannot start a guest: {BINARY} is not installed", hint="apt-get install qemu-system-x86"
+            f"cannot start a guest: {binary} is not installed", hint="apt-get install qemu-system-x86"
         )
-    return run([BINARY, "--version"]).stdout.splitlines()[0]
+    return run([binary, "--version"]).stdout.splitlines()[0]
 
 
 @functools.cache
@@ -325,43 +340,6 @@ def _workspace(spec: MachineSpec) -> dict[str, object]:
     if spec.workspace is None:
         return {}
     return {"workspace": {"seed": spec.seed is not None, "load": spec.workspace.load}}
-
-
-def _save(process: Vmm, state: Path) -> None:
-    monitor = process.connect_monitor()
-    try:
-        monitor.execute("stop")
-        _shared_memory(monitor)
-        _to_file(monitor, "migrate", state, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
-    finally:
-        monitor.close()
-
-
-def _load_state(process: Vmm, state: Path) -> None:
-    monitor = process.connect_monitor()
-    try:
-        _shared_memory(monitor)
-        _to_file(monitor, "migrate-incoming", state, os.O_RDONLY)
-        monitor.execute("cont")
-    finally:
-        monitor.close()
-
-
-def _shared_memory(monitor: Qmp) -> None:
-    names = ["x-ignore-shared", "events"]
-    capabilities = [{"capability": name, "state": True} for name in names]
-    monitor.execute("migrate-set-capabilities", capabilities=capabilities)
-
-
-def _to_file(monitor: Qmp, command: str, path: Path, flags: int) -> None:
-    """Move device state through a descriptor: QEMU's sandbox forbids it the helper that `exec:` would spawn."""
-    descriptor = os.open(path, flags | os.O_CLOEXEC, 0o600)
-    try:
-        monitor.send_descriptor("state", descriptor)
-    finally:
-        os.close(descriptor)
-    monitor.execute(command, uri="fd:state")
-    monitor.wait_migration()
 
 
 def _explain(error: Exception, process: Vmm, kind: type[MachineFailed] = MachineFailed) -> MachineFailed:

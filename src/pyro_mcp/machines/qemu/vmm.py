@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import signal
 import socket
 import subprocess
@@ -111,13 +112,15 @@ class Vmm(WatchedProcess):
         self.signal(signal.SIGKILL)
         self.wait()
 
-    def wait_console(self, text: bytes, seconds: float) -> None:
-        """Wait until the console has said `text`. Raises `MachineFailed` when the machine dies or time is up first."""
+    def wait_console(self, line: re.Pattern[bytes], seconds: float) -> re.Match[bytes]:
+        """Wait until the console has said `line`. Raises `MachineFailed` when the machine dies or time is up first."""
         with self._spoke:
-            self._spoke.wait_for(lambda: text in self._console or self._ended, seconds)
-            if text not in self._console:
-                why = "its machine has exited" if self._ended else f"no sign of life within {seconds:g} s"
-                raise MachineFailed(f"cannot boot the guest: {why}")
+            self._spoke.wait_for(lambda: line.search(self._console) or self._ended, seconds)
+            found = line.search(bytes(self._console))
+        if found is None:
+            why = "its machine has exited" if self._ended else f"no sign of life within {seconds:g} s"
+            raise MachineFailed(f"cannot boot the guest: {why}")
+        return found
 
     def last_words(self) -> str:
         """What QEMU and the guest's console said last; printable, at most 2,000 characters, untrusted."""

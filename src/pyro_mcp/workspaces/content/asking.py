@@ -17,13 +17,15 @@ from pyro_mcp.machines.driver import Machine
 from pyro_mcp.operations.call import Call
 from pyro_mcp.protocol.channel import ChannelClosed, Data, Event, RemoteError, Result, Stream
 from pyro_mcp.trees.work import Announce
-from pyro_mcp.workspaces.cancel import SILENT, beside, cancellable
+from pyro_mcp.workspaces.cancel import SILENT, beside, cancellable, patient
 from pyro_mcp.workspaces.redact import Masks
 
 T = TypeVar("T")
 
 SILENCE_SECONDS = 60.0
-"""An agent that neither says nor takes anything for so long is taken for dead."""
+"""An agent that neither says nor takes anything for so long is asked whether it lives."""
+PATIENCE_SECONDS = 600.0
+"""How long one that lives may take to say or take something: a busy host, a large tree, a full disk."""
 INLINE_BYTES = 256 * 1024
 """So much fits into a fresh stream without waiting, and needs no thread of its own."""
 _OUTPUT = 1
@@ -115,12 +117,12 @@ def converse(
         stream = machine.channel.open(verb, params)
         with cancellable(call, machine, stream):
             feeder = _feed(stream, send)
-            answer = yield from _messages(stream, feeder)
+            answer = yield from _messages(machine, stream, feeder)
     except ChannelClosed as error:
         call.check()
         raise _gone(verb, machine, str(error)) from None
-    except TimeoutError:
-        why = f"the agent of {machine.machine_id} stopped answering"
+    except TimeoutError as error:
+        why = f"the agent of {machine.machine_id} {error}"
         raise MachineFailed(f"cannot {_in_words(verb)}: {why}", hint=SILENT) from None
     except RemoteError as error:
         call.check()
@@ -137,12 +139,12 @@ def checked(verb: str, answer: Any, kind: type[T]) -> T:
         raise ProtocolError(f"cannot use the agent's answer to {verb}: {error}") from None
 
 
-def _messages(stream: Stream, feeder: _Feeder | None) -> Conversation:
+def _messages(machine: Machine, stream: Stream, feeder: _Feeder | None) -> Conversation:
     sent = -1
     try:
         while True:
             try:
-                message = stream.receive(SILENCE_SECONDS)
+                message = patient(machine, stream, SILENCE_SECONDS, PATIENCE_SECONDS)
             except TimeoutError:
                 if feeder is None or feeder.sent == sent:
                     raise

@@ -12,6 +12,7 @@ import pytest
 from pyro_mcp.errors import Cancelled, Conflict, MachineFailed, NotFound, ProtocolError
 from pyro_mcp.operations.call import Call
 from pyro_mcp.protocol.channel import ChannelClosed, Stream
+from pyro_mcp.workspaces import cancel
 from pyro_mcp.workspaces.content import asking
 from pyro_mcp.workspaces.content.asking import ask
 from pyro_mcp.workspaces.content.files import list_files, read_file, write_file
@@ -57,20 +58,50 @@ def test_a_machine_that_goes_away_is_told(scripted: Scripted, verb: str, told: s
         ask(Call(None), place.machine, verb, {}, Number)
 
 
-def test_silence_ends(scripted: Scripted, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(asking, "SILENCE_SECONDS", 0.2)
+def test_silence_of_an_agent_that_lives_ends_late(scripted: Scripted, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(asking, "SILENCE_SECONDS", 0.05)
+    monkeypatch.setattr(asking, "PATIENCE_SECONDS", 0.2)
     over = threading.Event()
-    place = scripted(lambda stream: over.wait(10) and None)
-    with pytest.raises(MachineFailed, match="stopped answering"):
+    place = scripted(lambda stream: over.wait(30) and None)
+    with pytest.raises(MachineFailed, match="is alive and has not answered within 0"):
         ask(Call(None), place.machine, "file_read", {}, Number)
+    over.set()
+    assert not place.machine.channel.closed
+
+
+def test_an_agent_that_is_silent_and_lives_is_waited_for(scripted: Scripted, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(asking, "SILENCE_SECONDS", 0.02)
+    place = scripted(lambda stream: time.sleep(0.5) or stream.result({"number": 4}))
+    assert ask(Call(None), place.machine, "file_read", {}, Number).number == 4
+
+
+def test_silence_of_an_agent_without_a_sign_of_life_ends(scripted: Scripted, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(asking, "SILENCE_SECONDS", 0.05)
+    monkeypatch.setattr(cancel, "PONG_SECONDS", 0.05)
+    over, watched = threading.Event(), threading.Event()
+
+    def stuck(stream: Stream) -> None:
+        # The reader itself, which answers pings, comes upon the message and stays there.
+        stream.watch(lambda: over.wait(30) and None)
+        watched.set()
+        over.wait(30)
+
+    def pieces() -> Iterator[bytes]:
+        watched.wait(30)
+        yield b"x"
+
+    place = scripted(stuck)
+    with pytest.raises(MachineFailed, match="stopped answering"):
+        ask(Call(None), place.machine, "file_read", {}, Number, send=pieces())
     over.set()
 
 
 def test_an_agent_that_takes_nothing_ends_a_large_upload(scripted: Scripted, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(asking, "SILENCE_SECONDS", 0.2)
+    monkeypatch.setattr(asking, "SILENCE_SECONDS", 0.05)
+    monkeypatch.setattr(asking, "PATIENCE_SECONDS", 0.2)
     over = threading.Event()
     place = scripted(lambda stream: over.wait(10) and None)
-    with pytest.raises(MachineFailed, match="stopped answering"):
+    with pytest.raises(MachineFailed, match="has not answered"):
         ask(Call(None), place.machine, "file_write", {}, Number, send=bytes(8 << 20))
     over.set()
 
