@@ -16,6 +16,7 @@ from typing import Any
 from pyro_mcp.guest import params as read
 from pyro_mcp.guest.errors import AgentError, invalid
 from pyro_mcp.guest.flow import Flow
+from pyro_mcp.guest.layers import IMPURE, OPAQUE, REDIRECT
 from pyro_mcp.guest.paths import STAGE_PREFIX, Place, Tree, absolute, failure, relative, show
 from pyro_mcp.guest.stage import Stage, listing, write_all
 from pyro_mcp.guest.steps import Step, commit, settle
@@ -28,7 +29,7 @@ _ALLOW = "Allow it to be replaced."
 
 
 class Unpacker:
-    """Makes entries below `root`, an open descriptor. `overlay` allows whiteouts and opaque marks, and keeps owners."""
+    """Makes entries below `root`, an open descriptor. `overlay` allows an overlay's marks, and keeps owners."""
 
     def __init__(self, root: int, *, overlay: bool = False) -> None:
         self._root = root
@@ -83,8 +84,12 @@ class Unpacker:
             raise EntryError(f"a {entry.type} has no place here")
         elif entry.type == "whiteout":
             os.mknod(name, stat.S_IFCHR, os.makedev(0, 0), dir_fd=parent)
+        elif entry.type == "opaque":
+            _mark(parent, name, OPAQUE, b"y")
         else:
-            self._mark_opaque(parent, name)
+            _mark(parent, name, REDIRECT, os.fsencode(entry.target))
+            # Or its inode number would be another one in a listing than by itself.
+            os.setxattr(f"/proc/self/fd/{parent}", IMPURE, b"y")
 
     def _write(self, piece: Piece) -> None:
         os.lseek(self._file, piece.offset, os.SEEK_SET)
@@ -133,13 +138,6 @@ class Unpacker:
         finally:
             os.close(target)
 
-    def _mark_opaque(self, parent: int, name: bytes) -> None:
-        fd = os.open(name, _DIRECTORY, dir_fd=parent)
-        try:
-            os.setxattr(f"/proc/self/fd/{fd}", "trusted.overlay.opaque", b"y")
-        finally:
-            os.close(fd)
-
     def _locate(self, path: bytes) -> tuple[int, bytes]:
         """The parent of `path`, kept open for the next entry, and the last name."""
         above, _, name = path.rpartition(b"/")
@@ -173,6 +171,14 @@ class Unpacker:
         if self._file >= 0:
             os.close(self._file)
             self._file = -1
+
+
+def _mark(parent: int, name: bytes, mark: str, value: bytes) -> None:
+    fd = os.open(name, _DIRECTORY, dir_fd=parent)
+    try:
+        os.setxattr(f"/proc/self/fd/{fd}", mark, value)
+    finally:
+        os.close(fd)
 
 
 def tree_unpack(tree: Tree, stream: Stream) -> dict[str, Any]:

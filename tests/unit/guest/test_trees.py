@@ -197,6 +197,7 @@ def raw(header: dict[str, Any], data: bytes = b"") -> bytes:
         encoded(FILE, (Entry("f/g", "file"), b"")),
         encoded((Entry("w", "whiteout"), b"")),
         encoded((Entry("d", "directory"), b""), (Entry("d", "opaque"), b"")),
+        encoded((Entry("d", "directory"), b""), (Entry("d", "redirect", target="/kept"), b"")),
         encoded(FILE, (Entry("kept", "directory"), b"")),
         encoded(FILE, (Entry("dir", "file"), b"")),
         encoded(FILE, (Entry("dir", "symlink", target="x"), b"")),
