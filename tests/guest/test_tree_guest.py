@@ -14,6 +14,7 @@ import pytest
 
 from pyro_mcp.machines.qemu.command import DISK_BYTES
 from pyro_mcp.machines.qemu.driver import QemuMachine
+from pyro_mcp.protocol.channel import RemoteError
 
 from .workspacelab import changed, sh, talk
 
@@ -246,3 +247,67 @@ def test_whatever_is_done_is_as_on_another_file_system(launch_workspace: Any, gu
 
 def _timeless(tree: dict[str, str]) -> dict[str, list[str]]:
     return {path: [word for at, word in enumerate(line.split(" ")) if at != 4] for path, line in tree.items()}
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        "umount -l /workspace",
+        "mount -t tmpfs none /workspace",
+        "mkdir /elsewhere; mount --move /workspace /elsewhere",
+        "mount --bind /workspace/dir /workspace",
+        "umount -l /workspace; rmdir /workspace; ln -s /tmp /workspace",
+        "umount -l /workspace; rmdir /workspace",
+    ],
+)
+def test_verbs_and_commands_see_the_same_tree_or_a_typed_error(guest: QemuMachine, how: str) -> None:
+    assert sh(guest, "umount /workspace 2>&1 || true").endswith("target is busy.")
+    sh(guest, how)
+    asked: dict[str, dict[str, Any]] = {
+        "exec": {"argv": ["pwd"]},
+        "file_list": {"path": "."},
+        "file_read": {"path": "a"},
+        "file_search": {"pattern": "a", "path": "."},
+        "file_write": {"path": "a", "size": 0},
+        "tree_apply": {"operations": [{"op": "delete", "path": "a"}]},
+        "tree_pack": {"path": "."},
+        "tree_unpack": {"dest": "."},
+        "changes": {},
+        "overlay_save": {},
+        "shell_open": {"shell_id": "s1", "cols": 80, "rows": 24, "cwd": "/workspace/dir"},
+        "service_start": {"name": "web", "run": "r1", "argv": ["true"]},
+    }
+    for verb, params in asked.items():
+        with pytest.raises(RemoteError) as caught:
+            talk(guest.channel, verb, params)
+        assert caught.value.payload["code"] == "conflict", verb
+        assert "unmounted, moved or covered" in caught.value.payload["message"], verb
+        assert "reset" in caught.value.payload["hint"]
+    assert sh(guest, "pwd", cwd="/") == "/"
+
+
+def test_a_cover_that_is_taken_away_was_none(guest: QemuMachine) -> None:
+    sh(guest, "mount -t tmpfs none /workspace")
+    sh(guest, "umount /workspace", cwd="/")
+    assert sh(guest, "cat a") == "a"
+    assert talk(guest.channel, "file_read", {"path": "a"})[1] == b"a\n"
+    sh(guest, "mount --bind /workspace /workspace")
+    assert talk(guest.channel, "file_read", {"path": "a"})[1] == b"a\n"
+
+
+def test_what_is_mounted_in_the_tree_is_named(guest: QemuMachine) -> None:
+    sh(guest, "mkdir 'dir/a b'; mount -t tmpfs none 'dir/a b'; echo hidden > 'dir/a b/file'")
+    assert talk(guest.channel, "file_read", {"path": "dir/a b/file"})[1] == b"hidden\n"
+    for verb, params in (("changes", {}), ("overlay_save", {}), ("tree_pack", {"path": "dir"})):
+        with pytest.raises(RemoteError, match="something is mounted on /workspace/dir/a b") as caught:
+            talk(guest.channel, verb, params)
+        assert caught.value.payload["code"] == "conflict"
+    with pytest.raises(RemoteError) as caught:
+        talk(guest.channel, "file_write", {"path": "dir/a b/new", "size": 1}, b"x")
+    assert "mounted there" in caught.value.payload["hint"]
+    assert talk(guest.channel, "tree_pack", {"path": "other"})[0]["entry_count"] == 4
+    sh(guest, "umount 'dir/a b'; mount -o remount,ro /workspace")
+    with pytest.raises(RemoteError, match="Read-only") as caught:
+        talk(guest.channel, "file_write", {"path": "new", "size": 1}, b"x")
+    assert (caught.value.payload["code"], "remount" in caught.value.payload["hint"]) == ("permission", True)
+    assert changed(guest) == {"dir/a b": "added"}

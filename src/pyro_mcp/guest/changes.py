@@ -17,6 +17,7 @@ from pyro_mcp.guest.flow import Flow
 from pyro_mcp.guest.layers import Layers, Upper, join
 from pyro_mcp.guest.pack import Notes
 from pyro_mcp.guest.paths import STAGE_PREFIX, WORKSPACE, artifact_type, failure, reopen
+from pyro_mcp.guest.reading import same_content
 from pyro_mcp.guest.stage import listing
 from pyro_mcp.protocol.channel import Stream
 from pyro_mcp.protocol.entries import MAX_DEPTH
@@ -207,13 +208,7 @@ class _Differ:
         try:
             two = reopen(old, os.O_RDONLY)
             try:
-                while True:
-                    self._flow.check()
-                    left, right = os.read(one, PIECE), os.read(two, PIECE)
-                    if left != right:
-                        return False
-                    if not left:
-                        return True
+                return same_content(one, two, self._flow.check)
             finally:
                 os.close(two)
         finally:

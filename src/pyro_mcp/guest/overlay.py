@@ -7,6 +7,7 @@ for it.
 from __future__ import annotations
 
 import os
+import stat
 import threading
 from typing import Any
 
@@ -15,6 +16,7 @@ from pyro_mcp.guest.durable import Durable
 from pyro_mcp.guest.errors import AgentError
 from pyro_mcp.guest.flow import Flow
 from pyro_mcp.guest.layers import HardLinks, Layers, Upper
+from pyro_mcp.guest.mounts import require_none
 from pyro_mcp.guest.pack import Packer
 from pyro_mcp.guest.paths import WORKSPACE, Tree, failure
 from pyro_mcp.guest.stage import listing, remove
@@ -24,6 +26,7 @@ from pyro_mcp.guest.unpack import Unpacker
 from pyro_mcp.protocol.channel import Stream
 
 SEED = "/run/pyro/seed"
+OUT_OF_PLACE = "Undo it from a shell that is opened in / (cwd); stopping and starting, or a reset, mounts it anew."
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -39,6 +42,7 @@ class Overlay:
         self._seed = False
         self._upper = -1
         self._lower = -1
+        self._root = -1
 
     def prepare(self, *, seed: bool, load: bool) -> None:
         """What `configure` asks for: mount /workspace now, or after `overlay_load`."""
@@ -67,17 +71,32 @@ class Overlay:
             lower = SEED
         self._lower = os.open(lower, _DIRECTORY)
         self._links = HardLinks(self._lower, self._index)
-        os.makedirs(WORKSPACE, exist_ok=True)
+        _make_place()
         where = f"lowerdir={lower},upperdir={own}/upper,workdir={own}/work,{disks.OVERLAY}"
         mount("overlay", os.fsdecode(WORKSPACE), "overlay", MS_NOATIME, where)
         if self._seed:
             unmount(SEED)
             os.rmdir(SEED)
+        # Kept open, it cannot be unmounted by mistake: umount says that it is busy.
+        self._root = os.open(WORKSPACE, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
         recover(self.tree)
         self.mounted, self.waiting = True, False
 
+    def require_in_place(self, verb: str) -> None:
+        """Raise `AgentError` while commands would find something else at /workspace than the verbs mean."""
+        if not self.mounted:
+            return
+        try:
+            there = os.path.samestat(os.stat(WORKSPACE, follow_symlinks=False), os.fstat(self._root))
+        except FileNotFoundError:
+            there = False
+        if not there:
+            why = "/workspace was unmounted, moved or covered in the guest"
+            raise AgentError("conflict", f"cannot {verb}: {why}", OUT_OF_PLACE)
+
     def layers(self) -> Layers:
         """The workspace against the seed."""
+        require_none("compare", self.tree, [])
         return Layers(self.tree.open_root, lambda: os.dup(self._lower), self._differing)
 
     def _differing(self) -> Upper:
@@ -96,6 +115,7 @@ class Overlay:
             packer = Packer(flow.send, flow.check)
             with self.tree.turn(flow.check):
                 settle(self.tree)
+                require_none("save", self.tree, [])
                 self._pack(packer)
             return packer.result()
         except OSError as error:
@@ -143,3 +163,10 @@ class Overlay:
     def _empty(self) -> None:
         for name in listing(self._upper):
             remove(self._upper, name)
+
+
+def _make_place() -> None:
+    """Make /workspace a directory; what the guest's root has put in its place goes aside."""
+    if os.path.lexists(WORKSPACE) and not stat.S_ISDIR(os.lstat(WORKSPACE).st_mode):
+        os.rename(WORKSPACE, WORKSPACE + b".aside")
+    os.makedirs(WORKSPACE, exist_ok=True)

@@ -12,6 +12,7 @@ from pyro_mcp.guest import params as read
 from pyro_mcp.guest.errors import invalid
 from pyro_mcp.guest.flow import Flow
 from pyro_mcp.guest.layers import Upper, join
+from pyro_mcp.guest.mounts import require_none
 from pyro_mcp.guest.paths import STAGE_PREFIX, Place, Tree, absolute, failure, relative, reopen, show
 from pyro_mcp.guest.stage import listing
 from pyro_mcp.guest.steps import settle
@@ -229,6 +230,7 @@ def tree_pack(tree: Tree, stream: Stream) -> dict[str, Any]:
     flow = Flow(stream)
     try:
         with tree.existing(parts) as place:
+            require_none("export", tree, place.parts)
             status = place.stat()
             whole = place.is_directory()
             if not whole and not place.is_file():
