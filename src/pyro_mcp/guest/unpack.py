@@ -253,17 +253,17 @@ class Merge:
             elif all(both):
                 _inside(new, old, name, partial(self._merge, path=below))
             elif any(both):
-                there = show(absolute([*self._dest, *below]))
+                shown = show(absolute([*self._dest, *below]))
                 which = "is a directory in the source only" if both[0] else "is a directory, and in the source none"
-                raise AgentError("conflict", f"cannot import {there}: it {which}", "Remove what is there first.")
+                raise AgentError("conflict", f"cannot import {shown}: it {which}", "Remove what is there first.")
             elif not self._replace:
                 raise AgentError("conflict", f"cannot import {_shown(below)}: it exists already", "Allow replacing.")
             elif not _equal(new, old, name, self._check):
                 _renew(new, name)
                 self._put("swap", below)
             elif stat.S_ISREG(mode) and stat.S_IMODE(mode) != stat.S_IMODE(present):
-                path = b"/".join([*self._dest, *below])
-                self.steps.append(Step("mode", path, before=stat.S_IMODE(present), after=stat.S_IMODE(mode)))
+                there = b"/".join([*self._dest, *below])
+                self.steps.append(Step("mode", there, before=stat.S_IMODE(present), after=stat.S_IMODE(mode)))
 
     def _put(self, kind: str, path: list[bytes]) -> None:
         backup = b"o%d" % len(self.steps) if kind == "swap" else b""
