@@ -311,3 +311,90 @@ def test_what_is_mounted_in_the_tree_is_named(guest: QemuMachine) -> None:
         talk(guest.channel, "file_write", {"path": "new", "size": 1}, b"x")
     assert (caught.value.payload["code"], "remount" in caught.value.payload["hint"]) == ("permission", True)
     assert changed(guest) == {"dir/a b": "added"}
+
+
+R = "/run/pyro/runtime"
+PYTHON = [f"{R}/lib/ld.so", "--library-path", f"{R}/lib", "--argv0", f"{R}/bin/python3", f"{R}/bin/python3", "-I", "-S"]
+TRY = r"""
+import ctypes, errno, fcntl, mmap, os, stat, subprocess
+libc = ctypes.CDLL(None, use_errno=True)
+def call(name, *args):
+    args = [ctypes.c_long(one) if isinstance(one, int) else one for one in args]
+    if getattr(libc, name)(*args) < 0:
+        raise OSError(ctypes.get_errno(), name)
+def attempt(name, work):
+    try:
+        value = work()
+        print(name, "ok" if value is None else value)
+    except OSError as error:
+        print(name, errno.errorcode[error.errno])
+def swap():
+    open("swap", "wb").write(bytes(1 << 20)); os.chmod("swap", 0o600)
+    subprocess.run(["mkswap", "swap"], check=True, capture_output=True)
+    call("swapon", b"swap", 0)
+def nested():
+    for name in "lumw":
+        os.mkdir(name)
+    call("mount", b"o", b"m", b"overlay", 0, b"lowerdir=l,upperdir=u,workdir=w")
+def shared():
+    before = os.open("dir/sub/b", os.O_RDONLY)
+    seen = mmap.mmap(before, 0, mmap.MAP_SHARED, mmap.PROT_READ)
+    os.pwrite(os.open("dir/sub/b", os.O_RDWR), b"NEW", 0)
+    again = mmap.mmap(os.open("dir/sub/b", os.O_RDONLY), 0, mmap.MAP_SHARED, mmap.PROT_READ)
+    return (os.read(before, 3) + seen[:3] + again[:3]).decode()
+def locked(lock):
+    one = os.open("other/deep/er/c", os.O_RDONLY)
+    fcntl.flock(one, fcntl.LOCK_SH)
+    two = os.open("other/deep/er/c", os.O_RDWR)
+    lock(two)
+def inherits():
+    os.mkdir("group"); os.chown("group", 0, 1234); os.chmod("group", 0o2775); os.mkdir("group/below")
+    status = os.stat("group/below")
+    return f"{status.st_gid} {stat.S_IMODE(status.st_mode) & 0o2000:o}"
+def renames(flag, one=b"a", two=b"b"):
+    call("renameat2", -100, one, -100, two, flag)
+handle = ctypes.create_string_buffer(b"\x80\0\0\0" + bytes(200))
+attempt("O_TMPFILE", lambda: os.close(os.open(".", os.O_TMPFILE | os.O_RDWR)))
+attempt("name_to_handle_at", lambda: call("name_to_handle_at", -100, b"a", handle, ctypes.byref(ctypes.c_int()), 0))
+attempt("swapon", swap)
+attempt("overlay", nested)
+attempt("RENAME_WHITEOUT", lambda: renames(4))
+attempt("mmap", shared)
+attempt("flock", lambda: locked(lambda fd: fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)))
+attempt("RENAME_EXCHANGE", lambda: renames(2))
+attempt("RENAME_EXCHANGE of directories", lambda: (os.mkdir("fresh"), renames(2, b"fresh", b"dir"))[1])
+attempt("RENAME_NOREPLACE", lambda: renames(1))
+attempt("over a directory that is not empty", lambda: os.rename("fresh", "other"))
+attempt("over an empty one", lambda: os.rename("fresh", "dir"))
+attempt("setgid", inherits)
+attempt("link", lambda: os.link("dir/a", "group/a"))
+attempt("user xattr", lambda: os.setxattr("dir", "user.x", b"1"))
+attempt("trusted xattr", lambda: os.setxattr("h1", "trusted.x", b"1"))
+attempt("capability", lambda: os.setxattr("h1", "security.capability", bytes.fromhex("01000002" "0020" + "0" * 28)))
+attempt("directory time", lambda: os.utime("other", (5, 5)))
+attempt("sparse", lambda: (os.truncate("h1", 1 << 40), None)[1])
+attempt("O_DIRECT", lambda: os.close(os.open("direct", os.O_RDWR | os.O_CREAT | os.O_DIRECT)))
+"""
+
+
+def test_what_cannot_be_had_is_what_is_told(guest: QemuMachine) -> None:
+    """The left of these are what `metadata.file_system` names; whatever else fails here is to be added to it."""
+    told = dict(line.rsplit(" ", 1) for line in _run_python(guest, TRY).splitlines() if not line.startswith("setgid"))
+    refused = {name: told.pop(name) for name in [*told] if told[name] not in ("ok", "EEXIST", "ENOTEMPTY", "EAGAIN")}
+    assert refused == {
+        "O_TMPFILE": "ENOTSUP",
+        "name_to_handle_at": "ENOTSUP",
+        "swapon": "EINVAL",
+        "overlay": "EINVAL",
+        "RENAME_WHITEOUT": "EINVAL",
+        "mmap": "NEWdirNEW",
+    }
+    assert [name for name in told if told[name] != "ok"] == [
+        "flock",
+        "RENAME_NOREPLACE",
+        "over a directory that is not empty",
+    ]
+
+
+def _run_python(machine: QemuMachine, script: str) -> str:
+    return _output(machine.channel.open("exec", {"argv": [*PYTHON, "-c", script], "timeout_seconds": 60}))
