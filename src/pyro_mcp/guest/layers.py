@@ -13,12 +13,11 @@ from collections.abc import Callable
 from types import TracebackType
 
 from pyro_mcp.guest.stage import listing
+from pyro_mcp.protocol.overlay import inode_of
 
 OPAQUE, REDIRECT, IMPURE = "trusted.overlay.opaque", "trusted.overlay.redirect", "trusted.overlay.impure"
 MAX_REDIRECT = 4095
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-_HANDLE_AT, _INODE = 21, 1
-"""In a file handle of an overlay: where the lower file system's own begins, and its type that starts with the inode."""
 
 Linked = dict[bytes, set[bytes]]
 """By directory of the seed, the names in it that are changed hard links or lead to some."""
@@ -117,17 +116,6 @@ class HardLinks:
                     if status.st_nlink > 1:
                         self._names.setdefault(status.st_ino, []).append(join(directory[2:], name))
         return self._names
-
-
-def inode_of(name: bytes) -> int:
-    """The seed's inode that an entry of the index stands for; 0 when it stands for none."""
-    try:
-        handle = bytes.fromhex(name.decode("ascii"))
-    except ValueError:
-        return 0
-    if len(handle) < _HANDLE_AT + 4 or handle[4] != _INODE:
-        return 0
-    return int.from_bytes(handle[_HANDLE_AT : _HANDLE_AT + 4], "little")
 
 
 def redirected(parent: bytes | None, target: bytes) -> bytes | None:
