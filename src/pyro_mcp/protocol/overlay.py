@@ -1,10 +1,10 @@
-"""overlay: what the kernel's overlay file system writes down, as both sides read it: the guest on its own disk, the host
-on a stopped machine's."""
+"""overlay: what the kernel's overlay writes down, as both sides read it: the guest on its own disk, the host on a
+stopped machine's."""
 
 from __future__ import annotations
 
 _HANDLE_AT, _INODE = 21, 1
-"""Where in an overlay's file handle the lower file system's own begins, and the type of one that begins with an inode."""
+"""Where in an overlay's file handle the lower file system's own begins, and the type of one that begins so."""
 
 
 def inode_of(name: bytes) -> int:
