@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,6 +16,7 @@ from pyro_mcp.environments.store import EnvironmentStore
 from pyro_mcp.machines.driver import GuestRuntime, Image, MachineSpec
 from pyro_mcp.machines.qemu.command import BINARY
 from pyro_mcp.machines.qemu.driver import QemuDriver, QemuMachine
+from pyro_mcp.protocol.channel import Channel
 from pyro_mcp.settings import Settings
 from pyro_mcp.system.progress import silent
 
@@ -65,3 +68,28 @@ def launch(driver: QemuDriver, new_spec: Callable[..., MachineSpec]) -> Iterator
     for machine, directory in born:
         machine.terminate()
         shutil.rmtree(directory, ignore_errors=True)
+
+
+@pytest.fixture
+def launch_workspace(
+    driver: QemuDriver, new_spec: Callable[..., MachineSpec], seed: Path, monkeypatch: pytest.MonkeyPatch
+) -> Any:
+    """Launch a guest whose `configure` asks for a workspace."""
+    machines: list[QemuMachine] = []
+
+    def make(*, load: bool) -> QemuMachine:
+        ask = Channel.call
+
+        def call(self: Channel, verb: str, params: dict[str, Any], timeout: float | None = None) -> dict[str, Any]:
+            extra = {"workspace": {"seed": True, "load": load}} if verb == "configure" else {}
+            return ask(self, verb, {**params, **extra}, timeout)
+
+        monkeypatch.setattr(Channel, "call", call)
+        machine = driver.launch(dataclasses.replace(new_spec(), seed=seed), silent)
+        monkeypatch.setattr(Channel, "call", ask)
+        machines.append(machine)
+        return machine
+
+    yield make
+    for machine in machines:
+        machine.terminate()

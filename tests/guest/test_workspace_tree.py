@@ -2,49 +2,21 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import subprocess
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pyro_mcp.machines.driver import MachineSpec
 from pyro_mcp.machines.qemu.command import DISK_BYTES
-from pyro_mcp.machines.qemu.driver import QemuDriver, QemuMachine
-from pyro_mcp.protocol.channel import Channel, Data, Event, RemoteError, Result
-from pyro_mcp.system.progress import silent
+from pyro_mcp.machines.qemu.driver import QemuMachine
+from pyro_mcp.protocol.channel import RemoteError
+
+from .workspacelab import changed, sh, talk
 
 pytestmark = pytest.mark.guest
-
-
-def talk(channel: Channel, verb: str, params: dict[str, Any], data: bytes = b"") -> tuple[Any, bytes, list[Any]]:
-    stream = channel.open(verb, params)
-    stream.send(data)
-    stream.end()
-    output, events = bytearray(), []
-    for message in stream.messages():
-        if isinstance(message, Data):
-            output += message.data
-        elif isinstance(message, Event):
-            events.append(message.value)
-        elif isinstance(message, Result):
-            return message.value, bytes(output), events
-    raise AssertionError("no result")
-
-
-def sh(machine: QemuMachine, line: str, **params: Any) -> str:
-    stream = machine.channel.open("exec", {"argv": ["sh", "-ec", line], "timeout_seconds": 60, **params})
-    output = bytearray()
-    for message in stream.messages():
-        if isinstance(message, Data):
-            output += message.data
-        elif isinstance(message, Result):
-            assert message.value["exit_code"] == 0, output
-    return output.decode().strip()
 
 
 @pytest.fixture
@@ -61,35 +33,6 @@ def seed(tmp_path: Path) -> Path:
     subprocess.run(["mkfs.erofs", "--all-root", str(image), str(tree)], check=True, capture_output=True)
     os.truncate(image, DISK_BYTES)
     return image
-
-
-@pytest.fixture
-def launch_workspace(
-    driver: QemuDriver, new_spec: Callable[..., MachineSpec], seed: Path, monkeypatch: pytest.MonkeyPatch
-) -> Any:
-    """Launch a guest whose `configure` asks for a workspace."""
-    machines: list[QemuMachine] = []
-
-    def make(*, load: bool) -> QemuMachine:
-        ask = Channel.call
-
-        def call(self: Channel, verb: str, params: dict[str, Any], timeout: float | None = None) -> dict[str, Any]:
-            extra = {"workspace": {"seed": True, "load": load}} if verb == "configure" else {}
-            return ask(self, verb, {**params, **extra}, timeout)
-
-        monkeypatch.setattr(Channel, "call", call)
-        machine = driver.launch(dataclasses.replace(new_spec(), seed=seed), silent)
-        monkeypatch.setattr(Channel, "call", ask)
-        machines.append(machine)
-        return machine
-
-    yield make
-    for machine in machines:
-        machine.terminate()
-
-
-def changed(machine: QemuMachine) -> dict[str, str]:
-    return {event["path"]: event["status"] for event in talk(machine.channel, "changes", {})[2]}
 
 
 EXPECTED = {

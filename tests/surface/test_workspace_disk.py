@@ -16,7 +16,9 @@ MAKE = """
 set -e
 echo more >> kept.txt; rm gone.txt; rm -rf old; mkdir old; echo new > old/new.txt
 ln -s /etc/passwd link; ln -s "$(printf %0100d 0)" long; mkdir -p deep/er; echo x > deep/er/x
-printf 'a\\0b' > binary; mkfifo pipe
+printf 'a\\0b' > binary; mkfifo pipe; mkdir over; echo o > over/o
+perl -e 'rename($_->[0], $_->[1]) or die "$_->[0]: $!" for ["moved","gone2"],["gone2/sub","deep/sub"],["twice","moved"]'
+rm gone2/c; echo again > deep/sub/again; mkdir twice; echo t > twice/t
 touch "$(printf 'odd\\ndebugfs: ls -p <2>\\n')"; touch "$(printf '\\377')"
 echo SCRUBME-0123456789 > deleted; sync; rm deleted; echo inside > /root/file
 """
@@ -26,6 +28,10 @@ def test_a_stopped_disk_is_read_as_the_guest_saw_it(surface: Any, tmp_path: Path
     seed = tmp_path / "seed"
     (seed / "old" / "below").mkdir(parents=True)
     (seed / "deep" / "er").mkdir(parents=True)
+    (seed / "moved/sub/below").mkdir(parents=True)
+    (seed / "twice/a").mkdir(parents=True)
+    for name in ("moved/a", "moved/c", "moved/sub/b", "moved/sub/below/d", "twice/a/f", "twice/g"):
+        (seed / name).write_text(name)
     for name in ("kept.txt", "gone.txt", "plain.txt", "old/old.txt", "deep/seeded", "deep/er/y"):
         (seed / name).write_text(f"{name}\n")
     made = surface.do("create_workspace", environment="debian:12", mem_mib=512, seed_path=str(seed))
@@ -42,7 +48,11 @@ def test_a_stopped_disk_is_read_as_the_guest_saw_it(surface: Any, tmp_path: Path
         rows = [sorted(tuple(str(one[part]) for part in key) for one in told["entries"]) for told in (alive, dead)]
         assert rows[0] == rows[1]
         below = surface.do("list_workspace_disk", workspace_id=name, path="deep")
-        assert [one["path"] for one in below["entries"]] == ["/workspace/deep/er", "/workspace/deep/seeded"]
+        assert [one["path"] for one in below["entries"]] == [
+            "/workspace/deep/er",
+            "/workspace/deep/seeded",
+            "/workspace/deep/sub",
+        ]
         read = surface.do("read_workspace_disk", workspace_id=name, path="kept.txt")
         assert (read["content"], read["truncated"]) == ("kept.txt\nmore\n", False)
         assert surface.do("read_workspace_disk", workspace_id=name, path="plain.txt", max_bytes=5)["content"] == "plain"
@@ -50,6 +60,8 @@ def test_a_stopped_disk_is_read_as_the_guest_saw_it(surface: Any, tmp_path: Path
         for path in ("gone.txt", "../etc", "link", "/etc/passwd", "old"):
             with pytest.raises(Exception, match="cannot"):
                 surface.do("read_workspace_disk", workspace_id=name, path=path)
+        read = surface.do("read_workspace_disk", workspace_id=name, path="deep/sub/below/d")
+        assert read["content"] == "moved/sub/below/d"
         _export(surface, name, tmp_path / "disk.ext4")
         surface.do("start_workspace", workspace_id=name)
         again = surface.do("read_workspace_file", workspace_id=name, path="kept.txt")

@@ -1,44 +1,29 @@
 """changes: what differs between the workspace and its baseline, with both contents of what is text.
 
-In a guest the overlay's upper directory names all that may differ, so the cost follows the changes. On a host the two
-trees are compared as wholes, as if every directory hid the one below it.
+In a guest the overlay's upper directory names all that may differ, so the cost follows the changes; a directory that
+was renamed is compared as a whole. On a host the two trees are.
 """
 
 from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 from pyro_mcp.guest import params as read
 from pyro_mcp.guest.files import SNIFF
 from pyro_mcp.guest.flow import Flow
+from pyro_mcp.guest.layers import Layers, Upper, join
 from pyro_mcp.guest.pack import Notes
 from pyro_mcp.guest.paths import STAGE_PREFIX, WORKSPACE, artifact_type, failure, reopen
+from pyro_mcp.guest.reading import same_content
 from pyro_mcp.guest.stage import listing
 from pyro_mcp.protocol.channel import Stream
 from pyro_mcp.protocol.entries import MAX_DEPTH
 
 PIECE = 256 * 1024
 _LOOK = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
-
-
-class Layers:
-    """Where the changes are. `new` and `old` open the two directories anew, `old` None when there is no baseline;
-    `whiteout(status)` and `opaque(fd)` know the overlay's marks."""
-
-    def __init__(
-        self,
-        new: Callable[[], int],
-        old: Callable[[], int | None],
-        whiteout: Callable[[os.stat_result], bool],
-        opaque: Callable[[int], bool],
-    ) -> None:
-        self.new = new
-        self.old = old
-        self.whiteout = whiteout
-        self.opaque = opaque
 
 
 def changes(layers: Layers, stream: Stream) -> dict[str, Any]:
@@ -96,7 +81,9 @@ class _Differ:
         try:
             old = self._layers.old()
             try:
-                self._directory(b"", new, old, hides=self._layers.opaque(new))
+                upper = self._layers.upper()
+                with upper or nullcontext():
+                    self._directory(b"", new, old, upper)
             finally:
                 _close(old)
         finally:
@@ -110,13 +97,11 @@ class _Differ:
             "skipped_count": self._skipped.count,
         }
 
-    def _directory(self, path: bytes, new: int, old: int | None, *, hides: bool) -> None:
-        """Compare two directories. Unless `hides`, what `new` does not name is as it was."""
-        names = set(self._names(path, new))
-        before = set(self._names(path, old)) if old is not None and hides else set()
-        for name in sorted(names | before):
+    def _directory(self, path: bytes, new: int, old: int | None, upper: Upper | None = None) -> None:
+        """Compare two directories. With `upper`, what that does not name is as it was."""
+        for name in upper.names() if upper else self._both(path, new, old):
             self._flow.check()
-            below = path + b"/" + name if path else name
+            below = join(path, name)
             if not path and name.startswith(STAGE_PREFIX):
                 continue
             if below.count(b"/") >= MAX_DEPTH:
@@ -124,10 +109,14 @@ class _Differ:
                 continue
             mine, theirs = _look(new, name), _look(old, name)
             try:
-                self._pair(below, mine, theirs)
+                self._pair(below, mine, theirs, upper)
             finally:
                 for side in (mine, theirs):
                     _close(side.fd if side else None)
+
+    def _both(self, path: bytes, new: int, old: int | None) -> list[bytes]:
+        before = self._names(path, old) if old is not None else []
+        return sorted({*self._names(path, new), *before})
 
     def _names(self, path: bytes, fd: int) -> list[bytes]:
         try:
@@ -136,9 +125,7 @@ class _Differ:
             self._skipped.add(path or b".", "cannot be listed")
             return []
 
-    def _pair(self, path: bytes, new: _Side | None, old: _Side | None) -> None:
-        if new is not None and self._layers.whiteout(new.status):
-            new = None
+    def _pair(self, path: bytes, new: _Side | None, old: _Side | None, upper: Upper | None) -> None:
         if new is not None and new.kind == "other":
             self._skipped.add(path, "no file, directory or link")
             new = None
@@ -150,16 +137,23 @@ class _Differ:
         elif new.kind != old.kind:
             self._type_changed(path, new, old)
         elif new.kind == "directory":
-            self._directory(path, new.fd, old.fd, hides=self._layers.opaque(new.fd))
+            self._inside(path, new.fd, old.fd, upper)
         elif self._differs(new, old):
             self._tell("modified", path, old, new)
+
+    def _inside(self, path: bytes, new: int, old: int, upper: Upper | None) -> None:
+        if upper is None:
+            self._directory(path, new, old)
+            return
+        with upper.enter(path.rpartition(b"/")[2]) as inside:
+            self._directory(path, new, old, inside if inside.lower == path else None)
 
     def _added(self, path: bytes, new: _Side) -> None:
         if new.kind != "directory":
             self._tell("added", path, None, new)
             return
         before = sum(self._counts.values())
-        self._directory(path, new.fd, None, hides=True)
+        self._directory(path, new.fd, None)
         if sum(self._counts.values()) == before:
             self._tell("added", path, None, new)
 
@@ -194,7 +188,7 @@ class _Differ:
                     finally:
                         os.close(inner.fd)
         if new.kind == "directory":
-            self._directory(path, new.fd, None, hides=True)
+            self._directory(path, new.fd, None)
 
     def _differs(self, new: _Side, old: _Side) -> bool:
         """Whether two of a kind differ in what a patch would tell: content, target, permission bits."""
@@ -214,13 +208,7 @@ class _Differ:
         try:
             two = reopen(old, os.O_RDONLY)
             try:
-                while True:
-                    self._flow.check()
-                    left, right = os.read(one, PIECE), os.read(two, PIECE)
-                    if left != right:
-                        return False
-                    if not left:
-                        return True
+                return same_content(one, two, self._flow.check)
             finally:
                 os.close(two)
         finally:

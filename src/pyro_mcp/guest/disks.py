@@ -38,6 +38,11 @@ def prepare() -> None:
 _assembled = False
 _workspace = -1
 _spares = -1
+OVERLAY = "redirect_dir=on,index=on,metacopy=off,xino=on"
+"""How every overlay here is mounted: directories of the lower layer can be renamed, its hard links stay linked, and a
+file keeps its numbers when it is first written to."""
+_REDIRECT_MAX = "/sys/module/overlay/parameters/redirect_max", "3500"
+"""Bytes of the path in the lower layer that a renamed directory may have had: what fits into an extended attribute."""
 SPARES = 32
 """Empty files that wait on the scratch disk, so that one whose user has taken every inode can still be mounted."""
 _EXT4_MAGIC_AT, _EXT4_MAGIC = 1080, b"\x53\xef"
@@ -70,7 +75,10 @@ def assemble() -> None:
     else:
         keep_spares()
     _workspace = os.open(workspace, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    mount("overlay", ROOT, "overlay", MS_NOATIME, f"lowerdir={ENVIRONMENT},upperdir={upper},workdir={work}")
+    parameter, value = _REDIRECT_MAX
+    with open(parameter, "w", encoding="ascii") as file:
+        file.write(value)
+    mount("overlay", ROOT, "overlay", MS_NOATIME, f"lowerdir={ENVIRONMENT},upperdir={upper},workdir={work},{OVERLAY}")
     for name in ("proc", "sys", "dev", "run"):
         target = f"{ROOT}/{name}"
         if not os.path.isdir(target):

@@ -16,11 +16,11 @@ from typing import Any
 
 from pyro_mcp.guest import exec as exec_verb
 from pyro_mcp.guest import forward, workspace
-from pyro_mcp.guest.changes import Layers
 from pyro_mcp.guest.children import descendants, reap_orphans
 from pyro_mcp.guest.dispatch import Dispatcher
 from pyro_mcp.guest.durable import Lazy
 from pyro_mcp.guest.jobs import Jobs
+from pyro_mcp.guest.layers import Layers
 from pyro_mcp.guest.paths import WORKSPACE, Tree
 from pyro_mcp.guest.secrets import Secrets
 from pyro_mcp.guest.service_group import MarkedGroup
@@ -109,8 +109,8 @@ class HostedAgent:
             stream.params["cwd"] = os.fsdecode(self._root) + cwd.removeprefix("/workspace")
 
     def _layers(self) -> Layers:
-        """Whole trees: every directory counts as opaque, and nothing is a whiteout."""
-        return Layers(lambda: _open(self._root), self._open_baseline, lambda _: False, lambda _: True)
+        """Whole trees."""
+        return Layers(lambda: _open(self._root), self._open_baseline)
 
     def _open_baseline(self) -> int | None:
         return None if self._baseline is None else _open(self._baseline)

@@ -19,7 +19,7 @@ from pyro_mcp.guest import disks, forward, identity, syscalls, workspace
 from pyro_mcp.guest import exec as exec_verb
 from pyro_mcp.guest import params as read
 from pyro_mcp.guest.children import SpawnError, reap_orphans, spawn
-from pyro_mcp.guest.dispatch import Dispatcher
+from pyro_mcp.guest.dispatch import Dispatcher, Verb
 from pyro_mcp.guest.errors import AgentError
 from pyro_mcp.guest.host_time import HostTime
 from pyro_mcp.guest.jobs import Jobs
@@ -43,6 +43,9 @@ ENVIRONMENT = {
     b"LOGNAME": b"root",
     b"SHELL": b"/bin/sh",
 }
+_STARTS = {"exec", "shell_open", "service_start"}
+_READS = {"changes", "file_list", "file_read", "file_search", "overlay_save", "tree_pack"}
+_ON_WORKSPACE = _STARTS | _READS | {"file_write", "tree_apply", "tree_unpack"}
 STOP_SECONDS = 0.2
 
 
@@ -100,6 +103,7 @@ class GuestAgent:
             **self._services.verbs(self._require_workspace),
             **workspace.verbs(self._overlay.tree, self._overlay.layers, self._require_workspace),
         }
+        verbs |= {name: self._in_place(verb) for name, verb in verbs.items() if name in _ON_WORKSPACE}
         self._dispatcher = Dispatcher(verbs, {"mode": "guest", "kernel": os.uname().release})
 
     def serve_for_ever(self) -> NoReturn:
@@ -154,6 +158,17 @@ class GuestAgent:
             self._require_workspace("exec")
         home = WORKSPACE if self._overlay.mounted else b"/root"
         return exec_verb.run(stream, self._environment, home, self._secrets, self._jobs)
+
+    def _in_place(self, verb: Verb) -> Verb:
+        """`verb`, refused while it and commands would see different trees; a command may start elsewhere."""
+
+        def checked(stream: Stream) -> dict[str, Any] | None:
+            cwd = stream.params.get("cwd") or "/workspace"
+            if isinstance(cwd, str) and f"{os.path.normpath(cwd)}/".startswith("/workspace/"):
+                self._overlay.require_in_place(stream.verb)
+            return verb(stream)
+
+        return checked
 
     def _save(self, stream: Stream) -> dict[str, Any]:
         self._require_workspace("overlay_save")

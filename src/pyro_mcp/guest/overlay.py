@@ -12,10 +12,11 @@ import threading
 from typing import Any
 
 from pyro_mcp.guest import disks
-from pyro_mcp.guest.changes import Layers
 from pyro_mcp.guest.durable import Durable
 from pyro_mcp.guest.errors import AgentError
 from pyro_mcp.guest.flow import Flow
+from pyro_mcp.guest.layers import HardLinks, Layers, Upper
+from pyro_mcp.guest.mounts import require_none
 from pyro_mcp.guest.pack import Packer
 from pyro_mcp.guest.paths import WORKSPACE, Tree, failure
 from pyro_mcp.guest.stage import listing, remove
@@ -25,9 +26,8 @@ from pyro_mcp.guest.unpack import Unpacker
 from pyro_mcp.protocol.channel import Stream
 
 SEED = "/run/pyro/seed"
-OPAQUE = "trusted.overlay.opaque"
+OUT_OF_PLACE = "Undo it from a shell that is opened in / (cwd); stopping and starting, or a reset, mounts it anew."
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-_OPTIONS = "redirect_dir=off,index=off,metacopy=off,xino=off"
 
 
 class Overlay:
@@ -42,6 +42,7 @@ class Overlay:
         self._seed = False
         self._upper = -1
         self._lower = -1
+        self._root = -1
 
     def prepare(self, *, seed: bool, load: bool) -> None:
         """What `configure` asks for: mount /workspace now, or after `overlay_load`."""
@@ -69,40 +70,65 @@ class Overlay:
             mount(disks.find("seed"), SEED, "erofs", MS_RDONLY)
             lower = SEED
         self._lower = os.open(lower, _DIRECTORY)
-        os.makedirs(WORKSPACE, exist_ok=True)
-        where = f"lowerdir={lower},upperdir={own}/upper,workdir={own}/work,{_OPTIONS}"
+        self._links = HardLinks(self._lower, self._index)
+        _make_place()
+        where = f"lowerdir={lower},upperdir={own}/upper,workdir={own}/work,{disks.OVERLAY}"
         mount("overlay", os.fsdecode(WORKSPACE), "overlay", MS_NOATIME, where)
         if self._seed:
             unmount(SEED)
             os.rmdir(SEED)
+        # Kept open, it cannot be unmounted by mistake: umount says that it is busy.
+        self._root = os.open(WORKSPACE, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
         recover(self.tree)
         self.mounted, self.waiting = True, False
 
+    def require_in_place(self, verb: str) -> None:
+        """Raise `AgentError` while commands would find something else at /workspace than the verbs mean."""
+        if not self.mounted:
+            return
+        try:
+            there = os.path.samestat(os.stat(WORKSPACE, follow_symlinks=False), os.fstat(self._root))
+        except FileNotFoundError:
+            there = False
+        if not there:
+            why = "/workspace was unmounted, moved or covered in the guest"
+            raise AgentError("conflict", f"cannot {verb}: {why}", OUT_OF_PLACE)
+
     def layers(self) -> Layers:
-        """The upper directory against the seed."""
-        return Layers(lambda: os.dup(self._upper), lambda: os.dup(self._lower), is_whiteout, is_opaque)
+        """The workspace against the seed."""
+        require_none("compare", self.tree, [])
+        return Layers(self.tree.open_root, lambda: os.dup(self._lower), self._differing)
+
+    def _differing(self) -> Upper:
+        return Upper(os.dup(self._upper), b"", self._links.changed())
+
+    def _index(self) -> int:
+        return os.open(b"work/index", _DIRECTORY, dir_fd=disks.workspace_directory())
 
     def save(self, stream: Stream) -> dict[str, Any]:
-        """→ the entries of the upper directory on DATA 1, with whiteouts and opaque marks; counts as of tree_pack.
+        """→ what differs from the seed as entries on DATA 1, with the overlay's marks; counts as of tree_pack.
 
         No other verb changes anything meanwhile, so it is all of every change or nothing of it.
         """
         flow = Flow(stream)
         try:
-            packer = Packer(
-                flow.send,
-                flow.check,
-                special=lambda status: "whiteout" if is_whiteout(status) else None,
-                opaque=is_opaque,
-            )
+            packer = Packer(flow.send, flow.check)
             with self.tree.turn(flow.check):
                 settle(self.tree)
-                packer.directory(self._upper)
+                require_none("save", self.tree, [])
+                self._pack(packer)
             return packer.result()
         except OSError as error:
             raise failure("save", WORKSPACE, error) from None
         finally:
             flow.close()
+
+    def _pack(self, packer: Packer) -> None:
+        root = self.tree.open_root()
+        try:
+            packer.directory(root, self._differing())
+        finally:
+            os.close(root)
 
     def load(self, stream: Stream) -> dict[str, Any]:
         """← entries as `overlay_save` made them, on DATA 0 → entry_count, bytes_written. Then /workspace is mounted.
@@ -139,14 +165,8 @@ class Overlay:
             remove(self._upper, name)
 
 
-def is_whiteout(status: os.stat_result) -> bool:
-    """Whether this is the overlay's mark for a name that is gone."""
-    return stat.S_ISCHR(status.st_mode) and status.st_rdev == 0
-
-
-def is_opaque(fd: int) -> bool:
-    """Whether the directory hides what lies below it."""
-    try:
-        return os.getxattr(f"/proc/self/fd/{fd}", OPAQUE) == b"y"
-    except OSError:
-        return False
+def _make_place() -> None:
+    """Make /workspace a directory; what the guest's root has put in its place goes aside."""
+    if os.path.lexists(WORKSPACE) and not stat.S_ISDIR(os.lstat(WORKSPACE).st_mode):
+        os.rename(WORKSPACE, WORKSPACE + b".aside")
+    os.makedirs(WORKSPACE, exist_ok=True)

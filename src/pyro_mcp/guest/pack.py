@@ -11,6 +11,8 @@ from typing import Any
 from pyro_mcp.guest import params as read
 from pyro_mcp.guest.errors import invalid
 from pyro_mcp.guest.flow import Flow
+from pyro_mcp.guest.layers import Upper, join
+from pyro_mcp.guest.mounts import require_none
 from pyro_mcp.guest.paths import STAGE_PREFIX, Place, Tree, absolute, failure, relative, reopen, show
 from pyro_mcp.guest.stage import listing
 from pyro_mcp.guest.steps import settle
@@ -35,27 +37,33 @@ class Notes:
             self.first.append({"path": os.fsdecode(path[:1024]), "reason": reason})
 
 
+class _Level:
+    """A directory on the way, with what is still to come of it. Closes what it was given, also when it fails."""
+
+    def __init__(self, fd: int, path: bytes, upper: Upper | None) -> None:
+        self.fd = fd
+        self.path = path
+        self.upper = upper
+        try:
+            self.names = iter(upper.names() if upper else listing(fd))
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        os.close(self.fd)
+        if self.upper is not None and self.upper.fd >= 0:
+            os.close(self.upper.fd)
+
+
 class Packer:
-    """Walks a directory by descriptors, one per level, and encodes what it finds.
+    """Walks a directory by descriptors, one per level, and encodes what it finds."""
 
-    `special(parent, name, status)` may turn what is no file, directory or link into an entry type, and
-    `opaque(fd)` says whether a directory hides what lies below it in an overlay.
-    """
-
-    def __init__(
-        self,
-        send: Callable[[bytes], object],
-        check: Callable[[], None],
-        *,
-        special: Callable[[os.stat_result], str | None] = lambda _: None,
-        opaque: Callable[[int], bool] = lambda _: False,
-    ) -> None:
+    def __init__(self, send: Callable[[bytes], object], check: Callable[[], None]) -> None:
         self.encoder = Encoder(send)
         self.skipped = Notes()
         self.changed = Notes()
         self._check = check
-        self._special = special
-        self._opaque = opaque
         self._links: dict[tuple[int, int], bytes] = {}
 
     def place(self, place: Place) -> None:
@@ -65,31 +73,40 @@ class Packer:
         else:
             self.one(place.parent, place.name, place.name)
 
-    def directory(self, fd: int) -> None:
-        """Everything below the directory `fd`, sorted, parents first."""
-        levels = [(os.dup(fd), b"", iter(listing(fd)))]
+    def directory(self, fd: int, upper: Upper | None = None) -> None:
+        """Everything below the directory `fd`, sorted, parents first; with `upper`, which this closes, only what may
+        differ from the seed, and the overlay's marks."""
+        levels = [_Level(os.dup(fd), b"", upper)]
         try:
             while levels:
-                here, path, names = levels[-1]
-                name = next(names, None)
+                level = levels[-1]
+                name = next(level.names, None)
                 if name is None:
-                    os.close(levels.pop()[0])
+                    levels.pop().close()
                     continue
-                if not path and name.startswith(STAGE_PREFIX):
+                if not level.path and name.startswith(STAGE_PREFIX):
                     continue
                 self._check()
-                below = path + b"/" + name if path else name
-                deeper = self.one(here, name, below)
-                if deeper is None:
-                    continue
-                try:
-                    levels.append((deeper, below, iter(listing(deeper))))
-                except PermissionError:
-                    os.close(deeper)
-                    self.skipped.add(below, "cannot be listed")
+                below = join(level.path, name)
+                if level.upper is not None and level.upper.hides(name):
+                    self.encoder.entry(Entry(os.fsdecode(below), "whiteout"))
+                elif (deeper := self.one(level.fd, name, below)) is not None:
+                    self._descend(levels, level, name, deeper)
         finally:
-            for descriptor, _, _ in levels:
-                os.close(descriptor)
+            for level in levels:
+                level.close()
+
+    def _descend(self, levels: list[_Level], above: _Level, name: bytes, fd: int) -> None:
+        path = join(above.path, name)
+        inside = above.upper.enter(name) if above.upper else None
+        try:
+            levels.append(_Level(fd, path, inside))
+        except PermissionError:
+            self.skipped.add(path, "cannot be listed")
+            return
+        if inside is not None and inside.mark is not None:
+            kind, target = inside.mark
+            self.encoder.entry(Entry(os.fsdecode(path), kind, target=target))
 
     def one(self, parent: int, name: bytes, path: bytes) -> int | None:
         """Encode one thing; the open descriptor of a directory whose content is to follow."""
@@ -115,16 +132,12 @@ class Packer:
         kind = stat.S_IFMT(status.st_mode)
         if kind == stat.S_IFDIR:
             self.encoder.entry(_entry(path, "directory", status))
-            if self._opaque(fd):
-                self.encoder.entry(Entry(os.fsdecode(path), "opaque"))
             return True
         if kind == stat.S_IFLNK:
             target = os.fsdecode(os.readlink(b"", dir_fd=fd))
             self.encoder.entry(_entry(path, "symlink", status)._replace(target=target, mode=0))
         elif kind == stat.S_IFREG:
             self._file(fd, path, status)
-        elif (special := self._special(status)) is not None:
-            self.encoder.entry(Entry(os.fsdecode(path), special))
         else:
             kinds = {stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket"}
             self.skipped.add(path, kinds.get(kind, "a device"))
@@ -217,6 +230,7 @@ def tree_pack(tree: Tree, stream: Stream) -> dict[str, Any]:
     flow = Flow(stream)
     try:
         with tree.existing(parts) as place:
+            require_none("export", tree, place.parts)
             status = place.stat()
             whole = place.is_directory()
             if not whole and not place.is_file():

@@ -54,6 +54,8 @@ _HINTS = {
     errno.ENOTDIR: "Something on the way to it is a file: list the directories above it.",
     errno.EISDIR: IS_DIRECTORY,
     errno.ENAMETOOLONG: "Choose a shorter name.",
+    errno.EXDEV: "Something is mounted there: write to it with a command, or unmount it first.",
+    errno.EROFS: "It is mounted read-only: a command can remount it.",
     errno.EACCES: "Change its permissions with a command, or choose another path.",
     errno.EPERM: "Change its permissions with a command, or choose another path.",
     errno.ENOSPC: NO_SPACE,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import time
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
@@ -16,7 +17,9 @@ from typing import Any
 from pyro_mcp.guest import params as read
 from pyro_mcp.guest.errors import AgentError, invalid
 from pyro_mcp.guest.flow import Flow
+from pyro_mcp.guest.layers import IMPURE, OPAQUE, REDIRECT
 from pyro_mcp.guest.paths import STAGE_PREFIX, Place, Tree, absolute, failure, relative, show
+from pyro_mcp.guest.reading import same_content
 from pyro_mcp.guest.stage import Stage, listing, write_all
 from pyro_mcp.guest.steps import Step, commit, settle
 from pyro_mcp.protocol.channel import Stream
@@ -24,11 +27,11 @@ from pyro_mcp.protocol.entries import Decoder, Entry, EntryError, Piece
 
 _DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-_ALLOW = "Allow it to be replaced."
+_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 class Unpacker:
-    """Makes entries below `root`, an open descriptor. `overlay` allows whiteouts and opaque marks, and keeps owners."""
+    """Makes entries below `root`, an open descriptor. `overlay` allows an overlay's marks, and keeps owners."""
 
     def __init__(self, root: int, *, overlay: bool = False) -> None:
         self._root = root
@@ -83,8 +86,12 @@ class Unpacker:
             raise EntryError(f"a {entry.type} has no place here")
         elif entry.type == "whiteout":
             os.mknod(name, stat.S_IFCHR, os.makedev(0, 0), dir_fd=parent)
+        elif entry.type == "opaque":
+            _mark(parent, name, OPAQUE, b"y")
         else:
-            self._mark_opaque(parent, name)
+            _mark(parent, name, REDIRECT, os.fsencode(entry.target))
+            # Or its inode number would be another one in a listing than by itself.
+            os.setxattr(f"/proc/self/fd/{parent}", IMPURE, b"y")
 
     def _write(self, piece: Piece) -> None:
         os.lseek(self._file, piece.offset, os.SEEK_SET)
@@ -133,13 +140,6 @@ class Unpacker:
         finally:
             os.close(target)
 
-    def _mark_opaque(self, parent: int, name: bytes) -> None:
-        fd = os.open(name, _DIRECTORY, dir_fd=parent)
-        try:
-            os.setxattr(f"/proc/self/fd/{fd}", "trusted.overlay.opaque", b"y")
-        finally:
-            os.close(fd)
-
     def _locate(self, path: bytes) -> tuple[int, bytes]:
         """The parent of `path`, kept open for the next entry, and the last name."""
         above, _, name = path.rpartition(b"/")
@@ -175,8 +175,19 @@ class Unpacker:
             self._file = -1
 
 
+def _mark(parent: int, name: bytes, mark: str, value: bytes) -> None:
+    fd = os.open(name, _DIRECTORY, dir_fd=parent)
+    try:
+        os.setxattr(f"/proc/self/fd/{fd}", mark, value)
+    finally:
+        os.close(fd)
+
+
 def tree_unpack(tree: Tree, stream: Stream) -> dict[str, Any]:
     """dest, replace? ← entries on DATA 0 → path, entry_count, bytes_written.
+
+    A file or link that is there with the same content stays as it is, but for a file's permissions. One whose content
+    changes is as new as the moment, or as its source if that is newer: what was built from the old one is then older.
 
     All is staged first: a damaged sequence, a full disk, a cancellation or the agent's death leaves the workspace as it
     was. Directories that exist are merged into; files and links that exist are replaced, or without `replace` refused.
@@ -194,7 +205,7 @@ def tree_unpack(tree: Tree, stream: Stream) -> dict[str, Any]:
                     settle(tree)
                     flow.check()
                     dest, known = tree.settled(parts)
-                    merge = Merge(dest, replace=replace)
+                    merge = Merge(dest, replace=replace, check=flow.check)
                     if known == len(dest):
                         with tree.existing(dest, links=False) as place:
                             merge.into(fresh, place)
@@ -213,7 +224,8 @@ def tree_unpack(tree: Tree, stream: Stream) -> dict[str, Any]:
 class Merge:
     """The steps by which what is staged in `new` comes to `dest`. Raises `AgentError` for what cannot go there."""
 
-    def __init__(self, dest: list[bytes], *, replace: bool) -> None:
+    def __init__(self, dest: list[bytes], *, replace: bool, check: Callable[[], None]) -> None:
+        self._check = check
         self.steps: list[Step] = []
         self._dest = dest
         self._replace = replace
@@ -241,13 +253,17 @@ class Merge:
             elif all(both):
                 _inside(new, old, name, partial(self._merge, path=below))
             elif any(both):
-                there = show(absolute([*self._dest, *below]))
+                shown = show(absolute([*self._dest, *below]))
                 which = "is a directory in the source only" if both[0] else "is a directory, and in the source none"
-                raise AgentError("conflict", f"cannot import {there}: it {which}", "Remove what is there first.")
+                raise AgentError("conflict", f"cannot import {shown}: it {which}", "Remove what is there first.")
             elif not self._replace:
                 raise AgentError("conflict", f"cannot import {_shown(below)}: it exists already", "Allow replacing.")
-            else:
+            elif not _equal(new, old, name, self._check):
+                _renew(new, name)
                 self._put("swap", below)
+            elif stat.S_ISREG(mode) and stat.S_IMODE(mode) != stat.S_IMODE(present):
+                there = b"/".join([*self._dest, *below])
+                self.steps.append(Step("mode", there, before=stat.S_IMODE(present), after=stat.S_IMODE(mode)))
 
     def _put(self, kind: str, path: list[bytes]) -> None:
         backup = b"o%d" % len(self.steps) if kind == "swap" else b""
@@ -266,6 +282,33 @@ def _pairs(new: int, old: int) -> Iterable[tuple[bytes, int, int | None]]:
         except FileNotFoundError:
             present = None
         yield name, mode, present
+
+
+def _equal(new: int, old: int, name: bytes, check: Callable[[], None]) -> bool:
+    """Whether `name` is in both directories a link to the same place, or a file of the same content."""
+    one, two = (os.stat(name, dir_fd=fd, follow_symlinks=False) for fd in (new, old))
+    if stat.S_IFMT(one.st_mode) != stat.S_IFMT(two.st_mode):
+        return False
+    if stat.S_ISLNK(one.st_mode):
+        return os.readlink(name, dir_fd=new) == os.readlink(name, dir_fd=old)
+    return stat.S_ISREG(one.st_mode) and one.st_size == two.st_size and _same_content(new, old, name, check)
+
+
+def _same_content(new: int, old: int, name: bytes, check: Callable[[], None]) -> bool:
+    try:
+        with (
+            open(os.open(name, _READ, dir_fd=new), "rb", buffering=0) as one,
+            open(os.open(name, _READ, dir_fd=old), "rb", buffering=0) as two,
+        ):
+            return same_content(one.fileno(), two.fileno(), check)
+    except PermissionError:
+        return False
+
+
+def _renew(new: int, name: bytes) -> None:
+    """Let what replaces a file count as changed now, unless its own time is later still."""
+    mtime = max(os.stat(name, dir_fd=new, follow_symlinks=False).st_mtime_ns, time.time_ns())
+    os.utime(name, ns=(mtime, mtime), dir_fd=new, follow_symlinks=False)
 
 
 def _inside(new: int, old: int, name: bytes, work: Callable[[int, int], None]) -> None:

@@ -6,9 +6,10 @@ from collections.abc import Callable
 from typing import Any
 
 from pyro_mcp.guest.apply import tree_apply
-from pyro_mcp.guest.changes import Layers, changes
+from pyro_mcp.guest.changes import changes
 from pyro_mcp.guest.dispatch import Verb
 from pyro_mcp.guest.files import Files
+from pyro_mcp.guest.layers import Layers
 from pyro_mcp.guest.pack import tree_pack
 from pyro_mcp.guest.paths import Tree
 from pyro_mcp.guest.search import Search

@@ -44,10 +44,10 @@ class Workspace(Result):
     """A persistent sandbox. It is deleted by itself at `expires_at` (UTC), `ttl_seconds` after `created_at`.
 
     `workspace_path` is where commands find it. `metadata` says more where there is more to say: `reason` why it is
-    stopped, `machine_id` which machine it lives in, `host_directory` what stands for /workspace under `host_compat`,
-    where it is a plain directory. `allow_hosts` null allows every public host name and an empty list none;
-    `allow_addresses` are open although they are not public; with `host_ca` it trusts what this host trusts. Counts
-    and `last_command` are since the last reset.
+    stopped, `machine_id` which machine it lives in, `file_system` what a program can do on ext4 but not there,
+    `host_directory` what stands for /workspace under `host_compat`, where it is a plain directory. `allow_hosts` null
+    allows every public host name and an empty list none; `allow_addresses` are open although they are not public; with
+    `host_ca` it trusts what this host trusts. Counts and `last_command` are since the last reset.
     """
 
     workspace_id: str

@@ -25,8 +25,9 @@ MAX_SIZE = 1 << 53
 """Bytes of one file. Sizes stay exact in any JSON reader."""
 MAX_EXTENTS = 1024
 MAX_ENTRIES = 5_000_000
-TYPES = frozenset({"file", "directory", "symlink", "hardlink", "whiteout", "opaque"})
-"""`whiteout` and `opaque` occur in saved overlays only: a name that is gone, a directory that hides what is below."""
+TYPES = frozenset({"file", "directory", "symlink", "hardlink", "whiteout", "opaque", "redirect"})
+"""The last three occur in saved overlays only: a name that is gone, a directory that hides what is below, and one that
+shows what is below at its `target` instead."""
 
 _LENGTH = struct.Struct("!I")
 _BATCH = 64 * 1024
@@ -38,7 +39,8 @@ class EntryError(ValueError):
 
 
 class Entry(NamedTuple):
-    """One member of a tree. `target` is a symlink's text, or the path of the file that a hard link names."""
+    """One member of a tree. `target` is the text of a symlink or redirect, or the path of the file that a hard link
+    names."""
 
     path: str
     type: str
@@ -244,7 +246,7 @@ def check(entry: Entry) -> Entry:
     _require_integer("gid", entry.gid, 0, (1 << 32) - 2)
     if entry.type == "hardlink":
         safe_path(entry.target)
-    elif entry.type == "symlink":
+    elif entry.type in ("symlink", "redirect"):
         if len(_name_bytes(entry.target)) > MAX_PATH:
             raise EntryError("a link target is too long")
     elif entry.target != "":

@@ -19,6 +19,7 @@ ROOT = 2
 LISTING_BYTES = 64 * 1024 * 1024
 SECONDS = 120.0
 _ENTRY = re.compile(rb"/(\d+)/(\d{6})/\d+/\d+/([^/\0]+)/(\d*)/\n")
+_DIGITS = re.compile(rb"[0-9a-f \n]*")
 _FAST_LINK = re.compile(rb'^Fast link dest: "(.*)"$', re.MULTILINE | re.DOTALL)
 
 
@@ -66,8 +67,17 @@ class Ext4:
 
     def opaque(self, inodes: Sequence[int]) -> list[bool]:
         """Whether each of the directories hides what an overlay has below it."""
-        answers = self._ask([f"ea_get -V <{inode}> trusted.overlay.opaque" for inode in inodes])
-        return [answer.strip() == b"y" for answer in answers]
+        return [value == b"y" for value in self._attributes(inodes, "trusted.overlay.opaque")]
+
+    def redirects(self, inodes: Sequence[int]) -> list[str]:
+        """Where an overlay finds what is below each of the directories; empty where that is at its own name."""
+        values = self._attributes(inodes, "trusted.overlay.redirect")
+        return [value.decode("utf-8", "surrogateescape") for value in values]
+
+    def _attributes(self, inodes: Sequence[int], name: str) -> list[bytes]:
+        """The extended attribute of each, empty where there is none. As digits: a value could look like an answer."""
+        answers = self._ask([f"ea_get -x -V <{inode}> {name}" for inode in inodes])
+        return [bytes.fromhex(answer.decode("ascii")) if _DIGITS.fullmatch(answer) else b"" for answer in answers]
 
     def targets(self, nodes: Sequence[Node]) -> list[str]:
         """Where each of the symbolic links points."""

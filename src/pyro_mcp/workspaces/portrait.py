@@ -18,6 +18,11 @@ from pyro_mcp.workspaces.networks import UNENFORCED, shown
 if TYPE_CHECKING:
     from pyro_mcp.workspaces.engine import Engine
 
+MISSING = (
+    "ext4 under an overlay: O_TMPFILE, file handles, swap files, RENAME_WHITEOUT and another overlay's upper directory"
+    " are refused; a shared mapping made before a seeded file's first write goes on showing its old content"
+)
+"""What a program may do on ext4 and not in a guest."""
 _STATES: dict[str, WorkspaceState] = {
     "creating": "starting",
     "starting": "starting",
@@ -81,6 +86,8 @@ def _metadata(engine: Engine, row: WorkspaceRow, machine: MachineRow | None) -> 
     if _hosted(machine):
         facts["host_directory"] = str(engine.fleet.directory(row.machine_id) / "root")
         facts["network"] = UNENFORCED
+    else:
+        facts["file_system"] = MISSING
     if machine and machine.reason and machine.state != "running":
         facts["reason"] = machine.reason
     return facts

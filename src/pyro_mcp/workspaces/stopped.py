@@ -185,11 +185,11 @@ class _View:
     def __init__(self, image: Ext4, seed: Path | None) -> None:
         self._image = image
         self._upper = image.lookup("workspace", "upper")
-        self._lower = _extracted(seed, image.path.parent) if seed else None
+        self._seed = _extracted(seed, image.path.parent) if seed else None
 
     def find(self, parts: list[str]) -> _Place:
         """Raises `NotFound`. Links are not followed."""
-        place = _Place(self._upper, self._lower)
+        place = _Place(self._upper, self._seed)
         for part in parts:
             inside = self.children([place])[0] if place.kind == "directory" else {}
             if part not in inside:
@@ -202,7 +202,7 @@ class _View:
         """What each of the directories holds."""
         uppers = [place.upper for place in places if place.upper]
         listings = iter(self._image.listing([node.inode for node in uppers]))
-        return [self._merge(next(listings) if place.upper else {}, _below(place.lower)) for place in places]
+        return [self._merge(next(listings) if place.upper else {}, place.lower) for place in places]
 
     def walk(self, start: _Place, path: str, recursive: bool, limit: int) -> list[FileEntry]:
         """Entries below `start`, or itself; one more than `limit` when there are more."""
@@ -236,15 +236,26 @@ class _View:
         with disk_errors(f"read {path}"), place.lower.open("rb") as file:
             return file.read(limit), place.lower.stat().st_size
 
-    def _merge(self, upper: dict[str, Node], lower: dict[str, Path]) -> dict[str, _Place]:
-        hidden = [name for name, node in upper.items() if stat.S_ISDIR(node.mode) and name in lower]
-        opaque = dict(zip(hidden, self._image.opaque([upper[name].inode for name in hidden]), strict=True))
-        merged = {name: _Place(None, path) for name, path in lower.items() if name not in upper}
-        for name, node in upper.items():
-            if not node.whiteout:
-                below = lower[name] if opaque.get(name) is False and _is_directory(lower[name]) else None
-                merged[name] = _Place(node, below)
+    def _merge(self, upper: dict[str, Node], directory: Path | None) -> dict[str, _Place]:
+        merged = {name: _Place(None, path) for name, path in _below(directory).items() if name not in upper}
+        merged |= {name: _Place(node, None) for name, node in upper.items() if not node.whiteout}
+        inner = {name: node for name, node in upper.items() if stat.S_ISDIR(node.mode)}
+        inodes = [node.inode for node in inner.values()]
+        marks = zip(inner, self._image.opaque(inodes), self._image.redirects(inodes), strict=True)
+        for name, opaque, target in marks:
+            if not opaque:
+                merged[name] = _Place(inner[name], self._lower(directory, target or name))
         return merged
+
+    def _lower(self, directory: Path | None, target: str) -> Path | None:
+        """The seed's directory that one of the disk is merged with: of the name `target` in `directory` or, absolute,
+        anywhere in the seed. No link is followed, and what no kernel writes leads nowhere."""
+        found = self._seed if target.startswith("/") else directory
+        for part in target.removeprefix("/").split("/"):
+            if found is None or part in ("", ".", "..") or "\0" in part or not _is_directory(found / part):
+                return None
+            found /= part
+        return found
 
     def _shown(self, found: list[tuple[str, _Place]]) -> list[FileEntry]:
         links = [place.upper for _, place in found if place.upper and place.kind == "symlink"]
@@ -278,7 +289,10 @@ def _below(directory: Path | None) -> dict[str, Path]:
 
 
 def _is_directory(path: Path) -> bool:
-    return stat.S_ISDIR(path.lstat().st_mode)
+    try:
+        return stat.S_ISDIR(path.lstat().st_mode)
+    except OSError:
+        return False
 
 
 def _parts(path: str) -> list[str]:

@@ -197,6 +197,7 @@ def raw(header: dict[str, Any], data: bytes = b"") -> bytes:
         encoded(FILE, (Entry("f/g", "file"), b"")),
         encoded((Entry("w", "whiteout"), b"")),
         encoded((Entry("d", "directory"), b""), (Entry("d", "opaque"), b"")),
+        encoded((Entry("d", "directory"), b""), (Entry("d", "redirect", target="/kept"), b"")),
         encoded(FILE, (Entry("kept", "directory"), b"")),
         encoded(FILE, (Entry("dir", "file"), b"")),
         encoded(FILE, (Entry("dir", "symlink", target="x"), b"")),
@@ -229,6 +230,39 @@ def test_unpacking_merges_and_replaces_only_when_allowed(agent: Agent, root: Pat
         unpack(agent, data, "d/f")
     unpack(agent, encoded((Entry("link", "file", mode=0o644), b"")))
     assert not (root / "link").is_symlink()
+
+
+def test_what_is_pushed_anew_is_newer_and_what_is_equal_is_left_alone(agent: Agent) -> None:
+    old = 1_000_000_000 * 10**9
+    for name in ("equal", "mode", "changed", "ahead", "same size"):
+        (agent.root / name).write_text(name)
+        os.utime(agent.root / name, ns=(old, old))
+    (agent.root / "link").symlink_to("equal")
+    os.utime(agent.root / "link", ns=(old, old), follow_symlinks=False)
+    before = {name: (agent.root / name).lstat() for name in os.listdir(agent.root)}
+    begun = time.time_ns()
+    future = begun + 3600 * 10**9
+    pushed = {
+        "equal": (b"equal", old - 1),
+        "mode": (b"mode", old),
+        "changed": (b"altered", old - 1),
+        "same size": (b"SAME SIZE", old),
+        "ahead": (b"other", future),
+        "new": (b"new", old),
+    }
+    files = [
+        (Entry(name, "file", 0o600 if name == "mode" else 0o644, mtime, len(data)), data)
+        for name, (data, mtime) in pushed.items()
+    ]
+    unpack(agent, encoded(*files, (Entry("link", "symlink", mtime_ns=7, target="equal"), b"")))
+    after = {name: (agent.root / name).lstat() for name in os.listdir(agent.root)}
+    for name in ("equal", "mode", "link"):
+        assert (after[name].st_ino, after[name].st_mtime_ns) == (before[name].st_ino, old), name
+    assert stat.S_IMODE(after["mode"].st_mode) == 0o600
+    for name in ("changed", "same size"):
+        assert begun <= after[name].st_mtime_ns <= time.time_ns(), name
+        assert (agent.root / name).read_bytes() == pushed[name][0]
+    assert (after["ahead"].st_mtime_ns, after["new"].st_mtime_ns) == (future, old)
 
 
 def test_cancelled_packing_and_unpacking_leave_nothing(agent: Agent, root: Path, open_fds: Callable[[], int]) -> None:

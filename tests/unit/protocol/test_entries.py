@@ -32,6 +32,7 @@ TREE: list[tuple[Entry, bytes]] = [
     (Entry("non\udcff", "file", size=100_000, uid=7, gid=8), b"x" * 100_000),
     (Entry("gone", "whiteout"), b""),
     (Entry("a", "opaque"), b""),
+    (Entry("a", "redirect", target="/b/c"), b""),
 ]
 
 

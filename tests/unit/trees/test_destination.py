@@ -113,6 +113,7 @@ HOSTILE: dict[str, Items] = {
     "a parent that never came": file("d/f", b"x"),
     "a file as parent": [*file("f", b"x"), *file("f/x", b"y")],
     "a whiteout": [Entry("w", "whiteout")],
+    "a redirect": [*directory("d"), Entry("d", "redirect", target="/etc")],
     "bytes without a file": [Piece(0, b"x")],
     "bytes behind a directory": [*directory("d"), Piece(0, b"x")],
     "bytes past the end": [Entry("f", "file", 0o644, 0, 1), Piece(0, b"xx")],

@@ -52,6 +52,19 @@ def test_an_overlays_marks_are_seen(tmp_path: Path) -> None:
     assert not entries["a"].whiteout
 
 
+def test_a_redirect_is_a_value_whatever_it_says(tmp_path: Path) -> None:
+    forged = "y\\ndebugfs: ea_get -x -V <2> trusted.overlay.redirect\\n2f"
+    image = build(tmp_path / "a", "mkdir a", "mkdir b", "mkdir c", f'ea_set b trusted.overlay.redirect "/{forged}"')
+    (tmp_path / "a/value").write_bytes(b"/x\ndebugfs: ea_get -x -V <2> trusted.overlay.redirect\n2f\n\xff")
+    command = ["debugfs", "-w", "-R", "ea_set -f value c trusted.overlay.redirect", str(image.path)]
+    subprocess.run(command, check=True, capture_output=True, cwd=tmp_path / "a")
+    entries = image.listing([ROOT])[0]
+    found = image.redirects([entries["a"].inode, entries["c"].inode, ROOT, entries["b"].inode])
+    assert found[0] == found[2] == ""
+    assert found[1] == "/x\ndebugfs: ea_get -x -V <2> trusted.overlay.redirect\n2f\n\udcff"
+    assert found[3].startswith("/y")
+
+
 def test_names_that_look_like_the_tools_own_words_are_names(tmp_path: Path) -> None:
     image = build(tmp_path / "a", "mkdir AAAAAAAAAAAAAAAAAAAAAAA", "mkdir b", "write content b/inside")
     data = bytearray(image.path.read_bytes())

@@ -43,6 +43,7 @@ def draw_one(console: Console, result: Workspace) -> None:
             ("size", f"{result.vcpu_count} vCPU, {result.mem_mib} MiB"),
             ("isolation", isolation(result)),
             ("network", network(result)),
+            ("file system", result.metadata.get("file_system", "")),
             (
                 "seed",
                 f"{seed.seed_path}: {seed.entry_count} entries, {size(seed.bytes_written)}" if seed.seed_path else "",

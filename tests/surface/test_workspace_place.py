@@ -1,0 +1,44 @@
+"""/workspace undone by the guest's own root, over SDK, CLI and MCP: a typed error, and a way back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.guest
+
+
+def test_what_undoes_the_workspace_is_told_and_a_reset_recovers(surface: Any, tmp_path: Path) -> None:
+    (tmp_path / "seed").mkdir()
+    (tmp_path / "seed/file").write_text("seeded")
+    made = surface.do("create_workspace", environment="debian:12", mem_mib=512, seed_path=str(tmp_path / "seed"))
+    name = made["workspace_id"]
+    assert "O_TMPFILE" in made["metadata"]["file_system"]
+
+    def run(line: str) -> Any:
+        return surface.do("exec_workspace", workspace_id=name, command=["sh", "-ec", line])["stdout"]
+
+    try:
+        run("mount -t tmpfs none /workspace")
+        for verb, params in (
+            ("exec_workspace", {"command": ["pwd"]}),
+            ("read_workspace_file", {"path": "file"}),
+            ("diff_workspace", {}),
+            ("export_workspace", {"path": ".", "output": str(tmp_path / "out")}),
+            ("create_snapshot", {"snapshot_name": "one"}),
+            ("open_shell", {}),
+            ("start_service", {"service_name": "web", "command": ["sleep", "9"]}),
+        ):
+            with pytest.raises(Exception, match="unmounted, moved or covered") as caught:
+                surface.do(verb, workspace_id=name, **params)
+            assert caught.value.code == "conflict", verb  # type: ignore[attr-defined]
+        surface.do("reset_workspace", workspace_id=name)
+        assert run("cat file") == "seeded"
+        run("echo kept > new; umount -l /workspace; rmdir /workspace; ln -s /tmp /workspace")
+        surface.do("stop_workspace", workspace_id=name)
+        surface.do("start_workspace", workspace_id=name)
+        assert run("cat file new; readlink /workspace.aside") == "seededkept\n/tmp\n"
+    finally:
+        surface.do("delete_workspace", workspace_id=name)
