@@ -22,6 +22,7 @@ from typing import Any
 from pyro_mcp.guest import params as read
 from pyro_mcp.guest.children import Child, SpawnError, spawn
 from pyro_mcp.guest.errors import AgentError, cause, invalid
+from pyro_mcp.guest.exchange import buffer
 from pyro_mcp.guest.exec_end import Killer, not_started, result_of
 from pyro_mcp.guest.jobs import Job, Jobs, job_name
 from pyro_mcp.guest.secrets import Secrets
@@ -31,7 +32,7 @@ from pyro_mcp.protocol.wake import Wake
 QUIET_SECONDS = 0.1
 LINGER_SECONDS = 1.0
 SMALL_READ = 4096
-LARGE_READ = 128 * 1024
+LARGE_READ = 256 * 1024
 PIPE_BYTES = 1024 * 1024
 TRANSFER_NICE = 5
 """What a thread that moves much data adds to its niceness: a command that comes meanwhile, and shares the one processor
@@ -227,7 +228,7 @@ class _Run:
     def _widen(self) -> None:
         """A command with much to say gets a large buffer and large pipes; `true` never pays for them."""
         self._give_way()
-        self._buffer = memoryview(bytearray(LARGE_READ))
+        self._buffer = memoryview(buffer(LARGE_READ))
         for fd in self._outputs:
             _widen_pipe(fd)
 

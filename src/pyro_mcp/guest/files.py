@@ -11,7 +11,7 @@ from typing import Any
 from pyro_mcp.guest import params as read
 from pyro_mcp.guest.errors import invalid
 from pyro_mcp.guest.expect import expectation, verify
-from pyro_mcp.guest.flow import Flow
+from pyro_mcp.guest.flow import Flow, Piece
 from pyro_mcp.guest.glob import Glob
 from pyro_mcp.guest.paths import (
     IS_DIRECTORY,
@@ -279,7 +279,7 @@ def digest_of(place: Place) -> str:
         os.close(fd)
 
 
-def digesting(pieces: Iterator[bytes], digest: Any) -> Iterator[bytes]:
+def digesting(pieces: Iterator[Piece], digest: Any) -> Iterator[Piece]:
     """`pieces`, each seen by `digest` on its way."""
     for piece in pieces:
         digest.update(piece)

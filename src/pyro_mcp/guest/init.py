@@ -21,6 +21,7 @@ from pyro_mcp.guest import params as read
 from pyro_mcp.guest.children import SpawnError, reap_orphans, spawn
 from pyro_mcp.guest.dispatch import Dispatcher
 from pyro_mcp.guest.errors import AgentError
+from pyro_mcp.guest.exchange import GuestExchange
 from pyro_mcp.guest.jobs import Jobs
 from pyro_mcp.guest.net import drivers
 from pyro_mcp.guest.net.network import Network
@@ -98,7 +99,9 @@ class GuestAgent:
             **self._services.verbs(self._require_workspace),
             **workspace.verbs(self._overlay.tree, self._overlay.layers, self._require_workspace),
         }
-        self._dispatcher = Dispatcher(verbs, {"mode": "guest", "kernel": os.uname().release})
+        self._dispatcher = Dispatcher(
+            verbs, {"mode": "guest", "kernel": os.uname().release}, GuestExchange(disks.find("exchange"))
+        )
 
     def serve_for_ever(self) -> NoReturn:
         """Serve one host after another."""

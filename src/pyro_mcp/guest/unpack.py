@@ -39,7 +39,7 @@ class Unpacker:
         self._entry: Entry | None = None
         self._directories: list[Entry] = []
 
-    def run(self, pieces: Iterable[bytes]) -> dict[str, int]:
+    def run(self, pieces: Iterable[bytes | memoryview]) -> dict[str, int]:
         """Unpack the whole sequence; the counts. Raises `AgentError` for a bad one and `OSError`."""
         try:
             for data in pieces:

@@ -157,7 +157,7 @@ def _follow(stream: Stream, take: Output, deadline: float) -> dict[str, Any]:
         if isinstance(message, Data) and message.tag in (STDOUT, STDERR):
             begun = time.monotonic()
             try:
-                take(message.tag, message.data)
+                take(message.tag, bytes(message.data))
             except Cancelled:
                 stream.cancel()
                 raise

@@ -14,7 +14,7 @@ BINARY = {"x86_64": "qemu-system-x86_64", "aarch64": "qemu-system-aarch64"}.get(
     platform.machine(), "qemu-system-x86_64"
 )
 
-COMMAND_VERSION = 3
+COMMAND_VERSION = 4
 """Part of every template's identity: raise it when the machine a guest sees changes."""
 
 DISK_BYTES = 256 * 1024**3
@@ -53,6 +53,7 @@ def build(
     sockets: Sockets,
     seed: Path,
     scratch: Path,
+    exchange: Path,
     incoming: bool = False,
 ) -> list[str]:
     """The argument vector for `spec`. `accelerator` is `kvm` or `tcg`."""
@@ -82,6 +83,7 @@ def build(
         *_disk("environment", spec.environment.path, read_only=True),
         *_disk("seed", seed, read_only=True),
         *_disk("scratch", scratch, read_only=False),
+        *_disk("exchange", exchange, read_only=False),
         *(("-incoming", "defer") if incoming else ()),
     ]
 
