@@ -32,8 +32,7 @@ from pyro_mcp.protocol.wake import Wake
 QUIET_SECONDS = 0.1
 LINGER_SECONDS = 1.0
 SMALL_READ = 4096
-LARGE_READ = 256 * 1024
-PIPE_BYTES = 1024 * 1024
+LARGE_READ = PIPE_BYTES = 1024 * 1024
 TRANSFER_NICE = 5
 """What a thread that moves much data adds to its niceness: a command that comes meanwhile, and shares the one processor
 with it, took 3.4 times as long as alone, and so it takes 2 times."""

@@ -19,7 +19,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from pyro_mcp.protocol.exchange import Exchange, Loans
+from pyro_mcp.protocol.exchange import SLOTS, Exchange, Loans
 from pyro_mcp.protocol.frames import (
     HEADER,
     PREAMBLE,
@@ -58,7 +58,6 @@ MAX_STREAMS = 256
 WIDE_STREAMS = 6
 """That may have a window of `WIDE` at one time: a hostile peer gains 10 MiB by it."""
 FRAME_SECONDS = 30.0
-
 Handler = Callable[[Stream], None]
 
 
@@ -231,8 +230,9 @@ class Channel:
     def _write_data(self, stream: int, tag: int, data: memoryview) -> None:
         self._sending(self._writer.data, stream, tag, data)
 
-    def _acknowledge(self) -> None:
-        self._sending(self._writer.receipt)
+    def _acknowledge(self, *, last: bool) -> None:
+        if self._loans.owed >= (1 if last else SLOTS // 2):
+            self._sending(self._writer.send)
 
     def _sending(self, write: Callable[..., None], *what: Any) -> None:
         try:

@@ -177,9 +177,10 @@ class Loans:
             self._taken.append(slot)
 
     @property
-    def owes(self) -> bool:
-        """Whether the peer is still to be told of something taken."""
-        return bool(self._taken)
+    def owed(self) -> int:
+        """Of how many pieces taken the peer is still to be told. Each frame costs an emulated guest a millisecond, so
+        they are told together, and along with others if that is soon enough."""
+        return len(self._taken)
 
     def receipt(self) -> bytes:
         """What the peer is to be told of now."""

@@ -24,7 +24,7 @@ FRAME_COST = 64
 pieces is bounded in memory by the same window, and a conforming sender can never overrun the receiver's queue."""
 MAX_QUEUED = 65536
 NOTICE_MAX = WINDOW - WINDOW // 4
-"""What a notice may cost. A reader grants credit in quarters of the window, so more may never come together."""
+"""What a notice may cost. A reader grants credit in quarters of a small window, so more may never come together."""
 
 
 def cost(size: int) -> int:
@@ -92,7 +92,7 @@ class Link(Protocol):
 
     def _write_data(self, stream: int, tag: int, data: memoryview) -> None: ...
 
-    def _acknowledge(self) -> None: ...
+    def _acknowledge(self, *, last: bool) -> None: ...
 
     def _widen(self, number: int) -> bool: ...
 
@@ -190,12 +190,12 @@ class Stream:
             if grant and not self._finished:
                 self._channel._write(Kind.CREDIT, self._number, HEADER.pack(grant, 0, 0))
             else:
-                self._channel._acknowledge()
+                self._channel._acknowledge(last=isinstance(message, Result | End))
         return message
 
     def _grant_due(self) -> int:
         """The credit to grant now, if enough has been read. The caller holds the lock."""
-        if self._unread < self._window // 4:
+        if self._unread < (WIDE // 2 if self._window == WIDE else WINDOW - NOTICE_MAX):
             return 0
         grant, self._unread = self._unread, 0
         if self._window < WIDE and self._channel._widen(self._number):

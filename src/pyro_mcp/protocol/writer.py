@@ -40,15 +40,12 @@ class Writer:
         for at in range(0, len(data), MAX_PIECE):
             self.frame(Kind.DATA, stream, bytes((tag,)), data[at : at + MAX_PIECE])
 
-    def receipt(self) -> None:
-        """Tell the peer what was taken. Not for the reader's thread: this may have to wait until the peer reads."""
-        if self._loans.owes:
-            self.send()
-
     def send(self, *parts: Buffer) -> None:
-        """These bytes, with nothing of another thread between them."""
+        """These bytes, with nothing of another thread between them, and with the receipt for what was taken; without
+        any, only that. It may wait until the peer reads, so only what the peer waits for may be the reader's to send.
+        """
         with self._lock:
-            if self._loans.owes:
+            if self._loans.owed:
                 taken = self._loans.receipt()
                 parts = (HEADER.pack(len(taken), 0, Kind.TAKEN) + taken, *parts)
             self._pipe.write_all(parts, deadline=time.monotonic() + SEND_SECONDS)
