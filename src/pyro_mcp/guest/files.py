@@ -165,7 +165,7 @@ class Files:
 
 
 def _write_large(fd: int, flow: Flow, size: int) -> None:
-    file, offset = LargeFile(fd, size), 0
+    file, offset = LargeFile(fd), 0
     for piece in flow.take(size):
         file.write(piece, offset)
         offset += len(piece)

@@ -76,7 +76,7 @@ class Unpacker:
             self._file = os.open(name, _NEW, 0o600, dir_fd=parent)
             self._entry = entry
             if entry.extents is None and entry.size >= LARGE:
-                self._large = LargeFile(self._file, entry.size)
+                self._large = LargeFile(self._file)
         elif entry.type == "symlink":
             os.symlink(os.fsencode(entry.target), name, dir_fd=parent)
             self._own(entry, parent, name)

@@ -76,8 +76,8 @@ def safe_path(path: Any) -> str:
 
 
 class Encoder:
-    """Writes a sequence through `write`, in pieces of some 64 KiB, and larger ones as they came: those are good as long as
-    the caller leaves them alone. Raises `EntryError` for what no decoder takes."""
+    """Writes a sequence through `write`, in pieces of some 64 KiB, and larger ones as they came: those are good as
+    long as the caller leaves them alone. Raises `EntryError` for what no decoder takes."""
 
     def __init__(self, write: Callable[[bytes | memoryview], object]) -> None:
         self.count = 0

@@ -17,11 +17,12 @@ from pyro_mcp.protocol.exchange import SLOT_BYTES, Loans
 from pyro_mcp.protocol.frames import HEADER, MAX_PIECE, Frame, FrameError, Kind, encode_json
 
 WINDOW = 384 * 1024
-WIDE = 2 * 1024 * 1024
-"""Each grant of credit wakes two threads on either side; with a small window a transfer does little else."""
 FRAME_COST = 64
 """Credit that each EVENT, and each `MAX_PIECE` of DATA begun, costs besides its payload, so that a stream of tiny
 pieces is bounded in memory by the same window, and a conforming sender can never overrun the receiver's queue."""
+WIDE = 2 * (SLOT_BYTES + SLOT_BYTES // MAX_PIECE * FRAME_COST)
+"""Two of the largest pieces, and credit is granted for one at a time. Each grant wakes two threads on either side; with
+a small window a transfer does little else."""
 MAX_QUEUED = 65536
 NOTICE_MAX = WINDOW - WINDOW // 4
 """What a notice may cost. A reader grants credit in quarters of a small window, so more may never come together."""
