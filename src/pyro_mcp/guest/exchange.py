@@ -16,7 +16,7 @@ import struct
 import sys
 import threading
 
-from pyro_mcp.protocol.exchange import HALF_BYTES, SLOT_BYTES, Exchange
+from pyro_mcp.protocol.exchange import HALF_BYTES, Exchange, buffer
 
 SECTOR = 512
 BUFFERS = 6
@@ -24,17 +24,14 @@ BUFFERS = 6
 _BLKDISCARD = 0x1277
 
 
-def buffer(size: int = SLOT_BYTES) -> mmap.mmap:
-    """Memory on whole pages, as direct input and output want it."""
-    return mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-
-
 class GuestExchange(Exchange):
     """The disk at `path`. Raises `OSError` when it cannot be opened."""
 
     def __init__(self, path: str) -> None:
         super().__init__(mine=HALF_BYTES, theirs=0)
-        self._fd = os.open(path, os.O_RDWR | os.O_DIRECT | os.O_CLOEXEC)
+        self._fd = os.open(path, os.O_RDWR | os.O_EXCL | os.O_DIRECT | os.O_CLOEXEC)
+        # Whoever writes on it spoils transfers, so it stands in nobody's way; and as it is held, it cannot be mounted.
+        os.unlink(path)
         self._buffers = [buffer() for _ in range(BUFFERS)]
         self._unheld = _references(self._buffers, 0)
         self._spare = buffer()

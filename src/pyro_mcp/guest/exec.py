@@ -22,11 +22,11 @@ from typing import Any
 from pyro_mcp.guest import params as read
 from pyro_mcp.guest.children import Child, SpawnError, spawn
 from pyro_mcp.guest.errors import AgentError, cause, invalid
-from pyro_mcp.guest.exchange import buffer
 from pyro_mcp.guest.exec_end import Killer, not_started, result_of
 from pyro_mcp.guest.jobs import Job, Jobs, job_name
 from pyro_mcp.guest.secrets import Secrets
 from pyro_mcp.protocol.channel import Data, End, Message, Stream
+from pyro_mcp.protocol.exchange import buffer
 from pyro_mcp.protocol.wake import Wake
 
 QUIET_SECONDS = 0.1

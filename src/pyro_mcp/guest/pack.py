@@ -11,13 +11,13 @@ from typing import Any
 from pyro_mcp.guest import params as read
 from pyro_mcp.guest.direct import LARGE, Reader
 from pyro_mcp.guest.errors import invalid
-from pyro_mcp.guest.exchange import buffer
 from pyro_mcp.guest.flow import Flow
 from pyro_mcp.guest.paths import STAGE_PREFIX, Place, Tree, absolute, failure, relative, reopen, show
 from pyro_mcp.guest.stage import listing
 from pyro_mcp.guest.steps import settle
 from pyro_mcp.protocol.channel import Stream
 from pyro_mcp.protocol.entries import MAX_DEPTH, MAX_EXTENTS, MAX_PATH, Encoder, Entry
+from pyro_mcp.protocol.exchange import buffer
 
 PIECE = 1024 * 1024
 MAX_NOTES = 200

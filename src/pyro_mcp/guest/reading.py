@@ -8,10 +8,10 @@ import stat
 from typing import Any
 
 from pyro_mcp.guest.direct import LARGE, Reader
-from pyro_mcp.guest.exchange import buffer
 from pyro_mcp.guest.flow import Flow
 from pyro_mcp.guest.paths import Place, artifact_type
 from pyro_mcp.protocol.digest import sha256
+from pyro_mcp.protocol.exchange import buffer
 
 HASH_LIMIT = 64 * 1024 * 1024
 """A larger file that is only read in part is not digested."""

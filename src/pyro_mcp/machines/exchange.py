@@ -8,17 +8,30 @@ import threading
 from pathlib import Path
 
 from pyro_mcp.protocol.exchange import DISK_BYTES, HALF_BYTES, Exchange
+from pyro_mcp.system.atomic import disk_errors
 from pyro_mcp.system.sparse import punch_hole
 
 NAME = "exchange"
 
 
 def make(directory: Path) -> Path:
-    """An empty exchange disk in `directory`. Raises `OSError`."""
+    """An empty exchange disk in `directory`. Raises `DiskFull` or `OSError`."""
     path = directory / NAME
-    with path.open("wb") as file:
-        file.truncate(DISK_BYTES)
+    with disk_errors("make an exchange disk"):
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        try:
+            os.ftruncate(fd, DISK_BYTES)
+        finally:
+            os.close(fd)
     return path
+
+
+def find(directory: Path) -> HostExchange | None:
+    """The host's end of the disk in `directory`; None for a machine of an earlier version, which has none."""
+    try:
+        return HostExchange(directory)
+    except FileNotFoundError:
+        return None
 
 
 class HostExchange(Exchange):

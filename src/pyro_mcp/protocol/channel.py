@@ -213,14 +213,11 @@ class Channel:
             self._pongs.clear()
             begun = time.perf_counter()
             self._write(Kind.PING, 0)
-            return self._pong(timeout) - begun
-
-    def _pong(self, timeout: float) -> float:
-        with self._condition:
-            if not self._condition.wait_for(lambda: self._pongs or self.closed, timeout):
-                raise TimeoutError(f"no pong within {timeout:g} s")
-            self._require_open()
-            return self._pongs[0]
+            with self._condition:
+                if not self._condition.wait_for(lambda: self._pongs or self.closed, timeout):
+                    raise TimeoutError(f"no pong within {timeout:g} s")
+                self._require_open()
+                return self._pongs[0] - begun
 
     # -- for streams
 
@@ -229,6 +226,8 @@ class Channel:
 
     def _write_data(self, stream: int, tag: int, data: memoryview) -> None:
         self._sending(self._writer.data, stream, tag, data)
+        if stream not in self._streams:  # It was over already, and nobody says so again.
+            self._loans.over(stream)
 
     def _acknowledge(self, *, last: bool) -> None:
         if self._loans.owed >= (1 if last else SLOTS // 2):
@@ -370,7 +369,7 @@ class Channel:
 
     def _answer(self, stream: Stream) -> None:
         """The loop edge of agent and node: whatever a handler raises becomes the stream's answer."""
-        assert self._handler is not None
+        assert self._handler
         try:
             self._handler(stream)
             if not stream._finished:

@@ -10,6 +10,7 @@ A piece that finds no slot, or a disk that is full or fails, goes over the wire.
 
 from __future__ import annotations
 
+import mmap
 import struct
 import threading
 from abc import ABC, abstractmethod
@@ -24,6 +25,11 @@ DISK_BYTES = 2 * HALF_BYTES
 PLACE_LEAST = 32 * 1024
 """A smaller piece is sent over the wire in less time than a disk takes to answer."""
 PLACE = struct.Struct("!BIB")
+
+
+def buffer(size: int = SLOT_BYTES) -> mmap.mmap:
+    """Memory on whole pages, as direct input and output want it."""
+    return mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
 
 
 class Exchange(ABC):

@@ -264,13 +264,12 @@ def _cpu_model() -> str:
 def _dial(process: Vmm, network: NetworkLink | None) -> Channel:
     """A channel to the agent on which hello has been said. Raises `MachineFailed` or `ChannelClosed`."""
     handler = None if network is None else network.handler
-    disk = exchange.HostExchange(process.directory)
     channel = Channel(
         Pipe(process.connect_agent().detach()),
         initiator=True,
         hello={"role": "node"},
         handler=handler,
-        exchange=disk,
+        exchange=exchange.find(process.directory),
     )
     process.on_exit(lambda: channel.close("the guest's machine has exited"))
     channel.greet()
