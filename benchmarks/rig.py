@@ -11,6 +11,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pyro_mcp.machines.driver import GuestRuntime, Image, MachineSpec
 from pyro_mcp.machines.qemu.driver import QemuDriver, QemuMachine
@@ -79,7 +80,17 @@ def timed(action: Callable[[], object]) -> float:
 def run(channel: Channel, argv: list[str], feed: Iterator[bytes] | None = None) -> int:
     """Run `argv` in the guest; the number of bytes it printed."""
     params = {"argv": argv, "env": {}, "timeout_seconds": 300, "stdin": feed is not None}
-    stream = channel.open("exec", params)
+    received, result = ask(channel, "exec", params, feed)
+    if result["exit_code"] != 0:
+        raise RuntimeError(f"{argv} ended with {result}")
+    return received
+
+
+def ask(
+    channel: Channel, verb: str, params: dict[str, Any], feed: Iterator[bytes] | None = None
+) -> tuple[int, dict[str, Any]]:
+    """One request to the agent; how many bytes it sent, and its answer."""
+    stream = channel.open(verb, params)
     if feed is not None:
 
         def push() -> None:
@@ -92,9 +103,9 @@ def run(channel: Channel, argv: list[str], feed: Iterator[bytes] | None = None) 
     for message in stream.messages():
         if isinstance(message, Data):
             received += len(message.data)
-        elif isinstance(message, Result) and message.value["exit_code"] != 0:
-            raise RuntimeError(f"{argv} ended with {message.value}")
-    return received
+        elif isinstance(message, Result):
+            return received, message.value
+    raise AssertionError("a stream ends with its result")
 
 
 def interleave(one: Callable[[], float], two: Callable[[], float], runs: int) -> tuple[float, float]:

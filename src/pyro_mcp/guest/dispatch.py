@@ -11,6 +11,7 @@ from typing import Any
 
 from pyro_mcp.guest.errors import AgentError, cause
 from pyro_mcp.protocol.channel import Channel, Stream
+from pyro_mcp.protocol.exchange import Exchange
 from pyro_mcp.protocol.pipe import Pipe
 from pyro_mcp.protocol.workers import Workers
 
@@ -23,8 +24,9 @@ Verb = Callable[[Stream], dict[str, Any] | None]
 class Dispatcher:
     """Answers requests from a table of verbs. `hello` is what each new peer is told about this agent."""
 
-    def __init__(self, verbs: Mapping[str, Verb], hello: dict[str, Any]) -> None:
+    def __init__(self, verbs: Mapping[str, Verb], hello: dict[str, Any], exchange: Exchange | None = None) -> None:
         self._verbs = verbs
+        self._exchange = exchange
         self._workers = Workers(ready=READY_WORKERS)
         self._channel: Channel | None = None
         self._hello = {"role": "agent", "verbs": sorted(verbs), **hello}
@@ -61,7 +63,13 @@ class Dispatcher:
         killed and started anew can be back on a port before the guest has seen it go.
         """
         channel = Channel(
-            pipe, initiator=False, hello=self._hello, handler=self.handle, workers=self._workers, backlog=backlog
+            pipe,
+            initiator=False,
+            hello=self._hello,
+            handler=self.handle,
+            workers=self._workers,
+            backlog=backlog,
+            exchange=self._exchange,
         )
         self._channel = channel
         channel.serve()

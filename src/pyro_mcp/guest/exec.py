@@ -26,13 +26,13 @@ from pyro_mcp.guest.exec_end import Killer, not_started, result_of
 from pyro_mcp.guest.jobs import Job, Jobs, job_name
 from pyro_mcp.guest.secrets import Secrets
 from pyro_mcp.protocol.channel import Data, End, Message, Stream
+from pyro_mcp.protocol.exchange import buffer
 from pyro_mcp.protocol.wake import Wake
 
 QUIET_SECONDS = 0.1
 LINGER_SECONDS = 1.0
 SMALL_READ = 4096
-LARGE_READ = 128 * 1024
-PIPE_BYTES = 1024 * 1024
+LARGE_READ = PIPE_BYTES = 1024 * 1024
 TRANSFER_NICE = 5
 """What a thread that moves much data adds to its niceness: a command that comes meanwhile, and shares the one processor
 with it, took 3.4 times as long as alone, and so it takes 2 times."""
@@ -234,7 +234,7 @@ class _Run:
     def _widen(self) -> None:
         """A command with much to say gets a large buffer and large pipes; `true` never pays for them."""
         self._give_way()
-        self._buffer = memoryview(bytearray(LARGE_READ))
+        self._buffer = memoryview(buffer(LARGE_READ))
         for fd in self._outputs:
             _widen_pipe(fd)
 

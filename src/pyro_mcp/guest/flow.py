@@ -8,8 +8,10 @@ from typing import Any
 
 from pyro_mcp.guest.errors import AgentError, invalid
 from pyro_mcp.protocol.channel import Data, End, Message, Stream
+from pyro_mcp.protocol.frames import MAX_PIECE
 
 INPUT, OUTPUT = 0, 1
+Piece = bytes | memoryview
 
 
 class Flow:
@@ -18,7 +20,7 @@ class Flow:
     def __init__(self, stream: Stream) -> None:
         self._stream = stream
         self._event = threading.Event()
-        self._rest = b""
+        self._rest: Piece = b""
         self._ended = False
         stream.watch(self._event.set)
 
@@ -32,7 +34,7 @@ class Flow:
 
     # -- in
 
-    def pieces(self) -> Iterator[bytes]:
+    def pieces(self) -> Iterator[Piece]:
         """What the peer sends, as it comes, to its end."""
         if self._rest:
             rest, self._rest = self._rest, b""
@@ -46,7 +48,7 @@ class Flow:
             else:
                 raise invalid(f"cannot {self._stream.verb}: input is data with tag 0")
 
-    def take(self, size: int) -> Iterator[bytes]:
+    def take(self, size: int) -> Iterator[Piece]:
         """Exactly `size` bytes of input, in pieces. Raises `AgentError` when fewer come."""
         pieces = self.pieces()
         while size:
@@ -76,16 +78,17 @@ class Flow:
 
     # -- out
 
-    def send(self, data: bytes) -> None:
-        """Send output as credit allows."""
+    def send(self, data: Piece) -> None:
+        """Send output as credit allows. Afterwards `data` may be used for something else."""
         view = memoryview(data)
         while view:
             self._event.clear()
             self.check()
             room = self._stream.room
-            if room:
-                self._stream.send(view[:room], OUTPUT)
-                view = view[room:]
+            if room >= min(len(view), MAX_PIECE):
+                size = len(view) if room >= len(view) else room - room % MAX_PIECE
+                self._stream.send(view[:size], OUTPUT)
+                view = view[size:]
             else:
                 self._event.wait()
 

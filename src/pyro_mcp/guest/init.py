@@ -21,6 +21,7 @@ from pyro_mcp.guest import params as read
 from pyro_mcp.guest.children import SpawnError, reap_orphans, spawn
 from pyro_mcp.guest.dispatch import Dispatcher, Verb
 from pyro_mcp.guest.errors import AgentError
+from pyro_mcp.guest.exchange import GuestExchange
 from pyro_mcp.guest.host_time import HostTime
 from pyro_mcp.guest.jobs import Jobs
 from pyro_mcp.guest.net import drivers
@@ -104,7 +105,9 @@ class GuestAgent:
             **workspace.verbs(self._overlay.tree, self._overlay.layers, self._require_workspace),
         }
         verbs |= {name: self._in_place(verb) for name, verb in verbs.items() if name in _ON_WORKSPACE}
-        self._dispatcher = Dispatcher(verbs, {"mode": "guest", "kernel": os.uname().release})
+        self._dispatcher = Dispatcher(
+            verbs, {"mode": "guest", "kernel": os.uname().release}, GuestExchange(disks.find("exchange"))
+        )
 
     def serve_for_ever(self) -> NoReturn:
         """Serve one host after another."""

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from pyro_mcp.guest import params as read
+from pyro_mcp.guest.direct import LARGE, Reader
 from pyro_mcp.guest.errors import invalid
 from pyro_mcp.guest.flow import Flow
 from pyro_mcp.guest.layers import Upper, join
@@ -18,8 +19,9 @@ from pyro_mcp.guest.stage import listing
 from pyro_mcp.guest.steps import settle
 from pyro_mcp.protocol.channel import Stream
 from pyro_mcp.protocol.entries import MAX_DEPTH, MAX_EXTENTS, MAX_PATH, Encoder, Entry
+from pyro_mcp.protocol.exchange import buffer
 
-PIECE = 256 * 1024
+PIECE = 1024 * 1024
 MAX_NOTES = 200
 _LOOK = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -59,12 +61,13 @@ class _Level:
 class Packer:
     """Walks a directory by descriptors, one per level, and encodes what it finds."""
 
-    def __init__(self, send: Callable[[bytes], object], check: Callable[[], None]) -> None:
+    def __init__(self, send: Callable[[bytes | memoryview], object], check: Callable[[], None]) -> None:
         self.encoder = Encoder(send)
         self.skipped = Notes()
         self.changed = Notes()
         self._check = check
         self._links: dict[tuple[int, int], bytes] = {}
+        self._space = memoryview(buffer(PIECE))
 
     def place(self, place: Place) -> None:
         """A directory's content, or one file."""
@@ -160,20 +163,21 @@ class Packer:
             entry = _entry(path, "file", status)._replace(size=status.st_size, extents=extents)
             self.encoder.entry(entry)
             whole = True
+            reader = Reader(own, self._space, large=status.st_size >= LARGE)
             for offset, length in ((0, status.st_size),) if extents is None else extents:
-                whole = self._copy(own, offset, length) and whole
+                whole = self._copy(reader, offset, length) and whole
             after = os.fstat(own)
             if not whole or (after.st_mtime_ns, after.st_size) != (status.st_mtime_ns, status.st_size):
                 self.changed.add(path, "changed while it was read")
         finally:
             os.close(own)
 
-    def _copy(self, fd: int, offset: int, length: int) -> bool:
+    def _copy(self, reader: Reader, offset: int, length: int) -> bool:
         """Encode a range; what a shrinking file no longer has becomes zeros, and the answer False."""
         whole = True
         while length:
             self._check()
-            piece = os.pread(fd, min(PIECE, length), offset) if whole else b""
+            piece: bytes | memoryview = reader.read(length, offset) if whole else b""
             if not piece:
                 whole = False
                 piece = bytes(min(PIECE, length))

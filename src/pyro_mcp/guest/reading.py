@@ -8,9 +8,11 @@ import stat
 from collections.abc import Callable
 from typing import Any
 
+from pyro_mcp.guest.direct import LARGE, Reader
 from pyro_mcp.guest.flow import Flow
 from pyro_mcp.guest.paths import Place, artifact_type
 from pyro_mcp.protocol.digest import sha256
+from pyro_mcp.protocol.exchange import buffer
 
 HASH_LIMIT = 64 * 1024 * 1024
 """A larger file that is only read in part is not digested."""
@@ -45,6 +47,8 @@ def send_file(fd: int, offset: int, most: int, flow: Flow) -> dict[str, Any]:
     """Send `most` bytes of `fd` from `offset` on; digest the rest too when that is cheap enough."""
     status = os.fstat(fd)
     end = offset + most
+    if status.st_size >= LARGE and offset == 0 and end >= status.st_size:
+        return _send_all(fd, most, flow, status)
     if status.st_size > max(HASH_LIMIT, 0 if offset else end):
         return _send_part(fd, offset, most, flow, status)
     digest = sha256()
@@ -63,6 +67,17 @@ def send_file(fd: int, offset: int, most: int, flow: Flow) -> dict[str, Any]:
     if seen <= end:
         text.end()
     return _read_result(seen, digest.hexdigest(), text.binary, max(0, seen - end), status)
+
+
+def _send_all(fd: int, most: int, flow: Flow, status: os.stat_result) -> dict[str, Any]:
+    """All of a large file. Who gets it can tell its digest, and whether it is text, fifty times faster than we can."""
+    reader, seen = Reader(fd, memoryview(buffer()), large=True), 0
+    while piece := reader.read(most - seen, seen) if seen < most else None:
+        flow.send(piece)
+        seen += len(piece)
+        flow.check()
+    left = max(0, os.fstat(fd).st_size - seen)
+    return {**_read_result(seen + left, None, False, left, status), "unseen": True}
 
 
 def _send_part(fd: int, offset: int, most: int, flow: Flow, status: os.stat_result) -> dict[str, Any]:

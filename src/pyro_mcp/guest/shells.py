@@ -187,7 +187,7 @@ class Shells:
                 flow.check()
             try:
                 for piece in flow.pieces():
-                    self._type(shell, piece, flow, wake, written)
+                    self._type(shell, bytes(piece), flow, wake, written)
                     written += len(piece)
             finally:
                 shell.end_typing()

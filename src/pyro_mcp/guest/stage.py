@@ -51,7 +51,7 @@ class Stage:
         """What is staged at the path `name`; it may be missing."""
         return self.tree.find([self.name, *name.split(b"/")], links=False)
 
-    def write(self, name: bytes, pieces: Iterable[bytes], mode: int = 0o600) -> int:
+    def write(self, name: bytes, pieces: Iterable[bytes | memoryview], mode: int = 0o600) -> int:
         """Make a file of `pieces`; its size."""
         fd = os.open(name, _NEW, 0o600, dir_fd=self.fd)
         try:
@@ -96,7 +96,7 @@ def unused_name() -> bytes:
     return STAGE_PREFIX + os.urandom(8).hex().encode()
 
 
-def write_pieces(fd: int, pieces: Iterable[bytes]) -> int:
+def write_pieces(fd: int, pieces: Iterable[bytes | memoryview]) -> int:
     """Write all of `pieces`; how many bytes that were."""
     size = 0
     for piece in pieces:

@@ -15,6 +15,7 @@ from functools import partial
 from typing import Any
 
 from pyro_mcp.guest import params as read
+from pyro_mcp.guest.direct import LARGE, LargeFile
 from pyro_mcp.guest.errors import AgentError, invalid
 from pyro_mcp.guest.flow import Flow
 from pyro_mcp.guest.layers import IMPURE, OPAQUE, REDIRECT
@@ -39,10 +40,11 @@ class Unpacker:
         self._decoder = Decoder()
         self._parent: tuple[bytes, int] | None = None
         self._file = -1
+        self._large: LargeFile | None = None
         self._entry: Entry | None = None
         self._directories: list[Entry] = []
 
-    def run(self, pieces: Iterable[bytes]) -> dict[str, int]:
+    def run(self, pieces: Iterable[bytes | memoryview]) -> dict[str, int]:
         """Unpack the whole sequence; the counts. Raises `AgentError` for a bad one and `OSError`."""
         try:
             for data in pieces:
@@ -76,6 +78,8 @@ class Unpacker:
         elif entry.type == "file":
             self._file = os.open(name, _NEW, 0o600, dir_fd=parent)
             self._entry = entry
+            if entry.extents is None and entry.size >= LARGE:
+                self._large = LargeFile(self._file)
         elif entry.type == "symlink":
             os.symlink(os.fsencode(entry.target), name, dir_fd=parent)
             self._own(entry, parent, name)
@@ -94,6 +98,9 @@ class Unpacker:
             os.setxattr(f"/proc/self/fd/{parent}", IMPURE, b"y")
 
     def _write(self, piece: Piece) -> None:
+        if self._large is not None:
+            self._large.write(piece.data, piece.offset)
+            return
         os.lseek(self._file, piece.offset, os.SEEK_SET)
         write_all(self._file, piece.data)
 
@@ -108,7 +115,7 @@ class Unpacker:
         os.fchmod(self._file, entry.mode)
         os.utime(self._file, ns=(entry.mtime_ns, entry.mtime_ns))
         os.close(self._file)
-        self._file, self._entry = -1, None
+        self._file, self._large, self._entry = -1, None, None
 
     def _dress(self, entry: Entry) -> None:
         """A directory gets its mode and time last, so that neither hinders what goes into it."""

@@ -86,7 +86,7 @@ class _Wire:
             try:
                 while (message := self._stream.try_receive()) is not None:
                     if isinstance(message, Data) and message.tag == 0:
-                        yield message.data
+                        yield bytes(message.data)
                     elif isinstance(message, End):
                         return
             except ChannelClosed:

@@ -2,8 +2,9 @@
 
 One side opens a stream with a verb and JSON parameters; the other side's handler answers with exactly one result or
 error. Between the two, either side may send tagged DATA and JSON EVENTs, bounded by credit: a sender may have at most
-`WINDOW` unread bytes under way per stream, and the reader grants more as its consumer reads. So a stalled consumer
-stops its own stream and no other, and memory is bounded by streams x window.
+`WINDOW` unread bytes under way per stream, and the reader grants more as its consumer reads, to `WIDE_STREAMS` of them
+up to `WIDE`. So a stalled consumer stops its own stream and no other, and memory is bounded. Large pieces of DATA lie
+on an `exchange`, where both sides have one, and only their place travels.
 
 Whatever the peer sends is checked against what it may send now; the first broken rule ends the connection.
 """
@@ -18,6 +19,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
+from pyro_mcp.protocol.exchange import SLOTS, Exchange, Loans
 from pyro_mcp.protocol.frames import (
     HEADER,
     PREAMBLE,
@@ -32,6 +34,7 @@ from pyro_mcp.protocol.frames import (
 from pyro_mcp.protocol.pipe import Pipe, PipeClosed
 from pyro_mcp.protocol.stream import (
     FRAME_COST,
+    WIDE,
     WINDOW,
     ChannelClosed,
     Data,
@@ -43,29 +46,18 @@ from pyro_mcp.protocol.stream import (
     Stream,
 )
 from pyro_mcp.protocol.workers import Workers
+from pyro_mcp.protocol.writer import Writer
 
 __all__ = [
-    "FRAME_COST",
-    "WINDOW",
-    "Channel",
-    "ChannelClosed",
-    "Data",
-    "End",
-    "Event",
-    "Handler",
-    "Message",
-    "RemoteError",
-    "Result",
-    "Stream",
-]
+    "FRAME_COST", "WIDE", "WINDOW", "Channel", "ChannelClosed", "Data", "End", "Event", "Handler", "Message",
+    "RemoteError", "Result", "Stream",
+]  # fmt: skip
 
 MAX_STREAMS = 256
-"""That one side may have under way at the other, until their handlers are done. Each side's are counted apart, so
-neither can take the other's room."""
+"""That one side may have under way at the other, until their handlers are done; each side's are counted apart."""
+WIDE_STREAMS = 6
+"""That may have a window of `WIDE` at one time: a hostile peer gains 10 MiB by it."""
 FRAME_SECONDS = 30.0
-SEND_SECONDS = 60.0
-SMALL = 4096
-
 Handler = Callable[[Stream], None]
 
 
@@ -88,6 +80,7 @@ class Channel:
         frame_seconds: float = FRAME_SECONDS,
         workers: Workers | None = None,
         backlog: bytes = b"",
+        exchange: Exchange | None = None,
     ) -> None:
         self.max_control = max_control
         self.peer: dict[str, Any] = {}
@@ -95,13 +88,15 @@ class Channel:
         """How often something was read from the peer: any of it is a sign of life."""
         self._pipe = pipe
         self._initiator = initiator
-        self._hello = hello
+        self._loans = Loans(exchange)
+        self._hello = {**hello, **self._loans.offer, "window": WIDE}
+        self._wide: set[int] = set()
         self._handler = handler
         self._frame_seconds = frame_seconds
         self._backlog = backlog
         self._workers = workers or Workers()
         self._owns_workers = workers is None
-        self._write_lock = threading.Lock()
+        self._writer = Writer(pipe, self._loans)
         # Held while a stream is opened, and never by the reader: an OPEN may wait for the peer, and the peer for us.
         self._open_lock = threading.RLock()
         self._condition = threading.Condition()
@@ -168,6 +163,7 @@ class Channel:
             callback = self._on_close
             self._condition.notify_all()
         self._pipe.close()
+        self._loans.close()
         for stream in streams:
             stream._lost(reason)
         if self._owns_workers:
@@ -219,32 +215,46 @@ class Channel:
             self._pongs.clear()
             begun = time.perf_counter()
             self._write(Kind.PING, 0)
-            return self._pong(timeout) - begun
-
-    def _pong(self, timeout: float) -> float:
-        with self._condition:
-            if not self._condition.wait_for(lambda: self._pongs or self.closed, timeout):
-                raise TimeoutError(f"no pong within {timeout:g} s")
-            self._require_open()
-            return self._pongs[0]
+            with self._condition:
+                if not self._condition.wait_for(lambda: self._pongs or self.closed, timeout):
+                    raise TimeoutError(f"no pong within {timeout:g} s")
+                self._require_open()
+                return self._pongs[0] - begun
 
     # -- for streams
 
     def _write(self, kind: Kind, stream: int, *payload: bytes | memoryview) -> None:
-        length = sum(map(len, payload))
-        header = HEADER.pack(length, stream, kind)
-        # Each part is a call into the guest's device, so only a body that is dear to copy travels apart.
-        parts = [b"".join((header, *payload))] if length <= SMALL else [b"".join((header, *payload[:-1])), payload[-1]]
+        self._sending(self._writer.frame, kind, stream, *payload)
+
+    def _write_data(self, stream: int, tag: int, data: memoryview) -> None:
+        self._sending(self._writer.data, stream, tag, data)
+        if stream not in self._streams:  # It was over already, and nobody says so again.
+            self._loans.over(stream)
+
+    def _acknowledge(self, *, last: bool) -> None:
+        if self._loans.owed >= (1 if last else SLOTS // 2):
+            self._sending(self._writer.send)
+
+    def _sending(self, write: Callable[..., None], *what: Any) -> None:
         try:
-            with self._write_lock:
-                self._pipe.write_all(parts, deadline=time.monotonic() + SEND_SECONDS)
+            write(*what)
         except (PipeClosed, TimeoutError) as error:
             self.close(f"cannot send: {error}")
             raise ChannelClosed(self.reason) from None
 
+    def _widen(self, number: int) -> bool:
+        """Whether the stream may have a window of `WIDE`."""
+        with self._condition:
+            if self.peer.get("window") != WIDE or len(self._wide) >= WIDE_STREAMS or number not in self._streams:
+                return False
+            self._wide.add(number)
+            return True
+
     def _forget(self, number: int) -> None:
         with self._condition:
             self._streams.pop(number, None)
+            self._wide.discard(number)
+        self._loans.over(number)
 
     def _opened_here(self, number: int) -> bool:
         return number % 2 == (1 if self._initiator else 0)
@@ -258,11 +268,10 @@ class Channel:
     def _greet(self) -> None:
         payload = encode_json({**self._hello, "version": VERSION})
         greeting = b"".join((PREAMBLE, *encode(Kind.HELLO, 0, payload)))
-        with self._write_lock:
-            try:
-                self._pipe.write_all([greeting], deadline=time.monotonic() + SEND_SECONDS)
-            except (PipeClosed, TimeoutError) as error:
-                raise ChannelClosed(f"cannot send: {error}") from None
+        try:
+            self._writer.send(greeting)
+        except (PipeClosed, TimeoutError) as error:
+            raise ChannelClosed(f"cannot send: {error}") from None
 
     def _read_loop(self) -> None:
         decoder = Decoder(max_control=self.max_control)
@@ -304,6 +313,8 @@ class Channel:
                     self._condition.notify_all()
             case Kind.OPEN:
                 self._accept(frame)
+            case Kind.TAKEN:
+                self._loans.returned(frame.payload)
             case Kind.HELLO | Kind.PING:
                 raise FrameError(f"unexpected {frame.kind.name}")
             case _:
@@ -315,6 +326,7 @@ class Channel:
         peer = frame.json()
         if peer.get("version") != VERSION:
             raise FrameError(f"the peer speaks version {str(peer.get('version'))[:20]}, this side {VERSION}")
+        self._loans.agree(peer)
         if not self._initiator:
             self._greet()
         with self._condition:
@@ -360,7 +372,7 @@ class Channel:
 
     def _answer(self, stream: Stream) -> None:
         """The loop edge of agent and node: whatever a handler raises becomes the stream's answer."""
-        assert self._handler is not None
+        assert self._handler
         try:
             self._handler(stream)
             if not stream._finished:
@@ -386,3 +398,5 @@ class Channel:
             stream._deliver(frame)
         elif not known or number == 0:
             raise FrameError(f"{frame.kind.name} for stream {number}, which was never opened")
+        elif frame.kind is Kind.PLACED:
+            self._loans.take(self._loans.announced(frame.payload)[0])

@@ -62,7 +62,7 @@ class Piece(NamedTuple):
     """Bytes of the file whose `Entry` came last, at `offset`. Bytes of a file that never come are zero."""
 
     offset: int
-    data: bytes
+    data: bytes | memoryview
 
 
 def safe_path(path: Any) -> str:
@@ -78,9 +78,10 @@ def safe_path(path: Any) -> str:
 
 
 class Encoder:
-    """Writes a sequence through `write`, in pieces of some 64 KiB. Raises `EntryError` for what no decoder takes."""
+    """Writes a sequence through `write`, in pieces of some 64 KiB, and larger ones as they came: those are good as
+    long as the caller leaves them alone. Raises `EntryError` for what no decoder takes."""
 
-    def __init__(self, write: Callable[[bytes], object]) -> None:
+    def __init__(self, write: Callable[[bytes | memoryview], object]) -> None:
         self.count = 0
         """Entries so far, without the end."""
         self.bytes = 0
@@ -127,7 +128,7 @@ class Encoder:
     def _put(self, data: bytes | memoryview) -> None:
         if len(data) >= _BATCH:
             self._flush()
-            self._emit(bytes(data))
+            self._emit(data)
             return
         self._buffer += data
         if len(self._buffer) >= _BATCH:
@@ -138,7 +139,7 @@ class Encoder:
             self._emit(bytes(self._buffer))
             self._buffer.clear()
 
-    def _emit(self, data: bytes) -> None:
+    def _emit(self, data: bytes | memoryview) -> None:
         self._checksum = binascii.crc32(data, self._checksum)
         self._write(data)
 
@@ -190,7 +191,7 @@ class Decoder:
 
     def _take_piece(self, view: memoryview) -> Piece:
         offset, length = self._extents.pop()
-        taken = bytes(view[:length])
+        taken = view[:length]
         self._checksum = binascii.crc32(taken, self._checksum)
         if len(taken) < length:
             self._extents.append((offset + len(taken), length - len(taken)))

@@ -18,7 +18,9 @@ PREAMBLE = b"\x00pyro-wire\x00\r\n\x1a\x01"
 new connection over an old virtio-serial port, with half a frame still in its buffers, start clean."""
 
 HEADER = struct.Struct("!IIB")
-MAX_DATA = 256 * 1024
+MAX_PIECE = 256 * 1024
+MAX_DATA = MAX_PIECE + 1
+"""A piece and its tag."""
 MAX_NOISE = 8 * 1024 * 1024
 CAPACITY = MAX_DATA + 64 * 1024
 
@@ -35,6 +37,8 @@ class Kind(IntEnum):
     CANCEL = 9
     PING = 10
     PONG = 11
+    PLACED = 12
+    TAKEN = 13
 
 
 _PREAMBLE_LENGTH = int.from_bytes(PREAMBLE[:4], "big")

@@ -17,11 +17,12 @@ import select
 import struct
 from enum import Enum
 
+from pyro_mcp.protocol.exchange import buffer
 from pyro_mcp.protocol.stream import ChannelClosed, Data, End, Message, RemoteError, Result, Stream
 from pyro_mcp.protocol.wake import Wake
 
 SMALL_READ = 16 * 1024
-LARGE_READ = 128 * 1024
+LARGE_READ = 256 * 1024
 LOW_CREDIT = 4 * 1024
 """Less credit than this is waited out: a window that is read up comes back in quarters, never in crumbs."""
 TURN = 8
@@ -167,7 +168,7 @@ class Relay:
         except ChannelClosed:
             return  # The peer has answered meanwhile, or is gone: the inbox says which.
         if count == SMALL_READ == len(self._buffer):
-            self._buffer = memoryview(bytearray(LARGE_READ))
+            self._buffer = memoryview(buffer(LARGE_READ))
         elif 0 < count < SMALL_READ and self._sock.family != _socket.AF_UNIX:
             # Servers that write head and body apart wait for this, with Nagle's algorithm, 40 ms on every answer.
             self._sock.setsockopt(_socket.IPPROTO_TCP, _socket.TCP_QUICKACK, 1)

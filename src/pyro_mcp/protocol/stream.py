@@ -1,8 +1,8 @@
 """Stream: one request over a channel, with its data both ways and its one answer.
 
-A sender may have `WINDOW` unread bytes under way; the receiver grants more as its consumer reads. A consumer either
-blocks in `receive`, or is told by `watch` and takes what there is, so that one poll loop can serve a stream
-together with descriptors.
+A sender may have `WINDOW` unread bytes under way; the receiver grants more as its consumer reads, and gives the first
+streams whose consumers read much `WIDE` instead. A consumer either blocks in `receive`, or is told by `watch` and takes
+what there is, so that one poll loop can serve a stream together with descriptors.
 """
 
 from __future__ import annotations
@@ -13,18 +13,32 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, Protocol
 
-from pyro_mcp.protocol.frames import HEADER, MAX_DATA, Frame, FrameError, Kind, encode_json
+from pyro_mcp.protocol.exchange import SLOT_BYTES, Loans
+from pyro_mcp.protocol.frames import HEADER, MAX_PIECE, Frame, FrameError, Kind, encode_json
 
 WINDOW = 384 * 1024
-"""Small enough that a request waits for 4 ms of transfer ahead of it, large enough for 200 MB/s over a guest's port."""
 FRAME_COST = 64
-"""Credit that each DATA or EVENT frame costs besides its payload, so that a stream of tiny pieces is bounded in
-memory by the same window, and a conforming sender can never overrun the receiver's queue."""
+"""Credit that each EVENT, and each `MAX_PIECE` of DATA begun, costs besides its payload, so that a stream of tiny
+pieces is bounded in memory by the same window, and a conforming sender can never overrun the receiver's queue."""
+WIDE = 2 * (SLOT_BYTES + SLOT_BYTES // MAX_PIECE * FRAME_COST)
+"""Two of the largest pieces, and credit is granted for one at a time. Each grant wakes two threads on either side; with
+a small window a transfer does little else."""
 MAX_QUEUED = 65536
 EXPIRED = b"expired"
 """The payload of a CANCEL that says why: the time is up."""
 NOTICE_MAX = WINDOW - WINDOW // 4
-"""What a notice may cost. A reader grants credit in quarters of the window, so more may never come together."""
+"""What a notice may cost. A reader grants credit in quarters of a small window, so more may never come together."""
+
+
+def cost(size: int) -> int:
+    """The credit that a piece of data costs."""
+    return size + FRAME_COST * -(-size // MAX_PIECE)
+
+
+def fitting(credit: int) -> int:
+    """The largest piece, of at most `SLOT_BYTES`, that costs no more than `credit`."""
+    whole, rest = divmod(max(0, credit), MAX_PIECE + FRAME_COST)
+    return min(SLOT_BYTES, whole * MAX_PIECE + max(0, rest - FRAME_COST))
 
 
 class ChannelClosed(Exception):
@@ -43,7 +57,7 @@ class Data(NamedTuple):
     """A tagged piece of a byte stream. Tags: 0 input, 1 output, 2 error output."""
 
     tag: int
-    data: bytes
+    data: bytes | memoryview
 
 
 class Event(NamedTuple):
@@ -69,6 +83,7 @@ class Link(Protocol):
     """What a stream needs of the channel it runs over."""
 
     max_control: int
+    _loans: Loans
 
     @property
     def closed(self) -> bool: ...
@@ -77,6 +92,12 @@ class Link(Protocol):
     def reason(self) -> str: ...
 
     def _write(self, kind: Kind, stream: int, *payload: bytes | memoryview) -> None: ...
+
+    def _write_data(self, stream: int, tag: int, data: memoryview) -> None: ...
+
+    def _acknowledge(self, *, last: bool) -> None: ...
+
+    def _widen(self, number: int) -> bool: ...
 
     def _forget(self, number: int) -> None: ...
 
@@ -93,7 +114,8 @@ class Stream:
         self._number = number
         self._condition = threading.Condition()
         self._inbox: deque[tuple[int, Message | RemoteError | ChannelClosed]] = deque()
-        self._credit = WINDOW
+        self._credit = self._most = WINDOW
+        self._window = WINDOW
         self._unread = 0
         self._queued = 0
         self._finished = False
@@ -110,14 +132,14 @@ class Stream:
         """Send `data` of any length, waiting for credit. Raises `ChannelClosed`, also when the stream is over."""
         view = memoryview(data)
         while view:
-            piece = view[: min(MAX_DATA - 1, self._take_credit(len(view)))]
-            self._channel._write(Kind.DATA, self._number, bytes((tag,)), piece)
+            piece = view[: self._take_credit(len(view))]
+            self._channel._write_data(self._number, tag, piece)
             view = view[len(piece) :]
 
     def event(self, value: dict[str, Any]) -> None:
         """Send a JSON notice; waits for credit like data."""
         payload = encode_json(value)
-        self._take_credit(len(payload), whole=True)
+        self._take_credit(len(payload), notice=True)
         self._channel._write(Kind.EVENT, self._number, payload)
 
     def end(self) -> None:
@@ -168,19 +190,29 @@ class Stream:
         with self._condition:
             if not self._inbox:
                 return None
-            cost, message = self._inbox.popleft()
+            price, message = self._inbox.popleft()
             if isinstance(message, RemoteError | ChannelClosed):
-                self._inbox.append((cost, message))
+                self._inbox.append((price, message))
                 raise message
-            self._queued -= cost
-            self._unread += cost
-            grant = 0
-            if self._unread >= WINDOW - NOTICE_MAX:
-                grant, self._unread = self._unread, 0
-        if grant and not self._finished:
-            with contextlib.suppress(ChannelClosed):
+            self._queued -= price
+            self._unread += price
+            grant = self._grant_due()
+        with contextlib.suppress(ChannelClosed):
+            if grant and not self._finished:
                 self._channel._write(Kind.CREDIT, self._number, HEADER.pack(grant, 0, 0))
+            else:
+                self._channel._acknowledge(last=isinstance(message, Result | End))
         return message
+
+    def _grant_due(self) -> int:
+        """The credit to grant now, if enough has been read. The caller holds the lock."""
+        if self._unread < (WIDE // 2 if self._window == WIDE else WINDOW - NOTICE_MAX):
+            return 0
+        grant, self._unread = self._unread, 0
+        if self._window < WIDE and self._channel._widen(self._number):
+            grant += WIDE - self._window
+            self._window = WIDE
+        return grant
 
     def messages(self) -> Iterator[Message]:
         """Messages up to and including the result."""
@@ -196,7 +228,7 @@ class Stream:
         with self._condition:
             if self._finished or self._channel.closed:
                 raise ChannelClosed(f"{self.verb} is over: {self._channel.reason or 'answered or cancelled'}")
-            return max(0, min(self._credit - FRAME_COST, MAX_DATA - 1))
+            return fitting(self._credit)
 
     def watch(self, callback: Callable[[], None] | None) -> None:
         """Call `callback` after each message, grant of credit, cancellation or loss; on the reader's thread."""
@@ -230,16 +262,19 @@ class Stream:
 
     # -- called by the channel
 
-    def _take_credit(self, wanted: int, *, whole: bool = False) -> int:
+    def _take_credit(self, wanted: int, *, notice: bool = False) -> int:
+        """Wait for credit and take it: for all of a notice, for data in whole `MAX_PIECE`s. How many bytes may go."""
+        need = wanted + FRAME_COST if notice else cost(min(wanted, MAX_PIECE))
+        if need > NOTICE_MAX:
+            raise ValueError(f"a notice of {wanted} bytes exceeds {NOTICE_MAX}")
         with self._condition:
-            need = FRAME_COST + (wanted if whole else 1)
-            if need > NOTICE_MAX:
-                raise ValueError(f"a notice of {wanted} bytes exceeds {NOTICE_MAX}")
             self._condition.wait_for(lambda: self._credit >= need or self._finished or self._channel.closed)
             if self._finished or self._channel.closed:
                 raise ChannelClosed(f"{self.verb} is over: {self._channel.reason or 'answered or cancelled'}")
-            taken = wanted if whole else min(wanted, self._credit - FRAME_COST, MAX_DATA - 1)
-            self._credit -= taken + FRAME_COST
+            taken = wanted if notice else min(wanted, fitting(self._credit))
+            if taken < wanted:
+                taken -= taken % MAX_PIECE
+            self._credit -= taken + FRAME_COST if notice else cost(taken)
             return taken
 
     def _finish(self, kind: Kind, value: dict[str, Any]) -> None:
@@ -262,7 +297,9 @@ class Stream:
             case Kind.DATA:
                 if self._peer_ended:
                     raise FrameError("DATA after END")
-                self._put(Data(frame.tag, frame.payload), len(frame.payload) + FRAME_COST)
+                self._put(Data(frame.tag, frame.payload), cost(len(frame.payload)))
+            case Kind.PLACED:
+                self._fetch(frame)
             case Kind.EVENT:
                 self._put(Event(frame.json()), len(frame.payload) + FRAME_COST)
             case Kind.END:
@@ -285,12 +322,26 @@ class Stream:
             case _:
                 raise FrameError(f"{frame.kind.name} is not allowed here")
 
-    def _put(self, message: Message | RemoteError | ChannelClosed, cost: int) -> None:
+    def _fetch(self, frame: Frame) -> None:
+        """Take a piece from the exchange; one that may not come now is not even read."""
+        loans = self._channel._loans
+        slot, length, tag = loans.announced(frame.payload)
+        if self._peer_ended:
+            raise FrameError("DATA after END")
+        self._require_room(cost(length))
+        data = loans.fetch(slot, length)
+        loans.take(slot)
+        self._put(Data(tag, data), cost(length))
+
+    def _require_room(self, price: int) -> None:
+        if self._queued + self._unread + price > self._window or len(self._inbox) >= MAX_QUEUED:
+            raise FrameError("the peer ignored flow control")
+
+    def _put(self, message: Message | RemoteError | ChannelClosed, price: int) -> None:
         with self._condition:
-            if self._queued + self._unread + cost > WINDOW or len(self._inbox) >= MAX_QUEUED:
-                raise FrameError("the peer ignored flow control")
-            self._queued += cost
-            self._inbox.append((cost, message))
+            self._require_room(price)
+            self._queued += price
+            self._inbox.append((price, message))
             self._condition.notify_all()
         self._tell()
 
@@ -298,9 +349,12 @@ class Stream:
         if len(frame.payload) != HEADER.size:
             raise FrameError("malformed CREDIT")
         with self._condition:
-            self._credit += HEADER.unpack(frame.payload)[0]
-            if self._credit > WINDOW:
+            grant = HEADER.unpack(frame.payload)[0]
+            if self._credit + grant > self._most and self._most == WINDOW and grant > WIDE - WINDOW:
+                self._most = WIDE
+            if self._credit + grant > self._most:
                 raise FrameError("more credit than was spent")
+            self._credit += grant
             self._condition.notify_all()
         self._tell()
 

@@ -173,7 +173,7 @@ class Request:
                 if isinstance(message, Result):
                     return message.value
                 if isinstance(message, Data):
-                    listener.output(message.tag, message.data)
+                    listener.output(message.tag, bytes(message.data))
                 elif isinstance(message, Event):
                     _hear(listener, message.value)
         except RemoteError as error:

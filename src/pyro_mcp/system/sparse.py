@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import hashlib
 import os
@@ -9,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 _CHUNK = 1024 * 1024
+_libc = ctypes.CDLL(None, use_errno=True)
 
 
 def extents(fd: int) -> Iterator[tuple[int, int]]:
@@ -76,3 +78,11 @@ def _digest_range(fd: int, digest: hashlib._Hash, buffer: memoryview, offset: in
         digest.update(buffer[:count])
         offset += count
         length -= count
+
+
+def punch_hole(fd: int, offset: int, length: int) -> None:
+    """fallocate(2): the range reads as zeros and takes no space; the size stays. Raises `OSError`."""
+    keep_size_and_punch = 3
+    if _libc.fallocate(fd, keep_size_and_punch, ctypes.c_int64(offset), ctypes.c_int64(length)):
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))

@@ -10,7 +10,7 @@ from pyro_mcp.protocol.entries import Encoder, Entry, Piece
 def encoded(items: Iterable[Entry | Piece]) -> Iterator[bytes]:
     """The whole sequence, its end included, as it is wanted. Raises `EntryError` for what no decoder takes."""
     ready: list[bytes] = []
-    encoder = Encoder(ready.append)
+    encoder = Encoder(lambda data: ready.append(bytes(data)))
     for item in items:
         if isinstance(item, Entry):
             encoder.entry(item)

@@ -22,7 +22,7 @@ from pyro_mcp.system.atomic import disk_errors
 from pyro_mcp.system.sparse import extents
 from pyro_mcp.trees.limits import Limits, Meter, Skipped
 
-CHUNK = 256 * 1024
+CHUNK = 1024 * 1024
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _KINDS = {

@@ -161,7 +161,7 @@ def _follow(stream: Stream, take: Output, limit: Limit) -> dict[str, Any]:
         if isinstance(message, Data) and message.tag in (STDOUT, STDERR):
             begun = time.monotonic()
             try:
-                take(message.tag, message.data)
+                take(message.tag, bytes(message.data))
             except Cancelled:
                 stream.cancel()
                 raise

@@ -316,7 +316,7 @@ def _follow(call: Call[Any], stream: Stream, mask: LiveMask, start: int) -> dict
         except TimeoutError:
             shown = mask.quiet()
         if isinstance(message, Data):
-            shown = mask.feed(message.data)
+            shown = mask.feed(bytes(message.data))
         elif isinstance(message, Result):
             shown = mask.finish()
         if shown:

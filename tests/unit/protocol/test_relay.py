@@ -17,7 +17,7 @@ import pytest
 
 from pyro_mcp.protocol.channel import Channel, ChannelClosed, Stream
 from pyro_mcp.protocol.relay import LARGE_READ, Ending, Relay
-from pyro_mcp.protocol.stream import WINDOW
+from pyro_mcp.protocol.stream import WIDE
 
 MIB = 1024 * 1024
 Connect = Callable[..., tuple[Channel, Channel]]
@@ -209,7 +209,7 @@ def test_a_slow_reader_stalls_itself_only(tunnel: Tunnel) -> None:
     pusher.join(10)
     assert slow_relay.written < sent
     # What lies between the two sockets is the stream's window, and what is being written.
-    assert tunnel.far_relay[0].read - slow_relay.written <= WINDOW + LARGE_READ
+    assert tunnel.far_relay[0].read - slow_relay.written <= WIDE + LARGE_READ
     slow_server.shutdown(socket.SHUT_WR)
     assert len(everything(slow_client)) == sent
 

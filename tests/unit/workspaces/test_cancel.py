@@ -155,7 +155,7 @@ def test_a_machine_that_takes_nothing_holds_up_no_other_request_of_its_client(
     pushing = [threading.Thread(target=send, args=(push,), daemon=True) for push in pushes]
     for thread in pushing:
         thread.start()
-    while not full.channel._write_lock.locked():
+    while not full.channel._writer._lock.locked():
         pushing[-1].join(0.01)
     call: Call[None] = Call(None)
     with cancel.cancellable(call, full, pushes[0]):

@@ -63,6 +63,7 @@ def build(
     sockets: Sockets,
     seed: Path,
     scratch: Path,
+    exchange: Path,
     incoming: bool = False,
     binary: str = BINARY,
 ) -> list[str]:
@@ -93,6 +94,7 @@ def build(
         *_disk("environment", spec.environment.path, read_only=True),
         *_disk("seed", seed, read_only=True),
         *_disk("scratch", scratch, read_only=False),
+        *_disk("exchange", exchange, read_only=False),
         *(("-incoming", "defer") if incoming else ()),
     ]
 

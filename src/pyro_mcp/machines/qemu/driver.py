@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from pyro_mcp.errors import MachineFailed, MissingDependency
-from pyro_mcp.machines import template
+from pyro_mcp.machines import exchange, template
 from pyro_mcp.machines.disks import blank_device, new_scratch
 from pyro_mcp.machines.driver import Capabilities, MachineSpec, NetworkLink
 from pyro_mcp.machines.qemu import vmm
@@ -170,6 +170,7 @@ class QemuDriver:
                 sockets=sockets,
                 seed=spec.seed or blank_device(self._cache_dir, DISK_BYTES),
                 scratch=scratch,
+                exchange=exchange.make(spec.directory),
                 incoming=incoming,
                 binary=self._binary,
             )
@@ -228,7 +229,7 @@ class QemuDriver:
             raise _explain(error, process) from None
         finally:
             process.terminate()
-        for leftover in (vmm.AGENT, vmm.MONITOR, vmm.CONSOLE, vmm.IDENTITY, vmm.LOG):
+        for leftover in (exchange.NAME, vmm.AGENT, vmm.MONITOR, vmm.CONSOLE, vmm.IDENTITY, vmm.LOG):
             (directory / leftover).unlink(missing_ok=True)
 
 
@@ -278,7 +279,13 @@ def _cpu_model() -> str:
 def _dial(process: Vmm, network: NetworkLink | None) -> Channel:
     """A channel to the agent on which hello has been said. Raises `MachineFailed` or `ChannelClosed`."""
     handler = None if network is None else network.handler
-    channel = Channel(Pipe(process.connect_agent().detach()), initiator=True, hello={"role": "node"}, handler=handler)
+    channel = Channel(
+        Pipe(process.connect_agent().detach()),
+        initiator=True,
+        hello={"role": "node"},
+        handler=handler,
+        exchange=exchange.find(process.directory),
+    )
     process.on_exit(lambda: channel.close("the guest's machine has exited"))
     channel.greet()
     return channel

@@ -153,7 +153,7 @@ def _messages(machine: Machine, stream: Stream, feeder: _Feeder | None) -> Conve
             if isinstance(message, Result):
                 return message.value
             if isinstance(message, Data) and message.tag == _OUTPUT:
-                yield message.data
+                yield bytes(message.data)
             elif isinstance(message, Event):
                 yield message.value
     except (GeneratorExit, TimeoutError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
@@ -39,6 +40,7 @@ class ReadAnswer:
     truncated: bool
     binary: bool
     sha256: Sha256 | None = None
+    unseen: bool = False
     artifact_type: Literal["file", "directory", "symlink"] = "file"
     mode: Annotated[int, msgspec.Meta(ge=0, le=0o7777)] = 0o644
 
@@ -47,7 +49,6 @@ class ReadAnswer:
 class _Wrote:
     path: Path
     size_bytes: Count
-    sha256: Sha256
     created: bool
 
 
@@ -97,7 +98,10 @@ def read_file(call: Call[Any], place: Place, path: str, *, max_bytes: int, offse
     held = Collected(max_bytes)
     params = {"path": path, "max_bytes": max_bytes, "offset": offset}
     said = ask(call, place.machine, "file_read", params, ReadAnswer, take=held.add)
-    data, content, binary = bytes(held.data), "", said.binary
+    data, content, digest = bytes(held.data), "", said.sha256
+    binary = said.binary or (said.unseen and b"\0" in data)
+    if said.unseen and not said.truncated:
+        digest = hashlib.sha256(data).hexdigest()
     if not binary:
         begin = _begin(data) if offset else 0
         try:
@@ -114,7 +118,7 @@ def read_file(call: Call[Any], place: Place, path: str, *, max_bytes: int, offse
         max_bytes=max_bytes,
         truncated=said.truncated,
         binary=binary,
-        sha256=said.sha256,
+        sha256=digest,
         offset=offset,
         next_offset=end if said.truncated and not binary else None,
         content=content,
@@ -139,7 +143,7 @@ def write_file(call: Call[Any], place: Place, path: str, *, text: str, expected_
         size_bytes=said.size_bytes,
         bytes_written=len(data),
         created=said.created,
-        sha256=said.sha256,
+        sha256=hashlib.sha256(data).hexdigest(),
     )
 
 
