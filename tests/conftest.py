@@ -16,6 +16,9 @@ from pyro_mcp.settings import Settings
 
 PROC = Path("/proc")
 
+# Tests count processes and memory. Those of the pool switch it on.
+os.environ["PYRO_POOL_SIZE"] = "0"
+
 # How long an example takes tells how busy the host is, and nothing of what is tested.
 hypothesis.settings.register_profile(
     "busy host", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]

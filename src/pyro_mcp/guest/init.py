@@ -42,6 +42,8 @@ ENVIRONMENT = {
     b"LOGNAME": b"root",
     b"SHELL": b"/bin/sh",
 }
+NOBODY = "vm-" + "0" * 12, "0" * 32
+"""Host name and machine id of a guest that is nobody's yet."""
 STOP_SECONDS = 0.2
 
 
@@ -54,7 +56,7 @@ def run() -> NoReturn:
         if disks.has_scratch():
             disks.assemble()
             # Makes the files: after a restore it is quicker to fill them than to copy them up from the image.
-            identity.name_host("vm-" + "0" * 12, "0" * 32, log)
+            identity.name_host(*NOBODY, log)
             _warm()
         identity.raise_loopback()
         agent = GuestAgent(Port())
@@ -69,11 +71,13 @@ def run() -> NoReturn:
 
 
 class GuestAgent:
-    """The verbs of a guest. `exec` is refused until `configure` has given the guest its disks and its identity."""
+    """The verbs of a guest. `exec` is refused until `configure` has given the guest its disks and its identity; `warm`
+    goes the same ways before that, with nothing of anybody's."""
 
     def __init__(self, port: Port) -> None:
         self._port = port
         self._configured: dict[str, Any] | None = None
+        self._warmed = False
         self._lock = threading.Lock()
         self._overlay = Overlay()
         self._secrets = Secrets("/run/pyro/secrets")
@@ -95,13 +99,14 @@ class GuestAgent:
                 WORKSPACE, lambda stream: self._require_workspace(stream.verb)
             ),
             "tcp_connect": self._connect,
+            "warm": self.warm,
             **self._services.verbs(self._require_workspace),
             **workspace.verbs(self._overlay.tree, self._overlay.layers, self._require_workspace),
         }
         self._dispatcher = Dispatcher(verbs, {"mode": "guest", "kernel": os.uname().release})
 
     def serve_for_ever(self) -> NoReturn:
-        """Serve one host after another."""
+        """Serve one host after another. A guest that was warmed and is nobody's when its host goes ends with it."""
         gc.collect()
         gc.freeze()
         log(f"ready after {time.monotonic():.2f} s")
@@ -112,6 +117,9 @@ class GuestAgent:
             except OSError as error:
                 log(f"port: {error}")
                 time.sleep(0.01)
+            if self._warmed and self._configured is None:
+                log("nobody came for this guest")
+                _give_up()
 
     def configure(self, stream: Stream) -> dict[str, Any]:
         """time_ns, entropy (base64), hostname, machine_id, token, scratch, workspace? {seed, load} → kernel, boot_id.
@@ -130,17 +138,26 @@ class GuestAgent:
         with self._lock:
             if self._configured is not None:
                 raise AgentError("conflict", "cannot configure: this guest is configured already")
-            identity.step_clock(time_ns)
-            identity.reseed(entropy)
-            if read.flag(p, "scratch"):
-                disks.assemble()
-            identity.name_host(hostname, machine_id, log)
+            _identify(time_ns, entropy, hostname, machine_id, scratch=read.flag(p, "scratch"))
             if layout is not None:
                 self._overlay.prepare(seed=seed, load=load)
             disks.keep_spares()
             self._configured = {"kernel": os.uname().release, "boot_id": identity.boot_id()}
             self._dispatcher.introduce(token=token)
             return self._configured
+
+    def warm(self, stream: Stream) -> dict[str, Any]:
+        """entropy (base64) and what `exec` takes → what `exec` answers. As often as wanted, until `configure`.
+
+        The entropy comes first, so that nothing that is drawn meanwhile is drawn in another guest too.
+        """
+        entropy = read.text(stream.params, "entropy")
+        with self._lock:
+            if self._configured is not None:
+                raise AgentError("conflict", "cannot warm: this guest is configured already")
+            _identify(time.time_ns(), entropy, *NOBODY, scratch=True)
+            self._warmed = True
+        return exec_verb.run(stream, self._environment, b"/", self._secrets, self._jobs)
 
     def exec(self, stream: Stream) -> dict[str, Any]:
         """One command in the guest."""
@@ -186,6 +203,15 @@ class GuestAgent:
         os.sync()
         stream.result({})
         syscalls.power_off()
+
+
+def _identify(time_ns: int, entropy: str, hostname: str, machine_id: str, *, scratch: bool) -> None:
+    """Give the guest its clock, its randomness, its root and its names."""
+    identity.step_clock(time_ns)
+    identity.reseed(entropy)
+    if scratch:
+        disks.assemble()
+    identity.name_host(hostname, machine_id, log)
 
 
 def _warm() -> None:

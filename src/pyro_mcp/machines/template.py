@@ -69,6 +69,10 @@ class Template:
     def scratch(self) -> Path:
         return self.directory / SCRATCH
 
+    def stamp(self) -> tuple[tuple[int, ...], ...]:
+        """What tells these files from any others, also from later ones in the same place. Raises `OSError`."""
+        return tuple(_identity(self.directory / name) for name in FILES)
+
 
 class TemplateStore:
     """The templates under `cache_dir`. Safe between threads and processes."""
@@ -140,7 +144,7 @@ class TemplateStore:
 
     def _sound(self, kind: Kind, directory: Path) -> bool:
         try:
-            identity = tuple(_identity(directory / name) for name in FILES)
+            identity = Template(directory).stamp()
             with self._lock:
                 if self._verified.get(kind.digest) == identity:
                     return True

@@ -226,6 +226,10 @@ class Channel:
             self._require_open()
             return self._pongs[0]
 
+    def answer(self, handler: Handler) -> None:
+        """Let the peer open streams from now on, for `handler`."""
+        self._handler = handler
+
     # -- for streams
 
     def _write(self, kind: Kind, stream: int, *payload: bytes | memoryview) -> None:
