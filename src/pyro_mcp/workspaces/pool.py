@@ -308,6 +308,7 @@ class Pool:
             if not place.up and place in self._places:
                 self._places.remove(place)
             gone = place not in self._places
+            self._changed.notify_all()
         if gone:
             self._end(place)
             _erase(place.spec.directory)
@@ -321,9 +322,10 @@ class Pool:
             if place not in self._places:
                 return
             self._places.remove(place)
-            self._changed.notify_all()
         self._end(place)
         _erase(place.spec.directory)
+        with self._changed:
+            self._changed.notify_all()
 
     def _end(self, place: Place) -> None:
         if place.ahead is not None:
