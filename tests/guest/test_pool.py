@@ -4,7 +4,9 @@ way and end."""
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -336,3 +338,68 @@ def test_a_node_killed_at_every_step_of_the_pool_leaves_nothing(tmp_path: Path, 
         "pool handed out",
         "pool evicted",
     } <= set(names)
+
+
+# -- with its node
+
+
+@pytest.fixture
+def pyro(tmp_path: Path) -> Iterator[Callable[..., subprocess.CompletedProcess[str]]]:
+    """The command line, over a state directory of this test's own and with a pool."""
+    environ = {**os.environ, "PYRO_STATE_DIR": str(tmp_path / "state"), "PYRO_POOL_SIZE": "1"}
+
+    def call(*words: str, **more: str) -> subprocess.CompletedProcess[str]:
+        argv = [str(Path(sys.executable).with_name("pyro")), *words]
+        return subprocess.run(
+            argv, env={**environ, **more}, capture_output=True, text=True, timeout=300, check=False, cwd=tmp_path
+        )
+
+    yield call
+    call("node", "stop", "--force")
+
+
+def with_one_ahead(pyro: Callable[..., subprocess.CompletedProcess[str]], **more: str) -> tuple[int, int]:
+    """The process of the node and that of what waits in its pool, as `node status` tells them."""
+    done = pyro("run", "--mem-mib", "512", "debian:12", "--", "true", **more)
+    assert done.returncode == 0, done.stderr
+    deadline = time.monotonic() + END_SECONDS
+    while time.monotonic() < deadline:
+        status = json.loads(pyro("node", "status", "--json", **more).stdout)
+        if status["pool"]:
+            (waiting,) = status["pool"]
+            assert (waiting["environment"], waiting["mem_mib"], status["pool_size"]) == ("debian:12", 512, 1)
+            assert (status["machine_count"], status["memory_committed_mib"]) == (0, 0)
+            return int(status["pid"]), int(waiting["pid"])
+        time.sleep(0.1)
+    raise AssertionError(status)
+
+
+def ends(pid: int, act: Callable[[], object] = lambda: None) -> bool:
+    """Whether the process is gone soon after `act`."""
+    descriptor = os.pidfd_open(pid)
+    try:
+        act()
+        return bool(select.select([descriptor], [], [], END_SECONDS)[0])
+    finally:
+        os.close(descriptor)
+
+
+def test_stopping_the_node_ends_what_waits(pyro: Callable[..., subprocess.CompletedProcess[str]]) -> None:
+    _, waiting = with_one_ahead(pyro)
+    stopped: list[subprocess.CompletedProcess[str]] = []
+    assert ends(waiting, lambda: stopped.append(pyro("node", "stop", "--json")))
+    assert json.loads(stopped[0].stdout) == {"stopped": True, "machine_count": 0}
+
+
+def test_a_node_with_nothing_else_leaves_when_it_is_idle_and_takes_them_along(
+    pyro: Callable[..., subprocess.CompletedProcess[str]],
+) -> None:
+    node, waiting = with_one_ahead(pyro, PYRO_IDLE_SECONDS="3")
+    assert ends(waiting)
+    assert ends(node)
+
+
+def test_a_node_that_is_killed_takes_them_along(pyro: Callable[..., subprocess.CompletedProcess[str]]) -> None:
+    node, waiting = with_one_ahead(pyro)
+    assert ends(waiting, lambda: os.kill(node, signal.SIGKILL))
+    assert with_one_ahead(pyro)[1] != waiting
