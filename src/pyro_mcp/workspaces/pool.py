@@ -2,7 +2,7 @@
 
 They are nobody's, and hold only memory that nobody else asks for: admission counts them and ends them first. They are
 made while nobody waits for a machine. The store knows nothing of them: they end with their node, and what one that was
-killed has left below `state_dir/pool` the next one removes. [Decision 14]
+killed has left below `state_dir/pool` the next one removes. Decision 14.
 """
 
 from __future__ import annotations
