@@ -253,6 +253,9 @@ def test_one_whose_template_is_gone_is_ended_and_never_handed_out(
     _, pid = start(engine, lab, mem_mib=320)
     assert pid != waiting.ahead.pid
     assert gone.wait(END_SECONDS)
+    (renewed,) = lab.waiting_ahead(engine)
+    assert renewed.kind != waiting.kind
+    assert list(engine.fleet.pool._uses) == [renewed.kind]
 
 
 def test_what_nobody_uses_any_more_is_ended(engine: Engine, lab: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -303,6 +306,11 @@ def test_it_is_off_by_setting_and_where_memory_is_short(
         run(engine, lab)
         pool = engine.fleet.pool
         with pool._changed:
+            idle = size == 0 or pool._changed.wait_for(
+                lambda: all(use.tried for use in pool._uses.values()), END_SECONDS
+            )
+            assert idle
+            assert len(pool._uses) == (0 if size == 0 else 1)
             assert pool._next() is None
             assert pool._places == []
     finally:

@@ -227,16 +227,22 @@ class Pool:
                     self._changed.wait(seconds)
                 if self._closed:
                     return
-                use = self._next()
             try:
-                self._tidy()
-                if use is not None:
-                    self._fill(use)
+                with disk_errors("make a machine ahead"):
+                    self._work()
             except PyroError as error:
-                print(f"cannot make a machine ahead: {error.message}")
-                if use is not None:
-                    with self._changed:
-                        self._uses.pop(use.kind, None)
+                # Nothing is tried again before somebody asks for another machine.
+                print(error.message)
+                with self._changed:
+                    self._uses.clear()
+
+    def _work(self) -> None:
+        self._tidy()
+        with self._changed:
+            use = self._next()
+        place = None if use is None else self._reserve(use)
+        if use is not None and place is not None:
+            self._fill(use.preparer, place)
 
     def _pause(self) -> float | None:
         """Seconds until there is something to do, None until something changes."""
@@ -250,30 +256,31 @@ class Pool:
         """The kind that is short of machines, the one used last if there are several."""
         long_ago = time.monotonic() - UNUSED_SECONDS
         wanted = [use for use in self._uses.values() if not use.tried and use.at > long_ago]
-        size = size_of(self._settings) if wanted else 0
-        counts = {use.kind: sum(place.kind == use.kind for place in self._places) for use in wanted}
-        return next((use for use in reversed(wanted) if counts[use.kind] < size), None)
+        most = 1 if self._settings.pool_size is None else self._settings.pool_size
+        return next((use for use in reversed(wanted) if self._count(use.kind) < most), None)
+
+    def _count(self, kind: str) -> int:
+        return sum(place.kind == kind for place in self._places)
 
     def _tidy(self) -> None:
         """End what nobody has asked for in a while, and what is of a template that is gone."""
         long_ago = time.monotonic() - UNUSED_SECONDS
         with self._changed:
             self._uses = {kind: use for kind, use in self._uses.items() if use.at > long_ago}
-            uses, places = dict(self._uses), [place for place in self._places if not place.claimed]
+            uses = list(self._uses.values())
+        stale = [use.kind for use in uses if use.preparer.kind(use.spec) != use.kind]
+        with self._changed:
+            for kind in stale:
+                self._uses.pop(kind, None)
+            places = [place for place in self._places if place.kind not in self._uses and not place.claimed]
         for place in places:
-            use = uses.get(place.kind)
-            if use is None or use.preparer.kind(use.spec) != place.kind:
-                self._discard(place)
+            self._discard(place)
 
-    def _fill(self, use: _Use) -> None:
-        place = self._reserve(use)
-        if place is None:
-            return
+    def _fill(self, preparer: Preparer, place: Place) -> None:
         try:
-            with disk_errors("make a machine ahead"):
-                place.spec.directory.mkdir(mode=0o700, parents=True)
-                self._faults("pool directory made")
-                ahead = use.preparer.prepare(place.spec, use.kind)
+            place.spec.directory.mkdir(mode=0o700, parents=True)
+            self._faults("pool directory made")
+            ahead = preparer.prepare(place.spec, place.kind)
             with self._changed:
                 place.ahead, wanted = ahead, place in self._places
             self._faults("pool spawned")
@@ -283,7 +290,8 @@ class Pool:
             self._faults("pool warmed")
             place.up = True
             ahead.on_exit(lambda: self._discard(place))
-        except PyroError:
+        except (PyroError, OSError):
+            # One that was ended meanwhile could not but fail.
             if place in self._places:
                 raise
         finally:
@@ -291,12 +299,14 @@ class Pool:
 
     def _reserve(self, use: _Use) -> Place | None:
         """A place whose memory is counted from now on, if that leaves what users have been promised."""
-        machine_id = f"ahead-{secrets.token_hex(6)}"
+        room, machine_id = size_of(self._settings), f"ahead-{secrets.token_hex(6)}"
         spec = replace(use.spec, machine_id=machine_id, directory=self.home / machine_id)
         with self._admitting, self._changed:
             rest = [place for place in self._places if not place.claimed]
-            if self._launches or self._closed or _memory(rest) + spec.mem_mib > self._free_mib():
-                use.tried = not self._launches
+            full = self._count(use.kind) >= room or _memory(rest) + spec.mem_mib > self._free_mib()
+            if full or self._launches or self._closed:
+                use.tried = full
+                self._changed.notify_all()
                 return None
             place = Place(use.kind, use.environment, spec)
             self._places.append(place)

@@ -124,7 +124,7 @@ class QemuDriver:
         kind = self._kind(spec)
         found = self._templates.get(kind)
         # One that was built again in its place is another.
-        return None if found is None else f"{kind.digest} {found.stamp()}"
+        return None if found is None else f"{kind.digest} {found.stamp}"
 
     def prepare(self, spec: MachineSpec, kind: str) -> QemuAhead | None:
         frozen = self._templates.get(self._kind(spec))
@@ -139,6 +139,8 @@ class QemuDriver:
 
     def hand_out(self, ahead: QemuAhead, spec: MachineSpec) -> QemuMachine:
         with _ended_on_failure(ahead.process):
+            # One that hangs is found out in less time than a request may take.
+            ahead.channel.ping(ADOPT_SECONDS)
             ahead.process.directory = spec.directory
             if spec.seed is not None:
                 put_seed(ahead.process, spec.seed)
