@@ -26,7 +26,7 @@ import network
 import services
 import shells
 import workspaces
-from rig import Bench, Row, ask, run, timed
+from rig import PYRO, Bench, Row, ask, node_status, run, timed
 from workspaces import Line
 
 from pyro_mcp import Pyro
@@ -40,7 +40,6 @@ from pyro_mcp.system.progress import silent
 
 MIB = 1024 * 1024
 BULK_MIB = 256
-PYRO = str(Path(sys.executable).with_name("pyro"))
 
 
 def exec_and_ping(bench: Bench) -> Iterator[Row]:
@@ -120,19 +119,13 @@ def memory(bench: Bench) -> Iterator[Row]:
         for vm in vms:
             pyro.start_vm(vm.vm_id)
         time.sleep(1)
-        status = node_status(bench)
+        status = node_status(bench.settings.state_dir)
         node = rss_mib(status["pid"])
         guests = [pss_mib(machine["pid"]) for machine in status["machines"]]
         for vm in vms:
             pyro.delete_vm(vm.vm_id)
     yield Row("node, resident, 4 guests", node, "MB", 60)
     yield Row("an idle guest, proportional set size", statistics.median(guests), "MB")
-
-
-def node_status(bench: Bench) -> dict:
-    environ = {**os.environ, "PYRO_STATE_DIR": str(bench.settings.state_dir)}
-    shown = subprocess.run([PYRO, "node", "status", "--json"], check=True, capture_output=True, env=environ)
-    return json.loads(shown.stdout)
 
 
 def rss_mib(pid: int) -> float:
@@ -202,14 +195,17 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=MEASURES, default=list(MEASURES), help="measures to take")
     parser.add_argument("--json", type=Path, help="also write the document to this file")
     options = parser.parse_args()
+    # Only the measure that is about the pool has one; it would work beside the others.
+    os.environ["PYRO_POOL_SIZE"] = "0"
     with tempfile.TemporaryDirectory(prefix="pyro-bench-state-") as name:
         bench = prepare(options.runs, Path(name))
         rows: list[Row] = []
         for key in options.only:
             print(f"measuring {key} ...", file=sys.stderr, flush=True)
             rows += MEASURES[key](bench)
-        environ = {**os.environ, "PYRO_STATE_DIR": name}
-        subprocess.run([PYRO, "node", "stop"], check=False, capture_output=True, env=environ)
+        for state_dir in (Path(name), *bench.nodes):
+            environ = {**os.environ, "PYRO_STATE_DIR": str(state_dir)}
+            subprocess.run([PYRO, "node", "stop"], check=False, capture_output=True, env=environ)
     document = {
         "date": time.strftime("%Y-%m-%d"),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, Linux {platform.release()}, {qemu_version()}",

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import json
+import os
 import statistics
+import subprocess
+import sys
 import tempfile
 import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +22,8 @@ from pyro_mcp.machines.qemu.driver import QemuDriver, QemuMachine
 from pyro_mcp.protocol.channel import Channel, Data, Result
 from pyro_mcp.settings import Settings
 from pyro_mcp.system.progress import silent
+
+PYRO = str(Path(sys.executable).with_name("pyro"))
 
 
 @dataclass
@@ -48,6 +54,8 @@ class Bench:
     runtime: GuestRuntime
     environment: Image
     runs: int
+    nodes: list[Path] = field(default_factory=list)
+    """State directories besides that of `settings` in which a node was started."""
 
     @contextlib.contextmanager
     def spec(self) -> Iterator[MachineSpec]:
@@ -69,6 +77,12 @@ class Bench:
 
     def median(self, measure: Callable[[], float], runs: int | None = None) -> float:
         return statistics.median(measure() for _ in range(runs or self.runs))
+
+
+def node_status(state_dir: Path) -> dict:
+    environ = {**os.environ, "PYRO_STATE_DIR": str(state_dir)}
+    shown = subprocess.run([PYRO, "node", "status", "--json"], check=True, capture_output=True, env=environ)
+    return json.loads(shown.stdout)
 
 
 def timed(action: Callable[[], object]) -> float:

@@ -23,6 +23,9 @@ PROC = Path("/proc")
 BACKPORTS = f"{SUITE}-backports"
 PACKAGE = "qemu-system-x86"
 
+# Tests count processes and memory. Those of the pool switch it on.
+os.environ["PYRO_POOL_SIZE"] = "0"
+
 # How long an example takes tells how busy the host is, and nothing of what is tested.
 hypothesis.settings.register_profile(
     "busy host", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]

@@ -23,6 +23,7 @@ _ISOLATION_TIERS = ("kvm",)
 class Settings:
     """Validated settings. Paths are absolute; sizes are in MiB, times in seconds.
 
+    `pool_size` machines of each kind that was used of late are restored ahead; None is 1 while memory is ample.
     `ca_file` is the bundle of certificates that `--host-ca` hands to a guest; by default what SSL_CERT_FILE names.
     """
 
@@ -32,6 +33,7 @@ class Settings:
     memory_limit_mib: int
     require_isolation: str | None
     idle_seconds: float
+    pool_size: int | None
     ca_file: Path
 
     @staticmethod
@@ -68,6 +70,7 @@ def _defaults(environ: Mapping[str, str]) -> dict[str, Any]:
         "memory_limit_mib": max(1024, _host_memory_mib() * 3 // 4),
         "require_isolation": None,
         "idle_seconds": 300.0,
+        "pool_size": None,
         "ca_file": Path(os.path.abspath(environ.get("SSL_CERT_FILE") or CA_FILE)),
     }
 
@@ -140,6 +143,13 @@ def _seconds(value: object) -> float:
     return number
 
 
+def _pool_size(value: object) -> int:
+    number = int(value) if isinstance(value, (int, str)) and not isinstance(value, bool) else -1
+    if not 0 <= number <= 16:
+        raise ValueError("not a whole number from 0 to 16")
+    return number
+
+
 def _isolation(value: object) -> str:
     if value not in _ISOLATION_TIERS:
         raise ValueError(f"not one of: {', '.join(_ISOLATION_TIERS)}")
@@ -153,5 +163,6 @@ _PARSERS = {
     "memory_limit_mib": _count,
     "require_isolation": _isolation,
     "idle_seconds": _seconds,
+    "pool_size": _pool_size,
     "ca_file": _path,
 }

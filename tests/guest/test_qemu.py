@@ -321,3 +321,10 @@ def wait_dead(machine: QemuMachine) -> bool:
     gone = threading.Event()
     machine.on_exit(gone.set)
     return gone.wait(5)
+
+
+def test_nothing_writes_to_a_fresh_disk_by_itself(launch: Launch) -> None:
+    """A kernel's thread that zeroes inode tables took time and flushed the disk just when the first command came."""
+    machine = launch()
+    assert sh(machine, "cat /proc/[0-9]*/comm | grep -c ext4lazyinit || true") == "0"
+    assert "noinit_itable" in sh(machine, "cat /proc/fs/ext4/vd*/options")

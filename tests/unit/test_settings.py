@@ -24,6 +24,7 @@ def test_defaults(home: Path) -> None:
     assert found.cache_dir == home / ".cache/pyro"
     assert found.require_isolation is None
     assert found.idle_seconds == 300
+    assert found.pool_size is None
     assert found.memory_limit_mib >= 1024
 
 
@@ -52,6 +53,9 @@ def test_later_sources_win(home: Path) -> None:
         ("MAX_MACHINES", "-1"),
         ("MAX_MACHINES", "many"),
         ("MAX_MACHINES", "9" * 30),
+        ("POOL_SIZE", "-1"),
+        ("POOL_SIZE", "17"),
+        ("POOL_SIZE", "auto"),
         ("IDLE_SECONDS", "nan"),
         ("IDLE_SECONDS", "inf"),
         ("IDLE_SECONDS", "-1"),

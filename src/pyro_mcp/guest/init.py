@@ -47,6 +47,8 @@ ENVIRONMENT = {
 _STARTS = {"exec", "shell_open", "service_start"}
 _READS = {"changes", "file_list", "file_read", "file_search", "overlay_save", "tree_pack"}
 _ON_WORKSPACE = _STARTS | _READS | {"file_write", "tree_apply", "tree_unpack"}
+NOBODY = "vm-" + "0" * 12, "0" * 32
+"""Host name and machine id of a guest that is nobody's yet."""
 STOP_SECONDS = 0.2
 
 
@@ -59,7 +61,7 @@ def run() -> NoReturn:
         if disks.has_scratch():
             disks.assemble()
             # Makes the files: after a restore it is quicker to fill them than to copy them up from the image.
-            identity.name_host("vm-" + "0" * 12, "0" * 32, log)
+            identity.name_host(*NOBODY, log)
             _warm()
         identity.raise_loopback()
         agent = GuestAgent(Port())
@@ -74,11 +76,13 @@ def run() -> NoReturn:
 
 
 class GuestAgent:
-    """The verbs of a guest. `exec` is refused until `configure` has given the guest its disks and its identity."""
+    """The verbs of a guest. `exec` is refused until `configure` has given the guest its disks and its identity; `warm`
+    goes the same ways before that, with nothing of anybody's."""
 
     def __init__(self, port: Port) -> None:
         self._port = port
         self._configured: dict[str, Any] | None = None
+        self._warmed = False
         self._lock = threading.Lock()
         self._overlay = Overlay()
         self._host_time = HostTime()
@@ -101,6 +105,7 @@ class GuestAgent:
                 WORKSPACE, lambda stream: self._require_workspace(stream.verb)
             ),
             "tcp_connect": self._connect,
+            "warm": self.warm,
             **self._services.verbs(self._require_workspace),
             **workspace.verbs(self._overlay.tree, self._overlay.layers, self._require_workspace),
         }
@@ -110,7 +115,7 @@ class GuestAgent:
         )
 
     def serve_for_ever(self) -> NoReturn:
-        """Serve one host after another."""
+        """Serve one host after another. A guest that was warmed and is nobody's when its host goes ends with it."""
         gc.collect()
         gc.freeze()
         log(f"ready after {time.monotonic():.2f} s, clock {identity.clock_source()}")
@@ -121,6 +126,9 @@ class GuestAgent:
             except OSError as error:
                 log(f"port: {error}")
                 time.sleep(0.01)
+            if self._warmed and self._configured is None:
+                log("nobody came for this guest")
+                _give_up()
 
     def configure(self, stream: Stream) -> dict[str, Any]:
         """time_ns, entropy (base64), hostname, machine_id, token, scratch, workspace? {seed, load} → kernel, boot_id.
@@ -139,17 +147,34 @@ class GuestAgent:
         with self._lock:
             if self._configured is not None:
                 raise AgentError("conflict", "cannot configure: this guest is configured already")
-            self._host_time.set(time_ns)
-            identity.reseed(entropy)
-            if read.flag(p, "scratch"):
-                disks.assemble()
-            identity.name_host(hostname, machine_id, log)
+            self._identify(time_ns, entropy, hostname, machine_id, scratch=read.flag(p, "scratch"))
             if layout is not None:
                 self._overlay.prepare(seed=seed, load=load)
             disks.keep_spares()
             self._configured = {"kernel": os.uname().release, "boot_id": identity.boot_id()}
             self._dispatcher.introduce(token=token)
             return self._configured
+
+    def _identify(self, time_ns: int, entropy: str, hostname: str, machine_id: str, *, scratch: bool) -> None:
+        """Give the guest its clock, its randomness, its root and its names."""
+        self._host_time.set(time_ns)
+        identity.reseed(entropy)
+        if scratch:
+            disks.assemble()
+        identity.name_host(hostname, machine_id, log)
+
+    def warm(self, stream: Stream) -> dict[str, Any]:
+        """entropy (base64) and what `exec` takes → what `exec` answers. As often as wanted, until `configure`.
+
+        The entropy comes first, so that nothing that is drawn meanwhile is drawn in another guest too.
+        """
+        entropy = read.text(stream.params, "entropy")
+        with self._lock:
+            if self._configured is not None:
+                raise AgentError("conflict", "cannot warm: this guest is configured already")
+            self._identify(time.time_ns(), entropy, *NOBODY, scratch=True)
+            self._warmed = True
+        return exec_verb.run(stream, self._environment, b"/", self._secrets, self._jobs)
 
     def exec(self, stream: Stream) -> dict[str, Any]:
         """One command in the guest; with `time_ns`, the host's clock."""

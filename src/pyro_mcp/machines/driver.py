@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from pyro_mcp.protocol.channel import Channel, Handler
 from pyro_mcp.system.progress import Progress
@@ -114,11 +114,44 @@ class Machine(Protocol):
         """The bounded, printable end of the console, for error messages. Untrusted."""
 
 
+class Ahead(Protocol):
+    """A machine that was made ahead: up, and nobody's until its driver hands it out."""
+
+    @property
+    def pid(self) -> int: ...
+
+    def warm(self, enough: Callable[[], bool]) -> None:
+        """Bring it up, and until `enough` make it run what a new machine runs first. Raises `MachineFailed`."""
+
+    def on_exit(self, callback: Callable[[], None]) -> None:
+        """Call `callback` once when its process is gone, at once if it is."""
+
+    def terminate(self) -> None:
+        """End it now and wait until its process is gone. Idempotent, and safe beside `warm`, which then fails."""
+
+
+class Preparer(Protocol):
+    """Makes machines ahead, and hands them out."""
+
+    def kind(self, spec: MachineSpec) -> str | None:
+        """What a machine made ahead must be of to become `spec`; None when none can: because of what stands in the
+        machine's directory, or for want of anything to restore one from. Raises `OSError` or `MissingDependency`."""
+
+    def prepare(self, spec: MachineSpec, kind: str) -> Ahead | None:
+        """A machine ahead of that kind, begun and not yet warm; None when `spec` is not of that kind any more. Raises
+        what `launch` raises."""
+
+    def hand_out(self, ahead: Any, spec: MachineSpec) -> Machine:
+        """Make a warm machine that of `spec`, into whose directory its own was moved: clock, randomness, names, seed
+        and network as for one that is launched. On failure it is ended. Raises what `launch` raises."""
+
+
 class Driver(Protocol):
-    """Makes machines of one kind."""
+    """Makes machines of one kind. `preparer` is None where none can be made ahead."""
 
     name: str
     capabilities: Capabilities
+    preparer: Preparer | None
 
     def launch(self, spec: MachineSpec, progress: Progress) -> Machine:
         """Boot or restore a machine, configured and answering. On failure nothing of it is left running.

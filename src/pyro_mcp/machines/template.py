@@ -53,9 +53,11 @@ class Kind:
 
 @dataclass(frozen=True)
 class Template:
-    """A frozen guest. Children map `ram` private, load `state`, and start from a copy of `scratch`."""
+    """A frozen guest. Children map `ram` private, load `state`, and start from a copy of `scratch`. `stamp` tells its
+    files from any others, also from later ones in the same place."""
 
     directory: Path
+    stamp: tuple[tuple[int, ...], ...] = ()
 
     @property
     def ram(self) -> Path:
@@ -85,8 +87,9 @@ class TemplateStore:
         directory = self._root / kind.digest
         if not directory.exists():
             return None
-        if self._sound(kind, directory):
-            return Template(directory)
+        stamp = self._sound(kind, directory)
+        if stamp is not None:
+            return Template(directory, stamp)
         shutil.rmtree(directory, ignore_errors=True)
         return None
 
@@ -138,20 +141,22 @@ class TemplateStore:
         }
         (directory / MANIFEST).write_text(json.dumps(manifest, indent=1, sort_keys=True))
 
-    def _sound(self, kind: Kind, directory: Path) -> bool:
+    def _sound(self, kind: Kind, directory: Path) -> tuple[tuple[int, ...], ...] | None:
+        """What identifies its files, if they are those that were digested."""
         try:
             identity = tuple(_identity(directory / name) for name in FILES)
             with self._lock:
                 if self._verified.get(kind.digest) == identity:
-                    return True
+                    return identity
             digests = json.loads((directory / MANIFEST).read_text())["digests"]
             sound = all(digest_sparse(directory / name) == digests[name] for name in FILES)
         except (OSError, ValueError, KeyError, TypeError):
-            return False
-        if sound:
-            with self._lock:
-                self._verified[kind.digest] = identity
-        return sound
+            return None
+        if not sound:
+            return None
+        with self._lock:
+            self._verified[kind.digest] = identity
+        return identity
 
 
 def _identity(path: Path) -> tuple[int, ...]:

@@ -31,11 +31,24 @@ class NodeMachine(Result):
 
 
 @dataclass(frozen=True, kw_only=True)
+class NodePooled(Result):
+    """One machine that was restored ahead and is nobody's yet; memory as in `NodeMachine`."""
+
+    environment: str
+    vcpu_count: int
+    mem_mib: int
+    pid: int | None = None
+    resident_bytes: int | None = None
+    proportional_bytes: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class NodeStatus(Result):
     """`running` is false, and the rest null, when there is no node for this state directory.
 
     `resident_bytes` is the node's own memory, without its machines; `idle_seconds` is how long it stays with nothing
-    to do.
+    to do. `pool` are machines that wait to be handed out, at most `pool_size` of each kind; `memory_committed_mib` is
+    without theirs, because they give way.
     """
 
     running: bool
@@ -52,6 +65,8 @@ class NodeStatus(Result):
     memory_committed_mib: int | None = None
     memory_limit_mib: int | None = None
     machines: list[NodeMachine] = field(default_factory=list)
+    pool_size: int | None = None
+    pool: list[NodePooled] = field(default_factory=list)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,12 +8,14 @@ store does not know is removed. Nothing is judged by a pid alone (see `system.pr
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 from pathlib import Path
 
 from pyro_mcp.errors import PyroError
 from pyro_mcp.machines.driver import Machine
 from pyro_mcp.store.machines import MachineRow, Machines
+from pyro_mcp.system.atomic import disk_errors
 from pyro_mcp.system.process import wait_pidfd
 from pyro_mcp.workspaces.engine import Engine
 
@@ -30,6 +32,7 @@ def reconcile(engine: Engine) -> None:
             print(f"cannot settle {row.machine_id}: {error}")
     engine.lifecycle.settle()
     _remove_unknown(engine, {row.machine_id for row in machines.list()})
+    _empty_pool(engine.fleet.pool.home)
 
 
 def _settle(engine: Engine, machines: Machines, row: MachineRow) -> None:
@@ -83,6 +86,14 @@ def _kill_inside(directory: Path) -> None:
             continue
         finally:
             os.close(descriptor)
+
+
+def _empty_pool(home: Path) -> None:
+    """What the last node had made ahead is nobody's."""
+    if home.is_dir():
+        _kill_inside(home)
+        with disk_errors("empty the pool"):
+            shutil.rmtree(home)
 
 
 def _remove_unknown(engine: Engine, known: set[str]) -> None:

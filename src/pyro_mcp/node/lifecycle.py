@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pyro_mcp.errors import Conflict, InvalidArgument
-from pyro_mcp.model.node import NodeMachine, NodeStatus, NodeStopped
+from pyro_mcp.model.node import NodeMachine, NodePooled, NodeStatus, NodeStopped
 from pyro_mcp.operations.encode import encode
 from pyro_mcp.version import VERSION
+from pyro_mcp.workspaces.pool import Place, size_of
 
 if TYPE_CHECKING:
     from pyro_mcp.node.server import Node
@@ -53,7 +54,21 @@ def status(node: Node, params: Mapping[str, Any]) -> dict[str, Any]:
             memory_committed_mib=node.engine.fleet.committed_mib(),
             memory_limit_mib=node.settings.memory_limit_mib,
             machines=machines,
+            pool_size=size_of(node.settings),
+            pool=[_pooled(place) for place in node.engine.fleet.pool.waiting()],
         )
+    )
+
+
+def _pooled(place: Place) -> NodePooled:
+    pid = place.ahead.pid if place.ahead else None
+    return NodePooled(
+        environment=place.environment,
+        vcpu_count=place.spec.vcpu_count,
+        mem_mib=place.spec.mem_mib,
+        pid=pid,
+        resident_bytes=memory_bytes(pid, "Rss"),
+        proportional_bytes=memory_bytes(pid, "Pss"),
     )
 
 

@@ -221,6 +221,10 @@ class Channel:
                 self._require_open()
                 return self._pongs[0] - begun
 
+    def answer(self, handler: Handler) -> None:
+        """Let the peer open streams from now on, for `handler`."""
+        self._handler = handler
+
     # -- for streams
 
     def _write(self, kind: Kind, stream: int, *payload: bytes | memoryview) -> None:

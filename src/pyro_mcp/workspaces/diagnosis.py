@@ -16,8 +16,10 @@ from pathlib import Path
 from pyro_mcp.errors import PyroError
 from pyro_mcp.model.doctor import CheckStatus, DoctorCheck, DoctorReport
 from pyro_mcp.settings import Settings
+from pyro_mcp.system.memory import available_mib
 from pyro_mcp.system.process import PACKAGES, find_program, run
 from pyro_mcp.version import VERSION
+from pyro_mcp.workspaces.pool import AMPLE_MIB, size_of
 
 GIB = 1024**3
 DISK_LEAST, DISK_AMPLE = 2 * GIB, 8 * GIB
@@ -39,7 +41,7 @@ def diagnose_host(settings: Settings, platform: str | None = None) -> DoctorRepo
     seen_as = platform or this_platform()
     versions = {"pyro": VERSION, "python": host_platform.python_version(), "sqlite": sqlite3.sqlite_version}
     checks: list[DoctorCheck] = []
-    for look in (_platform, _python, _programs, _kvm, _boundary, _namespaces, _memory, _disks, _images, _sqlite):
+    for look in (_platform, _python, _programs, _kvm, _boundary, _namespaces, _memory, _pool, _disks, _images, _sqlite):
         checks += look(_View(settings, seen_as, versions))
     ready = all(check.status != "missing" for check in checks)
     return DoctorReport(
@@ -165,17 +167,20 @@ def _number(path: str, otherwise: int) -> int:
 
 def _memory(view: _View) -> Iterator[DoctorCheck]:
     limit = view.settings.memory_limit_mib
-    available = _available_mib()
+    available = available_mib()
     detail = f"{available} MiB available; guests may take {limit} MiB together"
     tight = min(limit, available) < 1024
     yield _check("memory", "warning" if tight else "ok", detail, "A guest takes 1024 MiB unless told otherwise")
 
 
-def _available_mib() -> int:
-    for line in Path("/proc/meminfo").read_text().splitlines():
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) // 1024
-    return 0
+def _pool(view: _View) -> Iterator[DoctorCheck]:
+    size, asked = size_of(view.settings), view.settings.pool_size is not None
+    if size:
+        detail = f"{size} restored ahead for each kind of machine that was used of late"
+        yield _check("pool", "ok", f"{detail}; PYRO_POOL_SIZE=0 switches that off")
+    else:
+        why = "PYRO_POOL_SIZE=0" if asked else f"less than {AMPLE_MIB} MiB are available"
+        yield _check("pool", "ok", f"no machine is restored ahead: {why}")
 
 
 def _disks(view: _View) -> Iterator[DoctorCheck]:

@@ -185,7 +185,8 @@ class Engine:
                 self.fleet.stop(row.machine_id)
 
     def close(self) -> None:
-        """Let go of the store. Machines that run go on running; the next node adopts them."""
+        """Let go of the store. Machines that run go on running; the next node adopts them. What was made ahead ends."""
+        self.fleet.pool.close()
         self.commands.leave()
         self.services.leave()
         self.fleet.let_go()

@@ -24,6 +24,7 @@ from pyro_mcp.system.progress import Progress
 from pyro_mcp.system.threads import begin
 from pyro_mcp.workspaces import admission
 from pyro_mcp.workspaces.faults import Faults, no_faults
+from pyro_mcp.workspaces.pool import Pool
 
 SHUTDOWN_SECONDS = 17.0
 """How long a guest may take to let its services end, and then to write out what it has cached; what it has not written
@@ -76,6 +77,7 @@ class Fleet:
         self._overhead = overhead
         self._live: dict[str, Machine] = {}
         self._admitting = threading.Lock()
+        self.pool = Pool(settings, admitting=self._admitting, free_mib=self._free_mib, faults=faults)
         self._locks: dict[str, threading.RLock] = {}
         self._ended: dict[str, str] = {}
         self._given_up: dict[str, str] = {}
@@ -190,8 +192,10 @@ class Fleet:
         self._changed("claimed")
 
     def _check_memory(self, rows: list[MachineRow], row: MachineRow) -> None:
+        """Raises `Capacity` when `row` does not fit; machines made ahead give way to it."""
         used = admission.committed_mib(rows, self._overhead)
         admission.check_memory(used, row.mem_mib, self._overhead(row), self._settings)
+        self.pool.fit(self._free_mib() - row.mem_mib - self._overhead(row), row)
 
     def _launch(self, row: MachineRow, boot: Boot, progress: Progress) -> Machine:
         spec = MachineSpec(
@@ -208,7 +212,7 @@ class Fleet:
         )
         self._ended.pop(row.machine_id, None)
         with disk_errors(f"start the machine {row.machine_id}"):
-            machine = boot.driver.launch(spec, progress)
+            machine = self.pool.launch(boot.driver, spec, row.environment, lambda: self._make(boot, spec, progress))
         self._faults("launched")
         try:
             self._machines.set_state(row.machine_id, "running")
@@ -219,6 +223,16 @@ class Fleet:
         self._watch(row.machine_id, machine)
         self._changed("running")
         return machine
+
+    def _make(self, boot: Boot, spec: MachineSpec, progress: Progress) -> Machine:
+        with self._admitting:
+            # None that waits becomes this one, so all of them are beside it.
+            self.pool.fit(self._free_mib())
+        return boot.driver.launch(spec, progress)
+
+    def _free_mib(self) -> int:
+        """What is left to promise; less than nothing while a machine takes the place of another."""
+        return self._settings.memory_limit_mib - self.committed_mib()
 
     # -- going
 
@@ -350,6 +364,7 @@ class Fleet:
 
     def _changed(self, step: str) -> None:
         self._faults(step)
+        self.pool.disturb()
         self._notify()
 
     def _notify(self) -> None:

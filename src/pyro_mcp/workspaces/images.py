@@ -33,6 +33,8 @@ class Images:
         return self._engine.environments.pull(name, call.progress, cancelled=_cancelled(call))
 
     def prune(self) -> PruneResult:
+        # They would hold the space of what goes.
+        self._engine.fleet.pool.empty()
         return self._engine.environments.prune()
 
     def for_guest(self, call: Call[Any], name: str) -> tuple[Image, GuestRuntime]:

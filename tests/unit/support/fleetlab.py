@@ -1,7 +1,8 @@
 """An engine over machines that need no virtualisation: the host_compat driver, whose agent is the real one.
 
-`python fleetlab.py STATE_DIR ACTION N [guest]` runs ACTION in a process of its own that kills itself at the N-th fault
-point; it prints the step's name, or `done` when there was no N-th. With `guest` the machines are real guests.
+`python fleetlab.py STATE_DIR ACTION N [guest [PREFIX]]` runs ACTION in a process of its own that kills itself at the
+N-th fault point, of those whose names begin with PREFIX; it prints the step's name, or `done` when there was no N-th.
+With `guest` the machines are real guests.
 """
 
 from __future__ import annotations
@@ -23,6 +24,9 @@ from pyro_mcp.workspaces.engine import Engine
 from pyro_mcp.workspaces.faults import Faults, no_faults
 
 SIZE = {"vcpu_count": 1, "mem_mib": 128, "ttl_seconds": 600, "network": False, "allow_host_compat": True}
+AHEAD_SECONDS = 120.0
+POOL = {"pool_size": 1, "memory_limit_mib": 1024}
+"""Settings of an engine that makes a machine of `GUEST_SIZE` ahead and has no room for another."""
 GUEST_SIZE = {**SIZE, "mem_mib": 512, "allow_host_compat": False}
 
 
@@ -64,10 +68,18 @@ def engine_at(state_dir: Path, *, faults: Faults = no_faults, driver: Any = None
     return Engine(settings, database, drivers=HostOnly(driver), environments=NoEnvironments(), faults=faults)
 
 
-def guest_engine_at(state_dir: Path, *, faults: Faults = no_faults) -> Engine:
+def guest_engine_at(state_dir: Path, *, faults: Faults = no_faults, **overrides: Any) -> Engine:
     """An engine with the real drivers and environments, over the user's image cache."""
     state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-    return Engine(Settings.load(state_dir=state_dir), Database(state_dir / "pyro.db"), faults=faults)
+    return Engine(Settings.load(state_dir=state_dir, **overrides), Database(state_dir / "pyro.db"), faults=faults)
+
+
+def waiting_ahead(engine: Engine, count: int = 1) -> list[Any]:
+    """The machines that wait in the pool, once there are `count`."""
+    pool = engine.fleet.pool
+    with pool._changed:
+        assert pool._changed.wait_for(lambda: len(pool.waiting()) == count, AHEAD_SECONDS), pool._places
+    return pool.waiting()
 
 
 class Ears:
@@ -100,6 +112,20 @@ def act_life(engine: Engine) -> None:
 
 def act_guest(engine: Engine) -> None:
     engine.vms.run(Ears(engine).call, "debian:12", command="true", timeout_seconds=60, stdin=None, **GUEST_SIZE)
+
+
+def act_pool(engine: Engine) -> None:
+    """A machine that finds none ahead, one that does, and one that needs the room of what waits."""
+    act_guest(engine)
+    waiting_ahead(engine)
+    call = Ears(engine).call
+    made = engine.vms.create(call, "debian:12", **GUEST_SIZE)
+    engine.vms.start(call, made.vm_id)
+    engine.vms.delete(made.vm_id)
+    waiting_ahead(engine)
+    large = engine.vms.create(call, "debian:12", **{**GUEST_SIZE, "mem_mib": 1024})
+    engine.vms.delete(large.vm_id)
+    engine.close()
 
 
 def act_workspace(engine: Engine) -> None:
@@ -173,15 +199,16 @@ ACTIONS: dict[str, Callable[[Engine], None]] = {
     "run": act_run,
     "life": act_life,
     "guest": act_guest,
+    "pool": act_pool,
     "workspace": act_workspace,
     "service": act_service,
 }
 
 
-def _killer(countdown: int) -> Faults:
+def _killer(countdown: int, prefix: str = "") -> Faults:
     def faults(step: str) -> None:
         nonlocal countdown
-        countdown -= 1
+        countdown -= step.startswith(prefix)
         if countdown == 0:
             print(step, flush=True)
             os.kill(os.getpid(), signal.SIGKILL)
@@ -190,8 +217,9 @@ def _killer(countdown: int) -> Faults:
 
 
 def main(argv: list[str]) -> int:
-    make = guest_engine_at if argv[3:] == ["guest"] else engine_at
-    engine = make(Path(argv[0]), faults=_killer(int(argv[2])))
+    make = guest_engine_at if argv[3:4] == ["guest"] else engine_at
+    overrides = POOL if argv[1] == "pool" else {}
+    engine = make(Path(argv[0]), faults=_killer(int(argv[2]), *argv[4:]), **overrides)
     ACTIONS[argv[1]](engine)
     print("done", flush=True)
     return 0

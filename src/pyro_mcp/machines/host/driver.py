@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from pyro_mcp.errors import MachineFailed
-from pyro_mcp.machines.driver import Capabilities, MachineSpec, NetworkLink
+from pyro_mcp.machines.driver import Capabilities, MachineSpec, NetworkLink, Preparer
 from pyro_mcp.machines.host.leftovers import MARK, kill_marked
 from pyro_mcp.machines.watched import WatchedProcess, held
 from pyro_mcp.protocol.channel import Channel, ChannelClosed
@@ -35,6 +35,7 @@ class HostDriver:
     """Makes machines that are no machines: commands run as this user, on this host."""
 
     name = "host"
+    preparer: Preparer | None = None
     capabilities = Capabilities(
         isolation="none",
         execution_mode="host_compat",

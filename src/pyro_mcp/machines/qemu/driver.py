@@ -10,14 +10,15 @@ import os
 import secrets
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from pyro_mcp.errors import MachineFailed, MissingDependency
 from pyro_mcp.machines import exchange, template
 from pyro_mcp.machines.disks import blank_device, new_scratch
-from pyro_mcp.machines.driver import Capabilities, MachineSpec, NetworkLink
+from pyro_mcp.machines.driver import Capabilities, MachineSpec, NetworkLink, Preparer
 from pyro_mcp.machines.qemu import vmm
+from pyro_mcp.machines.qemu.ahead import QemuAhead, put_seed
 from pyro_mcp.machines.qemu.command import (
     BINARY,
     COMMAND_VERSION,
@@ -64,6 +65,7 @@ class QemuDriver:
         self._accelerator = accelerator
         self._binary = binary
         self._templates = TemplateStore(cache_dir, bury=vmm.bury)
+        self.preparer: Preparer | None = self
         self.capabilities = Capabilities(
             isolation="kvm-qemu" if accelerator == "kvm" else "emulated",
             execution_mode="guest",
@@ -118,6 +120,38 @@ class QemuDriver:
         machine.terminate()
         return None
 
+    # -- ahead
+
+    def kind(self, spec: MachineSpec) -> str | None:
+        if (spec.directory / SCRATCH).exists():
+            return None
+        kind = self._kind(spec)
+        found = self._templates.get(kind)
+        # One that was built again in its place is another.
+        return None if found is None else f"{kind.digest} {found.stamp}"
+
+    def prepare(self, spec: MachineSpec, kind: str) -> QemuAhead | None:
+        frozen = self._templates.get(self._kind(spec))
+        if frozen is None or self.kind(spec) != kind:
+            return None
+        scratch = spec.directory / SCRATCH
+        with disk_errors("make a scratch disk"):
+            copy_sparse(frozen.scratch, scratch)
+        process = self._spawn(spec, scratch, Memory(frozen.ram), incoming=True)
+        with _ended_on_failure(process):
+            return QemuAhead(process, _dial(process, None), frozen.state)
+
+    def hand_out(self, ahead: QemuAhead, spec: MachineSpec) -> QemuMachine:
+        with _ended_on_failure(ahead.process):
+            # One that hangs is found out in less time than a request may take.
+            ahead.channel.ping(ADOPT_SECONDS)
+            ahead.process.directory = spec.directory
+            if spec.seed is not None:
+                put_seed(ahead.process, spec.seed)
+            if spec.network is not None:
+                ahead.channel.answer(spec.network.handler)
+            return self._identified(spec, ahead.process, ahead.channel)
+
     # -- birth
 
     def _restore(self, spec: MachineSpec, frozen: Template) -> QemuMachine:
@@ -139,24 +173,20 @@ class QemuDriver:
 
     def _configured(self, spec: MachineSpec, process: Vmm, seconds: float, state: Path | None = None) -> QemuMachine:
         """Wake the guest, from the frozen `state` if given, and make it this machine. On failure it is ended."""
-        kind = MachineFailed
-        try:
+        with _ended_on_failure(process):
             # Said before the guest wakes, our hello waits at its port, and one waking serves for both.
             channel = _dial(process, spec.network)
             if state is not None:
                 load_state(process, state)
             channel.start(seconds)
-            kind = _Hindered
-            machine = QemuMachine(spec.machine_id, self.capabilities, process, channel)
-            _configure(spec, channel)
-            if spec.network is not None:
-                _raise_network(spec.network, channel)
-        except (MachineFailed, ChannelClosed, RemoteError, TimeoutError) as error:
-            process.terminate()
-            raise _explain(error, process, kind) from None
-        except BaseException:
-            process.terminate()
-            raise
+        with _ended_on_failure(process, _Hindered):
+            return self._identified(spec, process, channel)
+
+    def _identified(self, spec: MachineSpec, process: Vmm, channel: Channel) -> QemuMachine:
+        machine = QemuMachine(spec.machine_id, self.capabilities, process, channel)
+        _configure(spec, channel)
+        if spec.network is not None:
+            _raise_network(spec.network, channel)
         return machine
 
     def _spawn(
@@ -347,6 +377,19 @@ def _workspace(spec: MachineSpec) -> dict[str, object]:
     if spec.workspace is None:
         return {}
     return {"workspace": {"seed": spec.seed is not None, "load": spec.workspace.load}}
+
+
+@contextlib.contextmanager
+def _ended_on_failure(process: Vmm, kind: type[MachineFailed] = MachineFailed) -> Iterator[None]:
+    """End `process` on any error of the block; what the guest or QEMU brought about is raised as `kind`."""
+    try:
+        yield
+    except (MachineFailed, ChannelClosed, RemoteError, TimeoutError) as error:
+        process.terminate()
+        raise _explain(error, process, kind) from None
+    except BaseException:
+        process.terminate()
+        raise
 
 
 def _explain(error: Exception, process: Vmm, kind: type[MachineFailed] = MachineFailed) -> MachineFailed:

@@ -24,8 +24,12 @@ class Qmp:
         self._socket = connection
         self._lines = connection.makefile("rb")
         self._events: list[dict[str, Any]] = []
-        self._read()
-        self.execute("qmp_capabilities")
+        try:
+            self._read()
+            self.execute("qmp_capabilities")
+        except MachineFailed:
+            self.close()
+            raise
 
     def execute(self, command: str, **arguments: Any) -> Any:
         """The command's return value. Raises `MachineFailed` when QEMU refuses, hangs or is gone."""

@@ -23,6 +23,7 @@ def draw_status(console: Console, status: NodeStatus) -> None:
             ("node", f"running, process {status.pid}, version {status.version}"),
             ("since", started),
             ("machines", f"{status.machine_count} of at most {status.max_machines}"),
+            ("ahead", f"{len(status.pool)} restored, at most {status.pool_size} for each kind used of late"),
             ("memory", size(status.resident_bytes)),
             ("leaves after", f"{status.idle_seconds} s idle"),
             ("state", status.state_dir),
