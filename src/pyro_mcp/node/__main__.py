@@ -23,6 +23,9 @@ DESCRIPTORS = 65536
 
 def main(argv: list[str]) -> int:
     """Be the node until nothing needs it. Returns the exit status."""
+    from pyro_mcp.system.signals import reset_signals
+
+    reset_signals()
     ready = int(argv[0])
     os.set_inheritable(ready, False)
     if os.fork():
