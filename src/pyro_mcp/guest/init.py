@@ -90,6 +90,7 @@ class GuestAgent:
             "overlay_load": self._overlay.load,
             "overlay_save": self._save,
             "secret_put": self._put_secret,
+            "set_clock": self.set_clock,
             "shutdown": self.shutdown,
             **Shells(self._environment, self._secrets).verbs(
                 WORKSPACE, lambda stream: self._require_workspace(stream.verb)
@@ -141,6 +142,11 @@ class GuestAgent:
             self._configured = {"kernel": os.uname().release, "boot_id": identity.boot_id()}
             self._dispatcher.introduce(token=token)
             return self._configured
+
+    def set_clock(self, stream: Stream) -> dict[str, Any]:
+        """time_ns → {}. For a guest that was stopped for a while."""
+        identity.step_clock(read.integer(stream.params, "time_ns", least=0, most=1 << 62))
+        return {}
 
     def exec(self, stream: Stream) -> dict[str, Any]:
         """One command in the guest."""

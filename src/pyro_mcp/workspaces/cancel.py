@@ -74,7 +74,8 @@ def _leave(machine: Machine, stream: Stream) -> None:
     try:
         machine.channel.ping(PONG_SECONDS)
     except TimeoutError:
-        machine.channel.close("its agent stopped answering")
+        if machine.channel.standstill.refusal is None:
+            machine.channel.close("its agent stopped answering")
     except ChannelClosed:
         # What closed it has said so.
         pass

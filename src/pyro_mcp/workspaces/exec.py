@@ -17,6 +17,7 @@ from pyro_mcp.errors import Cancelled, MachineFailed, PyroError
 from pyro_mcp.machines.driver import Machine
 from pyro_mcp.operations.call import STDERR, STDOUT, Call
 from pyro_mcp.protocol.channel import ChannelClosed, Data, RemoteError, Result, Stream
+from pyro_mcp.protocol.standstill import Standstill
 from pyro_mcp.workspaces.cancel import SILENT, beside, cancellable
 from pyro_mcp.workspaces.capture import Capture
 
@@ -108,6 +109,7 @@ def resume_command(
     Raises what `attend_command` raises, and `NotFound` when the machine does not know the job.
     """
     params = {"job": job, "stdout_offset": offsets[STDOUT], "stderr_offset": offsets[STDERR]}
+    machine.channel.standstill.wait()
     answer = _attend(call, machine, command, ("exec_resume", params), take, timeout_seconds + GRACE_SECONDS, None)
     ran = answer.get("duration_ms")
     return {**_checked(answer), "ran_ms": ran if type(ran) is int and ran >= 0 else None}
@@ -115,7 +117,7 @@ def resume_command(
 
 def forget_job(machine: Machine, job: str) -> None:
     """Tell the machine that the job's outcome is recorded. Nobody waits for its answer, which changes nothing."""
-    with contextlib.suppress(ChannelClosed):
+    with contextlib.suppress(ChannelClosed, RemoteError):
         machine.channel.open("exec_forget", {"job": job})
 
 
@@ -135,7 +137,7 @@ def _attend(
         with cancellable(call, machine, stream):
             if stdin is not None:
                 beside(stream, partial(_feed, stream, stdin), "stdin")
-            answer = _follow(stream, take, deadline)
+            answer = _follow(stream, take, deadline, machine.channel.standstill)
     except ChannelClosed as error:
         call.check()
         raise _died(machine, command, str(error)) from None
@@ -148,10 +150,17 @@ def _attend(
     return answer
 
 
-def _follow(stream: Stream, take: Output, deadline: float) -> dict[str, Any]:
-    """Pass output on until the result."""
+def _follow(stream: Stream, take: Output, deadline: float, standstill: Standstill) -> dict[str, Any]:
+    """Pass output on until the result. A machine that stands still spends none of its command's time."""
+    deadline -= standstill.seconds
     while True:
-        message = stream.receive(max(0.0, deadline - time.monotonic()))
+        try:
+            message = stream.receive(max(0.0, deadline + standstill.seconds - time.monotonic()))
+        except TimeoutError:
+            standstill.wait()
+            if deadline + standstill.seconds <= time.monotonic():
+                raise
+            continue
         if isinstance(message, Result):
             return message.value
         if isinstance(message, Data) and message.tag in (STDOUT, STDERR):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import contextlib
 import dataclasses
 import functools
 import os
@@ -13,7 +12,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from pyro_mcp.errors import MachineFailed, MissingDependency
+from pyro_mcp.errors import DiskFull, MachineFailed, MissingDependency, PyroError
 from pyro_mcp.machines import template
 from pyro_mcp.machines.disks import blank_device, new_scratch
 from pyro_mcp.machines.driver import Capabilities, MachineSpec, NetworkLink
@@ -27,11 +26,12 @@ from pyro_mcp.machines.qemu.command import (
     build,
     kernel_parameters,
 )
+from pyro_mcp.machines.qemu.greeting import ANSWER_SECONDS, TOKEN, dial, greet_adopted
 from pyro_mcp.machines.qemu.qmp import Qmp
+from pyro_mcp.machines.qemu.stall import StallWatch, ended_by_stall
 from pyro_mcp.machines.qemu.vmm import Vmm
 from pyro_mcp.machines.template import Kind, Template, TemplateStore
 from pyro_mcp.protocol.channel import Channel, ChannelClosed, RemoteError, Result
-from pyro_mcp.protocol.pipe import Pipe
 from pyro_mcp.system.atomic import disk_errors
 from pyro_mcp.system.process import run
 from pyro_mcp.system.progress import Progress
@@ -39,9 +39,7 @@ from pyro_mcp.system.sparse import copy_sparse
 
 BOOT_SECONDS = {"kvm": 30.0, "tcg": 120.0}
 """How long a cold boot may take before it is given up; an emulated one on a busy host needs many seconds."""
-ANSWER_SECONDS = 30.0
-ADOPT_SECONDS = 5.0
-SCRATCH, TOKEN = "scratch.ext4", "token"
+SCRATCH = "scratch.ext4"
 USED_HINT = "what was left on its disk is in the way; <<reset_workspace>> gives a workspace a new disk"
 READY = b"pyro-agent: ready"
 """What the agent says on the console when it waits for its first connection, which a template must not have had."""
@@ -103,16 +101,11 @@ class QemuDriver:
         if process is None:
             return None
         try:
-            channel, hello = _greet_again(process, network)
+            channel = greet_adopted(process, network)
         except MachineFailed:
             process.terminate()
             return None
-        machine = QemuMachine(machine_id, self.capabilities, process, channel)
-        with contextlib.suppress(OSError):
-            if secrets.compare_digest((directory / TOKEN).read_text(), str(hello.get("token"))):
-                return machine
-        machine.terminate()
-        return None
+        return QemuMachine(machine_id, self.capabilities, process, channel)
 
     # -- birth
 
@@ -121,10 +114,12 @@ class QemuDriver:
         fresh = not scratch.exists()
         if fresh:
             with disk_errors("make a scratch disk"):
-                copy_sparse(frozen.scratch, scratch)
+                # Under another name: half a disk would be taken for one that was used.
+                copy_sparse(frozen.scratch, _emptied(spec.directory / f"{SCRATCH}.new"))
+                os.rename(spec.directory / f"{SCRATCH}.new", scratch)
         try:
             return self._load(spec, scratch, frozen)
-        except MachineFailed:
+        except (MachineFailed, DiskFull):
             if fresh:
                 scratch.unlink()
             raise
@@ -136,19 +131,24 @@ class QemuDriver:
     def _configured(self, spec: MachineSpec, process: Vmm, seconds: float, state: Path | None = None) -> QemuMachine:
         """Wake the guest, from the frozen `state` if given, and make it this machine. On failure it is ended."""
         kind = MachineFailed
+        channel = None
         try:
             # Said before the guest wakes, our hello waits at its port, and one waking serves for both.
-            channel = _dial(process, spec.network)
+            channel = dial(process, spec.network)
             if state is not None:
                 _load_state(process, state)
             channel.start(seconds)
             kind = _Hindered
+            StallWatch(process, channel, spec.directory)
             machine = QemuMachine(spec.machine_id, self.capabilities, process, channel)
             _configure(spec, channel)
             if spec.network is not None:
                 _raise_network(spec.network, channel)
         except (MachineFailed, ChannelClosed, RemoteError, TimeoutError) as error:
+            refusal = channel.standstill.refusal if channel else None
             process.terminate()
+            if refusal is not None:
+                raise PyroError.from_wire(refusal) from None
             raise _explain(error, process, kind) from None
         except BaseException:
             process.terminate()
@@ -207,7 +207,8 @@ class QemuDriver:
         placeholder = dataclasses.replace(spec, machine_id="template", directory=directory, seed=None)
         process = self._spawn(placeholder, scratch, Memory(directory / template.RAM, share=True), mortal=True)
         try:
-            process.wait_console(READY, self._boot_seconds)
+            with ended_by_stall(process, directory):
+                process.wait_console(READY, self._boot_seconds)
             _save(process, directory / template.STATE)
         except MachineFailed as error:
             raise _explain(error, process) from None
@@ -260,32 +261,9 @@ def _cpu_model() -> str:
     return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "unknown")
 
 
-def _dial(process: Vmm, network: NetworkLink | None) -> Channel:
-    """A channel to the agent on which hello has been said. Raises `MachineFailed` or `ChannelClosed`."""
-    handler = None if network is None else network.handler
-    channel = Channel(Pipe(process.connect_agent().detach()), initiator=True, hello={"role": "node"}, handler=handler)
-    process.on_exit(lambda: channel.close("the guest's machine has exited"))
-    channel.greet()
-    return channel
-
-
-def _greet(process: Vmm, network: NetworkLink | None, seconds: float) -> tuple[Channel, dict[str, object]]:
-    """The open channel to the agent, and its hello. Raises `MachineFailed` when the guest does not answer in time."""
-    try:
-        channel = _dial(process, network)
-        return channel, channel.start(seconds)
-    except (ChannelClosed, TimeoutError) as error:
-        raise MachineFailed(f"cannot reach the guest's agent: {error}") from None
-
-
-def _greet_again(process: Vmm, network: NetworkLink | None) -> tuple[Channel, dict[str, object]]:
-    """Greet a guest whose last node may have died in the middle of a frame: if it still waits for the rest of that, a
-    second connection, made after the guest has seen the first one go, starts clean."""
-    try:
-        return _greet(process, network, ADOPT_SECONDS)
-    except MachineFailed:
-        time.sleep(0.2)
-        return _greet(process, network, ANSWER_SECONDS)
+def _emptied(path: Path) -> Path:
+    path.unlink(missing_ok=True)
+    return path
 
 
 def _raise_network(network: NetworkLink, channel: Channel) -> None:
