@@ -58,10 +58,11 @@ def status(node: Node, params: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def stop(node: Node, params: Mapping[str, Any]) -> dict[str, Any]:
-    """A `NodeStopped`; the node leaves right after it. Raises `Conflict` while machines exist, unless `force`."""
-    force = params.get("force", False)
-    if not isinstance(force, bool):
-        raise InvalidArgument(f"cannot stop the node: force: expected true or false, got {force!r:.40}")
+    """A `NodeStopped`; the node leaves right after it. Raises `Conflict` while machines exist, unless `force`; and with
+    `if_idle` also while other calls are under way."""
+    force, if_idle = _flag(params, "force"), _flag(params, "if_idle")
+    if if_idle and node.call_count > 1:
+        raise Conflict("cannot stop the node: it works for others", hint="Wait for the calls under way")
     rows = node.engine.fleet.rows()
     if rows and not force:
         names = ", ".join(row.machine_id for row in rows[:5]) + (", ..." if len(rows) > 5 else "")
@@ -72,6 +73,13 @@ def stop(node: Node, params: Mapping[str, Any]) -> dict[str, Any]:
     node.hide()
     node.engine.stop_all()
     return encode(NodeStopped(stopped=True, machine_count=len(rows)))
+
+
+def _flag(params: Mapping[str, Any], name: str) -> bool:
+    value = params.get(name, False)
+    if not isinstance(value, bool):
+        raise InvalidArgument(f"cannot stop the node: {name}: expected true or false, got {value!r:.40}")
+    return value
 
 
 def memory_bytes(pid: int | None, kind: str) -> int | None:

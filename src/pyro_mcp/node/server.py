@@ -59,7 +59,7 @@ class Node:
 
     def listen(self) -> None:
         """Say who this is and open the socket. Holding `node.lock` is the caller's business."""
-        About(os.getpid(), VERSION, sys.executable).save(self.place)
+        About(os.getpid(), VERSION, sys.executable, self.settings.values()).save(self.place)
         self._listener = listen_unix(self.place.socket_path, backlog=BACKLOG)
         self._listener.setblocking(False)
 
@@ -99,6 +99,11 @@ class Node:
     @property
     def client_count(self) -> int:
         return len(self._clients)
+
+    @property
+    def call_count(self) -> int:
+        """The calls under way, whoever asks included."""
+        return self._calls
 
     # -- idleness
 
