@@ -44,12 +44,10 @@ def free_bytes(directory: Path) -> int:
 
 
 def is_stalled(process: Vmm) -> bool:
-    """Whether QEMU has stopped the guest because of a disk. Raises `MachineFailed`."""
-    monitor = process.connect_monitor()
-    try:
+    """Whether QEMU says that it has stopped the guest because of a disk. One that says nothing may only be busy."""
+    with contextlib.suppress(MachineFailed), contextlib.closing(process.connect_monitor()) as monitor:
         return _says_stalled(monitor)
-    finally:
-        monitor.close()
+    return False
 
 
 def _says_stalled(monitor: Qmp) -> bool:
