@@ -30,16 +30,17 @@ from pyro_mcp.machines.qemu.greeting import ANSWER_SECONDS, TOKEN, dial, greet_a
 from pyro_mcp.machines.qemu.qmp import Qmp
 from pyro_mcp.machines.qemu.stall import StallWatch, ended_by_stall
 from pyro_mcp.machines.qemu.vmm import Vmm
-from pyro_mcp.machines.template import Kind, Template, TemplateStore
+from pyro_mcp.machines.template import Kind, Template, TemplateStore, memory_of
 from pyro_mcp.protocol.channel import Channel, ChannelClosed, RemoteError, Result
 from pyro_mcp.system.atomic import disk_errors
 from pyro_mcp.system.process import run
-from pyro_mcp.system.progress import Progress
+from pyro_mcp.system.progress import Progress, ticking
 from pyro_mcp.system.sparse import copy_sparse
 
 BOOT_SECONDS = {"kvm": 30.0, "tcg": 120.0}
 """How long a cold boot may take before it is given up; an emulated one on a busy host needs many seconds."""
 SCRATCH = "scratch.ext4"
+SIZES = "Take a size that was used before, or name a cache that may be written with PYRO_CACHE_DIR"
 USED_HINT = "what was left on its disk is in the way; <<reset_workspace>> gives a workspace a new disk"
 READY = b"pyro-agent: ready"
 """What the agent says on the console when it waits for its first connection, which a template must not have had."""
@@ -54,7 +55,11 @@ class QemuDriver:
 
     name = "qemu"
 
-    def __init__(self, cache_dir: Path, *, accelerator: str, boot_seconds: float | None = None) -> None:
+    def __init__(
+        self, cache_dir: Path, *, accelerator: str, boot_seconds: float | None = None, spare_dir: Path | None = None
+    ) -> None:
+        """`spare_dir` takes what the cache cannot where that may not be written."""
+        self._spare_dir = spare_dir or cache_dir
         self._boot_seconds = boot_seconds or BOOT_SECONDS[accelerator]
         self._cache_dir = cache_dir
         self._accelerator = accelerator
@@ -125,7 +130,7 @@ class QemuDriver:
             raise
 
     def _load(self, spec: MachineSpec, scratch: Path, frozen: Template) -> QemuMachine:
-        process = self._spawn(spec, scratch, Memory(frozen.ram), incoming=True)
+        process = self._spawn(spec, scratch, Memory(memory_of(frozen, self._spare_dir)), incoming=True)
         return self._configured(spec, process, ANSWER_SECONDS, frozen.state)
 
     def _configured(self, spec: MachineSpec, process: Vmm, seconds: float, state: Path | None = None) -> QemuMachine:
@@ -178,8 +183,12 @@ class QemuDriver:
         found = self._templates.get(kind)
         if found is not None:
             return found
-        progress(f"booting a {spec.vcpu_count} vCPU, {spec.mem_mib} MiB guest once, to freeze it", None)
-        return self._templates.build(kind, lambda directory: self._freeze(spec, kind.scratch_mib, directory))
+        size = f"{spec.vcpu_count} vCPU, {spec.mem_mib} MiB"
+        progress(f"The first guest of this size ({size}) is booted once and frozen; later ones start from it", 0.0)
+        with disk_errors(f"make the first guest of a size ({size})", refused=SIZES):
+            return self._templates.build(
+                kind, lambda directory: self._freeze(spec, kind.scratch_mib, directory, progress), progress
+            )
 
     def _kind(self, spec: MachineSpec) -> Kind:
         assert spec.environment is not None
@@ -197,7 +206,7 @@ class QemuDriver:
             scratch_mib=0 if (spec.directory / SCRATCH).exists() else spec.scratch_mib,
         )
 
-    def _freeze(self, spec: MachineSpec, scratch_mib: int, directory: Path) -> None:
+    def _freeze(self, spec: MachineSpec, scratch_mib: int, directory: Path, progress: Progress) -> None:
         """Boot, wait until the agent is ready to serve, and write RAM and device state into `directory`."""
         scratch = directory / template.SCRATCH
         if scratch_mib:
@@ -207,8 +216,9 @@ class QemuDriver:
         placeholder = dataclasses.replace(spec, machine_id="template", directory=directory, seed=None)
         process = self._spawn(placeholder, scratch, Memory(directory / template.RAM, share=True), mortal=True)
         try:
-            with ended_by_stall(process, directory):
+            with ended_by_stall(process, directory), ticking(progress, "Booting the guest that is to be frozen"):
                 process.wait_console(READY, self._boot_seconds)
+            progress("Freezing it", 0.9)
             _save(process, directory / template.STATE)
         except MachineFailed as error:
             raise _explain(error, process) from None
