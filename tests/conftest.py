@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -31,6 +32,14 @@ hypothesis.settings.register_profile(
     "busy host", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
 )
 hypothesis.settings.load_profile("busy host")
+
+# Under `nohup`, or behind a script's `&`, some signals come ignored. The tests stay deaf to them, but what they start
+# must not: a handler is not inherited. SIGINT is Python's own, which a test sends.
+for _number in signal.valid_signals() - {signal.SIGPIPE, signal.SIGXFSZ}:
+    if signal.getsignal(_number) is signal.SIG_IGN:
+        _is_interrupt = _number == signal.SIGINT
+        signal.signal(_number, signal.default_int_handler if _is_interrupt else lambda number, frame: None)
+signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 
 @pytest.fixture(scope="session")

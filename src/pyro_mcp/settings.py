@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ class Settings:
 
     `pool_size` machines of each kind that was used of late are restored ahead; None is 1 while memory is ample.
     `ca_file` is the bundle of certificates that `--host-ca` hands to a guest; by default what SSL_CERT_FILE names.
+    `given` names those that somebody asked for, in whatever way.
     """
 
     state_dir: Path
@@ -35,6 +36,7 @@ class Settings:
     idle_seconds: float
     pool_size: int | None
     ca_file: Path
+    given: frozenset[str] = field(default=frozenset(), compare=False)
 
     @staticmethod
     def load(environ: Mapping[str, str] | None = None, **overrides: Any) -> Settings:
@@ -44,17 +46,22 @@ class Settings:
         """
         environ = os.environ if environ is None else environ
         values = _defaults(environ)
+        given: set[str] = set()
         for path in (SYSTEM_CONFIG, _config_home(environ) / "pyro" / "config.toml"):
-            _merge(values, _read_config(path), str(path))
+            given |= _merge(values, _read_config(path), str(path))
         from_environ = {name: environ.get(f"PYRO_{name.upper()}") or None for name in values}
-        _merge(values, from_environ, "the environment, as PYRO_*")
-        _merge(values, overrides, "the command line")
-        return Settings(**values)
+        given |= _merge(values, from_environ, "the environment, as PYRO_*")
+        given |= _merge(values, overrides, "the command line")
+        return Settings(**values, given=frozenset(given))
+
+    def values(self) -> dict[str, str | None]:
+        """Every setting as text, for another process and for comparison."""
+        found = {name: getattr(self, name) for name in _PARSERS}
+        return {name: None if value is None else str(value) for name, value in found.items()}
 
     def child_environ(self) -> dict[str, str]:
         """The variables that make a child process load exactly these settings."""
-        pairs = ((field.name, getattr(self, field.name)) for field in fields(self))
-        return {f"PYRO_{name.upper()}": str(value) for name, value in pairs if value is not None}
+        return {f"PYRO_{name.upper()}": value for name, value in self.values().items() if value is not None}
 
 
 def host_environ() -> dict[str, str]:
@@ -108,8 +115,8 @@ def _read_config(path: Path) -> dict[str, Any]:
         raise InvalidArgument(f"cannot read settings from {path}: {error}", hint=hint) from error
 
 
-def _merge(values: dict[str, Any], given: Mapping[str, Any], origin: str) -> None:
-    """Put what is given over `values`; None counts as not given."""
+def _merge(values: dict[str, Any], given: Mapping[str, Any], origin: str) -> set[str]:
+    """Put what is given over `values`; None counts as not given. The names of what was."""
     for name, value in given.items():
         if value is None:
             continue
@@ -120,6 +127,7 @@ def _merge(values: dict[str, Any], given: Mapping[str, Any], origin: str) -> Non
             values[name] = _PARSERS[name](value)
         except (ValueError, TypeError) as error:
             raise InvalidArgument(f"cannot use setting {name}={value!r} from {origin}: {error}") from error
+    return {name for name, value in given.items() if value is not None}
 
 
 def _path(value: object) -> Path:

@@ -7,16 +7,18 @@ Signatures are apt's business: the archive, its keys and its proxy are those of 
 
 from __future__ import annotations
 
-import os
+import contextlib
 import re
+import shutil
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from urllib.parse import unquote
 
 from pyro_mcp.environments.archive import host_proxies, host_sources
+from pyro_mcp.environments.namespaces import namespaces, obstacle, require_namespaces
 from pyro_mcp.errors import PermissionDenied
-from pyro_mcp.system.process import CommandFailed, find_program, require_program, run
+from pyro_mcp.system.process import CommandFailed, require_program, run
 from pyro_mcp.system.progress import Progress
 
 SUITE = "bookworm"
@@ -50,6 +52,7 @@ def bootstrap(
     `MissingDependency`, `DiskFull`, `Cancelled`, `PermissionDenied` or `CommandFailed`; removes nothing then.
     """
     require_program("mmdebstrap")
+    require_namespaces()
     argv = ["mmdebstrap", "--mode=root", f"--variant={variant}", "--format=directory", *options]
     argv += [f"--include={','.join(include)}"] if include else []
     argv += [f"--aptopt={proxy}" for proxy in host_proxies()]
@@ -59,6 +62,9 @@ def bootstrap(
 
 def remove_tree(path: Path) -> None:
     """Remove a tree whose files may belong to subordinate ids. It need not exist."""
+    with contextlib.suppress(OSError):
+        # Enough for what a build has left that never came to those ids, and for a user who has none.
+        shutil.rmtree(path)
     if path.is_symlink() or path.exists():
         confined(["rm", "-rf", "--one-file-system", "--", str(path)])
 
@@ -73,19 +79,12 @@ def confined(
         if step is not None and progress is not None:
             progress(*step)
 
-    command = [*_namespaces(), require_program(argv[0]), *argv[1:]]
+    require_namespaces()
+    command = [*namespaces(), require_program(argv[0]), *argv[1:]]
     try:
         run(command, env=_environ(), timeout=BOOTSTRAP_SECONDS, on_line=on_line, cancelled=cancelled)
     except CommandFailed as error:
         raise _explained(argv[0], error) from error
-
-
-def _namespaces() -> list[str]:
-    argv = ["unshare", "--mount", "--pid", "--fork", "--kill-child"]
-    if os.geteuid() == 0:
-        return argv
-    mapping = ["--map-auto"] if find_program("newuidmap") else []
-    return [*argv, "--user", "--map-root-user", *mapping]
 
 
 def _environ() -> Mapping[str, str]:
@@ -108,8 +107,8 @@ def _step_of(line: str) -> tuple[str, float] | None:
 def _explained(name: str, error: CommandFailed) -> CommandFailed | PermissionDenied:
     """The same failure with what to do about it."""
     if "unshare failed" in error.output or "newuidmap" in error.output:
-        hint = "Run as root, or install `uidmap` and give this user a range in /etc/subuid and /etc/subgid"
-        return PermissionDenied(f"cannot run {name}: this user may not make namespaces", hint=hint)
+        cause, hint = obstacle()
+        return PermissionDenied(f"cannot run {name}: {cause}", hint=hint)
     lines = [line for line in error.output.splitlines() if re.match(r"(E:|Err:|dpkg: error)", line)]
     cause = " / ".join(lines[-3:])[-600:] or str(error.message)
     hint = "See that `apt-get update` works on this host, then try again"

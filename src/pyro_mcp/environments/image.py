@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from pyro_mcp.environments.bootstrap import confined
@@ -12,6 +13,8 @@ from pyro_mcp.system.process import run
 
 _UUID = "70797265-6d63-7000-8000-000000000000"
 """Fixed: a random file system id would change the digest of equal content."""
+
+PACK_SECONDS = 600.0
 
 
 def make_erofs(
@@ -33,7 +36,9 @@ def make_erofs(
     argv += ["--preserve-mtime"] if timestamp is None else [f"-T{timestamp}"]
     argv += ["--all-root"] if all_root else []
     argv += [f"--exclude-regex={pattern}" for pattern in exclude]
-    confined([*argv, str(image), str(tree)], cancelled=cancelled)
+    # A tree that becomes root's is its maker's own; any other may hold files of subordinate ids.
+    pack = partial(run, timeout=PACK_SECONDS) if all_root else confined
+    pack([*argv, str(image), str(tree)], cancelled=cancelled)
 
 
 def make_initramfs(tree: Path, archive: Path) -> None:

@@ -64,7 +64,8 @@ def ensure_runtime(
     Costs milliseconds when it is there. Several callers share one build. Raises `MissingDependency`, `DiskFull`,
     `PermissionDenied`, `Cancelled` or another `PyroError`.
     """
-    with disk_errors("build the guest runtime"):
+    hint = "Name a cache that may be written with PYRO_CACHE_DIR, or have its owner run `pyro demo` with this version"
+    with disk_errors("build the guest runtime", refused=hint):
         found = None if refresh else find_runtime(settings)
         if found is not None:
             return found

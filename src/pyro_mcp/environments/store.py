@@ -28,11 +28,12 @@ from pyro_mcp.environments.prune import prune
 from pyro_mcp.errors import NotFound
 from pyro_mcp.model.environment import Environment, PruneResult
 from pyro_mcp.settings import Settings
-from pyro_mcp.system.atomic import disk_errors, make_directory, publish_directory, replace_link
+from pyro_mcp.system.atomic import disk_errors, make_directory, publish_directory, replace_link, unless_read_only
 from pyro_mcp.system.locks import locked
 from pyro_mcp.system.progress import Progress, silent
 
 IMAGE = "image.erofs"
+READ_ONLY = "Have somebody who may write the cache make it there, or name a cache of your own with PYRO_CACHE_DIR"
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ class EnvironmentStore:
         Lease it before use, or use `acquire`. Raises `NotFound`, `MissingDependency`, `Cancelled`.
         """
         recipe = find_recipe(name)
-        with disk_errors(f"install environment {name}"):
+        with disk_errors(f"install environment {name}", refused=READ_ONLY):
             found = self._installed(recipe)
             if found is not None:
                 return self._image(recipe, found)
@@ -88,8 +89,10 @@ class EnvironmentStore:
                 return self._image(recipe, found)
 
     def lease(self, digest: str, owner_dir: Path) -> None:
-        """Keep the image `digest` from being pruned while the directory `owner_dir` exists. Raises `NotFound`."""
-        with disk_errors("lease an environment"):
+        """Keep the image `digest` from being pruned while the directory `owner_dir` exists. Raises `NotFound`.
+
+        In a cache that may not be written nothing is pruned either, and no lease is needed."""
+        with disk_errors("lease an environment"), unless_read_only():
             make_directory(self._base)
             with locked(self._base / ".lock"):
                 if not (self._base / digest / IMAGE).is_file():
@@ -109,7 +112,7 @@ class EnvironmentStore:
 
     def release(self, digest: str, owner_dir: Path) -> None:
         """Give a lease back before its owner goes. Harmless when there is none."""
-        with disk_errors("release an environment"):
+        with disk_errors("release an environment"), unless_read_only():
             leases.release(self._base / digest, owner_dir)
 
     def acquire(
@@ -117,7 +120,7 @@ class EnvironmentStore:
     ) -> EnvironmentImage:
         """`ensure` and `lease` in one, also while somebody else prunes."""
         recipe = find_recipe(name)
-        with disk_errors(f"install environment {name}"), self._name_lock(name, progress, cancelled):
+        with disk_errors(f"install environment {name}", refused=READ_ONLY), self._name_lock(name, progress, cancelled):
             # Prune leaves alone what is named by a locked name, so nothing can go between these two.
             found = self._installed(recipe) or self._build(recipe, progress, cancelled)
             image = self._image(recipe, found)
@@ -126,7 +129,8 @@ class EnvironmentStore:
 
     def prune(self) -> PruneResult:
         """Remove every image that no machine uses, what it made necessary, and the leftovers of dead builds."""
-        with disk_errors("prune environments"):
+        hint = "Its owner may prune it; name a cache of your own with PYRO_CACHE_DIR"
+        with disk_errors("prune environments", refused=hint):
             return prune(self._settings)
 
     @contextlib.contextmanager

@@ -139,7 +139,12 @@ class HostedAgent:
         os.write(self._wake_write, bytes((signal.SIGTERM,)))
 
     def _watch_signals(self) -> None:
-        """Signals arrive as bytes on the wake pipe, next to the agent's own wish to stop."""
+        """Signals arrive as bytes on the wake pipe, next to the agent's own wish to stop. What the agent inherited as
+        ignored or blocked, its commands must not inherit."""
+        for number in signal.valid_signals() - {signal.SIGPIPE, signal.SIGXFSZ}:
+            if signal.getsignal(number) is signal.SIG_IGN:
+                signal.signal(number, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())
         signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
         for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, lambda _number, _frame: None)

@@ -100,6 +100,7 @@ class GuestAgent:
             "overlay_load": self._overlay.load,
             "overlay_save": self._save,
             "secret_put": self._put_secret,
+            "set_clock": self.set_clock,
             "shutdown": self.shutdown,
             **Shells(self._environment, self._secrets).verbs(
                 WORKSPACE, lambda stream: self._require_workspace(stream.verb)
@@ -154,6 +155,11 @@ class GuestAgent:
             self._configured = {"kernel": os.uname().release, "boot_id": identity.boot_id()}
             self._dispatcher.introduce(token=token)
             return self._configured
+
+    def set_clock(self, stream: Stream) -> dict[str, Any]:
+        """time_ns → {}. For a guest that was stopped for a while."""
+        self._host_time.set(read.integer(stream.params, "time_ns", least=0, most=1 << 62))
+        return {}
 
     def _identify(self, time_ns: int, entropy: str, hostname: str, machine_id: str, *, scratch: bool) -> None:
         """Give the guest its clock, its randomness, its root and its names."""

@@ -29,8 +29,8 @@ class DriverCatalog:
         self._settings = settings
         self._told = False
         self._drivers: dict[str, Driver] = {
-            "tcg": QemuDriver(settings.cache_dir, accelerator="tcg"),
-            "kvm": QemuDriver(settings.cache_dir, accelerator="kvm"),
+            "tcg": QemuDriver(settings.cache_dir, accelerator="tcg", spare_dir=settings.state_dir),
+            "kvm": QemuDriver(settings.cache_dir, accelerator="kvm", spare_dir=settings.state_dir),
             "host": HostDriver(),
         }
 
@@ -81,12 +81,12 @@ class DriverCatalog:
         """Whether KVM is usable, proved by a guest of `environment` if nobody has asked since the host booted."""
 
         def boot(seconds: float) -> None:
-            cache = self._settings.cache_dir
-            # One node asks at a time, so these are of others that were killed.
-            for left in cache.glob("probe-*"):
+            cache, state = self._settings.cache_dir, self._settings.state_dir
+            # One node at a time lives here, and asks once: these are of nodes that were killed.
+            for left in state.glob("probe-*"):
                 bury(left)
                 shutil.rmtree(left, ignore_errors=True)
-            directory = Path(tempfile.mkdtemp(prefix="probe-", dir=cache))
+            directory = Path(tempfile.mkdtemp(prefix="probe-", dir=state))
             try:
                 spec = MachineSpec("probe", directory, environment, runtime, 1, PROBE_MEM_MIB, 64)
                 QemuDriver(cache, accelerator="kvm", boot_seconds=seconds).boot(spec, mortal=True).terminate()

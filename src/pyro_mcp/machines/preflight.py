@@ -10,13 +10,14 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from pyro_mcp.errors import PyroError
 from pyro_mcp.machines.qemu.driver import qemu_version
-from pyro_mcp.system.atomic import disk_errors, make_directory, write_file
+from pyro_mcp.system.atomic import disk_errors, make_directory, unless_read_only, write_file
 from pyro_mcp.system.locks import locked
 from pyro_mcp.system.process import host_boot_id
 
@@ -43,12 +44,25 @@ def kvm_verdict(cache_dir: Path, boot: Callable[[float], None]) -> Verdict:
         return quick
     path = cache_dir / VERDICT
     basis = {"boot_id": host_boot_id(), "qemu": qemu_version()}
-    with disk_errors("keep what is known of KVM"), locked(make_directory(cache_dir) / f"{path.stem}.lock"):
-        known = _recall(path, basis)
+    known = _recall(path, basis)
+    with disk_errors("keep what is known of KVM"), unless_read_only():
         if known is None:
-            known = _probe(boot)
-            write_file(path, json.dumps({**basis, **dataclasses.asdict(known)}).encode())
-    return known
+            with locked(make_directory(cache_dir) / f"{path.stem}.lock"):
+                known = _recall(path, basis) or _probe(boot)
+                write_file(path, json.dumps({**basis, **dataclasses.asdict(known)}).encode())
+    return known or _proved_unkept(tuple(basis.values()), boot)
+
+
+_unkept: dict[tuple[str, ...], Verdict] = {}
+_proving = threading.Lock()
+
+
+def _proved_unkept(basis: tuple[str, ...], boot: Callable[[float], None]) -> Verdict:
+    """Where nothing may be kept in the cache every process proves it once."""
+    with _proving:
+        if basis not in _unkept:
+            _unkept[basis] = _probe(boot)
+        return _unkept[basis]
 
 
 def remembered_verdict(cache_dir: Path) -> Verdict | None:

@@ -21,7 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pyro_mcp.system.locks import locked, try_locked
-from pyro_mcp.system.sparse import digest_sparse
+from pyro_mcp.system.progress import Progress, silent
+from pyro_mcp.system.sparse import copy_sparse, digest_sparse
 
 FORMAT = 2
 RAM, STATE, SCRATCH, MANIFEST = "ram", "state", "scratch", "manifest.json"
@@ -72,6 +73,22 @@ class Template:
         return self.directory / SCRATCH
 
 
+def memory_of(template: Template, spare_dir: Path) -> Path:
+    """The RAM file to map. QEMU opens it for writing, though it writes nothing: one that may not be written is copied
+    below `spare_dir`, once."""
+    if os.access(template.ram, os.W_OK):
+        return template.ram
+    home = spare_dir / "templates"
+    stamp = "-".join(map(str, _identity(template.ram)))
+    copy = home / f"{template.directory.name}-{stamp}"
+    if not copy.exists():
+        home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".copy-", dir=home) as directory:
+            copy_sparse(template.ram, Path(directory) / RAM)
+            os.rename(Path(directory) / RAM, copy)
+    return copy
+
+
 class TemplateStore:
     """The templates under `cache_dir`. Safe between threads and processes."""
 
@@ -93,14 +110,18 @@ class TemplateStore:
         shutil.rmtree(directory, ignore_errors=True)
         return None
 
-    def build(self, kind: Kind, freeze: Callable[[Path], None]) -> Template:
+    def build(self, kind: Kind, freeze: Callable[[Path], None], progress: Progress = silent) -> Template:
         """The template of `kind`, made if need be by `freeze(directory)`, which writes the RAM and state files there.
 
         One builder at a time over all processes; the others wait and share its work.
         """
+
+        def waiting() -> None:
+            progress("Waiting for another process that makes the first guest of this size", None)
+
         self._root.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._sweep()
-        with locked(self._root / f"{kind.digest}.lock"):
+        with locked(self._root / f"{kind.digest}.lock", on_wait=waiting):
             self._clear(kind.digest)
             found = self.get(kind)
             if found is not None:

@@ -1,7 +1,7 @@
 """`python -m pyro_mcp.node READY_FD SETTINGS_JSON`: the node's process, as `spawn` starts it.
 
-It forks once, so that it is never its starter's zombie, takes the lock for life, and writes one JSON object to the
-ready descriptor: `{"ready": true}` or `{"error": ...}`.
+It forks once, so that it is never its starter's zombie, takes the lock for life, takes over what the last node has
+left, and writes one JSON object to the ready descriptor: `{"ready": true}` or `{"error": ...}`.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import os
 import resource
 import signal
 import sys
+import threading
 from types import FrameType
 from typing import Any
 
@@ -23,6 +24,9 @@ DESCRIPTORS = 65536
 
 def main(argv: list[str]) -> int:
     """Be the node until nothing needs it. Returns the exit status."""
+    from pyro_mcp.system.signals import reset_signals
+
+    reset_signals()
     ready = int(argv[0])
     os.set_inheritable(ready, False)
     if os.fork():
@@ -36,9 +40,27 @@ def main(argv: list[str]) -> int:
         print(f"cannot start: {error}", file=sys.stderr)
         _tell(ready, {"error": error.to_wire()})
         return error.exit_code
-    _tell(ready, {"ready": True})
+    # Machines may take a while to answer, on a busy host above all; meanwhile this node can already say how it is.
+    threading.Thread(target=_take_over, args=(node, ready), name="take-over", daemon=True).start()
     node.run()
     return 0
+
+
+def _take_over(node: Any, ready: int) -> None:
+    """Bring in what the last node has left, then serve."""
+    from pyro_mcp.errors import PyroError
+    from pyro_mcp.node.adopt import reconcile
+
+    answer: dict[str, Any] = {"error": {"code": "internal", "message": "cannot start the node: see node.log"}}
+    try:
+        reconcile(node.engine)
+        answer = {"ready": True}
+    except PyroError as error:
+        print(f"cannot start: {error}", file=sys.stderr)
+        answer = {"error": error.to_wire()}
+    finally:
+        node.serve() if "ready" in answer else node.leave("it could not start")
+        _tell(ready, answer)
 
 
 def _open(values: dict[str, Any]) -> Any:
@@ -53,13 +75,10 @@ def _open(values: dict[str, Any]) -> Any:
     _raise_limit()
     BoundedLog(place.log).install()
 
-    from pyro_mcp.node.adopt import reconcile
     from pyro_mcp.node.server import Node
     from pyro_mcp.workspaces.engine import Engine
 
-    engine = Engine.open(settings)
-    reconcile(engine)
-    node = Node(settings, place, engine)
+    node = Node(settings, place, Engine.open(settings))
     node.listen()
     signal.signal(signal.SIGTERM, lambda number, frame: node.leave("SIGTERM"))
     return node

@@ -7,6 +7,7 @@ the next node knows them as stopped.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
@@ -21,23 +22,12 @@ from pyro_mcp.workspaces.pool import Place, size_of
 
 if TYPE_CHECKING:
     from pyro_mcp.node.server import Node
+    from pyro_mcp.workspaces.fleet import Seen
 
 
 def status(node: Node, params: Mapping[str, Any]) -> dict[str, Any]:
     """A `NodeStatus`."""
-    machines = [
-        NodeMachine(
-            vm_id=live.row.machine_id,
-            environment=live.row.environment,
-            state=live.row.state,
-            workspace_id=live.row.workspace_id,
-            pid=live.pid,
-            mem_mib=live.row.mem_mib,
-            resident_bytes=memory_bytes(live.pid, "Rss"),
-            proportional_bytes=memory_bytes(live.pid, "Pss"),
-        )
-        for live in node.engine.fleet.census()
-    ]
+    machines = [_machine(live) for live in node.engine.fleet.census()]
     return encode(
         NodeStatus(
             running=True,
@@ -46,7 +36,7 @@ def status(node: Node, params: Mapping[str, Any]) -> dict[str, Any]:
             version=VERSION,
             started_at=datetime.fromtimestamp(node.started_at, UTC),
             idle_seconds=int(node.settings.idle_seconds),
-            resident_bytes=memory_bytes(os.getpid(), "Rss"),
+            resident_bytes=_memory(os.getpid())["Rss"],
             machine_count=len(machines),
             max_machines=node.settings.max_machines,
             socket=str(node.place.socket_path),
@@ -62,21 +52,23 @@ def status(node: Node, params: Mapping[str, Any]) -> dict[str, Any]:
 
 def _pooled(place: Place) -> NodePooled:
     pid = place.ahead.pid if place.ahead else None
+    memory = _memory(pid)
     return NodePooled(
         environment=place.environment,
         vcpu_count=place.spec.vcpu_count,
         mem_mib=place.spec.mem_mib,
         pid=pid,
-        resident_bytes=memory_bytes(pid, "Rss"),
-        proportional_bytes=memory_bytes(pid, "Pss"),
+        resident_bytes=memory["Rss"],
+        proportional_bytes=memory["Pss"],
     )
 
 
 def stop(node: Node, params: Mapping[str, Any]) -> dict[str, Any]:
-    """A `NodeStopped`; the node leaves right after it. Raises `Conflict` while machines exist, unless `force`."""
-    force = params.get("force", False)
-    if not isinstance(force, bool):
-        raise InvalidArgument(f"cannot stop the node: force: expected true or false, got {force!r:.40}")
+    """A `NodeStopped`; the node leaves right after it. Raises `Conflict` while machines exist, unless `force`; and with
+    `if_idle` also while other calls are under way."""
+    force, if_idle = _flag(params, "force"), _flag(params, "if_idle")
+    if if_idle and node.call_count > 1:
+        raise Conflict("cannot stop the node: it works for others", hint="Wait for the calls under way")
     rows = node.engine.fleet.rows()
     if rows and not force:
         names = ", ".join(row.machine_id for row in rows[:5]) + (", ..." if len(rows) > 5 else "")
@@ -89,17 +81,38 @@ def stop(node: Node, params: Mapping[str, Any]) -> dict[str, Any]:
     return encode(NodeStopped(stopped=True, machine_count=len(rows)))
 
 
-def memory_bytes(pid: int | None, kind: str) -> int | None:
-    """`Rss` or `Pss` of a process in bytes, None when it is gone or not ours to see."""
-    if pid is None:
-        return None
-    try:
-        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-            if line.startswith(f"{kind}:"):
-                return int(line.split()[1]) * 1024
-    except OSError:
-        pass
-    return None
+def _flag(params: Mapping[str, Any], name: str) -> bool:
+    value = params.get(name, False)
+    if not isinstance(value, bool):
+        raise InvalidArgument(f"cannot stop the node: {name}: expected true or false, got {value!r:.40}")
+    return value
+
+
+def _machine(seen: Seen) -> NodeMachine:
+    memory = _memory(seen.pid)
+    return NodeMachine(
+        vm_id=seen.row.machine_id,
+        environment=seen.row.environment,
+        state=seen.row.state,
+        workspace_id=seen.row.workspace_id,
+        pid=seen.pid,
+        mem_mib=seen.row.mem_mib,
+        resident_bytes=memory["Rss"],
+        proportional_bytes=memory["Pss"],
+    )
+
+
+def _memory(pid: int | None) -> dict[str, int | None]:
+    """`Rss` and `Pss` of a process in bytes, None when it is gone or not ours to see. Read once, because it
+    walks all pages, and a busy process makes one wait for that."""
+    found: dict[str, int | None] = {"Rss": None, "Pss": None}
+    if pid is not None:
+        with contextlib.suppress(OSError):
+            for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+                name, _, rest = line.partition(":")
+                if name in found:
+                    found[name] = int(rest.split()[0]) * 1024
+    return found
 
 
 VERBS: Mapping[str, Callable[[Node, Mapping[str, Any]], dict[str, Any]]] = {"node_status": status, "node_stop": stop}

@@ -11,7 +11,7 @@ import os
 import socket
 import stat
 import struct
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from pyro_mcp.errors import PermissionDenied
@@ -94,11 +94,13 @@ class Place:
 
 @dataclass(frozen=True)
 class About:
-    """What a node says of itself on disk before it listens, for clients of any version."""
+    """What a node says of itself on disk before it listens, for clients of any version. `settings` are those it was
+    started with, as text."""
 
     pid: int
     version: str
     executable: str
+    settings: dict[str, str | None] = field(default_factory=dict)
 
     def save(self, place: Place) -> None:
         temporary = place.about.with_suffix(".tmp")
@@ -110,8 +112,9 @@ class About:
         """What the latest node said; None when nothing readable is there."""
         try:
             values = json.loads(place.about.read_text())
-            return About(int(values["pid"]), str(values["version"]), str(values["executable"]))
-        except (OSError, ValueError, KeyError, TypeError):
+            settings = dict(values.get("settings") or {})
+            return About(int(values["pid"]), str(values["version"]), str(values["executable"]), settings)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return None
 
 

@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 
-from pyro_mcp.errors import PyroError
+from pyro_mcp.errors import NodeUnavailable, PyroError
 from pyro_mcp.node import calls, lifecycle
 from pyro_mcp.node.place import MAX_CONTROL, About, Place, peer
 from pyro_mcp.node.reap import Reaper
@@ -50,6 +50,7 @@ class Node:
         self._leaving: str | None = None
         self._hidden = False
         self._exhausted = False
+        self._serving = threading.Event()
         self._wake_read, self._wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self._listener: socket.socket | None = None
         self._reaper = Reaper(engine)
@@ -59,14 +60,13 @@ class Node:
 
     def listen(self) -> None:
         """Say who this is and open the socket. Holding `node.lock` is the caller's business."""
-        About(os.getpid(), VERSION, sys.executable).save(self.place)
+        About(os.getpid(), VERSION, sys.executable, self.settings.values()).save(self.place)
         self._listener = listen_unix(self.place.socket_path, backlog=BACKLOG)
         self._listener.setblocking(False)
 
     def run(self) -> None:
-        """Serve until `leave` or until idle for long enough; then close everything."""
+        """Answer until `leave` or until idle for long enough; then close everything."""
         assert self._listener is not None
-        self._reaper.start()
         poller = select.poll()
         poller.register(self._wake_read, select.POLLIN)
         poller.register(self._listener, select.POLLIN)
@@ -86,6 +86,12 @@ class Node:
             self._accept_all()
         self._shut(self._leaving or f"idle for {self.settings.idle_seconds:g} s")
 
+    def serve(self) -> None:
+        """All that was left is taken over: from now on every call is answered, not only `node_status`."""
+        self._reaper.start()
+        self._serving.set()
+        self._wake()
+
     def leave(self, reason: str) -> None:
         """Make `run` return soon. Safe from any thread and from a signal handler."""
         self._leaving = reason
@@ -100,12 +106,17 @@ class Node:
     def client_count(self) -> int:
         return len(self._clients)
 
+    @property
+    def call_count(self) -> int:
+        """The calls under way, whoever asks included."""
+        return self._calls
+
     # -- idleness
 
     def _idle_remaining(self) -> float | None:
         """Seconds until this node may leave; None while somebody needs it."""
         with self._changed:
-            if self._clients or self.engine.busy:
+            if self._clients or not self._serving.is_set() or self.engine.busy:
                 self._idle_since = time.monotonic()
                 return None
             return self._idle_since + self.settings.idle_seconds - time.monotonic()
@@ -191,6 +202,8 @@ class Node:
         with self._changed:
             self._calls += 1
         try:
+            if stream.verb != "node_status":
+                self._wait_serving()
             if stream.verb in lifecycle.VERBS:
                 try:
                     stream.result(lifecycle.VERBS[stream.verb](self, stream.params))
@@ -205,6 +218,12 @@ class Node:
                 self._calls -= 1
                 self._changed.notify_all()
 
+    def _wait_serving(self) -> None:
+        if not self._serving.is_set():
+            self._serving.wait()
+            if self._leaving is not None:
+                raise NodeUnavailable(f"cannot answer: the node is leaving: {self._leaving}", hint="Try again")
+
     # -- the end
 
     def _shut(self, reason: str) -> None:
@@ -217,9 +236,12 @@ class Node:
             self.place.about.unlink(missing_ok=True)
         for channel in list(self._clients):
             channel.close(f"the node is leaving: {reason}")
+        served = self._serving.is_set()
+        self._serving.set()
         with self._changed:
             self._changed.wait_for(lambda: self._calls == 0, DRAIN_SECONDS)
-        self._reaper.stop()
+        if served:
+            self._reaper.stop()
         try:
             self.engine.close()
         except PyroError as error:

@@ -1,14 +1,13 @@
 """The client's side of the node's life: find the one that runs, or start one and wait until it is ready.
 
 Starts are serialised by `start.lock`, so the losers of a race wait for the winner and then connect. Readiness, or the
-reason why there is none, comes through an inherited pipe. A node of another pyro version is asked to leave; it does
-when it owns no machines.
+reason why there is none, comes through an inherited pipe. A node of another pyro version, or one that was started with
+other settings than somebody asks for now, is asked to leave; it does when it owns no machines.
 """
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import json
 import os
 import select
@@ -31,18 +30,20 @@ _ATTEMPTS = 3
 def ensure_node(settings: Settings) -> socket.socket:
     """A connection to the node of `settings.state_dir`, which is started if none runs.
 
-    Raises `NodeUnavailable` when it does not start, `Conflict` when a node of another version still owns machines,
-    `PermissionDenied` when the state directory is not this user's, and whatever keeps the node from opening its store.
+    Raises `NodeUnavailable` when it does not start, `Conflict` when a node of another version, or with other settings
+    than those `given`, still owns machines, `PermissionDenied` when the state directory is not this user's, and
+    whatever keeps the node from opening its store.
     """
     place = Place.of(settings)
     place.prepare()
     for _ in range(_ATTEMPTS):
         connection = place.connect() or _start_or_join(settings, place)
-        stranger = _other_version(place, connection)
-        if stranger is None:
+        about = _about(place, connection)
+        why = None if about is None else _other_version(about) or _other_settings(about, settings)
+        if about is None or why is None:
             return connection
-        _ask_to_leave(connection, stranger)
-    raise NodeUnavailable("cannot start the node: others of another version keep being started", hint=_LOOK_AT_LOG)
+        _ask_to_leave(connection, about, why)
+    raise NodeUnavailable("cannot start the node: others that do not fit keep being started", hint=_LOOK_AT_LOG)
 
 
 def connect_node(settings: Settings) -> socket.socket | None:
@@ -66,9 +67,9 @@ def _start_or_join(settings: Settings, place: Place) -> socket.socket:
 
 def _start(settings: Settings, place: Place) -> None:
     """Start a detached node and wait for its word. Raises what it reports, or `NodeUnavailable`."""
-    values = {field.name: getattr(settings, field.name) for field in dataclasses.fields(settings)}
+    values = settings.values()
     ready, told = os.pipe2(os.O_CLOEXEC)
-    argv = [sys.executable, "-P", "-m", "pyro_mcp.node", str(told), json.dumps(values, default=str)]
+    argv = [sys.executable, "-P", "-m", "pyro_mcp.node", str(told), json.dumps(values)]
     try:
         with place.log.open("ab") as log:
             child = subprocess.Popen(
@@ -119,25 +120,43 @@ def _log_tail(place: Place) -> str:
     return f"Its log is {place.log}"
 
 
-def _other_version(place: Place, connection: socket.socket) -> About | None:
+def _about(place: Place, connection: socket.socket) -> About | None:
+    """What the node on `connection` says of itself; None when that is not known."""
     about = About.load(place)
-    if about is None or about.version == VERSION or about.pid != peer(connection)[0]:
-        return None
-    return about
+    return about if about is not None and about.pid == peer(connection)[0] else None
 
 
-def _ask_to_leave(connection: socket.socket, stranger: About) -> None:
-    """Returns once the node of another version has closed the connection. Raises `Conflict` when it stays."""
+def _other_version(about: About) -> str | None:
+    return None if about.version == VERSION else f"is pyro {about.version}, this is {VERSION}"
+
+
+def _other_settings(about: About, settings: Settings) -> str | None:
+    """What was asked for here and is otherwise there. A default is nobody's wish."""
+    wanted = settings.values()
+    for name in sorted(settings.given & about.settings.keys()):
+        if not _same(name, wanted[name], about.settings[name]):
+            return f"was started with {name} {about.settings[name]}, and {wanted[name]} is asked for"
+    return None
+
+
+def _same(name: str, one: str | None, other: str | None) -> bool:
+    if one is None or other is None or not name.endswith(("_dir", "_file")):
+        return one == other
+    return os.path.realpath(one) == os.path.realpath(other)
+
+
+def _ask_to_leave(connection: socket.socket, stranger: About, why: str) -> None:
+    """Returns once the node that does not fit has closed the connection. Raises `Conflict` when it stays."""
     from pyro_mcp.protocol.channel import Channel, ChannelClosed, RemoteError
     from pyro_mcp.protocol.pipe import Pipe
 
-    who = f"the node (process {stranger.pid}) is pyro {stranger.version}, this is {VERSION}"
+    who = f"the node (process {stranger.pid}) {why}"
     channel = Channel(
         Pipe(connection.detach()), initiator=True, hello={"pyro": VERSION, "role": "client"}, max_control=MAX_CONTROL
     )
     try:
         channel.start(STOP_SECONDS)
-        channel.call("node_stop", {}, STOP_SECONDS)
+        channel.call("node_stop", {"if_idle": True}, STOP_SECONDS)
     except ChannelClosed as error:
         if "protocol violation" in str(error) or "speaks version" in str(error):
             raise Conflict(f"cannot use the node: {who}", hint=f"End it: kill {stranger.pid}") from None
@@ -145,7 +164,8 @@ def _ask_to_leave(connection: socket.socket, stranger: About) -> None:
         reason = PyroError.from_wire(error.payload).message
         raise Conflict(
             f"cannot use the node: {who}, and it does not leave: {reason}",
-            hint="Delete its machines, or end them all with `pyro node stop --force`",
+            hint="Ask for what it was started with, or name another state directory (PYRO_STATE_DIR); or delete its"
+            " machines, or end them all with `pyro node stop --force`",
         ) from None
     except TimeoutError:
         raise NodeUnavailable(f"cannot use the node: {who}, and it does not answer") from None

@@ -32,6 +32,7 @@ from pyro_mcp.protocol.frames import (
     encode_json,
 )
 from pyro_mcp.protocol.pipe import Pipe, PipeClosed
+from pyro_mcp.protocol.standstill import Standstill
 from pyro_mcp.protocol.stream import (
     FRAME_COST,
     WIDE,
@@ -86,6 +87,7 @@ class Channel:
         self.peer: dict[str, Any] = {}
         self.heard = 0
         """How often something was read from the peer: any of it is a sign of life."""
+        self.standstill = Standstill(self, pipe)
         self._pipe = pipe
         self._initiator = initiator
         self._loans = Loans(exchange)
@@ -108,7 +110,7 @@ class Channel:
         self._pongs: deque[float] = deque(maxlen=1)
         self._greeted = False
         self._reason: str | None = None
-        self._on_close: Callable[[str], None] | None = None
+        self._on_close: list[Callable[[str], None]] = []
 
     # -- life
 
@@ -160,21 +162,22 @@ class Channel:
             self._reason = reason
             streams = list(self._streams.values())
             self._streams.clear()
-            callback = self._on_close
+            callbacks, self._on_close = self._on_close, []
             self._condition.notify_all()
         self._pipe.close()
         self._loans.close()
         for stream in streams:
             stream._lost(reason)
+        self.standstill.forget()
         if self._owns_workers:
             self._workers.stop()
-        if callback:
+        for callback in callbacks:
             callback(reason)
 
     def on_close(self, callback: Callable[[str], None]) -> None:
         """Call `callback(reason)` once when the connection ends, at once if it has."""
         with self._condition:
-            self._on_close = callback
+            self._on_close.append(callback)
             reason = self._reason
         if reason is not None:
             callback(reason)
@@ -182,7 +185,11 @@ class Channel:
     # -- use
 
     def open(self, verb: str, params: dict[str, Any] | None = None) -> Stream:
-        """Begin a request. Raises `ChannelClosed`."""
+        """Begin a request. Raises `ChannelClosed`, and `RemoteError` when the peer is known to stand still."""
+        self.standstill.check()
+        return self._begin(verb, params)
+
+    def _begin(self, verb: str, params: dict[str, Any] | None) -> Stream:
         payload = encode_json({"verb": verb, "params": params or {}})
         if len(payload) > self.max_control:
             raise ValueError(f"parameters of {verb} take {len(payload)} bytes; at most {self.max_control} fit")
@@ -195,6 +202,11 @@ class Channel:
                 stream = self._streams[number] = Stream(self, number, verb, params or {})
             self._write(Kind.OPEN, number, payload)
         return stream
+
+    def _requests(self) -> list[Stream]:
+        """The streams opened here that are under way."""
+        with self._condition:
+            return [stream for number, stream in self._streams.items() if self._opened_here(number)]
 
     def call(self, verb: str, params: dict[str, Any] | None = None, timeout: float | None = None) -> dict[str, Any]:
         """Open a stream and wait for its result, dropping data and events. On timeout the request is cancelled."""

@@ -18,6 +18,8 @@ from collections.abc import Iterator, Sequence
 
 Buffer = bytes | bytearray | memoryview
 _MAX_PIECES = 64
+FOREVER = float("inf")
+PATIENT_MS = 1000.0
 
 
 class PipeClosed(Exception):
@@ -28,6 +30,7 @@ class Pipe:
     """Owns `read_fd` and `write_fd` (which may be the same) and closes them, also when it cannot be made (`OSError`).
     One reader and one writer at a time.
 
+    Deadlines that lie before `patience` (on `time.monotonic`) count from there: for a peer that is known to be stopped.
     `read_piece` and `write_piece` are the most bytes that the device moves per call; 0 means any number.
     """
 
@@ -43,6 +46,7 @@ class Pipe:
             for fd in {self._read_fd, self._write_fd}:
                 os.close(fd)
             raise
+        self.patience = 0.0
         self._closing = False
         self._released = threading.Event()
         self._users = 0
@@ -146,14 +150,20 @@ class Pipe:
         self._released.set()
 
     def _wait(self, poller: select.poll, fd: int, events: int, deadline: float | None) -> None:
-        remaining = None if deadline is None else max(0.0, deadline - time.monotonic()) * 1000
-        ready = poller.poll(remaining)
+        while not (ready := poller.poll(self._remaining_ms(deadline))):
+            if self._remaining_ms(deadline) == 0:
+                raise TimeoutError("deadline passed while waiting for the peer")
         self._require_open()
-        if not ready:
-            raise TimeoutError("deadline passed while waiting for the peer")
         got = dict(ready).get(fd, 0)
         if got & (select.POLLHUP | select.POLLERR | select.POLLNVAL) and not got & events:
             raise PipeClosed("the peer hung up")
+
+    def _remaining_ms(self, deadline: float | None) -> float | None:
+        if deadline is None:
+            return None
+        until = max(deadline, self.patience)
+        # Nothing wakes a waiter when patience ends.
+        return PATIENT_MS if until == FOREVER else max(0.0, until - time.monotonic()) * 1000
 
 
 def _pieces(view: memoryview, size: int) -> Iterator[memoryview]:

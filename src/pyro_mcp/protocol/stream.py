@@ -383,8 +383,16 @@ class Stream:
         self._give_up(reason)
         self._tell()
 
+    def _refuse(self, error: RemoteError) -> None:
+        self._channel._forget(self._number)
+        self._end_with(error)
+        self._tell()
+
     def _give_up(self, reason: str) -> None:
+        self._end_with(ChannelClosed(reason))
+
+    def _end_with(self, error: RemoteError | ChannelClosed) -> None:
         with self._condition:
             self._finished = True
-            self._inbox.append((0, ChannelClosed(reason)))
+            self._inbox.append((0, error))
             self._condition.notify_all()

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 HELLO_SECONDS = 10.0
 CANCEL_SECONDS = 5.0
 STALE_SECONDS = 5.0
+DYING_TRIES = 5
 INPUT_PIECE = 64 * 1024
 
 Input = bytes | Iterable[bytes] | int
@@ -232,10 +233,19 @@ def call_running_node(settings: Settings, verb: str, params: dict[str, Any] | No
     """The answer of the node that runs to one of its own verbs; None when none runs. Never starts one."""
     from pyro_mcp.node.spawn import connect_node
 
-    connection = connect_node(settings)
-    if connection is None:
-        return None
-    channel = converse(connection)
+    channel = None
+    # A node that was just killed may still take a connection, and hang up on it.
+    for attempt in range(DYING_TRIES):
+        connection = connect_node(settings)
+        if connection is None:
+            return None
+        try:
+            channel = converse(connection)
+            break
+        except ProtocolError:
+            if attempt == DYING_TRIES - 1:
+                raise
+    assert channel is not None
     try:
         return channel.call(verb, params, 60.0)
     except RemoteError as error:

@@ -18,9 +18,13 @@ LACKING = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN)
 """No descriptor, no memory, no process."""
 
 
+REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS)
+"""Not for this user, or for nobody."""
+
+
 @contextlib.contextmanager
-def disk_errors(what: str) -> Iterator[None]:
-    """Turn `OSError` into the error tree: "cannot <what>: <cause>"."""
+def disk_errors(what: str, *, refused: str | None = None) -> Iterator[None]:
+    """Turn `OSError` into the error tree: "cannot <what>: <cause>". `refused`: the hint where writing is forbidden."""
     try:
         yield
     except OSError as error:
@@ -28,11 +32,21 @@ def disk_errors(what: str) -> Iterator[None]:
         where = f" ({error.filename})" if error.filename else ""
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise DiskFull(f"cannot {what}: {cause}{where}", hint=FREE_SPACE) from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            raise PermissionDenied(f"cannot {what}: {cause}{where}") from error
+        if error.errno in REFUSED:
+            raise PermissionDenied(f"cannot {what}: {cause}{where}", hint=refused) from error
         if error.errno in LACKING:
             raise Capacity(f"cannot {what}: {cause}{where}", hint=MAKE_ROOM) from error
         raise PyroError(f"cannot {what}: {cause}{where}") from error
+
+
+@contextlib.contextmanager
+def unless_read_only() -> Iterator[None]:
+    """Do without what is in the block where it may not be written."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in REFUSED:
+            raise
 
 
 def make_directory(path: Path) -> Path:

@@ -77,7 +77,7 @@ def require_life(machine: Machine) -> None:
     try:
         machine.channel.ping(PONG_SECONDS)
     except TimeoutError:
-        if machine.channel.heard == before:
+        if machine.channel.heard == before and machine.channel.standstill.refusal is None:
             raise TimeoutError("stopped answering") from None
 
 

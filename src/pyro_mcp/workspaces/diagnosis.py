@@ -11,7 +11,6 @@ import shutil
 import sqlite3
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 from pyro_mcp.errors import PyroError
 from pyro_mcp.model.doctor import CheckStatus, DoctorCheck, DoctorReport
@@ -32,6 +31,8 @@ PROGRAMS = {
     "mkfs.erofs": "makes read-only images",
     "mkfs.ext4": "makes scratch disks",
     "cpio": "makes the boot archive",
+    "setpriv": "ends what pyro starts along with it",
+    "unshare": "keeps builds apart from the host",
 }
 _MACHINES = {"x86_64": "x86_64", "amd64": "x86_64", "aarch64": "aarch64", "arm64": "aarch64"}
 
@@ -145,24 +146,26 @@ def _boundary(view: _View) -> Iterator[DoctorCheck]:
 
 
 def _namespaces(view: _View) -> Iterator[DoctorCheck]:
-    remedy = "sysctl user.max_user_namespaces=10000 kernel.unprivileged_userns_clone=1"
-    allowed = _number("/proc/sys/user/max_user_namespaces", 0) > 0
-    allowed = allowed and _number("/proc/sys/kernel/unprivileged_userns_clone", 1) == 1
-    if os.geteuid() == 0:
-        yield _check("namespaces", "ok", "root: environments are made without user namespaces")
-    elif allowed and find_program("newuidmap"):
-        yield _check("namespaces", "ok", "user namespaces are there: environments are made without root")
-    elif allowed:
-        yield _check("namespaces", "missing", "newuidmap is not installed", f"apt-get install {PACKAGES['newuidmap']}")
+    from pyro_mcp.environments.namespaces import finding
+
+    good, detail, remedy = finding()
+    if good:
+        yield _check("namespaces", "ok", detail)
+    elif _complete(view.settings):
+        yield _check("namespaces", "warning", f"{detail}; what is in the cache runs, and nothing can be added", remedy)
     else:
-        yield _check("namespaces", "missing", "user namespaces are off, and this is not root", remedy)
+        yield _check("namespaces", "missing", f"{detail}; environments cannot be made", remedy)
 
 
-def _number(path: str, otherwise: int) -> int:
+def _complete(settings: Settings) -> bool:
+    """Whether a guest can be made without building anything."""
+    from pyro_mcp.environments.runtime import find_runtime
+    from pyro_mcp.environments.store import EnvironmentStore
+
     try:
-        return int(Path(path).read_text())
-    except (OSError, ValueError):
-        return otherwise
+        return find_runtime(settings) is not None and any(one.installed for one in EnvironmentStore(settings).list())
+    except PyroError:
+        return False
 
 
 def _memory(view: _View) -> Iterator[DoctorCheck]:
@@ -188,7 +191,9 @@ def _disks(view: _View) -> Iterator[DoctorCheck]:
         existing = next(parent for parent in (path, *path.parents) if parent.exists())
         if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
             remedy = f"Give this user the directory, or name another with PYRO_{name.upper()}"
-            yield _check(name, "missing", f"{path} cannot be written", remedy)
+            enough = name == "cache_dir" and _complete(view.settings)
+            detail = f"{path} cannot be written" + ("; what is in it runs, and nothing can be added" if enough else "")
+            yield _check(name, "warning" if enough else "missing", detail, remedy)
             continue
         free = shutil.disk_usage(existing).free
         status: CheckStatus = "ok" if free >= DISK_AMPLE else "warning" if free >= DISK_LEAST else "missing"

@@ -182,7 +182,7 @@ class Engine:
             if row.one_shot:
                 self.fleet.remove(row.machine_id, "the node was stopped")
             elif row.state == "running":
-                self.fleet.stop(row.machine_id)
+                self.fleet.stop(row.machine_id, at_any_price=True)
 
     def close(self) -> None:
         """Let go of the store. Machines that run go on running; the next node adopts them. What was made ahead ends."""

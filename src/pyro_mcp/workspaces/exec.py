@@ -108,6 +108,7 @@ def resume_command(
     Raises what `attend_command` raises, and `NotFound` when the machine does not know the job.
     """
     params = {"job": job, "stdout_offset": offsets[STDOUT], "stderr_offset": offsets[STDERR]}
+    machine.channel.standstill.wait()
     answer = _attend(call, machine, command, ("exec_resume", params), take, timeout_seconds, None)
     ran = answer.get("duration_ms")
     return {**_checked(answer), "ran_ms": ran if type(ran) is int and ran >= 0 else None}
@@ -115,7 +116,7 @@ def resume_command(
 
 def forget_job(machine: Machine, job: str) -> None:
     """Tell the machine that the job's outcome is recorded. Nobody waits for its answer, which changes nothing."""
-    with contextlib.suppress(ChannelClosed):
+    with contextlib.suppress(ChannelClosed, RemoteError):
         machine.channel.open("exec_forget", {"job": job})
 
 

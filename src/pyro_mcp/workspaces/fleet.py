@@ -236,20 +236,35 @@ class Fleet:
 
     # -- going
 
-    def stop(self, machine_id: str) -> MachineRow:
-        """Power off; the disk stays. A machine that does not run is left as it is."""
+    def stop(self, machine_id: str, *, at_any_price: bool = False) -> MachineRow:
+        """Power off; the disk stays. A machine that does not run is left as it is.
+
+        Where a full disk keeps that from being recorded, or the machine from writing out what it has cached, it is
+        stopped `at_any_price` only: raises `DiskFull`.
+        """
+        unrecorded = (DiskFull,) if at_any_price else ()
         with self._locked(machine_id):
             row = self.get(machine_id)
             if row.state == "running":
-                self._machines.set_state(machine_id, "stopping")
+                if not at_any_price:
+                    self._require_going(machine_id)
+                with contextlib.suppress(*unrecorded):
+                    self._machines.set_state(machine_id, "stopping")
                 self._changed("stopping")
                 machine = self._live.pop(machine_id, None)
                 if machine is not None:
                     _power_off(machine)
                 self._faults("powered off")
-                self._machines.set_state(machine_id, "stopped")
+                with contextlib.suppress(*unrecorded):
+                    self._machines.set_state(machine_id, "stopped")
                 self._changed("stopped")
             return self.get(machine_id)
+
+    def _require_going(self, machine_id: str) -> None:
+        machine = self._live.get(machine_id)
+        refusal = machine.channel.standstill.refusal if machine else None
+        if refusal is not None:
+            raise PyroError.from_wire(refusal)
 
     def remove(self, machine_id: str, why: str) -> bool:
         """End a machine in whatever state and erase everything of it; False when it was gone already.

@@ -194,7 +194,7 @@ class Job:
             if self._mark is not None:
                 forget_job(self._machine, self.name)
         except PyroError as error:
-            self.error = error
+            self.error = self.error or error
         finally:
             self._refused.close()
             self._over.set()

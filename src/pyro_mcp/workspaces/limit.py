@@ -31,13 +31,14 @@ class Limit:
         self._expired = False
         self._machine = machine
         self._stream = stream
-        self._due = time.monotonic() + seconds
+        self._standstill = machine.channel.standstill
+        self._due = self._now() + seconds
         self._steps = self._escalate()
 
     @property
     def remaining(self) -> float:
         """Seconds until `act` is to be called, which may have passed."""
-        return max(0.0, self._due - time.monotonic())
+        return max(0.0, self._due - self._now())
 
     def stalled(self, seconds: float) -> None:
         """A caller who takes no output, such as a pager, holds up the agent, which is not to blame for it."""
@@ -47,8 +48,13 @@ class Limit:
     def act(self) -> None:
         """Do what is due: end the command, kill it, give it up. Raises `TimeoutError`, which says what its agent did
         instead of answering, and `ChannelClosed`."""
-        seconds = next(self._steps)
-        self._due = time.monotonic() + seconds
+        self._standstill.wait()
+        if not self.remaining:
+            self._due = next(self._steps) + self._now()
+
+    def _now(self) -> float:
+        """A machine that stands still spends none of its command's time."""
+        return time.monotonic() - self._standstill.seconds
 
     def _escalate(self) -> Iterator[float]:
         self._expired = True

@@ -15,7 +15,7 @@ from typing import Any
 from pyro_mcp.errors import Conflict, InvalidArgument, PyroError
 from pyro_mcp.machines.driver import Machine
 from pyro_mcp.network.publish import LOOPBACK, Listener, Publisher
-from pyro_mcp.protocol.stream import Stream
+from pyro_mcp.protocol.stream import RemoteError, Stream
 from pyro_mcp.store.workspaces import WorkspaceRow
 
 PORTS_MOST = 16
@@ -99,7 +99,10 @@ class Ports:
         params = {"host": "localhost", "port": port["guest_port"], "timeout_seconds": CONNECT_SECONDS}
 
         def dial() -> Stream:
-            return self._machine.channel.open("tcp_connect", params)
+            try:
+                return self._machine.channel.open("tcp_connect", params)
+            except RemoteError as error:
+                raise PyroError.from_wire(error.payload) from None
 
         return self._publisher.publish(dial, port=port["host_port"], host=port["host"])
 

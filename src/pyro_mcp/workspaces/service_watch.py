@@ -151,7 +151,7 @@ class Watch:
 
     def _end(self, run: str) -> None:
         """It runs, but is over here: a stop was there before its start. Its end is told like any other."""
-        with contextlib.suppress(ChannelClosed):
+        with contextlib.suppress(ChannelClosed, RemoteError):
             self.machine.channel.open("service_stop", {"run": run}).leave()
 
     # -- listening

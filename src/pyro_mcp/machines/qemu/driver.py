@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from pyro_mcp.errors import MachineFailed, MissingDependency
+from pyro_mcp.errors import DiskFull, MachineFailed, MissingDependency, PyroError
 from pyro_mcp.machines import exchange, template
 from pyro_mcp.machines.disks import blank_device, new_scratch
 from pyro_mcp.machines.driver import Capabilities, MachineSpec, NetworkLink, Preparer
@@ -29,21 +29,21 @@ from pyro_mcp.machines.qemu.command import (
     build,
     kernel_parameters,
 )
+from pyro_mcp.machines.qemu.greeting import ADOPT_SECONDS, ANSWER_SECONDS, TOKEN, dial, greet_adopted
+from pyro_mcp.machines.qemu.stall import StallWatch, ended_by_stall
 from pyro_mcp.machines.qemu.state import WrongClock, load_state, save_state, wait_ready
 from pyro_mcp.machines.qemu.vmm import Vmm
-from pyro_mcp.machines.template import Kind, Template, TemplateStore
+from pyro_mcp.machines.template import Kind, Template, TemplateStore, memory_of
 from pyro_mcp.protocol.channel import Channel, ChannelClosed, RemoteError, Result
-from pyro_mcp.protocol.pipe import Pipe
 from pyro_mcp.system.atomic import disk_errors
 from pyro_mcp.system.process import run
-from pyro_mcp.system.progress import Progress
+from pyro_mcp.system.progress import Progress, ticking
 from pyro_mcp.system.sparse import copy_sparse
 
 BOOT_SECONDS = {"kvm": 30.0, "tcg": 120.0}
 """How long a cold boot may take before it is given up; an emulated one on a busy host needs many seconds."""
-ANSWER_SECONDS = 30.0
-ADOPT_SECONDS = 5.0
-SCRATCH, TOKEN = "scratch.ext4", "token"
+SCRATCH = "scratch.ext4"
+SIZES = "Take a size that was used before, or name a cache that may be written with PYRO_CACHE_DIR"
 USED_HINT = "what was left on its disk is in the way; <<reset_workspace>> gives a workspace a new disk"
 CLOCK_TRIES = 3
 
@@ -58,8 +58,16 @@ class QemuDriver:
     name = "qemu"
 
     def __init__(
-        self, cache_dir: Path, *, accelerator: str, boot_seconds: float | None = None, binary: str = BINARY
+        self,
+        cache_dir: Path,
+        *,
+        accelerator: str,
+        boot_seconds: float | None = None,
+        spare_dir: Path | None = None,
+        binary: str = BINARY,
     ) -> None:
+        """`spare_dir` takes what the cache cannot where that may not be written."""
+        self._spare_dir = spare_dir or cache_dir
         self._boot_seconds = boot_seconds or BOOT_SECONDS[accelerator]
         self._cache_dir = cache_dir
         self._accelerator = accelerator
@@ -109,16 +117,11 @@ class QemuDriver:
         if process is None:
             return None
         try:
-            channel, hello = _greet_again(process, network)
+            channel = greet_adopted(process, network)
         except MachineFailed:
             process.terminate()
             return None
-        machine = QemuMachine(machine_id, self.capabilities, process, channel)
-        with contextlib.suppress(OSError):
-            if secrets.compare_digest((directory / TOKEN).read_text(), str(hello.get("token"))):
-                return machine
-        machine.terminate()
-        return None
+        return QemuMachine(machine_id, self.capabilities, process, channel)
 
     # -- ahead
 
@@ -139,10 +142,10 @@ class QemuDriver:
             copy_sparse(frozen.scratch, scratch)
         process = self._spawn(spec, scratch, Memory(frozen.ram), incoming=True)
         with _ended_on_failure(process):
-            return QemuAhead(process, _dial(process, None), frozen.state)
+            return QemuAhead(process, dial(process, None), frozen.state)
 
     def hand_out(self, ahead: QemuAhead, spec: MachineSpec) -> QemuMachine:
-        with _ended_on_failure(ahead.process):
+        with _ended_on_failure(ahead.process, channel=ahead.channel):
             # One that hangs is found out in less time than a request may take.
             ahead.channel.ping(ADOPT_SECONDS)
             ahead.process.directory = spec.directory
@@ -159,30 +162,33 @@ class QemuDriver:
         fresh = not scratch.exists()
         if fresh:
             with disk_errors("make a scratch disk"):
-                copy_sparse(frozen.scratch, scratch)
+                # Under another name: half a disk would be taken for one that was used.
+                copy_sparse(frozen.scratch, _emptied(spec.directory / f"{SCRATCH}.new"))
+                os.rename(spec.directory / f"{SCRATCH}.new", scratch)
         try:
             return self._load(spec, scratch, frozen)
-        except MachineFailed:
+        except (MachineFailed, DiskFull):
             if fresh:
                 scratch.unlink()
             raise
 
     def _load(self, spec: MachineSpec, scratch: Path, frozen: Template) -> QemuMachine:
-        process = self._spawn(spec, scratch, Memory(frozen.ram), incoming=True)
+        process = self._spawn(spec, scratch, Memory(memory_of(frozen, self._spare_dir)), incoming=True)
         return self._configured(spec, process, ANSWER_SECONDS, frozen.state)
 
     def _configured(self, spec: MachineSpec, process: Vmm, seconds: float, state: Path | None = None) -> QemuMachine:
         """Wake the guest, from the frozen `state` if given, and make it this machine. On failure it is ended."""
         with _ended_on_failure(process):
             # Said before the guest wakes, our hello waits at its port, and one waking serves for both.
-            channel = _dial(process, spec.network)
+            channel = dial(process, spec.network)
             if state is not None:
                 load_state(process, state)
             channel.start(seconds)
-        with _ended_on_failure(process, _Hindered):
+        with _ended_on_failure(process, _Hindered, channel):
             return self._identified(spec, process, channel)
 
     def _identified(self, spec: MachineSpec, process: Vmm, channel: Channel) -> QemuMachine:
+        StallWatch(process, channel, spec.directory)
         machine = QemuMachine(spec.machine_id, self.capabilities, process, channel)
         _configure(spec, channel)
         if spec.network is not None:
@@ -214,12 +220,16 @@ class QemuDriver:
         found = self._templates.get(kind)
         if found is not None:
             return found
-        progress(f"booting a {spec.vcpu_count} vCPU, {spec.mem_mib} MiB guest once, to freeze it", None)
+        size = f"{spec.vcpu_count} vCPU, {spec.mem_mib} MiB"
+        progress(f"The first guest of this size ({size}) is booted once and frozen; later ones start from it", 0.0)
         tries = 0
         while True:
             tries += 1
             try:
-                return self._templates.build(kind, lambda directory: self._freeze(spec, kind.scratch_mib, directory))
+                with disk_errors(f"make the first guest of a size ({size})", refused=SIZES):
+                    return self._templates.build(
+                        kind, lambda directory: self._freeze(spec, kind.scratch_mib, directory, progress), progress
+                    )
             except WrongClock:
                 if tries == CLOCK_TRIES:
                     raise
@@ -241,7 +251,7 @@ class QemuDriver:
             scratch_mib=0 if (spec.directory / SCRATCH).exists() else spec.scratch_mib,
         )
 
-    def _freeze(self, spec: MachineSpec, scratch_mib: int, directory: Path) -> None:
+    def _freeze(self, spec: MachineSpec, scratch_mib: int, directory: Path, progress: Progress) -> None:
         """Boot, wait until the agent is ready to serve, and write RAM and device state into `directory`."""
         scratch = directory / template.SCRATCH
         if scratch_mib:
@@ -251,7 +261,9 @@ class QemuDriver:
         placeholder = dataclasses.replace(spec, machine_id="template", directory=directory, seed=None)
         process = self._spawn(placeholder, scratch, Memory(directory / template.RAM, share=True), mortal=True)
         try:
-            wait_ready(process, self._boot_seconds)
+            with ended_by_stall(process, directory), ticking(progress, "Booting the guest that is to be frozen"):
+                wait_ready(process, self._boot_seconds)
+            progress("Freezing it", 0.9)
             save_state(process, directory / template.STATE)
         except WrongClock:
             raise
@@ -306,38 +318,9 @@ def _cpu_model() -> str:
     return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "unknown")
 
 
-def _dial(process: Vmm, network: NetworkLink | None) -> Channel:
-    """A channel to the agent on which hello has been said. Raises `MachineFailed` or `ChannelClosed`."""
-    handler = None if network is None else network.handler
-    channel = Channel(
-        Pipe(process.connect_agent().detach()),
-        initiator=True,
-        hello={"role": "node"},
-        handler=handler,
-        exchange=exchange.find(process.directory),
-    )
-    process.on_exit(lambda: channel.close("the guest's machine has exited"))
-    channel.greet()
-    return channel
-
-
-def _greet(process: Vmm, network: NetworkLink | None, seconds: float) -> tuple[Channel, dict[str, object]]:
-    """The open channel to the agent, and its hello. Raises `MachineFailed` when the guest does not answer in time."""
-    try:
-        channel = _dial(process, network)
-        return channel, channel.start(seconds)
-    except (ChannelClosed, TimeoutError) as error:
-        raise MachineFailed(f"cannot reach the guest's agent: {error}") from None
-
-
-def _greet_again(process: Vmm, network: NetworkLink | None) -> tuple[Channel, dict[str, object]]:
-    """Greet a guest whose last node may have died in the middle of a frame: if it still waits for the rest of that, a
-    second connection, made after the guest has seen the first one go, starts clean."""
-    try:
-        return _greet(process, network, ADOPT_SECONDS)
-    except MachineFailed:
-        time.sleep(0.2)
-        return _greet(process, network, ANSWER_SECONDS)
+def _emptied(path: Path) -> Path:
+    path.unlink(missing_ok=True)
+    return path
 
 
 def _raise_network(network: NetworkLink, channel: Channel) -> None:
@@ -380,12 +363,17 @@ def _workspace(spec: MachineSpec) -> dict[str, object]:
 
 
 @contextlib.contextmanager
-def _ended_on_failure(process: Vmm, kind: type[MachineFailed] = MachineFailed) -> Iterator[None]:
+def _ended_on_failure(
+    process: Vmm, kind: type[MachineFailed] = MachineFailed, channel: Channel | None = None
+) -> Iterator[None]:
     """End `process` on any error of the block; what the guest or QEMU brought about is raised as `kind`."""
     try:
         yield
     except (MachineFailed, ChannelClosed, RemoteError, TimeoutError) as error:
+        refusal = channel.standstill.refusal if channel else None
         process.terminate()
+        if refusal is not None:
+            raise PyroError.from_wire(refusal) from None
         raise _explain(error, process, kind) from None
     except BaseException:
         process.terminate()

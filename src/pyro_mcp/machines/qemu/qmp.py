@@ -6,6 +6,7 @@ Protocol: https://www.qemu.org/docs/master/interop/qmp-spec.html
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
 from collections.abc import Callable
@@ -59,19 +60,31 @@ class Qmp:
             raise MachineFailed(f"cannot hand a file to QEMU: {error}") from None
         self._answer("getfd")
 
-    def wait_event(self, name: str, wanted: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
-        """The data of the next event `name` that is `wanted`; earlier events are dropped."""
-        while True:
-            event = self._events.pop(0) if self._events else self._read()
-            data = event.get("data", {})
-            if event.get("event") == name and wanted(data):
-                return dict(data)
+    def wait_event(
+        self, name: str, wanted: Callable[[dict[str, Any]], bool] = lambda _: True, *, forever: bool = False
+    ) -> dict[str, Any]:
+        """The data of the next event `name` that is `wanted`; earlier ones are dropped. `forever`: until `hang_up`."""
+        timeout = self._socket.gettimeout()
+        try:
+            self._socket.settimeout(None if forever else timeout)
+            while True:
+                event = self._events.pop(0) if self._events else self._read()
+                data = event.get("data", {})
+                if event.get("event") == name and wanted(data):
+                    return dict(data)
+        finally:
+            self._socket.settimeout(timeout)
 
     def wait_migration(self) -> None:
         """Return when the migration under way has completed."""
         data = self.wait_event("MIGRATION", lambda data: data.get("status") in ("completed", "failed"))
         if data["status"] == "failed":
             raise MachineFailed("cannot move the guest's state: QEMU reports a failed migration")
+
+    def hang_up(self) -> None:
+        """End the wait of another thread, which then closes. Harmless when it has."""
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
         self._lines.close()

@@ -67,9 +67,11 @@ def _internal(error: Exception) -> PyroError:
 
 
 def _prepare() -> None:
-    """A request to end is an exception, so that the guest's command is ended before this process is."""
+    """A request to end is an exception, so that the guest's command is ended before this process is. Whoever started
+    it with such a signal ignored, as `nohup` does, wants it to go on."""
     for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _leave)
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _leave)
 
 
 def _leave(number: int, frame: FrameType | None) -> NoReturn:

@@ -1,0 +1,137 @@
+"""A guest whose writes this host has no room for is stopped, refused to whoever asks, and goes on when there is room.
+
+The guest never learns of it, so its file systems stay whole. QEMU tells of the stop by an event; for room there is
+none, so that is looked for, and only while a guest is stopped.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from pyro_mcp.errors import DiskFull, MachineFailed
+from pyro_mcp.machines.qemu.qmp import Qmp
+from pyro_mcp.machines.qemu.vmm import Vmm
+from pyro_mcp.protocol.channel import Channel, ChannelClosed, Stream
+from pyro_mcp.system.atomic import FREE_SPACE
+from pyro_mcp.system.threads import begin
+
+ROOM_BYTES = 16 * 1024**2
+"""A guest goes on when so much is free; less would only stop it again."""
+LOOK_SECONDS = 0.5
+STALLED = "io-error"
+"""QEMU's own name for a guest that it has stopped because of a disk."""
+_OUTLASTING = frozenset({"service_watch", "shell_attach", "tcp_connect"})
+"""Requests that outlast a stop, like the commands that nobody waits for."""
+
+
+def disk_full(directory: Path) -> DiskFull:
+    """The refusal of a machine that is stopped for want of room in `directory`."""
+    return DiskFull(
+        f"cannot go on with the machine {directory.name}: this host's disk has no room for what it writes",
+        hint=f"Free {ROOM_BYTES >> 20} MiB or more where {directory} is; it goes on by itself then. Or delete it",
+    )
+
+
+def free_bytes(directory: Path) -> int:
+    """How much this user may still write into the file system of `directory`."""
+    found = os.statvfs(directory)
+    return (found.f_bfree if os.geteuid() == 0 else found.f_bavail) * found.f_frsize
+
+
+def is_stalled(process: Vmm) -> bool:
+    """Whether QEMU says that it has stopped the guest because of a disk. One that says nothing may only be busy."""
+    with contextlib.suppress(MachineFailed), contextlib.closing(process.connect_monitor()) as monitor:
+        return _says_stalled(monitor)
+    return False
+
+
+def _says_stalled(monitor: Qmp) -> bool:
+    return bool(monitor.execute("query-status").get("status") == STALLED)
+
+
+class StallWatch:
+    """Watches one guest over its monitor until it ends or its channel is closed."""
+
+    def __init__(
+        self, process: Vmm, channel: Channel, directory: Path, prepare: Callable[[], None] = lambda: None
+    ) -> None:
+        """`prepare` is called when a guest goes on that is stopped already now. Raises `MachineFailed`, `Capacity`."""
+        self._monitor = process.connect_monitor()
+        self._channel = channel
+        self._directory = directory
+        self._prepare = prepare
+        self._closed = threading.Event()
+        self._stalled = self._look()
+        begin(self._run, f"stalls-{directory.name}")
+        channel.on_close(lambda _: self._close())
+
+    def _close(self) -> None:
+        self._closed.set()
+        self._monitor.hang_up()
+
+    def _run(self) -> None:
+        try:
+            with contextlib.suppress(MachineFailed, ChannelClosed):
+                while not self._closed.is_set():
+                    if self._stalled:
+                        self._wait_for_room()
+                        self._go_on()
+                    self._monitor.wait_event("STOP", forever=True)
+                    self._stalled = self._look()
+        finally:
+            self._monitor.close()
+
+    def _look(self) -> bool:
+        """Whether the guest is stopped; requests are refused then."""
+        if not _says_stalled(self._monitor):
+            return False
+        error = disk_full(self._directory)
+        print(error.message)
+        self._channel.standstill.begin(error.to_wire(), _outlasts)
+        return True
+
+    def _wait_for_room(self) -> None:
+        while free_bytes(self._directory) < ROOM_BYTES:
+            if self._closed.wait(LOOK_SECONDS):
+                raise ChannelClosed(self._channel.reason)
+
+    def _go_on(self) -> None:
+        self._monitor.execute("cont")
+        self._prepare()
+        self._prepare = lambda: None
+        # Its clock stood still, too.
+        self._channel.standstill.end("set_clock", {"time_ns": time.time_ns()})
+        print(f"the machine {self._directory.name} goes on: there is room again")
+
+
+def _outlasts(stream: Stream) -> bool:
+    return stream.verb in _OUTLASTING or "job" in stream.params
+
+
+@contextlib.contextmanager
+def ended_by_stall(process: Vmm, directory: Path) -> Iterator[None]:
+    """A guest that nobody has asked anything yet is ended when it is stopped, or when what it is frozen into finds no
+    room. Raises `DiskFull` then."""
+    try:
+        monitor = process.connect_monitor()
+        begin(lambda: _end_when_stopped(process, monitor), f"stall-{directory.name}")
+        try:
+            yield
+        finally:
+            monitor.hang_up()
+    except MachineFailed:
+        if free_bytes(directory) < ROOM_BYTES:
+            raise DiskFull(f"cannot make a guest: no room is left in {directory.parent}", hint=FREE_SPACE) from None
+        raise
+
+
+def _end_when_stopped(process: Vmm, monitor: Qmp) -> None:
+    with contextlib.suppress(MachineFailed):
+        monitor.wait_event("STOP", forever=True)
+        process.terminate()
+    monitor.close()
