@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
-import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +15,8 @@ from pyro_mcp.machines.qemu.command import DISK_BYTES
 from pyro_mcp.machines.qemu.driver import QemuDriver, QemuMachine
 from pyro_mcp.protocol.channel import Channel, Data, Event, RemoteError, Result
 from pyro_mcp.system.progress import silent
+from pyro_mcp.trees.seed import build_seed
+from pyro_mcp.trees.source import DirectorySource
 
 pytestmark = pytest.mark.guest
 
@@ -57,9 +57,8 @@ def seed(tmp_path: Path) -> Path:
     (tree / "run").write_text("#!/bin/sh\necho ran\n")
     (tree / "run").chmod(0o755)
     (tree / "link").symlink_to("kept")
-    image = tmp_path / "seed.erofs"
-    subprocess.run(["mkfs.erofs", "--all-root", str(image), str(tree)], check=True, capture_output=True)
-    os.truncate(image, DISK_BYTES)
+    image = tmp_path / "seed.ext4"
+    build_seed(DirectorySource(tree), tree, image, device_bytes=DISK_BYTES)
     return image
 
 

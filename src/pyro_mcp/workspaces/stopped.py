@@ -19,13 +19,14 @@ from pyro_mcp.model.disk import DiskExport
 from pyro_mcp.model.file import FileContent, FileEntry, FileList, FileType
 from pyro_mcp.operations.call import Call
 from pyro_mcp.system.atomic import disk_errors, sync_directory
-from pyro_mcp.system.process import require_program, run_into
 from pyro_mcp.system.sparse import copy_sparse, extents
 from pyro_mcp.trees.destination import refuse_existing
-from pyro_mcp.trees.ext4 import SECONDS, Ext4, Node, confined
+from pyro_mcp.trees.ext4 import Ext4, Node
+from pyro_mcp.trees.ext4_reader import SeedImage, SeedNode
 from pyro_mcp.trees.work import Announce, work_directory
 from pyro_mcp.workspaces.content.syncing import host_path
 from pyro_mcp.workspaces.scrub import scrub_file
+from pyro_mcp.workspaces.seeds import IMAGE
 
 if TYPE_CHECKING:
     from pyro_mcp.workspaces.engine import Engine
@@ -60,6 +61,15 @@ class Stopped:
             image.replay()
             yield image
 
+    @contextlib.contextmanager
+    def viewed(self, call: Call[Any]) -> Iterator[_View]:
+        """/workspace as it is on a copy of the disk, and in the seed below that."""
+        with contextlib.ExitStack() as held:
+            image = held.enter_context(self.copied(call, self.home))
+            with disk_errors("read the seed"):
+                seed = held.enter_context(SeedImage(self.seed)) if self.seed else None
+                yield _View(image, seed)
+
 
 @contextlib.contextmanager
 def stopped(engine: Engine, ref: str) -> Iterator[Stopped]:
@@ -77,7 +87,7 @@ def stopped(engine: Engine, ref: str) -> Iterator[Stopped]:
                 f"cannot read the disk of {row.workspace_id}: it is not stopped", hint="Stop it with <<stop_workspace>>"
             )
         home = engine.lifecycle.directory(row.workspace_id)
-        seed = home / "seed.erofs"
+        seed = home / IMAGE
         stamp = {
             "workspace_id": row.workspace_id,
             "execution_mode": machine.execution_mode,
@@ -128,8 +138,7 @@ def export_disk(call: Call[Engine], ref: str, output: str) -> DiskExport:
 
 def list_disk(call: Call[Engine], ref: str, path: str, *, recursive: bool, limit: int) -> FileList:
     """What is below `path` of /workspace, sorted."""
-    with stopped(call.engine, ref) as disk, disk.copied(call, disk.home) as image:
-        view = _View(image, disk.seed)
+    with stopped(call.engine, ref) as disk, disk.viewed(call) as view:
         start = view.find(_parts(path))
         shown = _join(_parts(path))
         found = sorted(view.walk(start, shown, recursive, limit), key=lambda entry: entry.path)
@@ -146,8 +155,7 @@ def list_disk(call: Call[Engine], ref: str, path: str, *, recursive: bool, limit
 
 def read_disk(call: Call[Engine], ref: str, path: str, *, max_bytes: int) -> FileContent:
     """The first `max_bytes` of a file of /workspace, as text."""
-    with stopped(call.engine, ref) as disk, disk.copied(call, disk.home) as image:
-        view = _View(image, disk.seed)
+    with stopped(call.engine, ref) as disk, disk.viewed(call) as view:
         shown = _join(_parts(path))
         data, size = view.read(view.find(_parts(path)), shown, max_bytes)
         cut = size > len(data)
@@ -169,11 +177,11 @@ class _Place:
     """One file of the merged tree: on the disk, in the seed, or, a directory, in both."""
 
     upper: Node | None
-    lower: Path | None
+    lower: SeedNode | None
 
     @property
     def kind(self) -> FileType:
-        mode = self.upper.mode if self.upper else self.lower.lstat().st_mode if self.lower else 0
+        mode = self.upper.mode if self.upper else self.lower.mode if self.lower else 0
         if stat.S_ISDIR(mode):
             return "directory"
         return "file" if stat.S_ISREG(mode) else "symlink" if stat.S_ISLNK(mode) else "other"
@@ -182,14 +190,14 @@ class _Place:
 class _View:
     """/workspace as the guest's overlay shows it: the upper directory over the seed."""
 
-    def __init__(self, image: Ext4, seed: Path | None) -> None:
+    def __init__(self, image: Ext4, seed: SeedImage | None) -> None:
         self._image = image
+        self._seed = seed
         self._upper = image.lookup("workspace", "upper")
-        self._lower = _extracted(seed, image.path.parent) if seed else None
 
     def find(self, parts: list[str]) -> _Place:
         """Raises `NotFound`. Links are not followed."""
-        place = _Place(self._upper, self._lower)
+        place = _Place(self._upper, self._seed.root if self._seed else None)
         for part in parts:
             inside = self.children([place])[0] if place.kind == "directory" else {}
             if part not in inside:
@@ -202,7 +210,7 @@ class _View:
         """What each of the directories holds."""
         uppers = [place.upper for place in places if place.upper]
         listings = iter(self._image.listing([node.inode for node in uppers]))
-        return [self._merge(next(listings) if place.upper else {}, _below(place.lower)) for place in places]
+        return [self._merge(next(listings) if place.upper else {}, self._below(place.lower)) for place in places]
 
     def walk(self, start: _Place, path: str, recursive: bool, limit: int) -> list[FileEntry]:
         """Entries below `start`, or itself; one more than `limit` when there are more."""
@@ -233,16 +241,24 @@ class _View:
         if place.upper is not None:
             return self._image.content(place.upper, limit), place.upper.size
         assert place.lower is not None
-        with disk_errors(f"read {path}"), place.lower.open("rb") as file:
-            return file.read(limit), place.lower.stat().st_size
+        assert self._seed is not None
+        return self._seed.read(place.lower, 0, limit), place.lower.size
 
-    def _merge(self, upper: dict[str, Node], lower: dict[str, Path]) -> dict[str, _Place]:
+    def _below(self, directory: SeedNode | None) -> dict[str, SeedNode]:
+        if directory is None or self._seed is None or not directory.is_directory:
+            return {}
+        return {os.fsdecode(name): self._seed.node(number) for name, number in self._seed.names(directory)}
+
+    def _target(self, node: SeedNode) -> str:
+        return os.fsdecode(self._seed.target(node)) if self._seed else ""
+
+    def _merge(self, upper: dict[str, Node], lower: dict[str, SeedNode]) -> dict[str, _Place]:
         hidden = [name for name, node in upper.items() if stat.S_ISDIR(node.mode) and name in lower]
         opaque = dict(zip(hidden, self._image.opaque([upper[name].inode for name in hidden]), strict=True))
-        merged = {name: _Place(None, path) for name, path in lower.items() if name not in upper}
+        merged = {name: _Place(None, node) for name, node in lower.items() if name not in upper}
         for name, node in upper.items():
             if not node.whiteout:
-                below = lower[name] if opaque.get(name) is False and _is_directory(lower[name]) else None
+                below = lower[name] if opaque.get(name) is False and lower[name].is_directory else None
                 merged[name] = _Place(node, below)
         return merged
 
@@ -253,32 +269,11 @@ class _View:
         for path, place in found:
             kind, size, target = place.kind, 0, None
             if kind == "file":
-                size = place.upper.size if place.upper else place.lower.stat().st_size if place.lower else 0
+                size = place.upper.size if place.upper else place.lower.size if place.lower else 0
             elif kind == "symlink":
-                target = next(targets) if place.upper else os.readlink(place.lower) if place.lower else None
+                target = next(targets) if place.upper else self._target(place.lower) if place.lower else None
             shown.append(FileEntry(path=path, artifact_type=kind, size_bytes=size, link_target=target))
         return shown
-
-
-def _extracted(seed: Path, work: Path) -> Path:
-    """The seed, an image of our own making, unpacked beside the copy."""
-    tree = work / "seed"
-    command = [require_program("fsck.erofs"), f"--extract={tree}", "--no-preserve", str(work / "seed.erofs")]
-    with disk_errors("unpack the seed"):
-        os.link(seed, work / "seed.erofs")
-    run_into(confined(command, work), limit=MIB, timeout=SECONDS)
-    return tree
-
-
-def _below(directory: Path | None) -> dict[str, Path]:
-    if directory is None or not _is_directory(directory):
-        return {}
-    with disk_errors("read the seed"):
-        return {entry.name: directory / entry.name for entry in os.scandir(directory)}
-
-
-def _is_directory(path: Path) -> bool:
-    return stat.S_ISDIR(path.lstat().st_mode)
 
 
 def _parts(path: str) -> list[str]:
