@@ -165,7 +165,7 @@ def _member(stream: Stream, block: bytes, extras: _Extras) -> Member:
     name, flag = _text(raw), block[156:157]
     target = _text(fields.get(b"linkpath") or extras.target or block[157:257].partition(b"\0")[0])
     kind = _KINDS.get(flag)
-    if kind is None:
+    if kind is None or (flag == b"S" and block[257:265] != b"ustar  \0"):
         raise Damaged(f"{show(name)} has the unknown type {ascii(flag)[1:]}")
     stored = _size(block, fields, name) if flag in _WITH_DATA else 0
     if kind == "file" and name.endswith("/"):
@@ -289,8 +289,9 @@ def _check_extents(extents: Extents, size: int, stored: int, name: str) -> None:
         if length % BLOCK and number < len(extents) - 1:
             raise Damaged(f"the map of {show(name)} has a stretch that ends amid a block")
         end = begin + length
-    if sum(length for _, length in extents) > stored:
-        raise Damaged(f"the map of {show(name)} names more than its {stored:,} bytes")
+    total = sum(length for _, length in extents)
+    if total != stored:
+        raise Damaged(f"the map of {show(name)} names {total:,} bytes of {stored:,}")
 
 
 def _number(field: bytes, what: str) -> int:
