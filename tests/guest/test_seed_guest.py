@@ -101,3 +101,73 @@ def test_a_sparse_file_stays_sparse_when_it_is_written_to(pyro: Pyro, tree: Path
         assert int(blocks) * 512 < 1 << 20
     finally:
         pyro.delete_workspace(made.workspace_id)
+
+
+CHANGE = """
+echo more >> keep/edited; rm keep/gone; rm -r emptied; mkdir emptied; echo n > emptied/new; rm -r a/dir; echo f > a/dir
+rm file; mkdir file; echo x > file/x; chmod 700 closed; touch -d @1000000000 closed; ln -sf nowhere keep/link
+mkdir fresh; cp -r deep fresh/copy; rm -r deep/one/two; mkdir -p deep/one/two/three; touch deep/one/two/three/z
+mv keep/moved fresh/moved; ln fresh/moved fresh/twin; truncate -s 1G fresh/hole
+"""
+
+
+def seen(pyro: Pyro, workspace: str, path: str) -> dict[str, tuple[str, ...]]:
+    """Everything below `path` as the guest sees it: kind, mode without what an export drops, time, content."""
+    inside = f"cd './{path}'; "
+    fields = told(pyro, workspace, inside + STAT)
+    sums = dict(line.split("  ", 1)[::-1] for line in told(pyro, workspace, inside + SUMS.replace("sparse", "hole")))
+    links = told(pyro, workspace, inside + LINKS)
+    content = {**sums, **dict(zip(links[::2], links[1::2], strict=True))}
+    found = {}
+    for name, mode, time in zip(fields[::3], fields[1::3], fields[2::3], strict=True):
+        kept = "" if name in links[::2] else f"{int(mode, 16) & 0o755:o}"
+        found[name.removeprefix("./")] = (kept, str(Decimal(time)), content.get(name, ""))
+    return found
+
+
+def arrived(root: Path) -> dict[str, tuple[str, ...]]:
+    """The same of an export."""
+    found = {}
+    for path in root.rglob("*"):
+        about = path.lstat()
+        text = os.readlink(path) if path.is_symlink() else ""
+        if path.is_file() and not path.is_symlink() and path.name != "hole":
+            text = hashlib.sha256(path.read_bytes()).hexdigest()
+        kept = "" if path.is_symlink() else f"{about.st_mode & 0o755:o}"
+        found[str(path.relative_to(root))] = (kept, f"{Decimal(about.st_mtime_ns) / 10**9:.9f}", text)
+    return found
+
+
+def test_an_export_is_what_the_guest_sees(pyro: Pyro, tmp_path: Path) -> None:
+    """Whether the host takes a file from the seed or from the guest: changed, hidden, replaced, moved, linked."""
+    root = tmp_path / "tree"
+    names = ("keep/edited", "keep/gone", "keep/moved", "keep/same", "emptied/old/x", "a/dir/y", "file", "closed/in")
+    for name in (*names, "deep/one/two/old", "deep/one/same", "deep/also", "linked/a", "\udcfe/odd"):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(name, errors="surrogateescape")
+    (root / "keep/link").symlink_to("same")
+    os.link(root / "linked/a", root / "linked/b")
+    os.link(root / "linked/a", root / "third")
+    with (root / "hole").open("wb") as file:
+        file.truncate(1 << 30)
+    made = pyro.create_workspace(environment="debian:12", seed_path=str(root)).workspace_id
+    try:
+        turns = ("true", CHANGE, "echo b >> linked/b", "mv deep/one deep/renamed || true; touch deep/late")
+        for number, change in enumerate(turns):
+            assert pyro.exec_workspace(made, command=["sh", "-ec", change]).exit_code == 0
+            for path in (".", "deep", "keep", "emptied", "file", "linked", "\udcfe"):
+                if path == "file" and number == 0:  # only later is it a directory
+                    continue
+                out = tmp_path / f"out{number}{path}"
+                exported = pyro.export_workspace(made, path, output=str(out))
+                wanted = seen(pyro, made, path)
+                assert arrived(out) == wanted
+                assert (exported.entry_count, exported.skipped) == (len(wanted), [])
+            if number < 2:
+                links = {
+                    os.stat(tmp_path / f"out{number}." / name).st_ino for name in ("linked/a", "linked/b", "third")
+                }
+                assert len(links) == 1
+            assert (tmp_path / f"out{number}." / "hole").stat().st_blocks == 0
+    finally:
+        pyro.delete_workspace(made)

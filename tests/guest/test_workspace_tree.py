@@ -14,6 +14,7 @@ from pyro_mcp.machines.driver import MachineSpec
 from pyro_mcp.machines.qemu.command import DISK_BYTES
 from pyro_mcp.machines.qemu.driver import QemuDriver, QemuMachine
 from pyro_mcp.protocol.channel import Channel, Data, Event, RemoteError, Result
+from pyro_mcp.protocol.entries import Decoder, Entry
 from pyro_mcp.system.progress import silent
 from pyro_mcp.trees.seed import build_seed
 from pyro_mcp.trees.source import DirectorySource
@@ -129,6 +130,26 @@ def test_the_overlay_in_every_way_and_back(launch_workspace: Any) -> None:
     assert sh(two, LIST) == before
     assert sh(two, "stat -c %h twin; stat -c %s giant").split() == ["2", str(1 << 40)]
     assert changed(two) == {**EXPECTED, "soft": "added", "twin": "added", "giant": "added"}
+
+
+def test_only_what_changed_is_packed(launch_workspace: Any) -> None:
+    one = launch_workspace(load=False)
+    sh(one, "echo n > dir/new; rm dir/sub/b; echo x >> edited")
+    for path, hidden, wanted in (
+        (".", False, {"dir": "directory", "dir/new": "file", "dir/sub": "directory", "dir/sub/b": "whiteout",
+                      "edited": "file"}),
+        ("dir/sub", False, {"b": "whiteout"}),
+        ("emptied", False, {}),
+    ):  # fmt: skip
+        _, data, events = talk(one.channel, "overlay_pack", {"path": path})
+        items = [item for item in Decoder().feed(data) if isinstance(item, Entry)]
+        assert ({item.path: item.type for item in items}, events[0]["hidden"]) == (wanted, hidden)
+    sh(one, "rm -r dir; mkdir -p dir/sub; touch dir/sub/only")
+    _, data, events = talk(one.channel, "overlay_pack", {"path": "dir/sub"})
+    assert events[0]["hidden"]
+    with pytest.raises(RemoteError) as caught:
+        talk(one.channel, "overlay_pack", {"path": "edited"})
+    assert caught.value.payload["code"] == "unsupported"
 
 
 def _secrets_and_files(machine: QemuMachine) -> None:

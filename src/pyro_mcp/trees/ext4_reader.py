@@ -14,10 +14,11 @@ from pathlib import Path
 from types import TracebackType
 
 from pyro_mcp.errors import PyroError
-from pyro_mcp.protocol.entries import MAX_DEPTH
+from pyro_mcp.protocol.entries import MAX_DEPTH, Piece
 from pyro_mcp.trees import ext4_format as ext4
 
 _INODE = struct.Struct("<HHIIIIIHHIII60sIIII12sHHIII")
+_PIECE = 256 * 1024
 _NAME = struct.Struct("<IHBB")
 
 
@@ -160,6 +161,12 @@ class SeedImage:
             pieces.append(self._pread(where + at - begin, count))
             at += count
         return b"".join(pieces) + bytes(max(end - at, 0))
+
+    def pieces(self, node: SeedNode) -> Iterator[Piece]:
+        """What of a file is no hole, in order."""
+        for begin, length, where in self.extents(node):
+            for done in range(0, length, _PIECE):
+                yield Piece(begin + done, self._pread(where + done, min(_PIECE, length - done)))
 
     def target(self, node: SeedNode) -> bytes:
         """Where a symbolic link points."""
