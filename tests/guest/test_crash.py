@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import random
 import signal
-import subprocess
 import threading
 import time
 from collections.abc import Callable
@@ -21,6 +20,8 @@ from pyro_mcp.machines.qemu.driver import QemuDriver, QemuMachine
 from pyro_mcp.protocol.channel import ChannelClosed, Data, Event, Result
 from pyro_mcp.protocol.entries import Encoder, Entry
 from pyro_mcp.system.progress import silent
+from pyro_mcp.trees.seed import build_seed
+from pyro_mcp.trees.source import DirectorySource
 
 pytestmark = pytest.mark.guest
 
@@ -36,9 +37,8 @@ def seed(tmp_path: Path) -> Path:
         (tree / f"d{number}").mkdir(parents=True)
         (tree / f"d{number}/f").write_text("0")
         (tree / f"d{number}/gone").write_text("0")
-    image = tmp_path / "seed.erofs"
-    subprocess.run(["mkfs.erofs", "--all-root", str(image), str(tree)], check=True, capture_output=True)
-    os.truncate(image, DISK_BYTES)
+    image = tmp_path / "seed.ext4"
+    build_seed(DirectorySource(tree), tree, image, device_bytes=DISK_BYTES)
     return image
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 import time
 from pathlib import Path
 from typing import Any
@@ -13,6 +11,9 @@ import pytest
 from pyro_mcp.machines.qemu.command import DISK_BYTES
 from pyro_mcp.machines.qemu.driver import QemuMachine
 from pyro_mcp.protocol.channel import RemoteError
+from pyro_mcp.protocol.entries import Decoder, Entry
+from pyro_mcp.trees.seed import build_seed
+from pyro_mcp.trees.source import DirectorySource
 
 from .workspacelab import changed, sh, talk
 
@@ -29,9 +30,8 @@ def seed(tmp_path: Path) -> Path:
     (tree / "run").write_text("#!/bin/sh\necho ran\n")
     (tree / "run").chmod(0o755)
     (tree / "link").symlink_to("kept")
-    image = tmp_path / "seed.erofs"
-    subprocess.run(["mkfs.erofs", "--all-root", str(image), str(tree)], check=True, capture_output=True)
-    os.truncate(image, DISK_BYTES)
+    image = tmp_path / "seed.ext4"
+    build_seed(DirectorySource(tree), tree, image, device_bytes=DISK_BYTES)
     return image
 
 
@@ -73,6 +73,29 @@ def test_the_overlay_in_every_way_and_back(launch_workspace: Any) -> None:
     assert sh(two, LIST) == before
     assert sh(two, "stat -c %h twin; stat -c %s giant").split() == ["2", str(1 << 40)]
     assert changed(two) == {**EXPECTED, "soft": "added", "twin": "added", "giant": "added"}
+
+
+def test_only_what_changed_is_packed(launch_workspace: Any) -> None:
+    one = launch_workspace(load=False)
+    sh(one, "echo n > dir/new; rm dir/sub/b; echo x >> edited")
+    for path, lower, wanted in (
+        (".", "", {"dir": "directory", "dir/new": "file", "dir/sub": "directory", "dir/sub/b": "whiteout",
+                      "edited": "file"}),
+        ("dir/sub", "dir/sub", {"b": "whiteout"}),
+        ("emptied", "emptied", {}),
+    ):  # fmt: skip
+        _, data, events = talk(one.channel, "overlay_pack", {"path": path})
+        items = [item for item in Decoder().feed(data) if isinstance(item, Entry)]
+        assert ({item.path: item.type for item in items}, events[0]["lower"]) == (wanted, lower)
+    sh(one, "rm -r dir; mkdir -p dir/sub; touch dir/sub/only")
+    _, data, events = talk(one.channel, "overlay_pack", {"path": "dir/sub"})
+    assert events[0]["lower"] is None
+    sh(one, "mv emptied moved; touch moved/y")
+    _, data, events = talk(one.channel, "overlay_pack", {"path": "moved"})
+    assert events[0]["lower"] == "emptied"
+    with pytest.raises(RemoteError) as caught:
+        talk(one.channel, "overlay_pack", {"path": "edited"})
+    assert caught.value.payload["code"] == "unsupported"
 
 
 def _secrets_and_files(machine: QemuMachine) -> None:

@@ -50,7 +50,16 @@ _EXT4_MAGIC_AT, _EXT4_MAGIC = 1080, b"\x53\xef"
 
 def has_scratch() -> bool:
     """Whether a formatted scratch disk is attached. A template meant for disks that hold data already has a blank."""
-    with open(find("scratch"), "rb", buffering=0) as disk:
+    return _is_ext4(find("scratch"))
+
+
+def file_system(device: str) -> str:
+    """What the device holds by its superblock: what we write is ext4, what other tools make for us erofs."""
+    return "ext4" if _is_ext4(device) else "erofs"
+
+
+def _is_ext4(device: str) -> bool:
+    with open(device, "rb", buffering=0) as disk:
         return os.pread(disk.fileno(), len(_EXT4_MAGIC), _EXT4_MAGIC_AT) == _EXT4_MAGIC
 
 

@@ -27,6 +27,7 @@ from pyro_mcp.guest.jobs import Jobs
 from pyro_mcp.guest.net import drivers
 from pyro_mcp.guest.net.network import Network
 from pyro_mcp.guest.overlay import Overlay
+from pyro_mcp.guest.overlay_pack import overlay_pack
 from pyro_mcp.guest.paths import WORKSPACE
 from pyro_mcp.guest.port import Port
 from pyro_mcp.guest.secrets import Secrets
@@ -98,6 +99,7 @@ class GuestAgent:
             "exec_resume": self._jobs.resume,
             "network_up": self._network_up,
             "overlay_load": self._overlay.load,
+            "overlay_pack": self._pack,
             "overlay_save": self._save,
             "secret_put": self._put_secret,
             "set_clock": self.set_clock,
@@ -207,6 +209,10 @@ class GuestAgent:
     def _save(self, stream: Stream) -> dict[str, Any]:
         self._require_workspace("overlay_save")
         return self._overlay.save(stream)
+
+    def _pack(self, stream: Stream) -> dict[str, Any]:
+        self._require_workspace("overlay_pack")
+        return overlay_pack(self._overlay.tree, self._overlay.layers(), stream)
 
     def _put_secret(self, stream: Stream) -> dict[str, Any]:
         if self._configured is None:

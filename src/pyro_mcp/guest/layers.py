@@ -76,6 +76,10 @@ class Upper:
             return Upper(fd, redirected(self.lower, moved), self._linked, ("redirect", os.fsdecode(moved)))
         return Upper(fd, lower, self._linked)
 
+    def again(self) -> Upper:
+        """The same directory, to be closed by whoever takes it."""
+        return Upper(-1 if self.fd < 0 else os.dup(self.fd), self.lower, self._linked, self.mark)
+
     def __enter__(self) -> Upper:
         return self
 

@@ -67,7 +67,8 @@ class Overlay:
         lower = f"{own}/empty"
         if self._seed:
             os.makedirs(SEED, exist_ok=True)
-            mount(disks.find("seed"), SEED, "erofs", MS_RDONLY)
+            seed = disks.find("seed")
+            mount(seed, SEED, disks.file_system(seed), MS_RDONLY)
             lower = SEED
         self._lower = os.open(lower, _DIRECTORY)
         self._links = HardLinks(self._lower, self._index)

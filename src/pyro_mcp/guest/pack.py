@@ -18,7 +18,7 @@ from pyro_mcp.guest.paths import STAGE_PREFIX, Place, Tree, absolute, failure, r
 from pyro_mcp.guest.stage import listing
 from pyro_mcp.guest.steps import settle
 from pyro_mcp.protocol.channel import Stream
-from pyro_mcp.protocol.entries import MAX_DEPTH, MAX_EXTENTS, MAX_PATH, Encoder, Entry
+from pyro_mcp.protocol.entries import MAX_DEPTH, MAX_EXTENTS, MAX_PATH, MAX_XATTRS, Encoder, Entry, xattr_bytes
 from pyro_mcp.protocol.exchange import buffer
 
 PIECE = 1024 * 1024
@@ -134,7 +134,8 @@ class Packer:
         status = os.fstat(fd)
         kind = stat.S_IFMT(status.st_mode)
         if kind == stat.S_IFDIR:
-            self.encoder.entry(_entry(path, "directory", status))
+            xattrs = self._xattrs(f"/proc/self/fd/{fd}", path)
+            self.encoder.entry(_entry(path, "directory", status)._replace(xattrs=xattrs))
             return True
         if kind == stat.S_IFLNK:
             target = os.fsdecode(os.readlink(b"", dir_fd=fd))
@@ -160,8 +161,10 @@ class Packer:
             return
         try:
             extents = _extents(own, status)
-            entry = _entry(path, "file", status)._replace(size=status.st_size, extents=extents)
-            self.encoder.entry(entry)
+            xattrs = self._xattrs(own, path)
+            self.encoder.entry(
+                _entry(path, "file", status)._replace(size=status.st_size, extents=extents, xattrs=xattrs)
+            )
             whole = True
             reader = Reader(own, self._space, large=status.st_size >= LARGE)
             for offset, length in ((0, status.st_size),) if extents is None else extents:
@@ -171,6 +174,24 @@ class Packer:
                 self.changed.add(path, "changed while it was read")
         finally:
             os.close(own)
+
+    def _xattrs(self, file: int | str, path: bytes) -> tuple[tuple[str, bytes], ...]:
+        """The attributes that travel; what else a user has set is noted."""
+        kept, room = [], MAX_XATTRS
+        try:
+            for name in sorted(os.listxattr(file)):
+                if name.startswith("trusted.overlay."):
+                    continue
+                value = os.getxattr(file, name)
+                room -= xattr_bytes(name, value)
+                if not name.startswith("user.") or name == "user." or room < 0:
+                    self.skipped.add(path, "extended attributes of it do not travel")
+                    break
+                kept.append((name, value))
+        except OSError as error:
+            if error.errno not in (errno.EOPNOTSUPP, errno.ENODATA):
+                raise
+        return tuple(kept)
 
     def _copy(self, reader: Reader, offset: int, length: int) -> bool:
         """Encode a range; what a shrinking file no longer has becomes zeros, and the answer False."""

@@ -112,6 +112,8 @@ class Unpacker:
             os.ftruncate(self._file, entry.size)
         if self._overlay:
             os.fchown(self._file, entry.uid, entry.gid)
+        for attribute, value in entry.xattrs:
+            os.setxattr(self._file, attribute, value)
         os.fchmod(self._file, entry.mode)
         os.utime(self._file, ns=(entry.mtime_ns, entry.mtime_ns))
         os.close(self._file)
@@ -125,6 +127,8 @@ class Unpacker:
             own = f"/proc/self/fd/{fd}"
             if self._overlay:
                 os.chown(own, entry.uid, entry.gid)
+            for attribute, value in entry.xattrs:
+                os.setxattr(own, attribute, value)
             os.utime(own, ns=(entry.mtime_ns, entry.mtime_ns))
             os.chmod(own, entry.mode)
         finally:

@@ -25,6 +25,10 @@ MAX_SIZE = 1 << 53
 """Bytes of one file. Sizes stay exact in any JSON reader."""
 MAX_EXTENTS = 1024
 MAX_ENTRIES = 5_000_000
+MAX_TIME = 1 << 65
+"""Nanoseconds, either way: what any file system of ours can name lies within."""
+MAX_XATTRS = 4000
+"""Bytes of one entry's extended attributes as `xattr_bytes` counts them: so many fit into a block of ext4."""
 TYPES = frozenset({"file", "directory", "symlink", "hardlink", "whiteout", "opaque", "redirect"})
 """The last three occur in saved overlays only: a name that is gone, a directory that hides what is below, and one that
 shows what is below at its `target` instead."""
@@ -51,6 +55,8 @@ class Entry(NamedTuple):
     uid: int = 0
     gid: int = 0
     extents: tuple[tuple[int, int], ...] | None = None
+    xattrs: tuple[tuple[str, bytes], ...] = ()
+    """Extended attributes of a file or directory, all in the namespace `user.`, sorted by name."""
 
     @property
     def stored(self) -> int:
@@ -241,7 +247,7 @@ def check(entry: Entry) -> Entry:
     if entry.type not in TYPES:
         raise EntryError(f"{str(entry.type)[:64]!r} is not an entry type")
     _require_integer("mode", entry.mode, 0, 0o7777)
-    _require_integer("mtime_ns", entry.mtime_ns, -(1 << 63), (1 << 63) - 1)
+    _require_integer("mtime_ns", entry.mtime_ns, -MAX_TIME, MAX_TIME)
     _require_integer("size", entry.size, 0, MAX_SIZE if entry.type == "file" else 0)
     _require_integer("uid", entry.uid, 0, (1 << 32) - 2)
     _require_integer("gid", entry.gid, 0, (1 << 32) - 2)
@@ -254,7 +260,28 @@ def check(entry: Entry) -> Entry:
         raise EntryError(f"a {entry.type} has no target")
     if entry.extents is not None:
         _check_extents(entry)
+    if entry.xattrs:
+        _check_xattrs(entry)
     return entry
+
+
+def xattr_bytes(name: str, value: bytes) -> int:
+    """What one extended attribute counts towards `MAX_XATTRS`: name, value and what a file system adds."""
+    return len(name.encode("utf-8", "surrogateescape")) + len(value) + 24
+
+
+def _check_xattrs(entry: Entry) -> None:
+    if entry.type not in ("file", "directory"):
+        raise EntryError(f"a {entry.type} has no extended attributes")
+    last = ""
+    for name, value in entry.xattrs:
+        if not name.startswith("user.") or name == "user." or len(_name_bytes(name)) > MAX_NAME or name <= last:
+            raise EntryError(f"{name[:200]!r} is no extended attribute that travels, or out of order")
+        last = name
+        if not isinstance(value, bytes):
+            raise EntryError("an extended attribute is bytes")
+    if sum(xattr_bytes(name, value) for name, value in entry.xattrs) > MAX_XATTRS:
+        raise EntryError(f"more than {MAX_XATTRS} bytes of extended attributes")
 
 
 def _check_extents(entry: Entry) -> None:
@@ -285,10 +312,12 @@ def _to_header(entry: Entry) -> dict[str, Any]:
             value[name] = getattr(entry, name)
     if entry.extents is not None:
         value["extents"] = entry.extents
+    if entry.xattrs:
+        value["xattrs"] = [[name, binascii.b2a_base64(data, newline=False).decode()] for name, data in entry.xattrs]
     return value
 
 
-_FIELDS = {"path", "type", "mode", "mtime_ns", "size", "target", "uid", "gid", "extents"}
+_FIELDS = {"path", "type", "mode", "mtime_ns", "size", "target", "uid", "gid", "extents", "xattrs"}
 
 
 def _from_header(value: dict[str, Any]) -> Entry:
@@ -299,9 +328,22 @@ def _from_header(value: dict[str, Any]) -> Entry:
         if not isinstance(extents, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in extents):
             raise EntryError("extents are pairs of offset and length")
         value["extents"] = tuple((pair[0], pair[1]) for pair in extents)
+    if "xattrs" in value:
+        value["xattrs"] = _from_xattrs(value["xattrs"])
     if not isinstance(value["type"], str):
         raise EntryError("an entry's type must be text")
     return check(Entry(**value))
+
+
+def _from_xattrs(pairs: Any) -> tuple[tuple[str, bytes], ...]:
+    if not isinstance(pairs, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in pairs):
+        raise EntryError("extended attributes are pairs of name and value")
+    if not all(isinstance(text, str) for pair in pairs for text in pair):
+        raise EntryError("an extended attribute is text")
+    try:
+        return tuple((name, binascii.a2b_base64(text, strict_mode=True)) for name, text in pairs)
+    except ValueError:
+        raise EntryError("the value of an extended attribute is not base64") from None
 
 
 def _name_bytes(text: Any) -> bytes:

@@ -9,7 +9,7 @@ import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,13 +25,15 @@ from pyro_mcp.trees.writer import TreeWriter
 
 SAFE_MODE = 0o755
 """Neither setuid, setgid, sticky nor write permission for others arrives on the host."""
+XATTRS = "its extended attributes stay in the workspace"
+"""A value might hold a secret, or mean something to a program of the host."""
 _NOREPLACE = 1
 
 
 @dataclass(frozen=True)
 class ExportReport:
-    """What arrived. `skipped`: links that lead out of the export. `runnable`: files that could run something on the
-    host, relative to `output_path`."""
+    """What arrived. `skipped`: links that lead out of the export, and what lost its extended attributes. `runnable`:
+    files that could run something on the host, relative to `output_path`."""
 
     output_path: str
     artifact_type: Literal["file", "directory"]
@@ -71,26 +73,22 @@ def export_tree(
             tree.mkdir()
             what = f"export to {output}"
             # A directory its owner cannot enter could not be removed again.
-            bits = {"mask": SAFE_MODE, "directory_bits": 0o700}
-            with TreeWriter(tree, what=what, **bits, limits=limits, cancelled=cancelled, tell=tell) as writer:
+            bits = partial(TreeWriter, mask=SAFE_MODE, directory_bits=0o700)
+            with bits(tree, what=what, limits=limits, cancelled=cancelled, tell=tell) as writer:
                 try:
                     writer.write(_single(items) if kind == "file" else items)
                 except EntryError as error:
                     raise ProtocolError(f"cannot export to {output}: the guest sent nonsense: {error}") from None
                 skipped = _drop_links(writer)
+                count = writer.meter.entries - len(skipped)
                 writer.finish()
             built = tree / _ONLY if kind == "file" else tree
             treat(built)
-            _flush(built)
-            _publish(built, output)
-            try:
-                sync_directory(output.parent)
-            except OSError:
-                os.rename(output, built)
-                raise
-    found = [output.name] if kind == "file" else list(writer.files)
-    listed = runnable([*found, *(path for path in writer.links if kind == "directory")])
-    return ExportReport(str(output), kind, writer.meter.entries - len(skipped), writer.meter.bytes, skipped, listed)
+            _settle(built, output)
+    single = kind == "file"
+    found = [output.name] if single else [*writer.files, *writer.links]
+    skipped += [Skipped(output.name if single else path, XATTRS) for path in writer.bare]
+    return ExportReport(str(output), kind, count, writer.meter.bytes, skipped, runnable(found))
 
 
 def refuse_existing(output: Path) -> None:
@@ -115,7 +113,7 @@ def _single(items: Iterable[Entry | Piece]) -> Iterator[Entry | Piece]:
             if seen or item.type != "file":
                 raise EntryError("one file was asked for and something else came")
             seen = True
-            item = Entry(_ONLY, "file", item.mode, item.mtime_ns, item.size, extents=item.extents)
+            item = item._replace(path=_ONLY)
         yield item
     if not seen:
         raise EntryError("one file was asked for and none came")
@@ -143,6 +141,17 @@ def _flush(built: Path) -> None:
             os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _settle(built: Path, output: Path) -> None:
+    """What was built becomes `output`, durably or not at all."""
+    _flush(built)
+    _publish(built, output)
+    try:
+        sync_directory(output.parent)
+    except OSError:
+        os.rename(output, built)
+        raise
 
 
 def _publish(built: Path, output: Path) -> None:

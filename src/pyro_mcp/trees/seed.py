@@ -3,42 +3,32 @@
 from __future__ import annotations
 
 import os
-import stat
 import threading
 from dataclasses import dataclass
 from pathlib import Path
 
-from pyro_mcp.errors import InvalidArgument, Unsupported
+from pyro_mcp.errors import InvalidArgument, PyroError
 from pyro_mcp.system.atomic import disk_errors, make_directory, sync_directory
-from pyro_mcp.system.process import require_program, run
 from pyro_mcp.system.progress import Progress, silent
-from pyro_mcp.system.sparse import digest_sparse
 from pyro_mcp.trees.archive import ArchiveSource
+from pyro_mcp.trees.ext4_image import ImageWriter, path_checksum
+from pyro_mcp.trees.ext4_reader import SeedImage
 from pyro_mcp.trees.limits import Limits, Skipped
 from pyro_mcp.trees.source import DirectorySource
 from pyro_mcp.trees.work import work_directory
-from pyro_mcp.trees.writer import TreeWriter
-
-_UUID = "70797265-6d63-7000-8000-000000000001"
-_MKFS = ("mkfs.erofs", "--quiet", f"-U{_UUID}", "-x-1", "--all-root")
-_ENVIRON = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "SOURCE_DATE_EPOCH": "4102444800"}
-"""Equal trees give equal images. The year 2100 as epoch fixes the time of building and, since `mkfs.erofs` only cuts
-later times down to the epoch, leaves files their own; `-T` would give all of them one."""
-_SECONDS = 600.0
 
 Source = DirectorySource | ArchiveSource
 
 
 @dataclass(frozen=True)
 class SeedReport:
-    """What a seed holds. `mode` is "directory" or "archive", `digest` the image's, `bytes_written` the files' bytes."""
+    """What a seed holds. `mode` is "directory" or "archive", `bytes_written` the files' bytes."""
 
     mode: str
     seed_path: str
     destination: str
     entry_count: int
     bytes_written: int
-    digest: str
     skipped: list[Skipped]
 
 
@@ -65,47 +55,44 @@ def build_seed(
 ) -> SeedReport:
     """Write everything `source` yields into the new `image`, a sparse device of `device_bytes`, and flush it.
 
-    Works in a private directory beside `image`. Raises what `source` raises, `DiskFull`, `MissingDependency`,
-    `Cancelled`; then `image` is as it was.
+    Works in a private directory beside `image`. Raises what `source` raises, `DiskFull`, `Unsupported`, `Cancelled`;
+    then `image` is as it was.
     """
 
     def tell(entries: int, size: int) -> None:
         progress(f"Reading {seed_path}: {entries:,} entries, {size / 1e6:,.0f} MB", None)
 
     with disk_errors("make a seed image"), work_directory(make_directory(image.parent), ".seed-") as work:
-        tree = work / "tree"
-        tree.mkdir()
-        what = f"import {seed_path}"
-        with TreeWriter(tree, what=what, mask=0o1777, limits=limits, cancelled=cancelled, tell=tell) as writer:
+        descriptor = os.open(work / "image", os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            writer = ImageWriter(
+                descriptor,
+                what=f"import {seed_path}",
+                device_bytes=device_bytes,
+                limits=limits,
+                cancelled=cancelled,
+                tell=tell,
+            )
             writer.write(source)
+            progress(f"Packing {writer.meter.entries:,} entries", None)
             writer.finish()
-        tree.chmod(0o755)
-        os.utime(tree, (0, 0))
-        progress(f"Packing {writer.meter.entries:,} entries", None)
-        _pack(writer, work, cancelled)
-        digest = _publish(work / "image", image, device_bytes)
+            os.ftruncate(descriptor, device_bytes)
+            _prove(writer, work / "image")
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        os.rename(work / "image", image)
+        sync_directory(image.parent)
     size, count = writer.meter.bytes, writer.meter.entries
-    return SeedReport(source.mode, str(seed_path), destination, count, size, digest, source.skipped)
+    return SeedReport(source.mode, str(seed_path), destination, count, size, source.skipped)
 
 
-def _pack(writer: TreeWriter, work: Path, cancelled: threading.Event | None) -> None:
-    argv = [*_MKFS, str(work / "image"), str(work / "tree")]
-    files = all(mode & 0o400 for mode in writer.files.values())
-    directories = all(entry.mode & 0o500 == 0o500 for entry in writer.directories.values())
-    if os.geteuid() != 0 and not (files and directories):
-        # Only the root of a user namespace may read what its owner has closed to himself.
-        argv = [require_program("unshare"), "--user", "--map-root-user", require_program(argv[0]), *argv[1:]]
-    run(argv, env=_ENVIRON, timeout=_SECONDS, cancelled=cancelled)
-
-
-def _publish(built: Path, image: Path, device_bytes: int) -> str:
-    with built.open("rb+") as file:
-        if os.fstat(file.fileno()).st_size > device_bytes:
-            raise Unsupported(f"cannot make a seed image: it is larger than the {device_bytes} bytes of its disk")
-        os.ftruncate(file.fileno(), device_bytes)
-        os.fchmod(file.fileno(), stat.S_IRUSR | stat.S_IWUSR)
-        os.fsync(file.fileno())
-    digest = digest_sparse(built)
-    os.rename(built, image)
-    sync_directory(image.parent)
-    return digest
+def _prove(writer: ImageWriter, image: Path) -> None:
+    """Read every name back: an image that lacks one is no seed."""
+    count = checksum = 0
+    with SeedImage(image) as made:
+        for path, _ in made.walk():
+            count += 1
+            checksum += path_checksum(path)
+    if (count, checksum) != (writer.meter.entries, writer.checksum):
+        raise PyroError(f"cannot make a seed image: it holds {count:,} names of {writer.meter.entries:,}")

@@ -17,9 +17,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pyro_mcp.errors import Cancelled, Capacity, InvalidArgument, NotFound
-from pyro_mcp.protocol.entries import MAX_EXTENTS, Entry, EntryError, Piece, check
+from pyro_mcp.protocol.entries import MAX_DEPTH, MAX_EXTENTS, Entry, EntryError, Piece, check
 from pyro_mcp.system.atomic import disk_errors
 from pyro_mcp.system.sparse import extents
+from pyro_mcp.trees.attributes import PRIVILEGED, TIME, kept_time, kept_xattrs
 from pyro_mcp.trees.limits import Limits, Meter, Skipped
 
 CHUNK = 1024 * 1024
@@ -32,7 +33,6 @@ _KINDS = {
     stat.S_IFBLK: "a device",
 }
 CHANGED = "it changed while it was read"
-PRIVILEGED = "its setuid and setgid bits were removed"
 
 
 @dataclass
@@ -48,8 +48,8 @@ class _Level:
 class DirectorySource:
     """The tree below `root`, in a stable order, parents first. Iterate once; then `skipped` is complete.
 
-    The tree arrives owned by root, without setuid and setgid bits. Raises `InvalidArgument` (not a directory, limits),
-    `NotFound`, `PermissionDenied` for the root itself, and `Cancelled`.
+    The tree arrives owned by root, without setuid bits, and its files without setgid bits. Raises `InvalidArgument`
+    (not a directory, limits), `NotFound`, `PermissionDenied` for the root itself, and `Cancelled`.
     """
 
     mode = "directory"
@@ -57,7 +57,8 @@ class DirectorySource:
     def __init__(self, root: Path, *, limits: Limits | None = None, cancelled: threading.Event | None = None) -> None:
         self.skipped: list[Skipped] = []
         self._root = root
-        self._meter = Meter(limits or Limits(), f"import {root}")
+        self._limits = limits or Limits()
+        self._meter = Meter(self._limits, f"import {root}")
         self._cancelled = cancelled
         self._links: dict[tuple[int, int], str] = {}
 
@@ -72,7 +73,46 @@ class DirectorySource:
                 hint = "It was replaced meanwhile; try again"
                 raise InvalidArgument(f"cannot read {self._root}: it is not a directory", hint=hint) from None
             about = os.fstat(descriptor)
-        yield from self._walk(_Level(descriptor, "", (about.st_dev, about.st_ino)))
+        root = _Level(descriptor, "", (about.st_dev, about.st_ino))
+        try:
+            self._tally(root, Meter(self._limits, f"import {self._root}"), frozenset(), set())
+        except BaseException:
+            os.close(descriptor)
+            raise
+        yield from self._walk(root)
+
+    def _tally(
+        self, level: _Level, meter: Meter, above: frozenset[tuple[int, int]], links: set[tuple[int, int]]
+    ) -> None:
+        """Count what is below `level` before anything is read, so that too much is refused at once. What goes wrong
+        here goes wrong again, and is told then."""
+        self._require_wanted()
+        above |= {level.identity}
+        below = []
+        with contextlib.suppress(PermissionError), os.scandir(level.descriptor) as found:
+            for one in found:
+                with contextlib.suppress(OSError):
+                    about = one.stat(follow_symlinks=False)
+                    kind, identity = stat.S_IFMT(about.st_mode), (about.st_dev, about.st_ino)
+                    if kind in _KINDS:
+                        continue
+                    path = f"{level.path}/{one.name}" if level.path else one.name
+                    meter.add(path, about.st_size if kind == stat.S_IFREG and identity not in links else 0)
+                    if kind == stat.S_IFDIR and identity not in above and len(above) < MAX_DEPTH:
+                        below.append((one.name, path, identity))
+                    elif about.st_nlink > 1:
+                        links.add(identity)
+        for name, path, identity in below:
+            with contextlib.suppress(OSError):
+                descriptor = os.open(name, _DIRECTORY, dir_fd=level.descriptor)
+                try:
+                    self._tally(_Level(descriptor, path, identity), meter, above, links)
+                finally:
+                    os.close(descriptor)
+
+    def _require_wanted(self) -> None:
+        if self._cancelled is not None and self._cancelled.is_set():
+            raise Cancelled(f"cannot finish reading {self._root}: cancelled")
 
     def _walk(self, root: _Level) -> Iterator[Entry | Piece]:
         levels = [root]
@@ -83,8 +123,7 @@ class DirectorySource:
                 if not level.names:
                     os.close(levels.pop().descriptor)
                     continue
-                if self._cancelled is not None and self._cancelled.is_set():
-                    raise Cancelled(f"cannot finish reading {self._root}: cancelled")
+                self._require_wanted()
                 name = level.names.pop()
                 path = f"{level.path}/{name}" if level.path else name
                 try:
@@ -111,7 +150,7 @@ class DirectorySource:
             self._skip(path, _KINDS[kind])
         elif kind == stat.S_IFLNK:
             target = os.readlink(name, dir_fd=parent)
-            yield self._counted(Entry(path, "symlink", 0o777, about.st_mtime_ns, target=target))
+            yield self._counted(Entry(path, "symlink", 0o777, self._time(path, about), target=target))
         elif kind == stat.S_IFDIR:
             yield from self._directory(levels, os.open(name, _DIRECTORY, dir_fd=parent), path)
         else:
@@ -128,7 +167,7 @@ class DirectorySource:
             if any(level.identity == identity for level in levels):  # a bind mount of a parent
                 self._skip(path, "it contains itself")
                 return
-            entry = self._counted(Entry(path, "directory", self._mode(path, about), about.st_mtime_ns))
+            entry = self._counted(self._dressed(Entry(path, "directory"), descriptor, about))
             levels.append(_Level(descriptor, path, identity))
             descriptor = -1
         finally:
@@ -147,7 +186,7 @@ class DirectorySource:
             yield self._counted(Entry(path, "hardlink", target=self._links[identity]))
             return
         steady = True
-        for item in _contents(descriptor, Entry(path, "file", self._mode(path, about), about.st_mtime_ns), about):
+        for item in _contents(descriptor, self._dressed(Entry(path, "file"), descriptor, about), about):
             if isinstance(item, Entry):
                 yield self._counted(item)
                 self._links[identity] = path
@@ -159,10 +198,22 @@ class DirectorySource:
         if not steady or (after.st_size, after.st_mtime_ns) != (about.st_size, about.st_mtime_ns):
             self._skip(path, CHANGED)
 
-    def _mode(self, path: str, about: os.stat_result) -> int:
-        if stat.S_ISREG(about.st_mode) and about.st_mode & 0o6000:
-            self._skip(path, PRIVILEGED)
-        return about.st_mode & 0o1777
+    def _dressed(self, entry: Entry, descriptor: int, about: os.stat_result) -> Entry:
+        """The entry with the attributes of the open file."""
+        lost = 0o6000 if entry.type == "file" else 0o4000
+        if about.st_mode & lost:
+            self._skip(entry.path, PRIVILEGED)
+        xattrs, reasons = kept_xattrs(_xattrs(descriptor))
+        for reason in reasons:
+            self._skip(entry.path, reason)
+        mode = about.st_mode & 0o7777 & ~lost
+        return Entry(entry.path, entry.type, mode, self._time(entry.path, about), xattrs=xattrs)
+
+    def _time(self, path: str, about: os.stat_result) -> int:
+        kept = kept_time(about.st_mtime_ns)
+        if kept != about.st_mtime_ns:
+            self._skip(path, TIME)
+        return kept
 
     def _counted(self, entry: Entry) -> Entry:
         check(entry)
@@ -201,7 +252,16 @@ def _contents(descriptor: int, entry: Entry, about: os.stat_result) -> Iterator[
 
 
 def _sized(entry: Entry, size: int, found: tuple[tuple[int, int], ...] | None) -> Entry:
-    return Entry(entry.path, "file", entry.mode, entry.mtime_ns, size, extents=found)
+    return entry._replace(size=size, extents=found)
+
+
+def _xattrs(descriptor: int) -> list[tuple[str, bytes]]:
+    try:
+        return [(name, os.getxattr(descriptor, name)) for name in os.listxattr(descriptor)]
+    except OSError as error:
+        if error.errno in (errno.EOPNOTSUPP, errno.ENODATA):  # a file system without any, or one that went meanwhile
+            return []
+        raise
 
 
 def _bytes(descriptor: int, begin: int, length: int) -> Iterator[Piece | None]:

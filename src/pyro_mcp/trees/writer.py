@@ -27,7 +27,8 @@ _TELL_EVERY = 500
 class TreeWriter:
     """Writes below the directory `root`, which must be empty and ours. `what` completes "cannot …" in errors.
 
-    `mask` keeps these bits of each mode, `directory_bits` are added to those of directories. Errors: `InvalidArgument`
+    `mask` keeps these bits of each mode, `directory_bits` are added to those of directories; `xattrs` keeps extended
+    attributes where the file system can. Errors: `InvalidArgument`
     for what the sequence may not do, `OSError`.
     """
 
@@ -38,6 +39,7 @@ class TreeWriter:
         what: str,
         mask: int,
         directory_bits: int = 0,
+        xattrs: bool = False,
         limits: Limits | None = None,
         cancelled: threading.Event | None = None,
         tell: Callable[[int, int], None] | None = None,
@@ -48,10 +50,13 @@ class TreeWriter:
         self.links: dict[str, str] = {}
         """Target of each symbolic link written, by path."""
         self.directories: dict[str, Entry] = {}
+        self.bare: list[str] = []
+        """Paths of what has lost its extended attributes."""
         self.meter = Meter(limits or Limits(), what)
         self._what = what
         self._mask = mask
         self._directory_bits = directory_bits
+        self._xattrs = xattrs
         self._cancelled = cancelled
         self._tell = tell
         self._root = os.open(root, _DIRECTORY)
@@ -88,6 +93,7 @@ class TreeWriter:
         for path, entry in reversed(self.directories.items()):
             descriptor = self._walk(path)
             try:
+                self._attributes(entry, descriptor)
                 os.utime(descriptor, ns=(entry.mtime_ns, entry.mtime_ns))
                 os.fchmod(descriptor, entry.mode & self._mask | self._directory_bits)
             finally:
@@ -153,10 +159,22 @@ class TreeWriter:
         try:
             if os.fstat(descriptor).st_size != entry.size:
                 os.ftruncate(descriptor, entry.size)
+            self._attributes(entry, descriptor)
             os.fchmod(descriptor, self.files[entry.path])
             os.utime(descriptor, ns=(entry.mtime_ns, entry.mtime_ns))
         finally:
             os.close(descriptor)
+
+    def _attributes(self, entry: Entry, descriptor: int) -> None:
+        try:
+            for name, value in entry.xattrs if self._xattrs else ():
+                os.setxattr(descriptor, name, value)
+        except OSError as error:
+            if error.errno != errno.EOPNOTSUPP:
+                raise
+            self.bare.append(entry.path)
+        if entry.xattrs and not self._xattrs:
+            self.bare.append(entry.path)
 
     def _directory(self, path: str) -> int:
         """The open directory `path`; the one used last stays open."""

@@ -22,8 +22,11 @@ from pyro_mcp.system.atomic import disk_errors
 if TYPE_CHECKING:
     from pyro_mcp.workspaces.engine import Engine
 
-IMAGE, TREE = "seed.erofs", "seed"
+IMAGE, TREE = "seed.ext4", "seed"
+FORMER_IMAGE = "seed.erofs"
+"""What earlier versions made, which a guest mounts as well; this host does not read it."""
 SKIPPED_SHOWN = 100
+NO_XATTRS = "its extended attributes were left out: the file system of this host has none"
 _PIECE = 256 * 1024
 
 
@@ -55,7 +58,9 @@ def plant(call: Call[Engine], directory: Path, seed_path: str | None, promised: 
 
 def seed_of(directory: Path) -> Path | None:
     """The baseline kept in `directory`, in the form its machine's driver takes it."""
-    return next((path for path in (directory / IMAGE, directory / TREE) if path.exists()), None)
+    return next(
+        (path for path in (directory / IMAGE, directory / FORMER_IMAGE, directory / TREE) if path.exists()), None
+    )
 
 
 def furnish(call: Call[Engine], machine: Machine, seed: Path | None, snapshot: Path | None) -> None:
@@ -96,10 +101,11 @@ def _as_tree(root: Path, path: Path, cancelled: threading.Event) -> WorkspaceSee
     what = f"import {path}"
     with disk_errors(what):
         root.mkdir(0o700)
-        with TreeWriter(root, what=what, mask=0o1777, directory_bits=0o700, cancelled=cancelled) as writer:
+        with TreeWriter(root, what=what, mask=0o3777, directory_bits=0o700, xattrs=True, cancelled=cancelled) as writer:
             writer.write(source)
             writer.finish()
-    return _described(source.mode, path, writer.meter.entries, writer.meter.bytes, source.skipped)
+    skipped = [*source.skipped, *(Skipped(path=bare, reason=NO_XATTRS) for bare in writer.bare)]
+    return _described(source.mode, path, writer.meter.entries, writer.meter.bytes, skipped)
 
 
 def _described(mode: str, path: Path, entries: int, size: int, skipped: Iterable[object]) -> WorkspaceSeed:

@@ -19,13 +19,15 @@ from pyro_mcp.model.disk import DiskExport
 from pyro_mcp.model.file import FileContent, FileEntry, FileList, FileType
 from pyro_mcp.operations.call import Call
 from pyro_mcp.system.atomic import disk_errors, sync_directory
-from pyro_mcp.system.process import require_program, run_into
 from pyro_mcp.system.sparse import copy_sparse, extents
 from pyro_mcp.trees.destination import refuse_existing
-from pyro_mcp.trees.ext4 import SECONDS, Ext4, Node, confined
+from pyro_mcp.trees.ext4 import Ext4, Node
+from pyro_mcp.trees.ext4_reader import SeedImage, SeedNode
+from pyro_mcp.trees.layers import seed_directory
 from pyro_mcp.trees.work import Announce, work_directory
 from pyro_mcp.workspaces.content.syncing import host_path
 from pyro_mcp.workspaces.scrub import scrub_file
+from pyro_mcp.workspaces.seeds import FORMER_IMAGE, seed_of
 
 if TYPE_CHECKING:
     from pyro_mcp.workspaces.engine import Engine
@@ -60,6 +62,20 @@ class Stopped:
             image.replay()
             yield image
 
+    @contextlib.contextmanager
+    def viewed(self, call: Call[Any]) -> Iterator[_View]:
+        """/workspace as it is on a copy of the disk, and in the seed below that."""
+        if self.seed is not None and self.seed.name == FORMER_IMAGE:
+            raise Unsupported(
+                f"cannot read the disk of {self.workspace_id}: its seed was made by an earlier version",
+                hint="Start it with <<start_workspace>>, and list, read or export its files then",
+            )
+        with contextlib.ExitStack() as held:
+            image = held.enter_context(self.copied(call, self.home))
+            with disk_errors("read the seed"):
+                seed = held.enter_context(SeedImage(self.seed)) if self.seed else None
+                yield _View(image, seed)
+
 
 @contextlib.contextmanager
 def stopped(engine: Engine, ref: str) -> Iterator[Stopped]:
@@ -77,7 +93,6 @@ def stopped(engine: Engine, ref: str) -> Iterator[Stopped]:
                 f"cannot read the disk of {row.workspace_id}: it is not stopped", hint="Stop it with <<stop_workspace>>"
             )
         home = engine.lifecycle.directory(row.workspace_id)
-        seed = home / "seed.erofs"
         stamp = {
             "workspace_id": row.workspace_id,
             "execution_mode": machine.execution_mode,
@@ -85,8 +100,7 @@ def stopped(engine: Engine, ref: str) -> Iterator[Stopped]:
         }
         scratch = engine.fleet.directory(row.machine_id) / "scratch.ext4"
         size = row.scratch_mib * MIB
-        below = seed if seed.exists() else None
-        yield Stopped(row.workspace_id, home, scratch, size, below, stamp, engine.lifecycle.outgoing.announced)
+        yield Stopped(row.workspace_id, home, scratch, size, seed_of(home), stamp, engine.lifecycle.outgoing.announced)
 
 
 def export_disk(call: Call[Engine], ref: str, output: str) -> DiskExport:
@@ -128,8 +142,7 @@ def export_disk(call: Call[Engine], ref: str, output: str) -> DiskExport:
 
 def list_disk(call: Call[Engine], ref: str, path: str, *, recursive: bool, limit: int) -> FileList:
     """What is below `path` of /workspace, sorted."""
-    with stopped(call.engine, ref) as disk, disk.copied(call, disk.home) as image:
-        view = _View(image, disk.seed)
+    with stopped(call.engine, ref) as disk, disk.viewed(call) as view:
         start = view.find(_parts(path))
         shown = _join(_parts(path))
         found = sorted(view.walk(start, shown, recursive, limit), key=lambda entry: entry.path)
@@ -146,8 +159,7 @@ def list_disk(call: Call[Engine], ref: str, path: str, *, recursive: bool, limit
 
 def read_disk(call: Call[Engine], ref: str, path: str, *, max_bytes: int) -> FileContent:
     """The first `max_bytes` of a file of /workspace, as text."""
-    with stopped(call.engine, ref) as disk, disk.copied(call, disk.home) as image:
-        view = _View(image, disk.seed)
+    with stopped(call.engine, ref) as disk, disk.viewed(call) as view:
         shown = _join(_parts(path))
         data, size = view.read(view.find(_parts(path)), shown, max_bytes)
         cut = size > len(data)
@@ -169,11 +181,11 @@ class _Place:
     """One file of the merged tree: on the disk, in the seed, or, a directory, in both."""
 
     upper: Node | None
-    lower: Path | None
+    lower: SeedNode | None
 
     @property
     def kind(self) -> FileType:
-        mode = self.upper.mode if self.upper else self.lower.lstat().st_mode if self.lower else 0
+        mode = self.upper.mode if self.upper else self.lower.mode if self.lower else 0
         if stat.S_ISDIR(mode):
             return "directory"
         return "file" if stat.S_ISREG(mode) else "symlink" if stat.S_ISLNK(mode) else "other"
@@ -182,14 +194,14 @@ class _Place:
 class _View:
     """/workspace as the guest's overlay shows it: the upper directory over the seed."""
 
-    def __init__(self, image: Ext4, seed: Path | None) -> None:
+    def __init__(self, image: Ext4, seed: SeedImage | None) -> None:
         self._image = image
+        self._seed = seed
         self._upper = image.lookup("workspace", "upper")
-        self._seed = _extracted(seed, image.path.parent) if seed else None
 
     def find(self, parts: list[str]) -> _Place:
         """Raises `NotFound`. Links are not followed."""
-        place = _Place(self._upper, self._seed)
+        place = _Place(self._upper, self._seed.root if self._seed else None)
         for part in parts:
             inside = self.children([place])[0] if place.kind == "directory" else {}
             if part not in inside:
@@ -233,11 +245,19 @@ class _View:
         if place.upper is not None:
             return self._image.content(place.upper, limit), place.upper.size
         assert place.lower is not None
-        with disk_errors(f"read {path}"), place.lower.open("rb") as file:
-            return file.read(limit), place.lower.stat().st_size
+        assert self._seed is not None
+        return self._seed.read(place.lower, 0, limit), place.lower.size
 
-    def _merge(self, upper: dict[str, Node], directory: Path | None) -> dict[str, _Place]:
-        merged = {name: _Place(None, path) for name, path in _below(directory).items() if name not in upper}
+    def _below(self, directory: SeedNode | None) -> dict[str, SeedNode]:
+        if directory is None or self._seed is None or not directory.is_directory:
+            return {}
+        return {os.fsdecode(name): self._seed.node(number) for name, number in self._seed.names(directory)}
+
+    def _target(self, node: SeedNode) -> str:
+        return os.fsdecode(self._seed.target(node)) if self._seed else ""
+
+    def _merge(self, upper: dict[str, Node], directory: SeedNode | None) -> dict[str, _Place]:
+        merged = {name: _Place(None, node) for name, node in self._below(directory).items() if name not in upper}
         merged |= {name: _Place(node, None) for name, node in upper.items() if not node.whiteout}
         inner = {name: node for name, node in upper.items() if stat.S_ISDIR(node.mode)}
         inodes = [node.inode for node in inner.values()]
@@ -247,15 +267,13 @@ class _View:
                 merged[name] = _Place(inner[name], self._lower(directory, target or name))
         return merged
 
-    def _lower(self, directory: Path | None, target: str) -> Path | None:
+    def _lower(self, directory: SeedNode | None, target: str) -> SeedNode | None:
         """The seed's directory that one of the disk is merged with: of the name `target` in `directory` or, absolute,
         anywhere in the seed. No link is followed, and what no kernel writes leads nowhere."""
-        found = self._seed if target.startswith("/") else directory
-        for part in target.removeprefix("/").split("/"):
-            if found is None or part in ("", ".", "..") or "\0" in part or not _is_directory(found / part):
-                return None
-            found /= part
-        return found
+        if self._seed is None:
+            return None
+        start = self._seed.root if target.startswith("/") else directory
+        return None if start is None else seed_directory(self._seed, target.removeprefix("/"), start)
 
     def _shown(self, found: list[tuple[str, _Place]]) -> list[FileEntry]:
         links = [place.upper for _, place in found if place.upper and place.kind == "symlink"]
@@ -264,35 +282,11 @@ class _View:
         for path, place in found:
             kind, size, target = place.kind, 0, None
             if kind == "file":
-                size = place.upper.size if place.upper else place.lower.stat().st_size if place.lower else 0
+                size = place.upper.size if place.upper else place.lower.size if place.lower else 0
             elif kind == "symlink":
-                target = next(targets) if place.upper else os.readlink(place.lower) if place.lower else None
+                target = next(targets) if place.upper else self._target(place.lower) if place.lower else None
             shown.append(FileEntry(path=path, artifact_type=kind, size_bytes=size, link_target=target))
         return shown
-
-
-def _extracted(seed: Path, work: Path) -> Path:
-    """The seed, an image of our own making, unpacked beside the copy."""
-    tree = work / "seed"
-    command = [require_program("fsck.erofs"), f"--extract={tree}", "--no-preserve", str(work / "seed.erofs")]
-    with disk_errors("unpack the seed"):
-        os.link(seed, work / "seed.erofs")
-    run_into(confined(command, work), limit=MIB, timeout=SECONDS)
-    return tree
-
-
-def _below(directory: Path | None) -> dict[str, Path]:
-    if directory is None or not _is_directory(directory):
-        return {}
-    with disk_errors("read the seed"):
-        return {entry.name: directory / entry.name for entry in os.scandir(directory)}
-
-
-def _is_directory(path: Path) -> bool:
-    try:
-        return stat.S_ISDIR(path.lstat().st_mode)
-    except OSError:
-        return False
 
 
 def _parts(path: str) -> list[str]:

@@ -27,7 +27,7 @@ from pyro_mcp.workspaces.engine import Engine
 SETTLED_SECONDS = 10.0
 KEPT = "kept by the command that was acknowledged first"
 STATE_NAMES = {"pyro.db", "pyro.db-wal", "pyro.reserve", "machines", "workspaces", "outgoing", "cache"}
-INSIDE = {"seed", "seed.erofs", "journal", "snapshots", "secrets"}
+INSIDE = {"seed", "seed.ext4", "journal", "snapshots", "secrets"}
 NAMES = ("a", "b", "deep/c")
 SIZE: dict[str, Any] = {"environment": "debian:12", "mem_mib": 256, "scratch_mib": 64, "secrets": {"TOKEN": "canary"}}
 

@@ -90,17 +90,11 @@ REFUSED: dict[str, tuple[bytes, str]] = {
         "symlink",
     ),
     "through a file": (tar(member("f", b"x"), member("f/x", b"x")), "which is a file"),
-    "directory over a link": (
-        tar(member("l", kind=tarfile.SYMTYPE, link="/"), member("l", kind=tarfile.DIRTYPE)),
-        "twice",
-    ),
-    "file over a link": (tar(member("l", kind=tarfile.SYMTYPE, link="/x"), member("l", b"x")), "twice"),
-    "a name twice": (tar(member("f", b"1"), member("f", b"2")), "twice"),
-    "the same name spelt otherwise": (tar(member("f", b"1"), member("./f", b"2")), "twice"),
+    "file over a directory": (tar(member("d/f", b"1"), member("d", b"2")), "'d' is a directory that holds"),
     "hard link out": (tar(member("h", kind=tarfile.LNKTYPE, link="/etc/shadow")), "shadow"),
     "hard link to nothing": (tar(member("h", kind=tarfile.LNKTYPE, link="later"), member("later", b"x")), "later"),
-    "hard link to a link": (
-        tar(member("l", kind=tarfile.SYMTYPE, link="/etc/shadow"), member("h", kind=tarfile.LNKTYPE, link="l")),
+    "hard link to a directory": (
+        tar(member("d", kind=tarfile.DIRTYPE), member("h", kind=tarfile.LNKTYPE, link="d")),
         "hard link",
     ),
     "negative size in PAX": (tar(member("x", b"", pax_headers={"size": "-1024"})), "negative"),
@@ -111,7 +105,7 @@ REFUSED: dict[str, tuple[bytes, str]] = {
     "empty": (b"", "cut off"),
     "no archive": (b"hello" * 500, "no tar archive"),
     "bzip2": (b"BZh91AY", "bzip2"),
-    "cut gzip": (gzip.compress(tar(member("x", bytes(range(256)) * 900)))[:-20], "damaged"),
+    "cut gzip": (gzip.compress(tar(member("x", bytes(range(256)) * 900)))[:-20], "gzip stream is cut off"),
     "too long a name": (tar(member("n" * 300)), "not a plain"),
     "too deep": (tar(member("d/" * 300 + "x")), "levels"),
 }  # fmt: skip

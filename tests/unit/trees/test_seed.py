@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import os
+import re
 import subprocess
 import tarfile
 import threading
@@ -11,19 +13,19 @@ from pathlib import Path
 
 import pytest
 
-from pyro_mcp.errors import Cancelled, DiskFull, InvalidArgument, Unsupported
+from pyro_mcp.errors import Cancelled, DiskFull, InvalidArgument, PyroError, Unsupported
 from pyro_mcp.protocol.entries import Decoder, EntryError
-from pyro_mcp.system.process import find_program
-from pyro_mcp.trees import seed as module
+from pyro_mcp.system.sparse import digest_sparse
 from pyro_mcp.trees import work
 from pyro_mcp.trees.archive import ArchiveSource
+from pyro_mcp.trees.ext4_image import ImageWriter
+from pyro_mcp.trees.ext4_reader import SeedImage
 from pyro_mcp.trees.flow import encoded
 from pyro_mcp.trees.limits import Limits
 from pyro_mcp.trees.seed import SeedReport, build_seed, open_source
 
 from .conftest import contents, snapshot
 
-pytestmark = pytest.mark.skipif(find_program("mkfs.erofs") is None, reason="needs erofs-utils")
 DEVICE = 1 << 38
 
 
@@ -32,10 +34,26 @@ def build(source: Path, image: Path, limits: Limits | None = None) -> SeedReport
 
 
 def extracted(image: Path, target: Path) -> dict[str, tuple[object, ...]]:
-    subprocess.run(
-        ["fsck.erofs", f"--extract={target}", "--preserve-perms", str(image)], check=True, capture_output=True
-    )
-    return snapshot(target)
+    """The tree of a sound image, as the file system's own tool unpacks it, with the count of names it tells."""
+    checked = subprocess.run(["e2fsck", "-fn", str(image)], capture_output=True, text=True, check=False)
+    assert checked.returncode == 0, checked.stdout
+    target.mkdir()
+    subprocess.run(["debugfs", "-R", f"rdump / {target}", str(image)], check=True, capture_output=True)
+    return bare(snapshot(target))
+
+
+def bare(tree: dict[str, tuple[object, ...]]) -> dict[str, tuple[object, ...]]:
+    """What debugfs can unpack: no sticky bits, and of hard links each as a file of its own."""
+    return {
+        path: entry[:1] + tuple(field & 0o777 if isinstance(field, int) else field for field in entry[1:3])
+        for path, entry in tree.items()
+    }
+
+
+def told(image: Path, path: str) -> str:
+    return subprocess.run(
+        ["debugfs", "-R", f"stat {path}", str(image)], check=True, capture_output=True, text=True
+    ).stdout
 
 
 @pytest.fixture
@@ -59,18 +77,18 @@ def tree(tmp_path: Path) -> Path:
 
 
 def test_a_directory_comes_back_the_same(tree: Path, tmp_path: Path) -> None:
-    report = build(tree, tmp_path / "w" / "seed.erofs")
-    image = tmp_path / "w" / "seed.erofs"
+    image = tmp_path / "w" / "seed.ext4"
+    report = build(tree, image)
     assert os.stat(image).st_size == DEVICE
     assert os.stat(image).st_blocks * 512 < 4 << 20
     assert os.stat(image).st_mode & 0o777 == 0o600
-    assert os.listdir(image.parent) == ["seed.erofs"]
+    assert os.listdir(image.parent) == ["seed.ext4"]
     wanted = snapshot(tree)
     found = extracted(image, tmp_path / "out")
-    # fsck.erofs writes each hard link as a file of its own; dump.erofs knows better.
-    assert {path: entry[:3] for path, entry in found.items()} == {path: entry[:3] for path, entry in wanted.items()}
-    dump = subprocess.run(["dump.erofs", "--path=/twin", str(image)], check=True, capture_output=True, text=True)
-    assert "Links: 2" in dump.stdout
+    assert found == bare(wanted)
+    assert "Mode:  01777" in told(image, "/sticky")
+    assert "Links: 2 " in told(image, "/twin")
+    assert "Links: 5 " in told(image, "/")
     assert (report.mode, report.entry_count, report.skipped) == ("directory", len(wanted), [])
     assert report.bytes_written == 10_000 + 1 + 12 + (1 << 20)
 
@@ -80,19 +98,20 @@ def test_an_archive_gives_the_same_as_the_directory(tree: Path, tmp_path: Path) 
     with tarfile.open(plain, "w") as archive:
         archive.add(tree, arcname=".")
     (tmp_path / "src.tgz").write_bytes(gzip.compress(plain.read_bytes()))
-    reports = [build(tmp_path / name, tmp_path / f"{name}.erofs") for name in ("src.tar", "src.tgz")]
+    reports = [build(tmp_path / name, tmp_path / f"{name}.ext4") for name in ("src.tar", "src.tgz")]
     assert [report.mode for report in reports] == ["archive", "archive"]
-    found = extracted(tmp_path / "src.tgz.erofs", tmp_path / "out")
-    assert {path: entry[:3] for path, entry in found.items()} == {
-        path: entry[:3] for path, entry in snapshot(tree).items()
-    }
+    found = extracted(tmp_path / "src.tgz.ext4", tmp_path / "out")
+    assert found == bare(snapshot(tree))
 
 
-def test_equal_content_has_an_equal_digest(tree: Path, tmp_path: Path) -> None:
-    first, second = build(tree, tmp_path / "one"), build(tree, tmp_path / "two")
-    assert first.digest == second.digest
+def test_equal_content_gives_equal_images(tree: Path, tmp_path: Path) -> None:
+    images = [tmp_path / name for name in ("one", "two", "three")]
+    build(tree, images[0])
+    build(tree, images[1])
     (tree / "closed").unlink()
-    assert build(tree, tmp_path / "three").digest != first.digest
+    build(tree, images[2])
+    first, second, third = map(digest_sparse, images)
+    assert first == second != third
 
 
 def test_an_empty_directory_is_a_seed(tmp_path: Path) -> None:
@@ -118,12 +137,17 @@ def test_failure_leaves_what_was_there(tree: Path, tmp_path: Path, monkeypatch: 
     with pytest.raises(InvalidArgument):
         build_seed(ArchiveSource(broken), broken, image, device_bytes=DEVICE)
 
-    def full(*_: object, **__: object) -> None:
-        raise DiskFull("cannot finish mkfs.erofs: no space left on device")
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(module, "run", full)
-    with pytest.raises(DiskFull):
-        build(tree, image)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwrite", full)
+        with pytest.raises(DiskFull):
+            build(tree, image)
+    with monkeypatch.context() as patch:
+        patch.setattr(ImageWriter, "checksum", property(lambda _: 1, lambda *_: None), raising=False)
+        with pytest.raises(PyroError, match="names of"):
+            build(tree, image)
     assert os.listdir(image.parent) == ["image"]
     assert (os.stat(image).st_ino, os.stat(image).st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
 
@@ -164,12 +188,27 @@ def test_a_sequence_survives_its_journey(tree: Path) -> None:
         cut.close()
 
 
-def test_files_keep_their_times(tmp_path: Path) -> None:
+def test_names_that_a_tool_would_lose_arrive(tmp_path: Path) -> None:
+    names = ["lost+found", "lost+found.txt", "a/lost+found/b", "n" * 255, "\N{SNOWMAN}" * 85, "a/" + "\udcfe" * 255]
+    for name in names:
+        (tmp_path / "src" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "src" / name).write_text(name[:3], errors="surrogateescape")
+    report = build(tmp_path / "src", tmp_path / "image")
+    assert extracted(tmp_path / "image", tmp_path / "out") == bare(snapshot(tmp_path / "src"))
+    assert (report.entry_count, report.skipped) == (len(names) + 2, [])
+
+
+@pytest.mark.parametrize("seconds", [1 - (1 << 31), -1, 0, 1_600_000_000, (1 << 31) + 7, 4_200_000_000, 9_000_000_000])
+def test_files_keep_their_times(tmp_path: Path, seconds: int) -> None:
     (tmp_path / "src").mkdir()
     file = tmp_path / "src" / "f"
     file.write_text("x")
-    os.utime(file, ns=(1_600_000_000_123_456_789, 1_600_000_000_123_456_789))
-    image = tmp_path / "seed.erofs"
-    build(tmp_path / "src", image)
-    shown = subprocess.run(["dump.erofs", "--path=/f", str(image)], check=True, capture_output=True, text=True).stdout
-    assert "2020-09-13 12:26:40.123456789" in shown
+    time = seconds * 1_000_000_000 + 123_456_789
+    os.utime(file, ns=(time, time))
+    build(tmp_path / "src", tmp_path / "image")
+    with SeedImage(tmp_path / "image") as image:
+        assert [node.mtime_ns for _, node in image.walk()] == [time]
+    shown = re.search(r"mtime: 0x([0-9a-f]{8}):([0-9a-f]{8})", told(tmp_path / "image", "/f"))
+    assert shown
+    low, extra = int(shown[1], 16), int(shown[2], 16)
+    assert (extra >> 2, (low - (low >> 31 << 32)) + ((extra & 3) << 32)) == (123_456_789, seconds)

@@ -12,10 +12,13 @@ import pytest
 
 from pyro_mcp.errors import Cancelled, Capacity, InvalidArgument, NotFound
 from pyro_mcp.protocol.entries import Entry, Piece
+from pyro_mcp.trees.attributes import kept_time
 from pyro_mcp.trees.limits import Limits
 from pyro_mcp.trees.source import CHANGED, CHUNK, DirectorySource
 
 from .conftest import contents
+
+LATEST = ((1 << 34) - (1 << 31)) * 10**9 - 1
 
 
 @pytest.fixture
@@ -201,3 +204,45 @@ def test_what_is_no_directory_is_refused(root: Path) -> None:
     cancelled.set()
     with pytest.raises(Cancelled):
         list(DirectorySource(root, cancelled=cancelled))
+
+
+def test_too_much_is_refused_before_anything_is_read(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (root / "a").mkdir()
+    for number in range(20):
+        (root / "a" / f"f{number}").write_bytes(b"x" * 100)
+
+    def read(*_: object) -> bytes:
+        raise AssertionError("it was read")
+
+    monkeypatch.setattr(os, "pread", read)
+    for limits, words in ((Limits(entries=15), "more than 15 files"), (Limits(bytes=1000), "more than 1,000 bytes")):
+        with pytest.raises(InvalidArgument, match=words):
+            next(iter(DirectorySource(root, limits=limits)))
+
+
+def test_attributes_travel_or_are_named(root: Path) -> None:
+    (root / "d").mkdir()
+    (root / "d").chmod(0o6775)
+    (root / "f").write_bytes(b"x")
+    for path in (root / "d", root / "f"):
+        os.setxattr(path, "user.b", b"2")
+        os.setxattr(path, "user.a", b"\0")
+    os.utime(root / "f", ns=(-1, -1))
+    if os.geteuid() == 0:
+        os.setxattr(root / "f", "trusted.mine", b"x")
+    source = DirectorySource(root)
+    found = {item.path: item for item in source if isinstance(item, Entry)}
+    for name in ("d", "f"):
+        assert found[name].xattrs == (("user.a", b"\0"), ("user.b", b"2"))
+    assert (found["d"].mode, found["f"].mtime_ns) == (0o2775, -1)
+    named = {(one.path, one.reason) for one in source.skipped}
+    assert ("d", "its setuid and setgid bits were removed") in named
+    if os.geteuid() == 0:
+        assert ("f", "its extended attribute trusted.mine was left out: only those of a user travel") in named
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"), [(-(1 << 62), -(1 << 31) * 10**9), (5 * 10**18, 5 * 10**18), (1 << 65, LATEST)]
+)
+def test_a_time_that_fits_nowhere_is_the_nearest(given: int, kept: int) -> None:
+    assert kept_time(given) == kept

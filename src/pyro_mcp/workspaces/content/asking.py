@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
@@ -34,6 +35,7 @@ _IN_WORDS = {
     "file_list": "list files",
     "file_search": "search files",
     "overlay_load": "fill /workspace",
+    "overlay_pack": "export from /workspace",
     "overlay_save": "save /workspace",
     "shell_list": "list shells",
     "tree_apply": "apply the patch",
@@ -46,13 +48,15 @@ _IN_WORDS = {
 @dataclass(frozen=True)
 class Place:
     """A workspace that can be worked in now. `note(kind, detail)` records what was done, for the summary; `announce` is
-    told of a directory of this host before something is built there; `masks` are those of its secrets."""
+    told of a directory of this host before something is built there; `masks` are those of its secrets; `seed` is the
+    image of which the machine's overlay shows what was not changed, if there is one."""
 
     workspace_id: str
     machine: Machine
     note: Callable[[str, dict[str, Any]], None]
     announce: Announce = contextlib.nullcontext
     masks: Masks = field(default_factory=Masks)
+    seed: Path | None = None
 
     @property
     def stamp(self) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from pyro_mcp.workspaces.content.asking import Place
+from pyro_mcp.workspaces.seeds import IMAGE
 
 if TYPE_CHECKING:
     from pyro_mcp.operations.call import Call
@@ -22,4 +23,6 @@ def opened(call: Call[Engine], ref: str) -> Place:
         engine.faults(f"{kind} noted")
 
     machine, masks = engine.lifecycle.live(call, row), engine.secrets.masks(row.workspace_id)
-    return Place(row.workspace_id, machine, note, engine.lifecycle.outgoing.announced, masks)
+    image = engine.lifecycle.directory(row.workspace_id) / IMAGE
+    seed = image if machine.capabilities.overlay and image.exists() else None
+    return Place(row.workspace_id, machine, note, engine.lifecycle.outgoing.announced, masks, seed)

@@ -1,0 +1,143 @@
+"""What a tree is after the last member of an archive: the members followed in thought, each seeing what those before it
+left, as `tar -x` would leave it in an empty directory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from pyro_mcp.protocol.entries import Entry, check, safe_path
+from pyro_mcp.trees.attributes import PRIVILEGED, TIME, kept_time, kept_xattrs
+from pyro_mcp.trees.limits import Limits, Meter, Skipped
+from pyro_mcp.trees.tar import Damaged, Member, show
+
+AGAIN = "the archive has it more than once; the last one was taken"
+LINKED = "a hard link to a symbolic link: it became a link of its own"
+_LEFT_OUT = {
+    "device": "a device",
+    "pipe": "a named pipe",
+    "label": "the label of the archive",
+    "continuation": "the rest of a file that begins in another volume",
+}
+
+
+@dataclass(slots=True)
+class Node:
+    """A file, link or directory. Names that are hard links to each other have the same one. `inside` counts what a
+    directory holds."""
+
+    kind: str
+    mode: int
+    mtime_ns: int
+    member: Member
+    xattrs: tuple[tuple[str, bytes], ...] = ()
+    inside: int = 0
+
+
+class Plan:
+    """Take members by `add`, in their order; then ask. Raises `Damaged`, `EntryError` and, at a limit,
+    `InvalidArgument`; `what` completes "cannot …"."""
+
+    def __init__(self, limits: Limits, what: str) -> None:
+        self._meter = Meter(limits, what)
+        self._nodes: dict[str, Node] = {}
+        self._notes: dict[tuple[str, str], None] = {}
+
+    @property
+    def skipped(self) -> list[Skipped]:
+        """What was left out or altered."""
+        return [Skipped(*note) for note in self._notes]
+
+    def add(self, member: Member) -> None:
+        path = plain(member.name)
+        if path == "":
+            return
+        self._meter.add(path, member.size)
+        if member.kind in _LEFT_OUT:
+            self._note(path, _LEFT_OUT[member.kind])
+            return
+        self._parents(path, member)
+        if member.kind == "hardlink":
+            self._link(path, member)
+        else:
+            self._put(path, self._node(path, member))
+
+    def directories(self) -> Iterator[Entry]:
+        """Parents first."""
+        for path, node in self._nodes.items():
+            if node.kind == "directory":
+                yield check(Entry(path, "directory", node.mode, node.mtime_ns, xattrs=node.xattrs))
+
+    def others(self) -> Iterator[tuple[Node, list[str]]]:
+        """Files and links with all their names, in the order of their bytes."""
+        names: dict[int, tuple[Node, list[str]]] = {}
+        for path, node in self._nodes.items():
+            if node.kind != "directory":
+                names.setdefault(id(node), (node, []))[1].append(path)
+        yield from sorted(names.values(), key=lambda pair: pair[0].member.offset)
+
+    def _node(self, path: str, member: Member) -> Node:
+        lost = 0o4000 if member.kind == "directory" else 0o6000
+        if member.kind != "symlink" and member.mode & lost:
+            self._note(path, PRIVILEGED)
+        mtime_ns = kept_time(member.mtime_ns)
+        if mtime_ns != member.mtime_ns:
+            self._note(path, TIME)
+        xattrs, reasons = kept_xattrs(member.xattrs) if member.kind != "symlink" else ((), [])
+        for reason in reasons:
+            self._note(path, reason)
+        return Node(member.kind, member.mode & ~lost, mtime_ns, member, xattrs)
+
+    def _put(self, path: str, node: Node) -> None:
+        """Give `path` to the node; who had it before loses it."""
+        old = self._nodes.get(path)
+        if old is not None and old.kind == node.kind == "directory":
+            node.inside = old.inside
+            self._nodes[path] = node
+            return
+        if old is not None:
+            if old.inside:
+                raise Damaged(f"{show(path)} is a directory that holds something, and comes again as a {node.kind}")
+            self._note(path, AGAIN)
+            del self._nodes[path]
+        else:
+            above = path.rpartition("/")[0]
+            if above:
+                self._nodes[above].inside += 1
+        check(Entry(path, node.kind, target=node.member.target if node.kind == "symlink" else ""))
+        self._nodes[path] = node
+
+    def _link(self, path: str, member: Member) -> None:
+        target = plain(member.target.lstrip("/"))
+        node = self._nodes.get(target)
+        if node is None or node.kind == "directory":
+            raise Damaged(f"{show(path)} is a hard link to {show(member.target)}, which is no file before it")
+        if node.kind == "symlink":
+            self._note(path, LINKED)
+        if target != path:
+            self._put(path, node)
+
+    def _parents(self, path: str, member: Member) -> None:
+        parts = path.split("/")
+        for depth in range(1, len(parts)):
+            above = "/".join(parts[:depth])
+            node = self._nodes.get(above)
+            if node is None:
+                self._meter.add(above, 0)
+                self._put(above, Node("directory", 0o755, kept_time(member.mtime_ns), member))
+            elif node.kind != "directory":
+                raise Damaged(f"{show(path)} lies below {show(above)}, which is a {node.kind}")
+
+    def _note(self, path: str, reason: str) -> None:
+        self._notes[path, reason] = None
+
+
+def plain(name: str) -> str:
+    """The path of a member's name; "" for the root itself. Raises `EntryError` for what is no plain relative path."""
+    text = name
+    while text.startswith("./"):
+        text = text[2:].lstrip("/") if text[2:3] == "/" else text[2:]
+    text = text.rstrip("/")
+    if text in ("", ".") and not name.startswith("/"):
+        return ""
+    return safe_path("/".join(part for part in text.split("/") if part != ".") if "/" in text else text)

@@ -1,0 +1,123 @@
+"""An archive file as the stream of bytes that `tar` reads: as it is, or through gzip."""
+
+from __future__ import annotations
+
+import os
+import zlib
+from collections.abc import Callable
+from typing import IO
+
+from pyro_mcp.trees.tar import Damaged, Stream
+
+CHUNK = 256 * 1024
+_PACKINGS = (("bzip2", b"BZh"), ("xz", b"\xfd7zXZ\0"), ("zstd", b"\x28\xb5\x2f\xfd"), ("zip", b"PK\x03\x04"))
+_GZIP = b"\x1f\x8b"
+SUFFIXES = (".tar", ".tar.gz", ".tgz")
+
+
+class Plain:
+    """The file itself, from its beginning."""
+
+    behind = 0
+    """Bytes behind the end of the packing: there is none."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.position = 0
+        self._file = file
+        self._size = os.fstat(file.fileno()).st_size
+
+    def read(self, size: int) -> bytes:
+        data = os.pread(self._file.fileno(), size, self.position)
+        self.position += len(data)
+        return data
+
+    def skip(self, size: int) -> bool:
+        self.position += size
+        return self.position <= self._size
+
+
+class Gzip:
+    """What a gzip file of one or several members unfolds to. `most` bytes are let out, `wanted` is asked meanwhile.
+
+    As other readers do, it ignores what stands `behind` the last member, but counts it unless it is padding.
+    """
+
+    def __init__(self, file: IO[bytes], *, most: int, ratio: int, wanted: Callable[[], None]) -> None:
+        self.position = 0
+        self.behind = 0
+        self._file = file
+        self._at = 0
+        self._most = most
+        self._ratio = ratio
+        self._wanted = wanted
+        self._inflate = zlib.decompressobj(31)
+        self._input = b""
+        self._ready = bytearray()
+        self._ended = False
+
+    def read(self, size: int) -> bytes:
+        while len(self._ready) < size and not self._ended:
+            self._more()
+        data = bytes(self._ready[:size])
+        del self._ready[:size]
+        self.position += len(data)
+        return data
+
+    def skip(self, size: int) -> bool:
+        while size:
+            got = len(self.read(min(size, CHUNK)))
+            if not got:
+                return False
+            size -= got
+        return True
+
+    def _more(self) -> None:
+        self._wanted()
+        if self._inflate.eof:
+            self._next_member()
+            return
+        if not self._input:
+            self._input = self._from_file()
+            if not self._input:
+                raise Damaged("its gzip stream is cut off")
+        try:
+            data = self._inflate.decompress(self._input, CHUNK)
+        except zlib.error as error:
+            raise Damaged(f"its gzip stream is damaged ({error})") from None
+        self._input = self._inflate.unconsumed_tail or self._inflate.unused_data
+        self._ready += data
+        if self.position + len(self._ready) > self._most:
+            raise Damaged(f"it unfolds to more than {self._ratio} times its size")
+
+    def _next_member(self) -> None:
+        rest = self._input
+        while not rest.lstrip(b"\0"):
+            rest = self._from_file()
+            if not rest:
+                self._ended = True
+                return
+        rest = rest.lstrip(b"\0")
+        if len(rest) < len(_GZIP):
+            rest += self._from_file()
+        if rest.startswith(_GZIP):
+            self._inflate, self._input = zlib.decompressobj(31), rest
+            return
+        self._ended = True
+        self.behind = os.fstat(self._file.fileno()).st_size - self._at + len(rest)
+
+    def _from_file(self) -> bytes:
+        data = os.pread(self._file.fileno(), CHUNK, self._at)
+        self._at += len(data)
+        return data
+
+
+def unpacked(file: IO[bytes], *, ratio: int, free_bytes: int, wanted: Callable[[], None]) -> Stream:
+    """The file's content from the beginning. Raises `Damaged` for packings that are not read."""
+    magic = os.pread(file.fileno(), 6, 0)
+    for name, mark in _PACKINGS:
+        if magic.startswith(mark):
+            raise Damaged(f"it is packed with {name}; {', '.join(SUFFIXES)} are read")
+    if not magic.startswith(_GZIP):
+        return Plain(file)
+    most = max(free_bytes, os.fstat(file.fileno()).st_size * ratio)
+    return Gzip(file, most=most, ratio=ratio, wanted=wanted)
