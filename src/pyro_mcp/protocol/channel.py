@@ -185,8 +185,9 @@ class Channel:
 
     # -- use
 
-    def open(self, verb: str, params: dict[str, Any] | None = None) -> Stream:
-        """Begin a request. Raises `ChannelClosed`."""
+    def open(self, verb: str, params: dict[str, Any] | None = None, body: bytes | None = None) -> Stream:
+        """Begin a request. A `body` of at most `BODY_MAX` bytes is its whole input, and all goes as one message, which
+        wakes a guest once. Raises `ChannelClosed`."""
         payload = encode_json({"verb": verb, "params": params or {}})
         if len(payload) > self.max_control:
             raise ValueError(f"parameters of {verb} take {len(payload)} bytes; at most {self.max_control} fit")
@@ -197,7 +198,7 @@ class Channel:
                 number = self._next
                 self._next += 2
                 stream = self._streams[number] = Stream(self, number, verb, params or {})
-            self._write(Kind.OPEN, number, payload)
+            self._write(Kind.OPEN, number, payload, behind=b"" if body is None else stream._whole(body))
         return stream
 
     def call(self, verb: str, params: dict[str, Any] | None = None, timeout: float | None = None) -> dict[str, Any]:
@@ -230,11 +231,13 @@ class Channel:
 
     # -- for streams
 
-    def _write(self, kind: Kind, stream: int, *payload: bytes | memoryview) -> None:
+    def _write(self, kind: Kind, stream: int, *payload: bytes | memoryview, behind: bytes = b"") -> None:
         length = sum(map(len, payload))
         header = HEADER.pack(length, stream, kind)
         # Each part is a call into the guest's device, so only a body that is dear to copy travels apart.
         parts = [b"".join((header, *payload))] if length <= SMALL else [b"".join((header, *payload[:-1])), payload[-1]]
+        if behind:
+            parts.append(behind)
         try:
             with self._write_lock:
                 self._pipe.write_all(parts, deadline=time.monotonic() + SEND_SECONDS)

@@ -13,13 +13,15 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, Protocol
 
-from pyro_mcp.protocol.frames import HEADER, MAX_DATA, Frame, FrameError, Kind, encode_json
+from pyro_mcp.protocol.frames import HEADER, MAX_DATA, Frame, FrameError, Kind, encode, encode_json
 
 WINDOW = 384 * 1024
 """Small enough that a request waits for 4 ms of transfer ahead of it, large enough for 200 MB/s over a guest's port."""
 FRAME_COST = 64
 """Credit that each DATA or EVENT frame costs besides its payload, so that a stream of tiny pieces is bounded in
 memory by the same window, and a conforming sender can never overrun the receiver's queue."""
+BODY_MAX = 64 * 1024
+"""What goes along with an OPEN: more is better fed while it is taken."""
 MAX_QUEUED = 65536
 EXPIRED = b"expired"
 """The payload of a CANCEL that says why: the time is up."""
@@ -229,6 +231,14 @@ class Stream:
             callback()
 
     # -- called by the channel
+
+    def _whole(self, body: bytes) -> bytes:
+        """The frames that send all of a fresh stream's input."""
+        data = b""
+        if body:
+            self._take_credit(len(body), whole=True)
+            data = b"".join(encode(Kind.DATA, self._number, b"\0" + body))
+        return data + b"".join(encode(Kind.END, self._number))
 
     def _take_credit(self, wanted: int, *, whole: bool = False) -> int:
         with self._condition:
