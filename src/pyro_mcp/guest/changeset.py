@@ -142,7 +142,7 @@ class Plan:
                 raise OSError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
 
     def _verify(self, parts: Parts, item: Item | None, verb: str, expected: object) -> None:
-        verify(f"cannot {verb} {_shown(parts)}", expected, None if item is None else lambda: self._digest(item))
+        verify(lambda: f"cannot {verb} {_shown(parts)}", expected, None if item is None else lambda: self._digest(item))
 
     def _digest(self, item: Item) -> str:
         if item.digest is not None or item.origin is None:

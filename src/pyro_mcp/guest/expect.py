@@ -23,8 +23,8 @@ def expectation(params: dict[str, Any]) -> object:
     return value
 
 
-def verify(cannot: str, expected: object, digest: Callable[[], str] | None) -> None:
-    """Raise `conflict`, in a message that begins with `cannot`, unless what is there is what the caller last saw.
+def verify(cannot: Callable[[], str], expected: object, digest: Callable[[], str] | None) -> None:
+    """Raise `conflict`, in a message that begins with `cannot()`, unless what is there is what the caller last saw.
 
     `digest` computes that of what is there; None: nothing is.
     """
@@ -32,10 +32,10 @@ def verify(cannot: str, expected: object, digest: Callable[[], str] | None) -> N
         return
     if expected is None:
         if digest is not None:
-            raise AgentError("conflict", f"{cannot}: it exists already", "Read it first.")
+            raise AgentError("conflict", f"{cannot()}: it exists already", "Read it first.")
         return
     hint = "Someone else changed it. Read it again, then decide."
     if digest is None:
-        raise AgentError("conflict", f"{cannot}: it no longer exists", hint)
+        raise AgentError("conflict", f"{cannot()}: it no longer exists", hint)
     if digest() != expected:
-        raise AgentError("conflict", f"{cannot}: its content is not the expected", hint)
+        raise AgentError("conflict", f"{cannot()}: its content is not the expected", hint)

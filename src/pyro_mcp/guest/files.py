@@ -174,7 +174,8 @@ def _write_large(fd: int, flow: Flow, size: int) -> None:
 def _check_target(place: Place, path: list[bytes], expect: object) -> None:
     if place.exists:
         require_file(place, "write")
-    verify(f"cannot write {show(absolute(path))}", expect, (lambda: digest_of(place)) if place.exists else None)
+    seen = (lambda: digest_of(place)) if place.exists else None
+    verify(lambda: f"cannot write {show(absolute(path))}", expect, seen)
 
 
 class _Found:

@@ -91,21 +91,25 @@ def relative(verb: str, value: object, name: str = "path") -> list[bytes]:
     """The components of a path that is absolute under /workspace or relative to it. Raises `AgentError`: cannot `verb`
     it, or `name` is no path."""
     raw = to_bytes(name, value, limit=MAX_PATH)
-    cannot = f"cannot {verb} {show(raw)}"
+
+    def refused(why: str, hint: str) -> AgentError:
+        return invalid(f"cannot {verb} {show(raw)}: {why}", hint)
+
+    below = raw
     if raw == WORKSPACE or raw.startswith(WORKSPACE + b"/"):
-        raw = raw[len(WORKSPACE) :]
+        below = raw[len(WORKSPACE) :]
     elif raw.startswith(b"/"):
-        raise invalid(f"{cannot}: it is outside /workspace", "Give a path under /workspace, or a relative one.")
+        raise refused("it is outside /workspace", "Give a path under /workspace, or a relative one.")
     elif not raw:
         raise invalid(f"{name} is empty", "Give a path under /workspace.")
-    parts = [part for part in raw.split(b"/") if part not in (b"", b".")]
+    parts = [part for part in below.split(b"/") if part not in (b"", b".")]
     if b".." in parts:
-        raise invalid(f"{cannot}: it contains '..'", "Give the path without '..'.")
+        raise refused("it contains '..'", "Give the path without '..'.")
     if len(parts) > MAX_DEPTH or any(len(part) > MAX_NAME for part in parts):
         why = f"it has more than {MAX_DEPTH} parts, or one of more than {MAX_NAME} bytes"
-        raise invalid(f"{cannot}: {why}", "Choose a shorter path.")
+        raise refused(why, "Choose a shorter path.")
     if parts and parts[0].startswith(STAGE_PREFIX):
-        raise invalid(f"{cannot}: the name is reserved", "Choose another name.")
+        raise refused("the name is reserved", "Choose another name.")
     return parts
 
 

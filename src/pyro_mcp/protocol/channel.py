@@ -184,12 +184,13 @@ class Channel:
 
     # -- use
 
-    def open(self, verb: str, params: dict[str, Any] | None = None) -> Stream:
-        """Begin a request. Raises `ChannelClosed`, and `RemoteError` when the peer is known to stand still."""
+    def open(self, verb: str, params: dict[str, Any] | None = None, body: bytes | None = None) -> Stream:
+        """Begin a request. A `body` of at most `BODY_MAX` bytes is its whole input, and all goes as one message, which
+        wakes a guest once. Raises `ChannelClosed`, and `RemoteError` when the peer is known to stand still."""
         self.standstill.check()
-        return self._begin(verb, params)
+        return self._begin(verb, params, body)
 
-    def _begin(self, verb: str, params: dict[str, Any] | None) -> Stream:
+    def _begin(self, verb: str, params: dict[str, Any] | None, body: bytes | None = None) -> Stream:
         payload = encode_json({"verb": verb, "params": params or {}})
         if len(payload) > self.max_control:
             raise ValueError(f"parameters of {verb} take {len(payload)} bytes; at most {self.max_control} fit")
@@ -200,7 +201,7 @@ class Channel:
                 number = self._next
                 self._next += 2
                 stream = self._streams[number] = Stream(self, number, verb, params or {})
-            self._write(Kind.OPEN, number, payload)
+            self._write(Kind.OPEN, number, payload, behind=b"" if body is None else stream._whole(body))
         return stream
 
     def _requests(self) -> list[Stream]:
@@ -239,8 +240,8 @@ class Channel:
 
     # -- for streams
 
-    def _write(self, kind: Kind, stream: int, *payload: bytes | memoryview) -> None:
-        self._sending(self._writer.frame, kind, stream, *payload)
+    def _write(self, kind: Kind, stream: int, *payload: bytes | memoryview, behind: bytes = b"") -> None:
+        self._sending(self._writer.frame, kind, stream, *payload, behind=behind)
 
     def _write_data(self, stream: int, tag: int, data: memoryview) -> None:
         self._sending(self._writer.data, stream, tag, data)
@@ -251,9 +252,9 @@ class Channel:
         if self._loans.owed >= (1 if last else SLOTS // 2):
             self._sending(self._writer.send)
 
-    def _sending(self, write: Callable[..., None], *what: Any) -> None:
+    def _sending(self, write: Callable[..., None], *what: Any, **how: Any) -> None:
         try:
-            write(*what)
+            write(*what, **how)
         except (PipeClosed, TimeoutError) as error:
             self.close(f"cannot send: {error}")
             raise ChannelClosed(self.reason) from None

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, Protocol
 
 from pyro_mcp.protocol.exchange import SLOT_BYTES, Loans
-from pyro_mcp.protocol.frames import HEADER, MAX_PIECE, Frame, FrameError, Kind, encode_json
+from pyro_mcp.protocol.frames import HEADER, MAX_PIECE, Frame, FrameError, Kind, encode, encode_json
 
 WINDOW = 384 * 1024
 FRAME_COST = 64
@@ -23,6 +23,8 @@ pieces is bounded in memory by the same window, and a conforming sender can neve
 WIDE = 2 * (SLOT_BYTES + SLOT_BYTES // MAX_PIECE * FRAME_COST)
 """Two of the largest pieces, and credit is granted for one at a time. Each grant wakes two threads on either side; with
 a small window a transfer does little else."""
+BODY_MAX = 64 * 1024
+"""What goes along with an OPEN: more is better fed while it is taken."""
 MAX_QUEUED = 65536
 EXPIRED = b"expired"
 """The payload of a CANCEL that says why: the time is up."""
@@ -261,6 +263,14 @@ class Stream:
             callback()
 
     # -- called by the channel
+
+    def _whole(self, body: bytes) -> bytes:
+        """The frames that send all of a fresh stream's input."""
+        data = b""
+        if body:
+            self._take_credit(len(body))
+            data = b"".join(encode(Kind.DATA, self._number, b"\0" + body))
+        return data + b"".join(encode(Kind.END, self._number))
 
     def _take_credit(self, wanted: int, *, notice: bool = False) -> int:
         """Wait for credit and take it: for all of a notice, for data in whole `MAX_PIECE`s. How many bytes may go."""

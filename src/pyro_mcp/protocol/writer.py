@@ -21,15 +21,15 @@ class Writer:
         self._loans = loans
         self._lock = threading.Lock()
 
-    def frame(self, kind: Kind, stream: int, *payload: bytes | memoryview) -> None:
-        """One frame."""
+    def frame(self, kind: Kind, stream: int, *payload: bytes | memoryview, behind: bytes = b"") -> None:
+        """One frame, and in the same message the frames `behind` it."""
         length = sum(map(len, payload))
         header = HEADER.pack(length, stream, kind)
         # Each part is a call into the guest's device, so only a body that is dear to copy travels apart.
         if length <= SMALL:
-            self.send(b"".join((header, *payload)))
+            self.send(b"".join((header, *payload, behind)))
         else:
-            self.send(b"".join((header, *payload[:-1])), payload[-1])
+            self.send(b"".join((header, *payload[:-1])), payload[-1], *((behind,) if behind else ()))
 
     def data(self, stream: int, tag: int, data: memoryview) -> None:
         """A piece of data, by way of the exchange if it can be."""

@@ -16,7 +16,7 @@ from pyro_mcp.protocol import channel
 from pyro_mcp.protocol.channel import Channel, ChannelClosed, Data, End, Event, RemoteError, Result, Stream
 from pyro_mcp.protocol.frames import Kind
 from pyro_mcp.protocol.pipe import Pipe, PipeClosed
-from pyro_mcp.protocol.stream import FRAME_COST, NOTICE_MAX, WINDOW
+from pyro_mcp.protocol.stream import BODY_MAX, FRAME_COST, NOTICE_MAX, WINDOW
 from pyro_mcp.protocol.workers import Workers
 
 from .conftest import Rogue, frame, json_frame
@@ -50,6 +50,25 @@ def test_data_both_ways_larger_than_every_window(connect: Connect) -> None:
         elif isinstance(message, Result):
             assert message.value == {"params": {"n": 1}}
     assert got == sent
+
+
+@pytest.mark.parametrize("size", [0, 1, 4096, BODY_MAX])
+def test_a_request_with_its_whole_input_is_one_message(connect: Connect, size: int) -> None:
+    client, server = connect(lambda stream: stream.result({"size": _input_size(stream)}))
+    before = server.heard
+    stream = client.open("count", {"n": 1}, bytes(size))
+    assert stream.receive(30) == Result({"size": size})
+    if size <= 4096:
+        assert server.heard == before + 1
+    with pytest.raises(ChannelClosed):
+        stream.send(b"more")
+
+
+def _input_size(stream: Stream) -> int:
+    size = 0
+    while isinstance(message := stream.receive(30), Data):
+        size += len(message.data)
+    return size
 
 
 def test_tiny_pieces_to_a_slow_reader_wait_for_it(connect: Connect) -> None:

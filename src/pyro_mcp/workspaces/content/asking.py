@@ -17,6 +17,7 @@ from pyro_mcp.errors import MachineFailed, ProtocolError, PyroError
 from pyro_mcp.machines.driver import Machine
 from pyro_mcp.operations.call import Call
 from pyro_mcp.protocol.channel import ChannelClosed, Data, Event, RemoteError, Result, Stream
+from pyro_mcp.protocol.stream import BODY_MAX
 from pyro_mcp.trees.work import Announce
 from pyro_mcp.workspaces.cancel import SILENT, beside, cancellable, patient
 from pyro_mcp.workspaces.redact import Masks
@@ -118,9 +119,10 @@ def converse(
     """
     feeder: _Feeder | None = None
     try:
-        stream = machine.channel.open(verb, params)
+        body = send if isinstance(send, bytes) and len(send) <= BODY_MAX else None
+        stream = machine.channel.open(verb, params, body)
         with cancellable(call, machine, stream):
-            feeder = _feed(stream, send)
+            feeder = _feed(stream, send if body is None else None)
             answer = yield from _messages(machine, stream, feeder)
     except ChannelClosed as error:
         call.check()
