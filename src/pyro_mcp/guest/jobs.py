@@ -16,12 +16,12 @@ from typing import Any
 
 from pyro_mcp.guest import params as read
 from pyro_mcp.guest.errors import AgentError, invalid
-from pyro_mcp.protocol.channel import WINDOW, ChannelClosed, Message, Stream
-from pyro_mcp.protocol.frames import MAX_DATA
+from pyro_mcp.protocol.channel import WIDE, ChannelClosed, Message, Stream
+from pyro_mcp.protocol.exchange import SLOT_BYTES
 
 HELD_BYTES = 256 * 1024
 """The most that a peer may hold back of a stream before it counts as read: the longest form of a secret."""
-KEEP_BYTES = WINDOW + MAX_DATA + HELD_BYTES
+KEEP_BYTES = WIDE + SLOT_BYTES + HELD_BYTES
 """How much of each stream's end is kept once sent: what credit allows to be under way, the message that the peer was
 at, and what it held back."""
 SLACK_BYTES = 128 * 1024
