@@ -155,7 +155,7 @@ def test_an_export_is_what_the_guest_sees(pyro: Pyro, tmp_path: Path) -> None:
         turns = ("true", CHANGE, "echo b >> linked/b", "mv deep/one deep/renamed || true; touch deep/late")
         for number, change in enumerate(turns):
             assert pyro.exec_workspace(made, command=["sh", "-ec", change]).exit_code == 0
-            for path in (".", "deep", "keep", "emptied", "file", "linked", "\udcfe"):
+            for path in (".", "deep", "keep", "emptied", "file", "linked"):
                 if path == "file" and number == 0:  # only later is it a directory
                     continue
                 out = tmp_path / f"out{number}{path}"

@@ -24,7 +24,7 @@ from pyro_mcp.protocol.entries import (
 TREE: list[tuple[Entry, bytes]] = [
     (Entry("a", "directory", mode=0o755, mtime_ns=5), b""),
     (Entry("a/f", "file", mode=0o4755, mtime_ns=-1, size=5), b"hello"),
-    (Entry("a/empty", "file", mode=0o600), b""),
+    (Entry("a/empty", "file", mode=0o600, xattrs=(("user.a", b"\0\xff"), ("user.\udcff", b""))), b""),
     (Entry("a/sparse", "file", mode=0o600, size=1 << 40, extents=((3, 2), (1 << 39, 1))), b"abc"),
     (Entry("a/hole", "file", size=9, extents=()), b""),
     (Entry("l", "symlink", target="../../etc/passwd"), b""),
