@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import stat
 import subprocess
 import time
@@ -18,6 +19,7 @@ echo more >> kept.txt; rm gone.txt; rm -rf old; mkdir old; echo new > old/new.tx
 ln -s /etc/passwd link; ln -s "$(printf %0100d 0)" long; mkdir -p deep/er; echo x > deep/er/x
 printf 'a\\0b' > binary; mkfifo pipe; mkdir over; echo o > over/o
 perl -e 'rename($_->[0], $_->[1]) or die "$_->[0]: $!" for ["moved","gone2"],["gone2/sub","deep/sub"],["twice","moved"]'
+echo longer >> hard; rm harder; mv hardest renamed
 rm gone2/c; echo again > deep/sub/again; mkdir twice; echo t > twice/t
 touch "$(printf 'odd\\ndebugfs: ls -p <2>\\n')"; touch "$(printf '\\377')"
 echo SCRUBME-0123456789 > deleted; sync; rm deleted; echo inside > /root/file
@@ -30,6 +32,9 @@ def test_a_stopped_disk_is_read_as_the_guest_saw_it(surface: Any, tmp_path: Path
     (seed / "deep" / "er").mkdir(parents=True)
     (seed / "moved/sub/below").mkdir(parents=True)
     (seed / "twice/a").mkdir(parents=True)
+    (seed / "hard").write_text("hard\n")
+    for name in ("harder", "hardest", "twice/hard", "moved/hard", "moved/sub/hard"):
+        os.link(seed / "hard", seed / name)
     for name in ("moved/a", "moved/c", "moved/sub/b", "moved/sub/below/d", "twice/a/f", "twice/g"):
         (seed / name).write_text(name)
     for name in ("kept.txt", "gone.txt", "plain.txt", "old/old.txt", "deep/seeded", "deep/er/y"):
@@ -62,6 +67,9 @@ def test_a_stopped_disk_is_read_as_the_guest_saw_it(surface: Any, tmp_path: Path
                 surface.do("read_workspace_disk", workspace_id=name, path=path)
         read = surface.do("read_workspace_disk", workspace_id=name, path="deep/sub/below/d")
         assert read["content"] == "moved/sub/below/d"
+        for path in ("hard", "renamed", "moved/hard", "gone2/hard", "deep/sub/hard"):
+            content = surface.do("read_workspace_disk", workspace_id=name, path=path)["content"]
+            assert content == "hard\nlonger\n", path
         _export(surface, name, tmp_path / "disk.ext4")
         surface.do("start_workspace", workspace_id=name)
         again = surface.do("read_workspace_file", workspace_id=name, path="kept.txt")

@@ -18,6 +18,7 @@ from pyro_mcp.errors import Conflict, InvalidArgument, NotFound, Unsupported
 from pyro_mcp.model.disk import DiskExport
 from pyro_mcp.model.file import FileContent, FileEntry, FileList, FileType
 from pyro_mcp.operations.call import Call
+from pyro_mcp.protocol.overlay import inode_of
 from pyro_mcp.system.atomic import disk_errors, sync_directory
 from pyro_mcp.system.sparse import copy_sparse, extents
 from pyro_mcp.trees.destination import refuse_existing
@@ -198,6 +199,7 @@ class _View:
         self._image = image
         self._seed = seed
         self._upper = image.lookup("workspace", "upper")
+        self._changed = self._index() if seed else {}
 
     def find(self, parts: list[str]) -> _Place:
         """Raises `NotFound`. Links are not followed."""
@@ -257,7 +259,7 @@ class _View:
         return os.fsdecode(self._seed.target(node)) if self._seed else ""
 
     def _merge(self, upper: dict[str, Node], directory: SeedNode | None) -> dict[str, _Place]:
-        merged = {name: _Place(None, node) for name, node in self._below(directory).items() if name not in upper}
+        merged = {name: self._seeded(node) for name, node in self._below(directory).items() if name not in upper}
         merged |= {name: _Place(node, None) for name, node in upper.items() if not node.whiteout}
         inner = {name: node for name, node in upper.items() if stat.S_ISDIR(node.mode)}
         inodes = [node.inode for node in inner.values()]
@@ -266,6 +268,17 @@ class _View:
             if not opaque:
                 merged[name] = _Place(inner[name], self._lower(directory, target or name))
         return merged
+
+    def _seeded(self, node: SeedNode) -> _Place:
+        """A name of the seed that the disk does not have: a hard link of it may have been changed by another name."""
+        changed = self._changed.get(node.number)
+        return _Place(changed, None) if changed and not node.is_directory else _Place(None, node)
+
+    def _index(self) -> dict[int, Node]:
+        """The changed hard links of the seed, by their inode there."""
+        found = self._image.lookup("workspace", "work", "index")
+        entries = self._image.listing([found.inode])[0] if found else {}
+        return {inode_of(os.fsencode(name)): node for name, node in entries.items() if not node.whiteout}
 
     def _lower(self, directory: SeedNode | None, target: str) -> SeedNode | None:
         """The seed's directory that one of the disk is merged with: of the name `target` in `directory` or, absolute,
