@@ -11,14 +11,16 @@ from typing import Any
 from mcp.types import CallToolResult, TextContent, Tool, ToolAnnotations
 
 from pyro_mcp.errors import InvalidArgument, PyroError
+from pyro_mcp.node.verbs import every_operation
 from pyro_mcp.operations.encode import schema
 from pyro_mcp.operations.fields import Field
 from pyro_mcp.operations.operation import Operation
 from pyro_mcp.operations.validate import json_type
+from pyro_mcp.operations.wording import Wording, command_line
 from pyro_mcp.surfaces import catalog
 from pyro_mcp.surfaces.mcp_fit import fit
 from pyro_mcp.surfaces.mcp_paths import require_inside
-from pyro_mcp.surfaces.wording import Wording, as_argument, command_line
+from pyro_mcp.surfaces.wording import as_argument
 
 STREAM_CHARS = 8_000
 ANSWER_CHARS = 10_000
@@ -108,7 +110,7 @@ def tool_wording(tools: Mapping[str, BoundTool]) -> Wording:
         started = "--allow-host-compat" if field.param.tool == "host_compat" else "--profile workspace-full"
         return f"{as_argument(field, value)} (only when the server is started with {started})"
 
-    return Wording(verb, option)
+    return Wording(verb, option, every_operation)
 
 
 def input_schema(fields: tuple[Field, ...], wording: Wording) -> dict[str, Any]:
