@@ -28,12 +28,16 @@ def main(argv: list[str]) -> int:
     if os.fork():
         os._exit(0)
     os.umask(0o077)
-    from pyro_mcp.errors import PyroError
+    import logging
 
+    from pyro_mcp.errors import PyroError
+    from pyro_mcp.node.log import log_to
+
+    log_to(logging.StreamHandler())
     try:
         node = _open(json.loads(argv[1]))
     except PyroError as error:
-        print(f"cannot start: {error}", file=sys.stderr)
+        logging.getLogger("pyro_mcp.node").error(f"cannot start: {error}")
         _tell(ready, {"error": error.to_wire()})
         return error.exit_code
     _tell(ready, {"ready": True})
@@ -54,12 +58,13 @@ def _open(values: dict[str, Any]) -> Any:
     BoundedLog(place.log).install()
 
     from pyro_mcp.node.adopt import reconcile
+    from pyro_mcp.node.lifecycle import VERBS
     from pyro_mcp.node.server import Node
     from pyro_mcp.workspaces.engine import Engine
 
     engine = Engine.open(settings)
     reconcile(engine)
-    node = Node(settings, place, engine)
+    node = Node(settings, place, engine, VERBS)
     node.listen()
     signal.signal(signal.SIGTERM, lambda number, frame: node.leave("SIGTERM"))
     return node

@@ -8,7 +8,7 @@ the next node knows them as stopped.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,7 @@ from pyro_mcp.operations.encode import encode
 from pyro_mcp.version import VERSION
 
 if TYPE_CHECKING:
-    from pyro_mcp.node.server import Node
+    from pyro_mcp.node.server import Node, Verbs
 
 
 def status(node: Node, params: Mapping[str, Any]) -> dict[str, Any]:
@@ -87,4 +87,4 @@ def memory_bytes(pid: int | None, kind: str) -> int | None:
     return None
 
 
-VERBS: Mapping[str, Callable[[Node, Mapping[str, Any]], dict[str, Any]]] = {"node_status": status, "node_stop": stop}
+VERBS: Verbs = {"node_status": status, "node_stop": stop}

@@ -10,6 +10,7 @@ these is written again, the same.
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 from collections.abc import Callable
@@ -22,6 +23,8 @@ from pyro_mcp.workspaces.capture import Capture, Captured, without_broken_end
 from pyro_mcp.workspaces.cursor import parse_cursor
 from pyro_mcp.workspaces.marks import Place
 from pyro_mcp.workspaces.ring import Ring
+
+_log = logging.getLogger(__name__)
 
 HEAD_BYTES = 8 * 1024 * 1024
 PIECE = 256 * 1024
@@ -157,7 +160,7 @@ class _Writer:
                     os.ftruncate(self._descriptor, self.size)
                 os.fdatasync(self._descriptor)
             except OSError as error:
-                print(f"cannot make {self._path} durable: {error}")
+                _log.warning(f"cannot make {self._path} durable: {error}")
         self.close()
         return missing + self._place.lost
 
@@ -209,7 +212,7 @@ class _Writer:
 
     def _complain(self, path: Path, error: OSError) -> None:
         if not self._complained:
-            print(f"cannot write {path}: {error}")
+            _log.warning(f"cannot write {path}: {error}")
         self._complained = True
 
 
@@ -228,7 +231,7 @@ def _place_left(path: Path) -> Place:
             place.size, place.tailed = min(place.size, HEAD_BYTES), ring.end
             ring.close()
     except OSError as error:
-        print(f"cannot read {path}: {error}")
+        _log.warning(f"cannot read {path}: {error}")
     return place
 
 
