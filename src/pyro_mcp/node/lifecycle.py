@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pyro_mcp.errors import Conflict, InvalidArgument
+from pyro_mcp.model.count import count_of
 from pyro_mcp.model.node import NodeMachine, NodeStatus, NodeStopped
 from pyro_mcp.operations.encode import encode
 from pyro_mcp.version import VERSION
@@ -66,7 +67,7 @@ def stop(node: Node, params: Mapping[str, Any]) -> dict[str, Any]:
     if rows and not force:
         names = ", ".join(row.machine_id for row in rows[:5]) + (", ..." if len(rows) > 5 else "")
         raise Conflict(
-            f"cannot stop the node: it owns {len(rows)} machine{'s' * (len(rows) > 1)} ({names})",
+            f"cannot stop the node: it owns {count_of(len(rows), 'machine')} ({names})",
             hint="Delete them, wait for the calls under way, or end all with `pyro node stop --force`",
         )
     node.hide()

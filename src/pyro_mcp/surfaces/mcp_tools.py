@@ -11,6 +11,7 @@ from typing import Any
 from mcp.types import CallToolResult, TextContent, Tool, ToolAnnotations
 
 from pyro_mcp.errors import InvalidArgument, PyroError
+from pyro_mcp.model.count import count_of
 from pyro_mcp.node.verbs import every_operation
 from pyro_mcp.operations.encode import schema
 from pyro_mcp.operations.fields import Field
@@ -175,7 +176,7 @@ def _middle_out(command: str) -> str:
     if len(command) <= COMMAND_CHARS:
         return command
     head, tail = command[: COMMAND_CHARS * 3 // 4], command[-COMMAND_CHARS // 4 :]
-    return f"{head} [... {len(command) - len(head) - len(tail)} characters ...] {tail}"
+    return f"{head} [... {count_of(len(command) - len(head) - len(tail), 'character')} ...] {tail}"
 
 
 def refusal(error: PyroError) -> CallToolResult:
@@ -225,7 +226,7 @@ def _cut(text: str, limit: int, rest: Callable[[str], str]) -> tuple[str, int]:
         return text, 0
     head, tail = text[: limit * 5 // 8], text[len(text) - limit * 3 // 8 :]
     dropped = len(text[len(head) : len(text) - len(tail)].encode("utf-8", "replace"))
-    return f"{head}\n[... {dropped} bytes left out here; {rest(head)} ...]\n{tail}", dropped
+    return f"{head}\n[... {count_of(dropped, 'byte')} left out here; {rest(head)} ...]\n{tail}", dropped
 
 
 def _rest(payload: Mapping[str, Any], name: str, head: str) -> str:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pyro_mcp.errors import InvalidArgument, Unsupported
+from pyro_mcp.model.count import count_of
 from pyro_mcp.system.atomic import disk_errors, make_directory, sync_directory
 from pyro_mcp.system.process import require_program, run
 from pyro_mcp.system.progress import Progress, silent
@@ -70,7 +71,9 @@ def build_seed(
     """
 
     def tell(entries: int, size: int) -> None:
-        progress(f"Reading {seed_path}: {entries:,} entries, {size / 1e6:,.0f} MB", None)
+        progress(
+            f"Reading {seed_path}: {count_of(entries, 'entry', 'entries', grouped=True)}, {size / 1e6:,.0f} MB", None
+        )
 
     with disk_errors("make a seed image"), work_directory(make_directory(image.parent), ".seed-") as work:
         tree = work / "tree"
@@ -81,7 +84,7 @@ def build_seed(
             writer.finish()
         tree.chmod(0o755)
         os.utime(tree, (0, 0))
-        progress(f"Packing {writer.meter.entries:,} entries", None)
+        progress(f"Packing {count_of(writer.meter.entries, 'entry', 'entries', grouped=True)}", None)
         _pack(writer, work, cancelled)
         digest = _publish(work / "image", image, device_bytes)
     size, count = writer.meter.bytes, writer.meter.entries

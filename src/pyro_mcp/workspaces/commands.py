@@ -72,8 +72,8 @@ class Commands:
         """Run `command`. Without `wait_seconds` it ends with the caller; with it, it goes on by itself."""
         if wait_seconds is not None and stdin is not None:
             raise InvalidArgument(
-                "cannot run the command: wait_seconds and stdin exclude each other",
-                hint="Input ends with the caller: write it to a file and run the command with `< file`",
+                "cannot run the command: its input ends with the caller, and it is to go on without",
+                hint="Leave out <<exec_workspace.wait_seconds>>, or write the input to a file and give it by `< file`",
             )
         workspace = self._engine.lifecycle.find(ref)
         wanted = self._engine.secrets.wanted(workspace.workspace_id, secret_env)

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from pyro_mcp.model.count import count_of
 from pyro_mcp.operations.call import STDERR, STDOUT
 from pyro_mcp.system.atomic import disk_errors, make_directory
 from pyro_mcp.workspaces.capture import Capture, Captured, without_broken_end
@@ -151,7 +152,7 @@ class _Writer:
             missing = self._place.tailed - len(tail)
             if missing:
                 before = self.size
-                self._write(f"\n[pyro: {missing} bytes dropped here]\n".encode())
+                self._write(f"\n[pyro: {count_of(missing, 'byte')} dropped here]\n".encode())
                 self._noted = self.size - before
             self._write(tail)
         if self._descriptor >= 0:
@@ -282,7 +283,7 @@ def read_gone(dropped: dict[int, int], cursor: str | None) -> Reading:
     streams = {}
     for tag in _SUFFIXES:
         told = dropped[tag] > at[tag]
-        text = f"[pyro: {dropped[tag]} bytes dropped: later output has taken their place]\n" if told else ""
+        text = f"[pyro: {count_of(dropped[tag], 'byte')} dropped: later output has taken their place]\n" if told else ""
         streams[tag] = Captured(text, 0, False)
         at[tag] = max(at[tag], dropped[tag])
     return Reading(streams, f"{at[STDOUT]}:{at[STDERR]}")

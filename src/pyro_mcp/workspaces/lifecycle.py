@@ -213,7 +213,10 @@ class Lifecycle:
         wished = check_labels(labels or {})
         dropped = set(clear_labels or ())
         if name is not None and clear_name:
-            raise InvalidArgument("cannot update the workspace: name and clear_name exclude each other")
+            raise InvalidArgument(
+                "cannot update the workspace: its name is both set and cleared",
+                hint="Give <<update_workspace.name>> or <<update_workspace.clear_name>>",
+            )
         if name is None and not clear_name and not wished and not dropped:
             raise InvalidArgument(
                 "cannot update the workspace: nothing to change",
