@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import boots
+import egress
 import network
 import services
 import shells
@@ -155,6 +156,7 @@ def through_sdk(measure: Callable[[Pyro, int], Iterable[Line]]) -> Callable[[Ben
 
 def networks(bench: Bench) -> Iterator[Row]:
     yield from told(network.measure(bench.settings, bench.runtime, bench.runs))
+    yield from told(egress.measure(bench.settings, max(3, bench.runs // 3)))
 
 
 MEASURES = {

@@ -18,6 +18,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests/surface/support"))
 
 from internet import BIG, WEB, internet, why_not
+from network import python_guest
 
 from pyro_mcp.machines.driver import NetworkLink
 from pyro_mcp.machines.qemu.driver import QemuMachine
@@ -56,8 +57,6 @@ def measure(settings: Settings, runs: int) -> Iterator[Line]:
 
 def main(settings: Settings, runs: int) -> dict[str, list[float]]:
     """Seconds per download."""
-    from network import python_guest
-
     from pyro_mcp.environments.runtime import ensure_runtime
     from pyro_mcp.machines.driver import GuestRuntime
     from pyro_mcp.system.progress import silent

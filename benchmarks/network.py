@@ -1,4 +1,4 @@
-"""Measures of published ports and egress: each yields (name, value, unit, bound, least?, raw, what raw is)."""
+"""Measures of published ports: each yields (name, value, unit, bound, least?, raw, what raw is)."""
 
 from __future__ import annotations
 
@@ -14,8 +14,6 @@ import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-
-import egress
 
 from pyro_mcp.environments.store import EnvironmentStore
 from pyro_mcp.machines.driver import GuestRuntime, Image, MachineSpec, NetworkLink
@@ -57,7 +55,6 @@ def measure(settings: Settings, runtime: GuestRuntime, runs: int) -> Iterator[Li
         serve_in(machine, f"exec python3 -c {shlex.quote(TRANSFER)}", TRANSFER_PORT)
         yield from requests(publish(publisher, machine, HTTP_PORT), runs)
         yield from transfers(publish(publisher, machine, TRANSFER_PORT), max(3, runs // 3))
-    yield from egress.measure(settings, max(3, runs // 3))
 
 
 @contextlib.contextmanager

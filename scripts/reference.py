@@ -14,9 +14,10 @@ from typing import Any
 from pyro_mcp import errors
 from pyro_mcp.operations.fields import return_type
 from pyro_mcp.operations.operation import Operation
+from pyro_mcp.operations.wording import Wording
 from pyro_mcp.surfaces import catalog
 from pyro_mcp.surfaces.cli.parser import build
-from pyro_mcp.surfaces.wording import SDK, Wording
+from pyro_mcp.surfaces.wording import SDK
 
 ROOT = Path(__file__).resolve().parents[1]
 TARGET = ROOT / "docs" / "reference"

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Make this checkout ready: system packages (apt), uv (PyPI), .venv from requirements.lock. Installs only what is
-# missing; does nothing, fast, when all is there. Two at once share the work.
+# missing; does nothing, fast, when all is there. Two at once share the work. PYTHON says which Python to use, by name
+# or path; without it, .venv keeps the one that it has.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 say() { printf 'setup: %s\n' "$*" >&2; }
@@ -17,10 +18,21 @@ python_ok() {
 
 find_python() {
   local candidate
-  for candidate in python3 /usr/bin/python3 python3.13 python3.12 python3.11; do
+  for candidate in ${PYTHON:-python3 /usr/bin/python3 python3.13 python3.12 python3.11}; do
     if python_ok "$candidate"; then command -v "$candidate"; return; fi
   done
   return 1
+}
+
+python_version() {
+  "$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2> /dev/null
+}
+
+# A .venv with the Python that was asked for, or with any.
+venv_ok() {
+  local has
+  has="$(python_version .venv/bin/python)" || return
+  [ -z "${PYTHON:-}" ] || [ "$has" = "$(python_version "$(find_python)")" ]
 }
 
 missing_packages() {
@@ -49,14 +61,15 @@ install_packages() {
 make_venv() {
   local stamp
   stamp="$(pwd) $(cat requirements.lock pyproject.toml | sha256sum)"
-  [ "$(cat .venv/.pyro-setup 2> /dev/null)" = "$stamp" ] && .venv/bin/python -c '' 2> /dev/null && return
+  [ "$(cat .venv/.pyro-setup 2> /dev/null)" = "$stamp" ] && venv_ok && return
   say "installing the Python packages"
-  .venv/bin/python -c '' 2> /dev/null || scripts/uv.sh venv --quiet --clear --python "$(find_python)" .venv
+  venv_ok || scripts/uv.sh venv --quiet --clear --python "$(find_python)" .venv
   scripts/uv.sh pip install --quiet --python .venv/bin/python --require-hashes -r requirements.lock
   scripts/uv.sh pip install --quiet --python .venv/bin/python --no-deps --editable .
   printf '%s\n' "$stamp" > .venv/.pyro-setup
 }
 
+[ -z "${PYTHON:-}" ] || find_python > /dev/null || die "PYTHON=$PYTHON is no Python 3.11 or later that can make a venv"
 mkdir -p .uv
 exec 9> .uv/setup.lock
 flock -n 9 || { say "waiting for another setup of this checkout"; flock 9; }

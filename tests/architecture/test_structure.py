@@ -18,6 +18,10 @@ EDGES = {"surfaces/cli/main.py", "surfaces/mcp.py", "protocol/channel.py"}
 """Where a broad `except` may stand: CLI, MCP, and the loop that serves agent and node."""
 
 
+LOG = "node/log.py"
+"""Takes the standard streams over."""
+
+
 def name_of(path: Path) -> str:
     return path.relative_to(SOURCE).as_posix()
 
@@ -57,6 +61,18 @@ def test_broad_except_stands_at_the_edges_only(path: Path) -> None:
 def test_the_environment_is_read_in_one_place(path: Path) -> None:
     if name_of(path) != "settings.py":
         assert "os.environ" not in path.read_text(), "read it through Settings"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_only_surfaces_write_to_the_terminal(path: Path) -> None:
+    """Below them is `logging`: a print has no time and no level. The agent has a console of its own."""
+    if name_of(path).startswith(("surfaces/", "guest/")) or name_of(path) == LOG:
+        return
+    for node in ast.walk(ast.parse(path.read_text())):
+        prints = isinstance(node, ast.Call) and ast.unparse(node.func) in {"print", "pprint", "pprint.pprint"}
+        streams = isinstance(node, ast.Attribute) and ast.unparse(node) in {"sys.stdout", "sys.stderr"}
+        assert not prints, f"line {node.lineno} prints"
+        assert not streams, f"line {node.lineno} uses a standard stream"
 
 
 GUESTS_ONLY = {

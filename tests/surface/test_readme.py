@@ -19,7 +19,7 @@ pytestmark = pytest.mark.guest
 ROOT = Path(__file__).resolve().parents[2]
 README = ROOT / "README.md"
 PAGES = [README, ROOT / "docs" / "tutorial.md", *sorted((ROOT / "docs" / "how-to").glob("*.md"))]
-LINKING = [ROOT / name for name in ("ARCHITECTURE.md", "SECURITY.md", "benchmarks/README.md")]
+LINKING = [ROOT / name for name in ("ARCHITECTURE.md", "CONTRIBUTING.md", "SECURITY.md", "benchmarks/README.md")]
 PAGE_SECONDS = 280
 SOURCES = [block.text for page in PAGES for block in pages.blocks(page) if block.language == "python"]
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))

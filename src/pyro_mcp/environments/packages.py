@@ -19,6 +19,7 @@ from pyro_mcp.environments import cache
 from pyro_mcp.environments.bootstrap import SUITE, archive_versions, bootstrap, remove_tree
 from pyro_mcp.environments.kernel import unpack_kernel
 from pyro_mcp.errors import PyroError, Unsupported
+from pyro_mcp.model.count import count_of
 from pyro_mcp.settings import Settings
 from pyro_mcp.system.atomic import make_directory, publish_directory, replace_link
 from pyro_mcp.system.process import run
@@ -145,7 +146,7 @@ def _harvest(root: Path, product: Path) -> dict[str, Any]:
     """Take what we need out of the unpacked packages; the facts for the manifest."""
     kernels = sorted((root / "boot").glob("vmlinuz-*"))
     if len(kernels) != 1:
-        raise PyroError(f"cannot build the guest runtime: {len(kernels)} kernels in the package")
+        raise PyroError(f"cannot build the guest runtime: {count_of(len(kernels), 'kernel')} in the package")
     version = kernels[0].name.removeprefix("vmlinuz-")
     unpack_kernel(kernels[0], product / "kernel")
     shutil.copyfile(_one(root, "bin/busybox", "usr/bin/busybox"), product / "busybox")

@@ -54,7 +54,7 @@ class Flow:
         while size:
             piece = next(pieces, None)
             if piece is None:
-                raise invalid(f"cannot {self._stream.verb}: {size} bytes of its data are missing")
+                raise invalid(f"cannot {self._stream.verb}: its data ends too early, by {size} B")
             if len(piece) > size:
                 self._rest = piece[size:]
                 piece = piece[:size]

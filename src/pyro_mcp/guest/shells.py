@@ -152,7 +152,7 @@ class Shells:
             cursor = max(pty.ring.start, pty.ring.end + cursor)
         if cursor > pty.ring.end:
             raise invalid(
-                f"cannot read the shell {shell.shell_id} from {cursor}: it has said {pty.ring.end} bytes so far",
+                f"cannot read the shell {shell.shell_id} from {cursor}: what it has said so far ends at {pty.ring.end}",
                 "Use the next_cursor of an earlier answer; 0 is the beginning.",
             )
         flow = Flow(stream)
@@ -299,7 +299,7 @@ class Shells:
                 taken = before + len(data) - len(view)
                 raise AgentError(
                     "conflict",
-                    f"cannot write to the shell {shell.shell_id}: its program reads no input; {taken} bytes were taken",
+                    f"cannot write to the shell {shell.shell_id}: its program reads no input; bytes taken: {taken}",
                     "Interrupt it with a signal, or wait until it reads.",
                 )
 

@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 
 from pyro_mcp.errors import InvalidArgument
+from pyro_mcp.model.count import count_of
 
 WORKSPACE_ID = r"ws-[0-9a-f]{12}"
 SNAPSHOT_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
@@ -38,7 +39,7 @@ def check_name(name: str) -> str:
 def check_labels(labels: Mapping[str, str]) -> dict[str, str]:
     """A copy of `labels`. Raises `InvalidArgument` with the rule that one breaks."""
     if len(labels) > LABELS_MAX:
-        raise InvalidArgument(f"cannot set {len(labels)} labels: at most {LABELS_MAX} fit")
+        raise InvalidArgument(f"cannot set {count_of(len(labels), 'label')}: at most {LABELS_MAX} fit")
     for key, value in labels.items():
         if not _LABEL_KEY.fullmatch(key):
             raise InvalidArgument(f"cannot set the label {key[:80]!r}: a key is {LABEL_KEY_RULE}")

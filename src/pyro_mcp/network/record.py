@@ -8,6 +8,7 @@ and refusals have their own: a guest that makes a great many hides neither its c
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections import Counter, OrderedDict, defaultdict
@@ -18,6 +19,8 @@ from pyro_mcp.errors import Capacity, PyroError
 from pyro_mcp.model.network import Connection, Key, Verdict
 from pyro_mcp.network.policy import Refusal
 from pyro_mcp.system.threads import begin
+
+_log = logging.getLogger(__name__)
 
 MOMENT_SECONDS = 0.25
 PENDING_MAX = 1000
@@ -143,7 +146,7 @@ class Recorder:
         try:
             self.flush()
         except PyroError as error:
-            print(f"cannot record connections: {error}")
+            _log.warning(f"cannot record connections: {error}")
 
     def _take_back(self, batch: Batch) -> None:
         """A batch that could not be written goes before what has come since, as far as there is room."""

@@ -32,12 +32,16 @@ def main(argv: list[str]) -> int:
     if os.fork():
         os._exit(0)
     os.umask(0o077)
-    from pyro_mcp.errors import PyroError
+    import logging
 
+    from pyro_mcp.errors import PyroError
+    from pyro_mcp.node.log import log_to
+
+    log_to(logging.StreamHandler())
     try:
         node = _open(json.loads(argv[1]))
     except PyroError as error:
-        print(f"cannot start: {error}", file=sys.stderr)
+        logging.getLogger("pyro_mcp.node").error(f"cannot start: {error}")
         _tell(ready, {"error": error.to_wire()})
         return error.exit_code
     # Machines may take a while to answer, on a busy host above all; meanwhile this node can already say how it is.
@@ -56,7 +60,7 @@ def _take_over(node: Any, ready: int) -> None:
         reconcile(node.engine)
         answer = {"ready": True}
     except PyroError as error:
-        print(f"cannot start: {error}", file=sys.stderr)
+        logging.getLogger("pyro_mcp.node").error(f"cannot start: {error}")
         answer = {"error": error.to_wire()}
     finally:
         node.serve() if "ready" in answer else node.leave("it could not start")
@@ -75,10 +79,11 @@ def _open(values: dict[str, Any]) -> Any:
     _raise_limit()
     BoundedLog(place.log).install()
 
+    from pyro_mcp.node.lifecycle import VERBS
     from pyro_mcp.node.server import Node
     from pyro_mcp.workspaces.engine import Engine
 
-    node = Node(settings, place, Engine.open(settings))
+    node = Node(settings, place, Engine.open(settings), VERBS)
     node.listen()
     signal.signal(signal.SIGTERM, lambda number, frame: node.leave("SIGTERM"))
     return node

@@ -7,6 +7,7 @@ store does not know is removed. Nothing is judged by a pid alone (see `system.pr
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import signal
@@ -19,6 +20,8 @@ from pyro_mcp.system.atomic import disk_errors
 from pyro_mcp.system.process import wait_pidfd
 from pyro_mcp.workspaces.engine import Engine
 
+_log = logging.getLogger(__name__)
+
 DEATH_SECONDS = 5.0
 
 
@@ -29,7 +32,7 @@ def reconcile(engine: Engine) -> None:
         try:
             _settle(engine, machines, row)
         except (PyroError, OSError) as error:
-            print(f"cannot settle {row.machine_id}: {error}")
+            _log.warning(f"cannot settle {row.machine_id}: {error}")
     engine.lifecycle.settle()
     _remove_unknown(engine, {row.machine_id for row in machines.list()})
     _empty_pool(engine.fleet.pool.home)
@@ -79,7 +82,7 @@ def _kill_inside(directory: Path) -> None:
             continue
         try:
             if Path(os.readlink(entry / "cwd").removesuffix(" (deleted)")).is_relative_to(directory):
-                print(f"ending process {entry.name}, left in {directory}")
+                _log.info(f"ending process {entry.name}, left in {directory}")
                 signal.pidfd_send_signal(descriptor, signal.SIGKILL)
                 wait_pidfd(descriptor, DEATH_SECONDS)
         except OSError:
@@ -101,6 +104,6 @@ def _remove_unknown(engine: Engine, known: set[str]) -> None:
     home = engine.fleet.directory("any").parent
     for directory in home.iterdir() if home.is_dir() else ():
         if directory.name not in known:
-            print(f"removing {directory}, which no machine owns")
+            _log.info(f"removing {directory}, which no machine owns")
             _kill_inside(directory)
             engine.fleet.erase(directory.name)

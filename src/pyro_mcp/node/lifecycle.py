@@ -9,19 +9,20 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pyro_mcp.errors import Conflict, InvalidArgument
+from pyro_mcp.model.count import count_of
 from pyro_mcp.model.node import NodeMachine, NodePooled, NodeStatus, NodeStopped
 from pyro_mcp.operations.encode import encode
 from pyro_mcp.version import VERSION
 from pyro_mcp.workspaces.pool import Place, size_of
 
 if TYPE_CHECKING:
-    from pyro_mcp.node.server import Node
+    from pyro_mcp.node.server import Node, Verbs
     from pyro_mcp.workspaces.fleet import Seen
 
 
@@ -73,7 +74,7 @@ def stop(node: Node, params: Mapping[str, Any]) -> dict[str, Any]:
     if rows and not force:
         names = ", ".join(row.machine_id for row in rows[:5]) + (", ..." if len(rows) > 5 else "")
         raise Conflict(
-            f"cannot stop the node: it owns {len(rows)} machine{'s' * (len(rows) > 1)} ({names})",
+            f"cannot stop the node: it owns {count_of(len(rows), 'machine')} ({names})",
             hint="Delete them, wait for the calls under way, or end all with `pyro node stop --force`",
         )
     node.hide()
@@ -115,4 +116,4 @@ def _memory(pid: int | None) -> dict[str, int | None]:
     return found
 
 
-VERBS: Mapping[str, Callable[[Node, Mapping[str, Any]], dict[str, Any]]] = {"node_status": status, "node_stop": stop}
+VERBS: Verbs = {"node_status": status, "node_stop": stop}

@@ -5,10 +5,13 @@ One thread sleeps until the earliest deadline and is woken when machines come or
 
 from __future__ import annotations
 
+import logging
 import threading
 
 from pyro_mcp.errors import PyroError
 from pyro_mcp.workspaces.engine import Engine
+
+_log = logging.getLogger(__name__)
 
 LONGEST_SLEEP = 300.0
 """A waiting thread does not count time in suspend; the boot clock, on which machines live, does."""
@@ -58,7 +61,7 @@ class Reaper:
                 self._engine.reap()
                 remaining = self._engine.next_expiry()
         except PyroError as error:
-            print(f"cannot look for what has expired: {error}")
+            _log.warning(f"cannot look for what has expired: {error}")
             return RETRY_SECONDS
         if remaining is None:
             return None

@@ -7,15 +7,18 @@ it. What a client leaves behind when it vanishes is cancelled call by call.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import select
 import socket
 import sys
 import threading
 import time
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from pyro_mcp.errors import NodeUnavailable, PyroError
-from pyro_mcp.node import calls, lifecycle
+from pyro_mcp.node import calls
 from pyro_mcp.node.place import MAX_CONTROL, About, Place, peer
 from pyro_mcp.node.reap import Reaper
 from pyro_mcp.node.verbs import operations
@@ -28,20 +31,25 @@ from pyro_mcp.system.sockets import listen_unix
 from pyro_mcp.version import VERSION
 from pyro_mcp.workspaces.engine import Engine
 
+_log = logging.getLogger(__name__)
+
 HELLO_SECONDS = 10.0
 BACKLOG = 1024
 MAX_CLIENTS = 128
 DRAIN_SECONDS = 10.0
 REST_SECONDS = 0.1
 
+Verbs = Mapping[str, Callable[["Node", Mapping[str, Any]], dict[str, Any]]]
+
 
 class Node:
-    """One process's node. `listen`, then `run` until `leave`."""
+    """One process's node. `listen`, then `run` until `leave`. `verbs` are its own, beside the engine's operations."""
 
-    def __init__(self, settings: Settings, place: Place, engine: Engine) -> None:
+    def __init__(self, settings: Settings, place: Place, engine: Engine, verbs: Verbs) -> None:
         self.settings = settings
         self.place = place
         self.engine = engine
+        self._verbs = verbs
         self.started_at = time.time()
         self._clients: set[Channel] = set()
         self._calls = 0
@@ -163,7 +171,7 @@ class Node:
         except (OSError, RuntimeError) as error:
             # No descriptor or no thread is left. Whoever waits is greeted once others have gone.
             if not self._exhausted:
-                print(f"cannot take another client: {error}")
+                _log.warning(f"cannot take another client: {error}")
             self._exhausted = True
             time.sleep(REST_SECONDS)
         return count
@@ -204,9 +212,9 @@ class Node:
         try:
             if stream.verb != "node_status":
                 self._wait_serving()
-            if stream.verb in lifecycle.VERBS:
+            if stream.verb in self._verbs:
                 try:
-                    stream.result(lifecycle.VERBS[stream.verb](self, stream.params))
+                    stream.result(self._verbs[stream.verb](self, stream.params))
                 finally:
                     # Also when whoever asked has gone meanwhile: nobody can find it any more, nor ask again.
                     if self._hidden:
@@ -228,7 +236,7 @@ class Node:
 
     def _shut(self, reason: str) -> None:
         """Cancel what is under way, give it time to clean up, and let go of everything."""
-        print(f"leaving: {reason}")
+        _log.info(f"leaving: {reason}")
         assert self._listener is not None
         if self._listener.fileno() >= 0:
             self.hide()
@@ -245,4 +253,4 @@ class Node:
         try:
             self.engine.close()
         except PyroError as error:
-            print(f"cannot close cleanly: {error}")
+            _log.warning(f"cannot close cleanly: {error}")

@@ -1,4 +1,4 @@
-"""What a node answers: every operation that is not local, by its name on the wire."""
+"""The operations by their names on the wire: all of them, and what a node answers."""
 
 from __future__ import annotations
 
@@ -12,8 +12,13 @@ from pyro_mcp.workspaces import VERB_MODULES
 
 
 @cache
-def operations() -> Mapping[str, Operation[Any, Any]]:
+def every_operation() -> Mapping[str, Operation[Any, Any]]:
     """Name → operation."""
     modules = (import_module(f"pyro_mcp.workspaces.{name}") for name in VERB_MODULES)
-    found = (operation for module in modules for operation in operations_in(module))
-    return {operation.name: operation for operation in found if not operation.local}
+    return {operation.name: operation for module in modules for operation in operations_in(module)}
+
+
+@cache
+def operations() -> Mapping[str, Operation[Any, Any]]:
+    """Name → operation, without those that run in the caller's process."""
+    return {name: operation for name, operation in every_operation().items() if not operation.local}

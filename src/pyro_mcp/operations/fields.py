@@ -89,6 +89,11 @@ class Field:
         return self.param.flag or "--" + self.name.replace("_", "-")
 
     @property
+    def dest(self) -> str:
+        """Where a parsed command line keeps it, apart from what else that holds."""
+        return f"param_{self.name}"
+
+    @property
     def description(self) -> str:
         """The help with the limits and the default: some readers see nothing but this text."""
         notes = [self.param.limits] if self.param.limits and self.type in (int, float) else []

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 import msgspec
 
 from pyro_mcp.errors import InvalidArgument
+from pyro_mcp.model.count import count_of
 from pyro_mcp.operations.fields import Field
 
 _TYPES = re.compile(r"^Expected `([a-z| ]+)`, got `\w+`$")
@@ -52,7 +53,7 @@ def _value(verb: str, field: Field, params: Mapping[str, Any]) -> Any:
     most = field.param.max_bytes
     if most is not None and (size := _size(value)) > most:
         raise InvalidArgument(
-            f"cannot use {field.name}: it takes {size} bytes, at most {most} fit",
+            f"cannot use {field.name}: it takes {count_of(size, 'byte')}, at most {most} fit",
             hint="Put it into a file and let a short command read that.",
         )
     if field.param.pattern and isinstance(value, str) and value.endswith("\n"):

@@ -11,14 +11,17 @@ from typing import Any
 from mcp.types import CallToolResult, TextContent, Tool, ToolAnnotations
 
 from pyro_mcp.errors import InvalidArgument, PyroError
+from pyro_mcp.model.count import count_of
+from pyro_mcp.node.verbs import every_operation
 from pyro_mcp.operations.encode import schema
 from pyro_mcp.operations.fields import Field
 from pyro_mcp.operations.operation import Operation
 from pyro_mcp.operations.validate import json_type
+from pyro_mcp.operations.wording import Wording, command_line
 from pyro_mcp.surfaces import catalog
 from pyro_mcp.surfaces.mcp_fit import fit
 from pyro_mcp.surfaces.mcp_paths import require_inside
-from pyro_mcp.surfaces.wording import Wording, as_argument, command_line
+from pyro_mcp.surfaces.wording import as_argument
 
 STREAM_CHARS = 8_000
 ANSWER_CHARS = 10_000
@@ -108,7 +111,7 @@ def tool_wording(tools: Mapping[str, BoundTool]) -> Wording:
         started = "--allow-host-compat" if field.param.tool == "host_compat" else "--profile workspace-full"
         return f"{as_argument(field, value)} (only when the server is started with {started})"
 
-    return Wording(verb, option)
+    return Wording(verb, option, every_operation)
 
 
 def input_schema(fields: tuple[Field, ...], wording: Wording) -> dict[str, Any]:
@@ -173,7 +176,7 @@ def _middle_out(command: str) -> str:
     if len(command) <= COMMAND_CHARS:
         return command
     head, tail = command[: COMMAND_CHARS * 3 // 4], command[-COMMAND_CHARS // 4 :]
-    return f"{head} [... {len(command) - len(head) - len(tail)} characters ...] {tail}"
+    return f"{head} [... {count_of(len(command) - len(head) - len(tail), 'character')} ...] {tail}"
 
 
 def refusal(error: PyroError) -> CallToolResult:
@@ -223,7 +226,7 @@ def _cut(text: str, limit: int, rest: Callable[[str], str]) -> tuple[str, int]:
         return text, 0
     head, tail = text[: limit * 5 // 8], text[len(text) - limit * 3 // 8 :]
     dropped = len(text[len(head) : len(text) - len(tail)].encode("utf-8", "replace"))
-    return f"{head}\n[... {dropped} bytes left out here; {rest(head)} ...]\n{tail}", dropped
+    return f"{head}\n[... {count_of(dropped, 'byte')} left out here; {rest(head)} ...]\n{tail}", dropped
 
 
 def _rest(payload: Mapping[str, Any], name: str, head: str) -> str:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pyro_mcp.errors import Conflict, InvalidArgument, NotFound, ProtocolError
+from pyro_mcp.model.count import count_of
 from pyro_mcp.protocol.entries import Entry, EntryError, Piece
 from pyro_mcp.system.atomic import disk_errors, sync_directory
 from pyro_mcp.system.progress import Progress, silent
@@ -64,7 +65,7 @@ def export_tree(
     """
 
     def tell(entries: int, size: int) -> None:
-        progress(f"Writing {output}: {entries:,} entries, {size / 1e6:,.0f} MB", None)
+        progress(f"Writing {output}: {count_of(entries, 'entry', 'entries', grouped=True)}, {size / 1e6:,.0f} MB", None)
 
     with disk_errors(f"export to {output}"):
         refuse_existing(output)

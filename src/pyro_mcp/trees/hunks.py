@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from pyro_mcp.errors import InvalidArgument
+from pyro_mcp.model.count import count_of
 from pyro_mcp.trees.names import show
 from pyro_mcp.trees.patch_text import Hunk, split_lines
 
@@ -159,5 +160,5 @@ def _said(line: bytes) -> str:
 def _excerpt(lines: list[bytes], at: int) -> str:
     shown = [f"{at + index + 1}: {show(line.rstrip())}" for index, line in enumerate(lines[at : at + _EXCERPT])]
     if not shown:
-        return f"The file has {len(lines)} lines"
+        return f"The file has {count_of(len(lines), 'line')}"
     return "\n".join(["Read the file and make the patch again; there it now says", *shown])

@@ -25,7 +25,7 @@ def leading_out(links: Mapping[str, str]) -> list[str]:
         out, taken = _follow(path, links)
         steps += taken
         if steps > MAX_STEPS:
-            raise InvalidArgument(f"cannot tell where {len(links):,} links lead: they are too tangled")
+            raise InvalidArgument(f"cannot tell where the links lead: {len(links):,} of them are too tangled")
         if out:
             found.append(path)
     return found

@@ -8,6 +8,7 @@ from hashlib import sha256
 from typing import Literal
 
 from pyro_mcp.errors import InvalidArgument
+from pyro_mcp.model.count import count_of
 from pyro_mcp.trees.hunks import apply_hunks
 from pyro_mcp.trees.names import show
 from pyro_mcp.trees.patch_names import paths, refused
@@ -82,10 +83,10 @@ def plan(patch_text: str | bytes, read: Read) -> list[PatchOperation]:
     """
     text = patch_text.encode("utf-8", "surrogateescape") if isinstance(patch_text, str) else patch_text
     if len(text) > MAX_PATCH_BYTES:
-        raise InvalidArgument(f"cannot read the patch: {len(text)} bytes; at most {MAX_PATCH_BYTES} fit")
+        raise InvalidArgument(f"cannot read the patch: {count_of(len(text), 'byte')}; at most {MAX_PATCH_BYTES} fit")
     patches = parse(text)
     if len(patches) > MAX_FILES:
-        raise InvalidArgument(f"cannot read the patch: {len(patches)} files; at most {MAX_FILES} fit")
+        raise InvalidArgument(f"cannot read the patch: {count_of(len(patches), 'file')}; at most {MAX_FILES} fit")
     tree = _Tree(read)
     for patch in patches:
         _apply(patch, tree)

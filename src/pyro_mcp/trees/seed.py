@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pyro_mcp.errors import InvalidArgument, PyroError
+from pyro_mcp.model.count import count_of
 from pyro_mcp.system.atomic import disk_errors, make_directory, sync_directory
 from pyro_mcp.system.progress import Progress, silent
 from pyro_mcp.trees.archive import ArchiveSource
@@ -60,7 +61,9 @@ def build_seed(
     """
 
     def tell(entries: int, size: int) -> None:
-        progress(f"Reading {seed_path}: {entries:,} entries, {size / 1e6:,.0f} MB", None)
+        progress(
+            f"Reading {seed_path}: {count_of(entries, 'entry', 'entries', grouped=True)}, {size / 1e6:,.0f} MB", None
+        )
 
     with disk_errors("make a seed image"), work_directory(make_directory(image.parent), ".seed-") as work:
         descriptor = os.open(work / "image", os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
@@ -74,7 +77,7 @@ def build_seed(
                 tell=tell,
             )
             writer.write(source)
-            progress(f"Packing {writer.meter.entries:,} entries", None)
+            progress(f"Packing {count_of(writer.meter.entries, 'entry', 'entries', grouped=True)}", None)
             writer.finish()
             os.ftruncate(descriptor, device_bytes)
             _prove(writer, work / "image")
@@ -95,4 +98,6 @@ def _prove(writer: ImageWriter, image: Path) -> None:
             count += 1
             checksum += path_checksum(path)
     if (count, checksum) != (writer.meter.entries, writer.checksum):
-        raise PyroError(f"cannot make a seed image: it holds {count:,} names of {writer.meter.entries:,}")
+        raise PyroError(
+            f"cannot make a seed image: it holds {count_of(count, 'name', grouped=True)} of {writer.meter.entries:,}"
+        )

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterable
 
 from pyro_mcp.errors import Capacity, InvalidArgument
+from pyro_mcp.model.count import count_of
 from pyro_mcp.settings import Settings
 from pyro_mcp.store.machines import LIVE, MachineRow
 
@@ -26,7 +27,7 @@ def check_size(vcpu_count: int) -> None:
     cores = os.cpu_count() or 1
     if vcpu_count > cores * VCPUS_PER_CORE:
         raise InvalidArgument(
-            f"cannot make a machine with {vcpu_count} vCPUs: this host has {cores} cores",
+            f"cannot make a machine with {count_of(vcpu_count, 'vCPU')}: this host has {count_of(cores, 'core')}",
             hint=f"Ask for at most {cores * VCPUS_PER_CORE}",
         )
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass
 
+from pyro_mcp.model.count import count_of
+
 CAPTURE_BYTES = 1024 * 1024
 
 
@@ -62,7 +64,7 @@ class Capture:
         dropped = self._total - len(head) - len(tail)
         first, _, lossy_first = _decode(head, dropped)
         last, _, lossy_last = _decode(tail, dropped)
-        text = f"{first}\n[pyro: {dropped} bytes dropped here]\n{last}"
+        text = f"{first}\n[pyro: {count_of(dropped, 'byte')} dropped here]\n{last}"
         return Captured(text, dropped, lossy_first or lossy_last)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -32,6 +33,7 @@ from pyro_mcp.workspaces.retention import Retention
 if TYPE_CHECKING:
     from pyro_mcp.workspaces.engine import Engine
 
+_log = logging.getLogger(__name__)
 RUNNING_MAX = 64
 JOIN_SECONDS = 10.0
 END_SECONDS = 10.0
@@ -70,8 +72,8 @@ class Commands:
         """Run `command`. Without `wait_seconds` it ends with the caller; with it, it goes on by itself."""
         if wait_seconds is not None and stdin is not None:
             raise InvalidArgument(
-                "cannot run the command: wait_seconds and stdin exclude each other",
-                hint="Input ends with the caller: write it to a file and run the command with `< file`",
+                "cannot run the command: its input ends with the caller, and it is to go on without",
+                hint="Leave out <<exec_workspace.wait_seconds>>, or write the input to a file and give it by `< file`",
             )
         workspace = self._engine.lifecycle.find(ref)
         wanted = self._engine.secrets.wanted(workspace.workspace_id, secret_env)
@@ -217,7 +219,7 @@ class Commands:
             make_directory(self._place(row)[0])
             return Mark.create(mark_path(*self._place(row)), self._engine.clock.boot_ns(), seconds)
         except OSError as error:
-            print(f"cannot mark command {row.sequence} of {row.workspace_id}: {error}")
+            _log.warning(f"cannot mark command {row.sequence} of {row.workspace_id}: {error}")
             return None
 
     def _attend(self, call: Call[Engine], job: Job, run: Callable[[], None]) -> None:

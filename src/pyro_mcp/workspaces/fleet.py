@@ -7,6 +7,7 @@ fleet's own lock covers only admission, so one slow boot holds up nobody else.
 from __future__ import annotations
 
 import contextlib
+import logging
 import shutil
 import threading
 from collections.abc import Callable, Iterator
@@ -25,6 +26,8 @@ from pyro_mcp.system.threads import begin
 from pyro_mcp.workspaces import admission
 from pyro_mcp.workspaces.faults import Faults, no_faults
 from pyro_mcp.workspaces.pool import Pool
+
+_log = logging.getLogger(__name__)
 
 SHUTDOWN_SECONDS = 17.0
 """How long a guest may take to let its services end, and then to write out what it has cached; what it has not written
@@ -336,7 +339,7 @@ class Fleet:
             try:
                 self._machines.fail(machine_id, why[:500])
             except PyroError as error:
-                print(f"cannot record the end of {machine_id}: {error}")
+                _log.warning(f"cannot record the end of {machine_id}: {error}")
             self._notify()
 
     def let_go(self) -> None:
@@ -360,7 +363,7 @@ class Fleet:
                     if self.remove(row.machine_id, f"its {row.ttl_seconds} s to live have passed"):
                         gone.append(row.machine_id)
                 except PyroError as error:
-                    print(f"cannot reap {row.machine_id}: {error}")
+                    _log.warning(f"cannot reap {row.machine_id}: {error}")
         return gone
 
     def _independent(self) -> list[MachineRow]:

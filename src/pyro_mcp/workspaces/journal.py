@@ -10,18 +10,22 @@ these is written again, the same.
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from pyro_mcp.model.count import count_of
 from pyro_mcp.operations.call import STDERR, STDOUT
 from pyro_mcp.system.atomic import disk_errors, make_directory
 from pyro_mcp.workspaces.capture import Capture, Captured, without_broken_end
 from pyro_mcp.workspaces.cursor import parse_cursor
 from pyro_mcp.workspaces.marks import Place
 from pyro_mcp.workspaces.ring import Ring
+
+_log = logging.getLogger(__name__)
 
 HEAD_BYTES = 8 * 1024 * 1024
 PIECE = 256 * 1024
@@ -148,7 +152,7 @@ class _Writer:
             missing = self._place.tailed - len(tail)
             if missing:
                 before = self.size
-                self._write(f"\n[pyro: {missing} bytes dropped here]\n".encode())
+                self._write(f"\n[pyro: {count_of(missing, 'byte')} dropped here]\n".encode())
                 self._noted = self.size - before
             self._write(tail)
         if self._descriptor >= 0:
@@ -157,7 +161,7 @@ class _Writer:
                     os.ftruncate(self._descriptor, self.size)
                 os.fdatasync(self._descriptor)
             except OSError as error:
-                print(f"cannot make {self._path} durable: {error}")
+                _log.warning(f"cannot make {self._path} durable: {error}")
         self.close()
         return missing + self._place.lost
 
@@ -209,7 +213,7 @@ class _Writer:
 
     def _complain(self, path: Path, error: OSError) -> None:
         if not self._complained:
-            print(f"cannot write {path}: {error}")
+            _log.warning(f"cannot write {path}: {error}")
         self._complained = True
 
 
@@ -228,7 +232,7 @@ def _place_left(path: Path) -> Place:
             place.size, place.tailed = min(place.size, HEAD_BYTES), ring.end
             ring.close()
     except OSError as error:
-        print(f"cannot read {path}: {error}")
+        _log.warning(f"cannot read {path}: {error}")
     return place
 
 
@@ -279,7 +283,7 @@ def read_gone(dropped: dict[int, int], cursor: str | None) -> Reading:
     streams = {}
     for tag in _SUFFIXES:
         told = dropped[tag] > at[tag]
-        text = f"[pyro: {dropped[tag]} bytes dropped: later output has taken their place]\n" if told else ""
+        text = f"[pyro: {count_of(dropped[tag], 'byte')} dropped: later output has taken their place]\n" if told else ""
         streams[tag] = Captured(text, 0, False)
         at[tag] = max(at[tag], dropped[tag])
     return Reading(streams, f"{at[STDOUT]}:{at[STDERR]}")

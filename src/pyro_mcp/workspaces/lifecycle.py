@@ -7,6 +7,7 @@ deletion before anything is made or removed, so that a node that comes after a c
 from __future__ import annotations
 
 import contextlib
+import logging
 import shutil
 import threading
 from collections.abc import Callable, Iterator
@@ -35,6 +36,8 @@ from pyro_mcp.workspaces.seeds import furnish, plant, seed_of
 
 if TYPE_CHECKING:
     from pyro_mcp.workspaces.engine import Engine
+
+_log = logging.getLogger(__name__)
 
 SHOWN_MAX = 10
 PATIENCE_SECONDS = 1.0
@@ -210,7 +213,10 @@ class Lifecycle:
         wished = check_labels(labels or {})
         dropped = set(clear_labels or ())
         if name is not None and clear_name:
-            raise InvalidArgument("cannot update the workspace: name and clear_name exclude each other")
+            raise InvalidArgument(
+                "cannot update the workspace: its name is both set and cleared",
+                hint="Give <<update_workspace.name>> or <<update_workspace.clear_name>>",
+            )
         if name is None and not clear_name and not wished and not dropped:
             raise InvalidArgument(
                 "cannot update the workspace: nothing to change",
@@ -277,7 +283,7 @@ class Lifecycle:
                     if self._remove(row.workspace_id, f"its {row.ttl_seconds} s to live have passed"):
                         gone.append(row.workspace_id)
                 except PyroError as error:
-                    print(f"cannot reap {row.workspace_id}: {error}")
+                    _log.warning(f"cannot reap {row.workspace_id}: {error}")
         return gone
 
     def _held(self, workspace_id: str) -> bool:
@@ -303,7 +309,7 @@ class Lifecycle:
                 else:
                     self._tidy(row)
             except PyroError as error:
-                print(f"cannot settle {row.workspace_id}: {error}")
+                _log.warning(f"cannot settle {row.workspace_id}: {error}")
         self._remove_unknown()
         self._engine.commands.settle()
         self._engine.services.settle()
@@ -331,7 +337,7 @@ class Lifecycle:
         home = self.directory("any").parent
         for directory in home.iterdir() if home.is_dir() else ():
             if directory.name not in known:
-                print(f"removing {directory}, which no workspace owns")
+                _log.info(f"removing {directory}, which no workspace owns")
                 shutil.rmtree(directory, ignore_errors=True)
 
     # -- parts

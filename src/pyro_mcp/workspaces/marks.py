@@ -8,12 +8,15 @@ after that, and held back because a secret may begin in it, is asked for again.
 
 from __future__ import annotations
 
+import logging
 import os
 import struct
 from dataclasses import dataclass
 from pathlib import Path
 
 from pyro_mcp.operations.call import STDERR, STDOUT
+
+_log = logging.getLogger(__name__)
 
 _MAGIC = b"PYM1"
 _FORM = struct.Struct("<4sQd5Q5Q")
@@ -77,7 +80,7 @@ class Mark:
             self._write()
         except OSError as error:
             if not self._complained:
-                print(f"cannot write {self._path}: {error}")
+                _log.warning(f"cannot write {self._path}: {error}")
             self._complained = True
 
     def close(self) -> None:

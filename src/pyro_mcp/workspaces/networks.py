@@ -8,6 +8,7 @@ to every command that ran at that moment.
 from __future__ import annotations
 
 import ipaddress
+import logging
 import threading
 from collections.abc import Mapping
 from dataclasses import replace
@@ -38,6 +39,8 @@ from pyro_mcp.system.routes import has_way_to
 
 if TYPE_CHECKING:
     from pyro_mcp.workspaces.engine import Engine
+
+_log = logging.getLogger(__name__)
 
 DESTINATIONS, REFUSALS, FAILURES = 20, 20, 10
 _SOMEWHERE_V6 = ipaddress.IPv6Address("2600::")
@@ -185,7 +188,7 @@ class Networks:
         try:
             self._recorder.flush()
         except PyroError as error:
-            print(f"cannot record connections: {error}")
+            _log.warning(f"cannot record connections: {error}")
         return NetworkTotals(**self._table.totals(machine_id))
 
     def _write(self, batch: Batch) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import logging
 import os
 import secrets
 from collections.abc import Iterator
@@ -16,6 +17,8 @@ from pathlib import Path
 from pyro_mcp.system.atomic import make_directory, write_file
 from pyro_mcp.trees.work import clear
 from pyro_mcp.workspaces.faults import Faults
+
+_log = logging.getLogger(__name__)
 
 PREFIX = ".pyro-"
 """So begins the name of whatever may be removed."""
@@ -60,9 +63,9 @@ class Outgoing:
                 if work is None or not work.is_dir():
                     note.unlink()
                 else:
-                    print(f"cannot remove {work}, which an interrupted export has left")
+                    _log.warning(f"cannot remove {work}, which an interrupted export has left")
             except (OSError, ValueError) as error:
-                print(f"cannot look at {note}: {error}")
+                _log.warning(f"cannot look at {note}: {error}")
 
 
 def _drop(note: Path) -> None:
@@ -70,4 +73,4 @@ def _drop(note: Path) -> None:
     try:
         note.unlink(missing_ok=True)
     except OSError as error:
-        print(f"cannot remove {note}: {error}")
+        _log.warning(f"cannot remove {note}: {error}")

@@ -185,7 +185,13 @@ Cursor = Annotated[
 ]
 PageBytes = Annotated[
     int,
-    Param(help="with cursor: most bytes of output to answer with", ge=16, le=1 << 20, metavar="N", tool_most=8_000),
+    Param(
+        help="with <<logs_workspace.cursor>>: most bytes of output to answer with",
+        ge=16,
+        le=1 << 20,
+        metavar="N",
+        tool_most=8_000,
+    ),
 ]
 EndCommand = Annotated[bool, Param(help="end that command and everything it has started")]
 LogLimit = Annotated[int, Param(help="how many of the latest commands to tell", ge=1, le=1000, metavar="N")]

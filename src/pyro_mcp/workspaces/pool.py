@@ -8,6 +8,7 @@ killed has left below `state_dir/pool` the next one removes. Decision 14.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import secrets
 import shutil
@@ -25,6 +26,8 @@ from pyro_mcp.system.atomic import disk_errors
 from pyro_mcp.system.memory import available_mib
 from pyro_mcp.system.threads import begin
 from pyro_mcp.workspaces.faults import Faults
+
+log = logging.getLogger(__name__)
 
 AMPLE_MIB = 4096
 """With less memory free than this, nothing is made ahead unless it was asked for."""
@@ -155,7 +158,7 @@ class Pool:
             self._faults("pool handed out")
             return machine
         except PyroError as error:
-            print(f"{spec.machine_id} is made anew: {error.message}")
+            log.warning(f"{spec.machine_id} is made anew: {error.message}")
             self._end(place)
             _erase(place.spec.directory)
             with disk_errors(f"make the machine {spec.machine_id}"):
@@ -221,7 +224,7 @@ class Pool:
                 try:
                     self._thread = begin(self._run, "pool")
                 except Capacity as error:
-                    print(f"nothing is made ahead: {error.message}")
+                    log.warning(f"nothing is made ahead: {error.message}")
             self._changed.notify_all()
 
     def _run(self) -> None:
@@ -236,7 +239,7 @@ class Pool:
                     self._work()
             except PyroError as error:
                 # Nothing is tried again before somebody asks for another machine.
-                print(error.message)
+                log.warning(error.message)
                 with self._changed:
                     self._uses.clear()
 
@@ -362,4 +365,4 @@ def _erase(directory: Path) -> None:
     except FileNotFoundError:
         pass
     except OSError as error:
-        print(f"cannot remove {directory}: {error.strerror}; the next node does")
+        log.warning(f"cannot remove {directory}: {error.strerror}; the next node does")

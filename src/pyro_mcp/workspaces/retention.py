@@ -7,6 +7,7 @@ was. The store forgets before the files go: a node that dies in between leaves f
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Collection
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from pyro_mcp.store.commands import CommandRow, Commands
 from pyro_mcp.system.atomic import disk_errors
 from pyro_mcp.workspaces.faults import Faults
 from pyro_mcp.workspaces.journal import remove_output
+
+_log = logging.getLogger(__name__)
 
 ROWS = 10_000
 OUTPUT_BYTES = 512 * 1024 * 1024
@@ -43,7 +46,7 @@ class Retention:
                 for sequence in gone:
                     remove_output(self._directory(*place), sequence)
         except PyroError as error:
-            print(f"cannot trim the history of {row.workspace_id}: {error.message}")
+            _log.warning(f"cannot trim the history of {row.workspace_id}: {error.message}")
 
     def sweep(self, workspace_id: str, generation: int, under_way: Collection[int]) -> None:
         """Remove what the end of a node has left of commands that are over, or are forgotten."""

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from pyro_mcp.errors import InvalidArgument, MachineFailed, NotFound, PermissionDenied, PyroError
 from pyro_mcp.machines.driver import Machine
+from pyro_mcp.model.count import count_of
 from pyro_mcp.protocol.channel import ChannelClosed, RemoteError
 from pyro_mcp.store.secrets import Secrets as Table
 from pyro_mcp.system.atomic import disk_errors, sync_directory
@@ -42,7 +43,9 @@ class Values:
         if both := set(literal) & set(files):
             raise InvalidArgument(f"cannot make the secret {min(both)}: it is given as a value and as a file")
         if len(literal) + len(files) > MAX_SECRETS:
-            raise InvalidArgument(f"cannot make {len(literal) + len(files)} secrets: at most {MAX_SECRETS} fit")
+            raise InvalidArgument(
+                f"cannot make {count_of(len(literal) + len(files), 'secret')}: at most {MAX_SECRETS} fit"
+            )
         for name in (*literal, *files):
             _check_name("make", name)
         self.values = {name: _checked(name, _encoded(name, value)) for name, value in literal.items()}

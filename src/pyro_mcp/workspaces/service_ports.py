@@ -14,6 +14,7 @@ from typing import Any
 
 from pyro_mcp.errors import Conflict, InvalidArgument, PyroError
 from pyro_mcp.machines.driver import Machine
+from pyro_mcp.model.count import count_of
 from pyro_mcp.network.publish import LOOPBACK, Listener, Publisher
 from pyro_mcp.protocol.stream import RemoteError, Stream
 from pyro_mcp.store.workspaces import WorkspaceRow
@@ -28,7 +29,7 @@ def wanted_ports(wishes: Iterable[int | str] | None) -> list[dict[str, Any]]:
     """`GUEST` or `HOST:GUEST` as ports to publish; host port 0 is any free one. Raises `InvalidArgument`."""
     ports = [_port(wish) for wish in wishes or ()]
     if len(ports) > PORTS_MOST:
-        raise InvalidArgument(f"cannot publish {len(ports)} ports: at most {PORTS_MOST} fit")
+        raise InvalidArgument(f"cannot publish {count_of(len(ports), 'port')}: at most {PORTS_MOST} fit")
     for key, what in (("guest_port", "a port of the machine"), ("host_port", "a port of this host")):
         numbers = [port[key] for port in ports if port[key]]
         if double := {number for number in numbers if numbers.count(number) > 1}:

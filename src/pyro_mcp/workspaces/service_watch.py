@@ -7,6 +7,7 @@ adoption the first thing told is everything there is: what the agent does not kn
 from __future__ import annotations
 
 import contextlib
+import logging
 import threading
 import time
 from collections.abc import Mapping
@@ -25,6 +26,8 @@ from pyro_mcp.workspaces.service_record import applied, run_of, tails_of, versio
 
 if TYPE_CHECKING:
     from pyro_mcp.workspaces.engine import Engine
+
+_log = logging.getLogger(__name__)
 
 SYNC_SECONDS, AGAIN_SECONDS = 5.0, 5.0
 LOST = "it was gone when the node came back"
@@ -142,7 +145,7 @@ class Watch:
                 if row.machine_id == self.machine.machine_id and row.run in self._left | set(self._versions):
                     self.over(row.run, STOPPED if stopping else DIED)
         except PyroError as error:
-            print(f"cannot record the end of the services of {self._workspace_id}: {error}")
+            _log.warning(f"cannot record the end of the services of {self._workspace_id}: {error}")
 
     def _stopping(self) -> bool:
         """Whether somebody wants the machine to end."""
@@ -169,14 +172,14 @@ class Watch:
                     self._follow()
                     return
                 except (DiskFull, RemoteError) as error:
-                    print(f"cannot watch the services of {self._workspace_id} for now: {error}")
+                    _log.warning(f"cannot watch the services of {self._workspace_id} for now: {error}")
                 self._synced.set()
                 time.sleep(AGAIN_SECONDS)
         except ChannelClosed as error:
             if not self._leaving and not self._stopping() and self.machine.alive():
-                print(f"cannot watch the services of {self._workspace_id}: {error}")
+                _log.warning(f"cannot watch the services of {self._workspace_id}: {error}")
         except PyroError as error:
-            print(f"cannot watch the services of {self._workspace_id}: {error}")
+            _log.warning(f"cannot watch the services of {self._workspace_id}: {error}")
         finally:
             self._synced.set()
 

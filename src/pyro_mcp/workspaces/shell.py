@@ -51,8 +51,8 @@ WaitForIdleMs = Annotated[
 WaitSeconds = Annotated[
     int,
     Param(
-        help="wait at most so long: for the shell to be quiet (then 30 unless given), or without wait_for_idle_ms for"
-        " something past the cursor",
+        help="wait at most so long: for the shell to be quiet (then 30 unless given), or without"
+        " <<read_shell.wait_for_idle_ms>> for something past the cursor",
         ge=0,
         le=50,
         metavar="S",
@@ -126,10 +126,11 @@ def read_shell(
     wait_for_idle_ms: WaitForIdleMs | None = None,
     wait_seconds: WaitSeconds | None = None,
 ) -> ShellRead:
-    """Read what a shell has said from cursor on; pass next_cursor to read on.
+    """Read what a shell has said from <<read_shell.cursor>> on; pass next_cursor to read on.
 
-    With wait_for_idle_ms it waits until the shell has been quiet for so long: usually the command is done then. The
-    last megabyte is kept. With plain, lines that changed since the cursor are told as they are now.
+    With <<read_shell.wait_for_idle_ms>> it waits until the shell has been quiet for so long: usually the command is
+    done then. The last megabyte is kept. With <<read_shell.plain>>, lines that changed since the cursor are told as
+    they are now.
     """
     return call.engine.shells.read(
         call,
@@ -194,6 +195,7 @@ def attach_shell(
 ) -> ShellAttached:
     """Be at a shell's terminal: stdin is typed as it comes, output is live, until stdin or the shell ends.
 
-    Without cursor the last of what was said before is told first. The shell waits for a reader that is slow.
+    Without <<attach_shell.cursor>> the last of what was said before is told first. The shell waits for a reader that is
+    slow.
     """
     return call.engine.shells.attach(call, workspace_id, shell_id, cursor=cursor, stdin=stdin)

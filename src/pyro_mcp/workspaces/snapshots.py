@@ -8,6 +8,7 @@ old one is what there is.
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import secrets
 from datetime import UTC, datetime
@@ -33,6 +34,8 @@ from pyro_mcp.workspaces.seeds import furnish, seed_of
 if TYPE_CHECKING:
     from pyro_mcp.workspaces.content.packed import Packed
     from pyro_mcp.workspaces.engine import Engine
+
+_log = logging.getLogger(__name__)
 
 SNAPSHOTS_MAX = 64
 MIB = 1024 * 1024
@@ -195,7 +198,7 @@ class Snapshots:
             self._engine.fleet.remove(machine_id, why)
             self._engine.fleet.forget_end(machine_id)
         except PyroError as error:
-            print(f"cannot remove {machine_id}: {error}")
+            _log.warning(f"cannot remove {machine_id}: {error}")
 
     # -- small things
 

@@ -7,6 +7,7 @@ the store, after the node's own death.
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, cast
@@ -24,6 +25,8 @@ from pyro_mcp.workspaces.networks import refusals_of
 
 if TYPE_CHECKING:
     from pyro_mcp.workspaces.engine import Engine
+
+_log = logging.getLogger(__name__)
 
 SCRATCH_MIB = 8192
 _SHOWN_STATE: dict[str, VmState] = {"creating": "starting", "running": "started", "deleting": "stopping"}
@@ -189,7 +192,7 @@ class _Removal:
             reason = self._why if mine else fleet.ended_because(self._machine_id) or "it was gone already"
             self.outcome = Cleanup(deleted=True, reason=reason)
         except PyroError as error:
-            print(f"cannot remove {self._machine_id}: {error}")
+            _log.warning(f"cannot remove {self._machine_id}: {error}")
             self.outcome = Cleanup(deleted=False, reason=error.message)
         finally:
             fleet.forget_end(self._machine_id)

@@ -63,9 +63,10 @@ def create_workspace(
 ) -> Workspace:
     """Create a persistent sandbox with a directory /workspace, and start it.
 
-    With seed_path it starts with that content, its baseline: links are stored and never followed, sockets, pipes and
-    devices are left out and listed. It keeps its files until it is deleted or expires. The environment is pulled first
-    when it is not installed, which takes minutes; afterwards a workspace is there in a fraction of a second.
+    With <<create_workspace.seed_path>> it starts with that content, its baseline: links are stored and never followed,
+    sockets, pipes and devices are left out and listed. It keeps its files until it is deleted or expires. The
+    environment is pulled first when it is not installed, which takes minutes; afterwards a workspace is there in a
+    fraction of a second.
     """
     return call.engine.lifecycle.create(
         call,

@@ -39,9 +39,9 @@ def exec_workspace(
 ) -> WorkspaceExec:
     """Run one command in a started workspace, in /workspace. A non-zero exit code is a result, not an error.
 
-    Without wait_seconds it is waited for, and ends if the caller goes away. With wait_seconds a command that is not
-    done by then answers with state "running", its sequence and what came so far, and goes on by itself until
-    timeout_seconds: <<logs_workspace>> with that sequence follows it or ends it.
+    Without <<exec_workspace.wait_seconds>> it is waited for, and ends if the caller goes away. With it, a command that
+    is not done by then answers with state "running", its sequence and what came so far, and goes on by itself until
+    <<exec_workspace.timeout_seconds>>: <<logs_workspace>> with that sequence follows it or ends it.
     """
     return call.engine.commands.exec(
         call,
@@ -73,8 +73,9 @@ def logs_workspace(
 ) -> WorkspaceLogs:
     """Show what was run in a workspace since its last reset, with the output.
 
-    With sequence only that command: from cursor on, waiting up to wait_seconds for more, or ended with end. While
-    `more` is true, its next_cursor reads on.
+    With <<logs_workspace.sequence>> only that command: from <<logs_workspace.cursor>> on, waiting up to
+    <<logs_workspace.wait_seconds>> for more, or ended with <<logs_workspace.end>>. While `more` is true, its
+    next_cursor reads on.
     """
     return call.engine.commands.logs(
         call,

@@ -249,7 +249,7 @@ def test_unknown_and_bad_parameters_are_refused(shells: Shells) -> None:
         shells.open(secret_env={"K": "K"})
     assert shells.call("shell_list")["shells"] == []
     shells.open(argv=["cat"])
-    with pytest.raises(RemoteError, match="it has said 0 bytes"):
+    with pytest.raises(RemoteError, match="ends at 0"):
         shells.read(cursor=5)
 
 
@@ -416,7 +416,7 @@ def test_keys_that_nobody_reads_yet_wait_and_do_not_block_output(shells: Shells)
 def test_input_that_nobody_reads_is_refused_in_the_end(shells: Shells) -> None:
     shells.open(argv=["sh", "-c", "stty raw -echo; echo up; exec sleep 300"])
     shells.expect("up")
-    with pytest.raises(RemoteError, match=r"reads no input; \d+ bytes were taken"):
+    with pytest.raises(RemoteError, match=r"reads no input; bytes taken: \d+"):
         shells.write(b"k" * 100_000)
 
 

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from fleetlab import SIZE, engine_at, processes_of
 
+from pyro_mcp.node.lifecycle import VERBS
 from pyro_mcp.node.place import MAX_CONTROL, Place
 from pyro_mcp.node.server import Node
 from pyro_mcp.protocol.channel import Channel, Data, RemoteError, Result, Stream
@@ -25,7 +26,7 @@ from pyro_mcp.protocol.pipe import Pipe
 @pytest.fixture
 def node(tmp_path: Path) -> Iterator[Node]:
     engine = engine_at(tmp_path / "state", idle_seconds=600)
-    node = Node(engine.settings, Place.of(engine.settings), engine)
+    node = Node(engine.settings, Place.of(engine.settings), engine, VERBS)
     node.listen()
     thread = threading.Thread(target=node.run)
     thread.start()
@@ -168,7 +169,7 @@ def test_threads_and_descriptors_come_back(node: Node) -> None:
 
 def test_a_leaving_node_ends_what_is_under_way(tmp_path: Path) -> None:
     engine = engine_at(tmp_path / "state", idle_seconds=600)
-    node = Node(engine.settings, Place.of(engine.settings), engine)
+    node = Node(engine.settings, Place.of(engine.settings), engine, VERBS)
     node.listen()
     thread = threading.Thread(target=node.run)
     thread.start()
@@ -239,7 +240,7 @@ def test_whoever_arrives_at_the_last_moment_costs_no_processor_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = engine_at(tmp_path / "state", idle_seconds=0.3)
-    node = Node(engine.settings, Place.of(engine.settings), engine)
+    node = Node(engine.settings, Place.of(engine.settings), engine, VERBS)
     node.listen()
     accept, listen, looks, others = node._accept_all, node.listen, [], []
 

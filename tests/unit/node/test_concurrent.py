@@ -41,6 +41,7 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
+from pyro_mcp.node.lifecycle import VERBS
 from pyro_mcp.node.place import MAX_CONTROL, Place
 from pyro_mcp.node.server import Node
 from pyro_mcp.protocol.channel import Channel, RemoteError
@@ -71,7 +72,7 @@ class World:
     def __init__(self, state_dir: Path) -> None:
         self.slowness = Slowness()
         self.engine = engine_at(state_dir, idle_seconds=600, faults=self.slowness)
-        self.node = Node(self.engine.settings, Place.of(self.engine.settings), self.engine)
+        self.node = Node(self.engine.settings, Place.of(self.engine.settings), self.engine, VERBS)
         self.node.listen()
         self._thread = threading.Thread(target=self.node.run)
         self._thread.start()

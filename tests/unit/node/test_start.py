@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import resource
 import signal
 import socket
@@ -18,7 +19,7 @@ from pathlib import Path
 
 import pytest
 
-from pyro_mcp.errors import NodeUnavailable, PermissionDenied, Unsupported
+from pyro_mcp.errors import NodeUnavailable, PermissionDenied, PyroError, Unsupported
 from pyro_mcp.node.__main__ import DESCRIPTORS
 from pyro_mcp.node.place import MAX_CONTROL, About, Place, peer
 from pyro_mcp.node.spawn import connect_node, ensure_node
@@ -134,6 +135,25 @@ def test_it_leaves_when_idle_and_leaves_no_socket(settings: Settings) -> None:
         "pyro.reserve",
         "start.lock",
     ]
+
+
+def test_its_log_tells_why_it_left_and_when(settings: Settings) -> None:
+    with client(settings) as channel:
+        identity = Identity.of(channel.peer["pid"])
+        channel.call("node_stop", timeout=10)
+    assert identity is not None
+    assert identity.wait(10)
+    (line,) = Place.of(settings).log.read_text().splitlines()
+    assert re.fullmatch(r"[\d-]{10}T[\d:]{8} INFO pyro_mcp\.node\.server: leaving: asked to stop", line)
+
+
+def test_a_refusal_to_start_is_a_line_of_the_log_too(settings: Settings) -> None:
+    settings.state_dir.mkdir(mode=0o700)
+    (settings.state_dir / "pyro.db").write_bytes(b"no database" * 100)
+    with pytest.raises(PyroError, match=r"pyro\.db"):
+        ensure_node(settings)
+    line = Place.of(settings).log.read_text().splitlines()[-1]
+    assert re.match(r"[\d-]{10}T[\d:]{8} ERROR pyro_mcp\.node: cannot start: ", line)
 
 
 def test_arriving_while_it_leaves_always_works(settings: Settings) -> None:

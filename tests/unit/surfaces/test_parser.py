@@ -31,6 +31,20 @@ def test_flags_become_parameters_and_what_is_left_out_stays_out() -> None:
     assert inputs == {"stdin": 0}
 
 
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("workspace create debian:12 --network-policy no", "unknown --network-policy 'no'"),
+        ("mcp serve --profile no", "unknown --profile 'no'"),
+        ("completion no", "unknown SHELL 'no'"),
+        ("workspace no", "unknown command 'no'"),
+    ],
+)
+def test_a_wrong_word_is_told_by_what_was_typed(line: str, told: str) -> None:
+    with pytest.raises(InvalidArgument, match=f"cannot read the command line: {told}"):
+        parse(line.split())
+
+
 def test_a_mapping_of_fixed_keys_has_an_option_for_each() -> None:
     line = ["workspace", "service", "start", "w", "web", "--ready-tcp", "127.0.0.1:80"]
     line += ["--publish", "8080:80", "--publish", "81", "--", "serve"]

@@ -11,9 +11,10 @@ import pytest
 
 import pyro_mcp
 from pyro_mcp.errors import Conflict
+from pyro_mcp.operations.wording import MARK, Wording
 from pyro_mcp.surfaces import catalog
 from pyro_mcp.surfaces.mcp_tools import BoundTool, tool_wording
-from pyro_mcp.surfaces.wording import CLI, MARK, SDK, Wording
+from pyro_mcp.surfaces.wording import CLI, SDK
 
 SOURCE = Path(pyro_mcp.__file__).parent
 VERBS = {verb.name: verb for verb in catalog.every_operation()}

@@ -142,7 +142,7 @@ def test_old_rows_go_and_the_counts_stay_true(engine: Engine, monkeypatch: pytes
 
 
 def test_a_store_that_refuses_is_asked_again(
-    engine: Engine, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(retention, "OUTPUT_BYTES", 1500)
     run(engine, say(1000))
@@ -153,7 +153,7 @@ def test_a_store_that_refuses_is_asked_again(
 
         broken.setattr(Commands, "forget_output", full)
         assert run(engine, say(1000)).stdout == "x" * 1000
-    assert "cannot trim the history" in capfd.readouterr().out
+    assert "cannot trim the history" in caplog.text
     run(engine, "true")
     assert files(engine.settings.state_dir) == ["2.out"]
 

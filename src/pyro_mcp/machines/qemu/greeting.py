@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import secrets
 import time
 from pathlib import Path
@@ -13,6 +14,8 @@ from pyro_mcp.machines.qemu.stall import StallWatch, is_stalled
 from pyro_mcp.machines.qemu.vmm import Vmm
 from pyro_mcp.protocol.channel import Channel, ChannelClosed
 from pyro_mcp.protocol.pipe import Pipe
+
+log = logging.getLogger(__name__)
 
 ANSWER_SECONDS = 30.0
 ADOPT_SECONDS = 5.0
@@ -55,7 +58,7 @@ def _greet_later(process: Vmm, network: NetworkLink | None) -> Channel:
             channel.start(ANSWER_SECONDS)
             _check_token(process.directory, channel)
         except (MachineFailed, ChannelClosed, TimeoutError) as error:
-            print(f"cannot go on with the machine {process.directory.name}: {error}")
+            log.warning(f"cannot go on with the machine {process.directory.name}: {error}")
             process.terminate()
             raise ChannelClosed(str(error)) from None
 

@@ -7,6 +7,7 @@ none, so that is looked for, and only while a guest is stopped.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import threading
 import time
@@ -19,6 +20,8 @@ from pyro_mcp.machines.qemu.vmm import Vmm
 from pyro_mcp.protocol.channel import Channel, ChannelClosed, Stream
 from pyro_mcp.system.atomic import FREE_SPACE
 from pyro_mcp.system.threads import begin
+
+log = logging.getLogger(__name__)
 
 ROOM_BYTES = 16 * 1024**2
 """A guest goes on when so much is free; less would only stop it again."""
@@ -91,7 +94,7 @@ class StallWatch:
         if not _says_stalled(self._monitor):
             return False
         error = disk_full(self._directory)
-        print(error.message)
+        log.warning(error.message)
         self._channel.standstill.begin(error.to_wire(), _outlasts)
         return True
 
@@ -106,7 +109,7 @@ class StallWatch:
         self._prepare = lambda: None
         # Its clock stood still, too.
         self._channel.standstill.end("set_clock", {"time_ns": time.time_ns()})
-        print(f"the machine {self._directory.name} goes on: there is room again")
+        log.info(f"the machine {self._directory.name} goes on: there is room again")
 
 
 def _outlasts(stream: Stream) -> bool:

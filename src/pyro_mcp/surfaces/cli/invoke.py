@@ -10,7 +10,6 @@ from pyro_mcp.operations.operation import Operation
 from pyro_mcp.settings import Settings
 from pyro_mcp.surfaces.cli import render
 from pyro_mcp.surfaces.cli.output import Output
-from pyro_mcp.surfaces.cli.parser import dest
 from pyro_mcp.surfaces.client import Client
 from pyro_mcp.surfaces.wording import CLI
 
@@ -59,8 +58,8 @@ def arguments(operation: Operation[Any, Any], namespace: argparse.Namespace) -> 
                     hint=f"Put it after --, as in `{leaf.prog} {leaf.example} -- git --version`.",
                 )
             params[field.name] = namespace.words
-        elif hasattr(namespace, dest(field)):
-            given = getattr(namespace, dest(field))
+        elif hasattr(namespace, field.dest):
+            given = getattr(namespace, field.dest)
             params[field.name] = [] if field.param.empty and given == [""] else given
             if field.param.stream and params[field.name]:
                 inputs[field.name] = STDIN_FD

@@ -61,7 +61,8 @@ class Parser(argparse.ArgumentParser):
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         if action.choices is not None and value not in action.choices:
-            what = "command" if isinstance(action, argparse._SubParsersAction) else f"{action.metavar or action.dest}"
+            named = [*action.option_strings, str(action.metavar)][0]
+            what = "command" if isinstance(action, argparse._SubParsersAction) else named
             raise self.unknown(what, str(value), ", ".join(map(str, action.choices)))
 
     def unknown(self, what: str, wrong: str, known: str | None = None) -> InvalidArgument:
@@ -194,35 +195,38 @@ def _add_operation(commands: Any, word: str, operation: Operation[Any, Any], lin
         import_module(f"pyro_mcp.surfaces.cli.{TERMINALS[operation.name]}").configure(added)
 
 
-def dest(field: Field) -> str:
-    """Where the namespace keeps a parameter, apart from what else it holds."""
-    return f"param_{field.name}"
-
-
 def _add_field(parser: argparse.ArgumentParser, field: Field) -> None:
     """One parameter as an option or argument. What is not given stays absent, so the verb's default rules."""
-    text = CLI.text(field.description).replace("%", "%%")
+    text = _worded(field.description)
     if field.param.cli in ("command", "never"):
         return
     if field.param.key_flags:
         for key, flag, metavar, line in field.param.key_flags:
             parser.add_argument(
-                flag, dest=dest(field), action=Key, const=key, metavar=metavar, help=line, default=argparse.SUPPRESS
+                flag,
+                dest=field.dest,
+                action=Key,
+                const=key,
+                metavar=metavar,
+                help=_worded(line),
+                default=argparse.SUPPRESS,
             )
     elif field.param.cli == "stdin":
         parser.add_argument(
-            "-i", f"--{field.name}", dest=dest(field), action="store_true", help=text, default=argparse.SUPPRESS
+            "-i", f"--{field.name}", dest=field.dest, action="store_true", help=text, default=argparse.SUPPRESS
         )
     elif field.param.cli == "positional":
         many: dict[str, Any] = {} if field.required else {"nargs": "?", "default": argparse.SUPPRESS}
-        parser.add_argument(dest(field), metavar=field.param.metavar or field.name.upper(), help=text, **many)
+        parser.add_argument(field.dest, metavar=field.param.metavar or field.name.upper(), help=text, **many)
     elif field.type is bool:
-        action, line = ("store_false", f"do not {field.param.help}") if field.default is True else ("store_true", text)
-        parser.add_argument(field.flag, dest=dest(field), action=action, help=line, default=argparse.SUPPRESS)
+        action, line = ("store_true", text)
+        if field.default is True:
+            action, line = ("store_false", _worded(f"do not {field.param.help}"))
+        parser.add_argument(field.flag, dest=field.dest, action=action, help=line, default=argparse.SUPPRESS)
     elif kinds := {get_origin(kind) for kind in (field.type, *get_args(field.type))} & {dict, list}:
         parser.add_argument(
             field.flag,
-            dest=dest(field),
+            dest=field.dest,
             action="append" if list in kinds else Pairs,
             metavar=field.param.metavar,
             help=f"{text}; may be given several times{_empty(field)}",
@@ -230,6 +234,11 @@ def _add_field(parser: argparse.ArgumentParser, field: Field) -> None:
         )
     else:
         _add_value(parser, field, text)
+
+
+def _worded(text: str) -> str:
+    """A help text as `argparse` takes it, in this surface's words."""
+    return CLI.text(text).replace("%", "%%")
 
 
 def _empty(field: Field) -> str:
@@ -241,7 +250,7 @@ def _add_value(parser: argparse.ArgumentParser, field: Field, text: str) -> None
     group = parser.add_mutually_exclusive_group() if field.param.file_flag else parser
     group.add_argument(
         field.flag,
-        dest=dest(field),
+        dest=field.dest,
         type=field.type if field.type in (int, float) else str,
         choices=field.choices or None,
         metavar=field.param.metavar,
@@ -253,7 +262,7 @@ def _add_value(parser: argparse.ArgumentParser, field: Field, text: str) -> None
 
         group.add_argument(
             field.param.file_flag,
-            dest=dest(field),
+            dest=field.dest,
             type=read_text,
             metavar="FILE",
             help=f"the same from a file; - is standard input (instead of {field.flag})",

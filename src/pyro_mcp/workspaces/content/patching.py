@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from pyro_mcp.errors import InvalidArgument, NotFound
+from pyro_mcp.model.count import count_of
 from pyro_mcp.model.patch import PatchEntry, PatchResult, PatchSummary
 from pyro_mcp.operations.call import Call
 from pyro_mcp.trees.patch import PatchOperation, Present, plan, statuses
@@ -68,8 +69,8 @@ class _Reader:
             return None
         if said.truncated:
             raise InvalidArgument(
-                f"cannot apply the patch to {path}: it has {said.size_bytes} bytes; at most {MAX_FILE} per file"
-                f" and {MAX_TOTAL} together can be patched",
+                f"cannot apply the patch to {path}: it has {count_of(said.size_bytes, 'byte')}; at most {MAX_FILE}"
+                f" per file and {MAX_TOTAL} together can be patched",
                 hint="Change it with a command inside the workspace.",
             )
         self._left -= len(held.data)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from pyro_mcp.errors import InvalidArgument
+from pyro_mcp.model.count import count_of
 from pyro_mcp.model.sync import Skipped, SyncResult, WorkspaceSync
 from pyro_mcp.operations.call import Call
 from pyro_mcp.protocol.entries import Entry, EntryError, Piece
@@ -97,4 +98,6 @@ class _Parcel:
         self.entries += 1
         self.bytes += entry.size
         if self.entries % _TELL_EVERY == 0:
-            self._call.progress(f"sending {self.entries:,} entries, {self.bytes / 1e6:,.0f} MB", None)
+            self._call.progress(
+                f"sending {count_of(self.entries, 'entry', 'entries', grouped=True)}, {self.bytes / 1e6:,.0f} MB", None
+            )

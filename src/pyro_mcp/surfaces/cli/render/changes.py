@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from pyro_mcp.model.count import count_of
 from pyro_mcp.model.diff import DiffResult
 from pyro_mcp.model.export import ExportResult
 from pyro_mcp.model.patch import PatchResult
@@ -42,14 +43,14 @@ def after_diff(result: DiffResult, output: Output) -> None:
 def draw_pushed(console: Console, result: SyncResult) -> None:
     """What arrived, and what did not."""
     done = result.workspace_sync
-    what = f"{done.entry_count} entries, {size(done.bytes_written)}"
+    what = f"{count_of(done.entry_count, 'entry', 'entries')}, {size(done.bytes_written)}"
     console.print(f"{plain(done.source_path)} is in {plain(done.destination)}: {what}", soft_wrap=True)
     draw_skipped(console, done.skipped, done.skipped_count)
 
 
 def draw_exported(console: Console, result: ExportResult) -> None:
     """What left, what did not, and what to look at first."""
-    what = f"{result.entry_count} entries, {size(result.bytes_written)}"
+    what = f"{count_of(result.entry_count, 'entry', 'entries')}, {size(result.bytes_written)}"
     console.print(f"{plain(result.workspace_path)} is in {plain(result.output_path)}: {what}", soft_wrap=True)
     draw_skipped(console, result.skipped, result.skipped_count)
     for path in result.masked:

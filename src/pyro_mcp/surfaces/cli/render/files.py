@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from pyro_mcp.model.count import count_of
 from pyro_mcp.model.file import FileContent, FileEntry, FileList, FileSearch, FileWritten
 from pyro_mcp.surfaces.cli.escapes import plain
 from pyro_mcp.surfaces.cli.output import Output
@@ -44,15 +45,15 @@ def after_read(result: FileContent, output: Output) -> None:
     output.finish()
     if result.truncated:
         if result.next_offset is None:
-            output.notice(f"this is the beginning of {result.size_bytes} bytes (--max-bytes)")
+            output.notice(f"this is the beginning of {count_of(result.size_bytes, 'byte')} (--max-bytes)")
         else:
-            output.notice(f"there are {result.size_bytes} bytes; read on with --offset {result.next_offset}")
+            output.notice(f"it has {count_of(result.size_bytes, 'byte')}; read on with --offset {result.next_offset}")
 
 
 def draw_written(console: Console, result: FileWritten) -> None:
     """What was written."""
     verb = "made" if result.created else "replaced"
-    console.print(f"{verb} {plain(result.path)}: {result.bytes_written} bytes", soft_wrap=True)
+    console.print(f"{verb} {plain(result.path)}: {count_of(result.bytes_written, 'byte')}", soft_wrap=True)
 
 
 def draw_search(console: Console, result: FileSearch) -> None:
@@ -63,4 +64,6 @@ def draw_search(console: Console, result: FileSearch) -> None:
     more = "; there may be more (--limit)" if result.truncated and not result.timed_out else ""
     more = "; the time was up, there may be more" if result.timed_out else more
     skipped = f", {result.files_skipped} binary or large left out" if result.files_skipped else ""
-    console.print(f"{result.count} lines in {result.files_searched} files{skipped}{more}", soft_wrap=True)
+    console.print(
+        f"{count_of(result.count, 'line')} in {count_of(result.files_searched, 'file')}{skipped}{more}", soft_wrap=True
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+from pyro_mcp.model.count import count_of
 from pyro_mcp.model.network import NetworkDestination, NetworkRefusal, SummaryNetwork
 from pyro_mcp.surfaces.cli.escapes import plain
 from pyro_mcp.surfaces.cli.output import Output
@@ -21,7 +22,7 @@ def tell_refusals(refusals: Iterable[NetworkRefusal], output: Output, where: str
 
 def refused(one: NetworkRefusal, where: str = ON_CREATE) -> str:
     """A refusal in a line, with what would allow it."""
-    times = f" ({one.count} times)" if one.count > 1 else ""
+    times = f" ({count_of(one.count, 'time')})" if one.count > 1 else ""
     hint = f"; allow it with {one.hint}{where}" if one.hint else ""
     return f"refused {place(one.name, one.address, one.port)}{times}: {one.reason}{hint}"
 
@@ -46,14 +47,14 @@ def summed(network: SummaryNetwork) -> Iterator[str]:
     for one in network.refusals[:LINES]:
         yield f"  REFUSED  {refused(one).removeprefix('refused ')}"
     for failed in network.failures[:LINES]:
-        times = f" ({failed.count} times)" if failed.count > 1 else ""
+        times = f" ({count_of(failed.count, 'time')})" if failed.count > 1 else ""
         yield f"  FAILED   {place(failed.name, failed.address, failed.port)}{times}: {plain(failed.reason)}"
     for to in network.destinations[:LINES]:
         yield f"           {_went(to)}"
     if len(network.destinations) > LINES:
-        yield f"           and {len(network.destinations) - LINES} more places"
+        yield f"           and {len(network.destinations) - LINES} more"
 
 
 def _went(to: NetworkDestination) -> str:
-    many = f"{to.connections} connections, " if to.connections > 1 else ""
+    many = f"{count_of(to.connections, 'connection')}, " if to.connections > 1 else ""
     return f"{place(to.name, to.address, to.port)}: {many}{size(to.bytes_in)} in, {size(to.bytes_out)} out"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from pyro_mcp.model.count import count_of
 from pyro_mcp.model.node import NodeStatus, NodeStopped
 from pyro_mcp.surfaces.cli.render.common import facts, size
 
@@ -33,5 +34,5 @@ def draw_status(console: Console, status: NodeStatus) -> None:
 
 def draw_stopped(console: Console, result: NodeStopped) -> None:
     """What ended."""
-    machines = f" and {result.machine_count} machines with it" if result.machine_count else ""
+    machines = f" and {count_of(result.machine_count, 'machine')} with it" if result.machine_count else ""
     console.print(f"the node has stopped{machines}" if result.stopped else "no node was running")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from pyro_mcp.model.count import count_of
 from pyro_mcp.model.shell import Shell, ShellClosed, ShellList, ShellRead, ShellSignalled, ShellWritten
 from pyro_mcp.surfaces.cli.escapes import plain
 from pyro_mcp.surfaces.cli.output import STDOUT, Output
@@ -34,7 +35,7 @@ def draw_list(console: Console, result: ShellList) -> None:
 def after_read(result: ShellRead, output: Output) -> None:
     """The output as it stands, and on stderr what it lacks and where to read on."""
     if result.missed_bytes:
-        output.notice(f"{result.missed_bytes} bytes before this were not kept")
+        output.notice(f"not kept: {count_of(result.missed_bytes, 'byte')} before this")
     output.live(STDOUT, result.output.encode("utf-8", "surrogateescape"))
     output.finish()
     if result.more:
@@ -45,7 +46,7 @@ def after_read(result: ShellRead, output: Output) -> None:
 
 def draw_written(console: Console, result: ShellWritten) -> None:
     """That it was typed."""
-    console.print(f"typed {result.input_length} characters into {result.shell_id}")
+    console.print(f"typed {count_of(result.input_length, 'character')} into {result.shell_id}")
 
 
 def draw_signalled(console: Console, result: ShellSignalled) -> None:

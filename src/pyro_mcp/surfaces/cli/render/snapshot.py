@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from pyro_mcp.model.count import count_of
 from pyro_mcp.model.snapshot import SnapshotCreated, SnapshotDeleted, SnapshotList
 from pyro_mcp.surfaces.cli.render.changes import draw_skipped
 from pyro_mcp.surfaces.cli.render.common import put, size, table
@@ -23,7 +24,7 @@ def draw_list(console: Console, result: SnapshotList) -> None:
 
 def draw_one(console: Console, result: SnapshotCreated) -> None:
     """That it is kept, and what is not in it."""
-    what = f"{result.entry_count} entries, {size(result.bytes_written)}"
+    what = f"{count_of(result.entry_count, 'entry', 'entries')}, {size(result.bytes_written)}"
     console.print(f"snapshot {result.snapshot_name} is kept: {what}")
     draw_skipped(console, result.skipped, result.skipped_count)
 

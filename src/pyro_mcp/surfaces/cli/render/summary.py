@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from pyro_mcp.model.count import count_of
 from pyro_mcp.model.summary import (
     SummaryChanges,
     SummaryCommands,
@@ -54,7 +55,7 @@ def _page(result: WorkspaceSummary) -> Iterator[str]:
     if result.snapshots:
         yield "snapshots  " + ", ".join(plain(one.snapshot_name) for one in result.snapshots)
     if result.stops or result.starts:
-        yield f"life       stopped {result.stops} times, started again {result.starts} times"
+        yield f"life       stopped {count_of(result.stops, 'time')}, started again {count_of(result.starts, 'time')}"
 
 
 def _commands(commands: SummaryCommands) -> Iterator[str]:
@@ -85,7 +86,7 @@ def _changes(changes: SummaryChanges) -> Iterator[str]:
         return
     kinds = ("added", totals.added), ("modified", totals.modified), ("deleted", totals.deleted)
     counts = [f"{count} {name}" for name, count in (*kinds, ("of another type", totals.type_changed)) if count]
-    yield f"changes    {', '.join(counts)}; +{changes.added_lines} -{changes.deleted_lines} lines"
+    yield f"changes    {', '.join(counts)}; lines +{changes.added_lines} -{changes.deleted_lines}"
     for entry in changes.entries[:PATHS]:
         yield f"         {_SIGNS[entry.status]} {plain(entry.path)}"
     if totals.total > PATHS:
@@ -120,7 +121,7 @@ def _still(result: WorkspaceSummary) -> Iterator[str]:
         ("service", len(result.services.now)),
         ("shell", len(result.shells.now)),
     )
-    counts = [f"{count} {word}{'s' if count > 1 else ''}" for word, count in kinds if count]
+    counts = [count_of(count, word) for word, count in kinds if count]
     if counts:
         yield "still running: " + ", ".join(counts)
 
@@ -128,12 +129,13 @@ def _still(result: WorkspaceSummary) -> Iterator[str]:
 def _edits(word: str, edits: SummaryEdits) -> Iterator[str]:
     if edits.count:
         more = ", ..." if len(edits.paths) > PATHS else ""
-        yield f"{word:<10} {edits.count} times: {', '.join(plain(path) for path in edits.paths[:PATHS])}{more}"
+        paths = ", ".join(plain(path) for path in edits.paths[:PATHS])
+        yield f"{word:<10} {count_of(edits.count, 'time')}: {paths}{more}"
 
 
 def _transfers(word: str, way: str, transfers: SummaryTransfers) -> Iterator[str]:
     for one in transfers.entries:
-        count = f"{one.entry_count} entries, {size(one.bytes_written)}"
+        count = f"{count_of(one.entry_count, 'entry', 'entries')}, {size(one.bytes_written)}"
         yield f"{word:<10} {plain(one.path)} {way} {plain(one.host_path)}: {count}"
     if transfers.count > len(transfers.entries):
         yield f"{word:<10} and {transfers.count - len(transfers.entries)} more before"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import TYPE_CHECKING
 
+from pyro_mcp.model.count import count_of
 from pyro_mcp.model.workspace import Workspace, WorkspaceDeleted, WorkspaceList
 from pyro_mcp.surfaces.cli.escapes import plain
 from pyro_mcp.surfaces.cli.render.common import facts, put, size, table
@@ -46,7 +47,9 @@ def draw_one(console: Console, result: Workspace) -> None:
             ("file system", result.metadata.get("file_system", "")),
             (
                 "seed",
-                f"{seed.seed_path}: {seed.entry_count} entries, {size(seed.bytes_written)}" if seed.seed_path else "",
+                f"{seed.seed_path}: {count_of(seed.entry_count, 'entry', 'entries')}, {size(seed.bytes_written)}"
+                if seed.seed_path
+                else "",
             ),
             ("commands", f"{result.command_count}, {result.running_command_count} running" if last else ""),
             ("last command", f"{last.sequence}: {plain(last.command)[:100]}" if last else ""),

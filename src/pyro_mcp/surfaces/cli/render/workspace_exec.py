@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from pyro_mcp.model.count import count_of
 from pyro_mcp.model.workspace_exec import CommandOutput, WorkspaceExec, WorkspaceLogs
 from pyro_mcp.surfaces.cli.escapes import plain
 from pyro_mcp.surfaces.cli.output import Output
@@ -31,7 +32,7 @@ def draw_logs(console: Console, result: WorkspaceLogs) -> None:
     if not result.count:
         console.print("nothing was run here since the last reset")
     if result.command_count > result.count > 1:
-        console.print(f"the last {result.count} of {result.command_count} commands")
+        console.print(f"the last {result.count} of {count_of(result.command_count, 'command')}")
     for entry in result.entries:
         console.print(f"[{entry.sequence}] {plain(entry.command)}", soft_wrap=True)
         console.print(f"    {when(entry.recorded_at)}, {outcome(entry)}", soft_wrap=True)
