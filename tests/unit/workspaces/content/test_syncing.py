@@ -105,6 +105,7 @@ def test_a_node_that_goes_away_amid_a_push_leaves_nothing(
     lab: Lab, source: Path, monkeypatch: pytest.MonkeyPatch, count: int
 ) -> None:
     lab.put("in/run.sh", "as it was")
+    (source / "long").write_bytes(bytes(8 << 20))
     before = lab.snapshot()
     whole = syncing._Parcel.pieces
 
