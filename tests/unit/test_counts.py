@@ -17,7 +17,9 @@ SOURCE = Path(pyro_mcp.__file__).parent
 MODULES = [path for path in SOURCE.rglob("*.py") if not {"guest", "protocol"} & set(path.parts)]
 """The agent and the wire import nothing of the rest, and count nothing that may be one."""
 NOUNS = {"characters", "connections", "items", "machines", "names", "requests", "services", "shells", "workspaces"}
-LIMIT = re.compile(r"[A-Z_]+|self\._limits\.\w+|self\._ratio|device_bytes|header\.size")
+LIMIT = re.compile(
+    r"[A-Z_]+|self\._limits\.\w+|self\._ratio|ext4\.[A-Z_]+|self\._device_bytes|device_bytes|header\.size"
+)
 """A limit, or what has passed one: it is never one."""
 
 

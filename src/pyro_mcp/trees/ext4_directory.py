@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Sequence
 
+from pyro_mcp.model.count import count_of
 from pyro_mcp.trees.ext4_format import BLOCK
 
 FILE, DIRECTORY, SYMLINK = 1, 2, 7
@@ -73,7 +74,7 @@ def _indexed(dots: Sequence[Name], names: Sequence[Name]) -> list[bytes]:
         return [_root(dots, 0, places), *leaves]
     nodes = range(0, len(leaves), _NODE_MAX)
     if len(nodes) > _ROOT_MAX:
-        raise OverflowError(f"a directory of {len(names)} names")
+        raise OverflowError(f"a directory of {count_of(len(names), 'name')}")
     first_leaf = 1 + len(nodes)
     inner = [
         _node([(entries[number], first_leaf + number) for number in range(at, min(at + _NODE_MAX, len(leaves)))])

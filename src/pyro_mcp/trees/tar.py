@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple, Protocol
 
+from pyro_mcp.model.count import count_of
 from pyro_mcp.protocol.entries import MAX_SIZE
 
 BLOCK = 512
@@ -125,7 +126,9 @@ def _verify(block: bytes, where: str) -> None:
 
 def _extension(stream: Stream, size: int, where: str) -> bytes:
     if not 0 <= size <= _EXTENSION_MAX:
-        raise Damaged(f"an extended header of {size:,} bytes {where}; at most {_EXTENSION_MAX:,} fit")
+        raise Damaged(
+            f"an extended header of {count_of(size, 'byte', grouped=True)} {where}; at most {_EXTENSION_MAX:,} fit"
+        )
     data = stream.read(-(-size // BLOCK) * BLOCK)
     if len(data) < size:
         raise Damaged(f"it ends within an extended header {where}")
@@ -205,7 +208,7 @@ def _bounded(size: int, what: str) -> int:
     if size < 0:
         raise Damaged(f"{what} is negative")
     if size > MAX_SIZE:
-        raise Damaged(f"{what} is {size:,} bytes, more than any file has")
+        raise Damaged(f"{what} is {count_of(size, 'byte', grouped=True)}, more than any file has")
     return size
 
 
@@ -291,7 +294,7 @@ def _check_extents(extents: Extents, size: int, stored: int, name: str) -> None:
         end = begin + length
     total = sum(length for _, length in extents)
     if total != stored:
-        raise Damaged(f"the map of {show(name)} names {total:,} bytes of {stored:,}")
+        raise Damaged(f"the map of {show(name)} covers {count_of(total, 'byte', grouped=True)} of {stored:,}")
 
 
 def _number(field: bytes, what: str) -> int:

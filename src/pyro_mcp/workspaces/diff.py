@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 def diff_workspace(call: Call[Engine], workspace_id: WorkspaceRef) -> DiffResult:
     """Compare the live /workspace with its baseline, what it started with.
 
-    A renamed directory shows as its old files deleted and its new ones added. The patch is what `git apply` takes.
+    A renamed directory shows as old files deleted and new ones added. The patch is what `git apply` takes.
     Changes that text cannot say, such as binary files, are listed with the reason.
     """
     from pyro_mcp.workspaces.content.diffing import diff

@@ -36,8 +36,7 @@ def push_workspace_sync(
 ) -> SyncResult:
     """Copy a directory or an archive of the host into the workspace, all of it or nothing.
 
-    Directories that are there are merged into. A file with the same content is left alone; one that is replaced counts
-    as changed now, so `make` builds anew what was built from the old one. Links are stored, never followed;
+    Directories are merged; equal files left alone; replaced ones count as changed now. Links are stored, not followed;
     sockets, pipes and devices are left out and listed. The baseline stays what it was.
     """
     from pyro_mcp.workspaces.content.opening import opened

@@ -17,6 +17,7 @@ from typing import Any
 
 from pyro_mcp.errors import IsolationUnavailable
 from pyro_mcp.machines.host.driver import HostDriver
+from pyro_mcp.machines.qemu.command import OVERHEAD_MIB
 from pyro_mcp.operations.call import Call
 from pyro_mcp.settings import Settings
 from pyro_mcp.store.database import Database
@@ -25,7 +26,7 @@ from pyro_mcp.workspaces.faults import Faults, no_faults
 
 SIZE = {"vcpu_count": 1, "mem_mib": 128, "ttl_seconds": 600, "network": False, "allow_host_compat": True}
 AHEAD_SECONDS = 120.0
-POOL = {"pool_size": 1, "memory_limit_mib": 1024}
+POOL = {"pool_size": 1, "memory_limit_mib": 1024 + 2 * OVERHEAD_MIB["tcg"]}
 """Settings of an engine that makes a machine of `GUEST_SIZE` ahead and has no room for another."""
 GUEST_SIZE = {**SIZE, "mem_mib": 512, "allow_host_compat": False}
 

@@ -189,6 +189,10 @@ class _Feeder:
             over = True
         except PyroError as error:
             self.failure = error
+        except BaseException:
+            # A bug of ours, which this thread's log tells; whoever waits must not take it for a cancelled request.
+            self.failure = PyroError("cannot read what is to be sent: see the log of the node")
+            raise
         finally:
             if not over:
                 self._stream.cancel()
