@@ -10,9 +10,9 @@ import uuid
 
 import pytest
 
+from pyro_mcp.engine.commands import run as exec_module
 from pyro_mcp.operations.call import Call
 from pyro_mcp.protocol.channel import ChannelClosed, Data, RemoteError
-from pyro_mcp.workspaces import exec as exec_module
 
 from .conftest import Sandbox
 

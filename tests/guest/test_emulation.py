@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from pyro_mcp.engine.commands import run as exec_module
 from pyro_mcp.errors import MachineFailed
 from pyro_mcp.machines.driver import MachineSpec
 from pyro_mcp.machines.qemu import command
@@ -20,7 +21,6 @@ from pyro_mcp.machines.qemu.driver import CLOCK_TRIES, QemuDriver, QemuMachine
 from pyro_mcp.operations.call import Call
 from pyro_mcp.protocol.channel import Data, Result
 from pyro_mcp.system.progress import silent
-from pyro_mcp.workspaces import exec as exec_module
 
 pytestmark = pytest.mark.guest
 Launch = Callable[..., QemuMachine]

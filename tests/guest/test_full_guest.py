@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 
+from pyro_mcp.api import disk, export, patch, snapshot, sync, workspace
+from pyro_mcp.api import exec as workspace_exec
+from pyro_mcp.api import file as files
+from pyro_mcp.engine.engine import Engine
 from pyro_mcp.errors import DiskFull
 from pyro_mcp.machines.driver import Image
-from pyro_mcp.workspaces import disk, export, files, patch, snapshot, sync, workspace, workspace_exec
-from pyro_mcp.workspaces.engine import Engine
 
 pytestmark = pytest.mark.guest
 

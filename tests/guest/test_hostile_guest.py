@@ -13,10 +13,11 @@ from typing import Any
 
 import pytest
 
+from pyro_mcp.api import disk, workspace
+from pyro_mcp.api import exec as workspace_exec
+from pyro_mcp.engine.engine import Engine
 from pyro_mcp.errors import MachineFailed
 from pyro_mcp.machines.driver import Image
-from pyro_mcp.workspaces import disk, workspace, workspace_exec
-from pyro_mcp.workspaces.engine import Engine
 
 pytestmark = pytest.mark.guest
 

@@ -13,10 +13,10 @@ from types import ModuleType
 
 import pytest
 
+from pyro_mcp.engine.engine import Engine
 from pyro_mcp.errors import MachineFailed
 from pyro_mcp.machines.driver import Image
 from pyro_mcp.node.adopt import reconcile
-from pyro_mcp.workspaces.engine import Engine
 
 pytestmark = pytest.mark.guest
 

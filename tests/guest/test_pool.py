@@ -19,6 +19,8 @@ from typing import Any
 
 import pytest
 
+from pyro_mcp.engine.engine import Engine
+from pyro_mcp.engine.fleet import pool as pool_module
 from pyro_mcp.errors import Capacity
 from pyro_mcp.machines.driver import Image, MachineSpec, NetworkLink, WorkspaceMount
 from pyro_mcp.machines.qemu.ahead import QemuAhead
@@ -28,8 +30,6 @@ from pyro_mcp.machines.template import RAM
 from pyro_mcp.node.adopt import reconcile
 from pyro_mcp.protocol.channel import Data, RemoteError, Result
 from pyro_mcp.system.progress import silent
-from pyro_mcp.workspaces import pool as pool_module
-from pyro_mcp.workspaces.engine import Engine
 
 pytestmark = pytest.mark.guest
 

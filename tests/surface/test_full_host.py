@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 
 from pyro_mcp import DiskFull, Pyro
+from pyro_mcp.engine.commands.run import GRACE_SECONDS
 from pyro_mcp.settings import Settings
 from pyro_mcp.surfaces.client import call_running_node
-from pyro_mcp.workspaces.exec import GRACE_SECONDS
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="makes mounts")
 

@@ -23,7 +23,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the agent. Returns an exit code on the host; as PID 1 it never returns."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments:
-        from pyro_mcp.guest import init
+        from pyro_mcp.guest.boot import init
 
         init.run()
     options = dict(zip(arguments[::2], arguments[1::2], strict=False))
@@ -31,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if len(arguments) % 2 or len(ways_in) != 1 or set(options) - ways_in - {"--mark", "--baseline"} != {"--root"}:
         print(USAGE, file=sys.stderr)
         return 2
-    from pyro_mcp.guest import hosted
+    from pyro_mcp.guest.boot import hosted
 
     baseline = options.get("--baseline")
     agent = hosted.HostedAgent(

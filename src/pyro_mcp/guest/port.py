@@ -11,7 +11,7 @@ import errno
 import os
 import select
 
-from pyro_mcp.guest.sysfs import find_device
+from pyro_mcp.guest.boot.sysfs import find_device
 from pyro_mcp.protocol.pipe import Pipe
 
 PORT_NAME = "pyro.agent"

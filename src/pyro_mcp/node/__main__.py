@@ -80,9 +80,9 @@ def _open(values: dict[str, Any]) -> Any:
     _raise_limit()
     BoundedLog(place.log).install()
 
+    from pyro_mcp.engine.engine import Engine
     from pyro_mcp.node.lifecycle import VERBS
     from pyro_mcp.node.server import Node
-    from pyro_mcp.workspaces.engine import Engine
 
     node = Node(settings, place, Engine.open(settings), VERBS)
     node.listen()

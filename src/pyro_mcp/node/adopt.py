@@ -13,12 +13,12 @@ import shutil
 import signal
 from pathlib import Path
 
+from pyro_mcp.engine.engine import Engine
 from pyro_mcp.errors import PyroError
 from pyro_mcp.machines.driver import Machine
 from pyro_mcp.store.machines import MachineRow, Machines
 from pyro_mcp.system.atomic import disk_errors
 from pyro_mcp.system.process import wait_pidfd
-from pyro_mcp.workspaces.engine import Engine
 
 _log = logging.getLogger(__name__)
 

@@ -14,16 +14,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pyro_mcp.engine.fleet.pool import Place, size_of
 from pyro_mcp.errors import Conflict, InvalidArgument
 from pyro_mcp.model.count import count_of
 from pyro_mcp.model.node import NodeMachine, NodePooled, NodeStatus, NodeStopped
 from pyro_mcp.operations.encode import encode
 from pyro_mcp.version import VERSION
-from pyro_mcp.workspaces.pool import Place, size_of
 
 if TYPE_CHECKING:
+    from pyro_mcp.engine.fleet.fleet import Seen
     from pyro_mcp.node.server import Node, Verbs
-    from pyro_mcp.workspaces.fleet import Seen
 
 
 def status(node: Node, params: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,8 +8,8 @@ from __future__ import annotations
 import logging
 import threading
 
+from pyro_mcp.engine.engine import Engine
 from pyro_mcp.errors import PyroError
-from pyro_mcp.workspaces.engine import Engine
 
 _log = logging.getLogger(__name__)
 

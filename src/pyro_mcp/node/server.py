@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from pyro_mcp.engine.engine import Engine
 from pyro_mcp.errors import NodeUnavailable, PyroError
 from pyro_mcp.node import calls
 from pyro_mcp.node.place import MAX_CONTROL, About, Place, peer
@@ -29,7 +30,6 @@ from pyro_mcp.settings import Settings
 from pyro_mcp.system.locks import try_locked
 from pyro_mcp.system.sockets import listen_unix
 from pyro_mcp.version import VERSION
-from pyro_mcp.workspaces.engine import Engine
 
 _log = logging.getLogger(__name__)
 

@@ -7,14 +7,14 @@ from functools import cache
 from importlib import import_module
 from typing import Any
 
+from pyro_mcp.api import VERB_MODULES
 from pyro_mcp.operations.operation import Operation, operations_in
-from pyro_mcp.workspaces import VERB_MODULES
 
 
 @cache
 def every_operation() -> Mapping[str, Operation[Any, Any]]:
     """Name → operation."""
-    modules = (import_module(f"pyro_mcp.workspaces.{name}") for name in VERB_MODULES)
+    modules = (import_module(f"pyro_mcp.api.{name}") for name in VERB_MODULES)
     return {operation.name: operation for module in modules for operation in operations_in(module)}
 
 

@@ -10,10 +10,10 @@ from dataclasses import replace
 from importlib import import_module
 from typing import Any, Literal, get_args
 
+from pyro_mcp.api import VERB_MODULES
 from pyro_mcp.errors import InvalidArgument
 from pyro_mcp.operations.fields import Field
 from pyro_mcp.operations.operation import Operation, operations_in
-from pyro_mcp.workspaces import VERB_MODULES
 
 Profile = Literal["vm-run", "workspace-core", "workspace-full"]
 DEFAULT_PROFILE: Profile = "workspace-core"
@@ -21,8 +21,8 @@ PROFILES: tuple[str, ...] = get_args(Profile)
 
 WORKSPACE_MODULES = (
     "workspace",
-    "workspace_exec",
-    "files",
+    "exec",
+    "file",
     "patch",
     "diff",
     "sync",
@@ -35,11 +35,11 @@ WORKSPACE_MODULES = (
 )
 COMMANDS: dict[str, tuple[tuple[str, ...], str]] = {
     "run": (("run",), "run one command in a fresh machine"),
-    "env": (("environments",), "list, install and remove environments"),
+    "env": (("environment",), "list, install and remove environments"),
     "workspace": (WORKSPACE_MODULES, "create and use persistent sandboxes"),
     "doctor": (("doctor",), "show what this host can do and what is missing"),
 }
-"""First word of a command → the modules of `workspaces` that declare it, and its line in `pyro --help`."""
+"""First word of a command → the modules of `api` that declare it, and its line in `pyro --help`."""
 
 GROUPS: dict[tuple[str, str], str] = {
     ("workspace", "snapshot"): "save, list and remove checkpoints",
@@ -71,8 +71,8 @@ _CORE = frozenset(
 
 
 def operations(module: str) -> Iterator[Operation[Any, Any]]:
-    """The operations that `workspaces.<module>` declares."""
-    return operations_in(import_module(f"pyro_mcp.workspaces.{module}"))
+    """The operations that `api.<module>` declares."""
+    return operations_in(import_module(f"pyro_mcp.api.{module}"))
 
 
 def every_operation() -> Iterator[Operation[Any, Any]]:

@@ -11,28 +11,15 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar, cast
 
+from pyro_mcp.api import diff, disk, export, patch, run, service, shell, snapshot, summary, sync, vm, workspace
+from pyro_mcp.api import environment as environments
+from pyro_mcp.api import exec as workspace_exec
+from pyro_mcp.api import file as files
 from pyro_mcp.errors import PyroError
 from pyro_mcp.operations.operation import Operation
 from pyro_mcp.settings import Settings
 from pyro_mcp.surfaces import wording
 from pyro_mcp.surfaces.client import Client, Listener, deaf
-from pyro_mcp.workspaces import (
-    diff,
-    disk,
-    environments,
-    export,
-    files,
-    patch,
-    run,
-    service,
-    shell,
-    snapshot,
-    summary,
-    sync,
-    vm,
-    workspace,
-    workspace_exec,
-)
 
 if TYPE_CHECKING:
     from mcp.server import Server

@@ -66,7 +66,7 @@ def test_its_python_runs_the_agent_without_any_userland(built: Settings, tmp_pat
         "--argv0",
         tree / "bin/python3",
     ]
-    probe = "import sys; sys.path.insert(0, sys.argv[1]); import pyro_mcp.guest.init, pyro_mcp.guest.exec, lzma, ctypes"
+    probe = "import sys; sys.path.insert(0, sys.argv[1]); import pyro_mcp.guest.boot.init, lzma, ctypes"
     argv = [*map(str, interpreter), str(tree / "bin/python3"), "-I", "-S", "-c", probe, str(tree / "agent")]
     finished = subprocess.run(argv, capture_output=True, text=True, env={}, check=False)
     assert finished.returncode == 0, finished.stderr

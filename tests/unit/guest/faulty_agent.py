@@ -21,8 +21,8 @@ from typing import Any
 
 sys.path.insert(0, sys.argv[1])
 
-from pyro_mcp.guest.durable import Lazy
-from pyro_mcp.guest.hosted import HostedAgent
+from pyro_mcp.guest.boot.hosted import HostedAgent
+from pyro_mcp.guest.tree.durable import Lazy
 
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
 _EVENTS = {

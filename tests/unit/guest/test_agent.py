@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from pyro_mcp.guest import children
+from pyro_mcp.guest.exec import children
 from pyro_mcp.guest.main import main
 from pyro_mcp.protocol.channel import Channel, ChannelClosed, RemoteError
 from pyro_mcp.protocol.pipe import Pipe
@@ -130,7 +130,7 @@ def test_the_agent_imports_nothing_heavy() -> None:
     """Each of these costs a booting guest 50 to 300 ms under emulation."""
     code = (
         "import sys; sys.path.insert(0, sys.argv[1])\n"
-        "import pyro_mcp.guest.init\n"
+        "import pyro_mcp.guest.boot.init\n"
         "heavy = {'subprocess', 'socket', 'inspect', 'dataclasses', 'logging', 'asyncio', 'traceback', 'tempfile',\n"
         "         'pathlib', 'shutil', 'argparse', 'concurrent.futures'}\n"
         "print(sorted(heavy & set(sys.modules)))"

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from pyro_mcp.guest import exec as exec_module
-from pyro_mcp.guest.exec import TRANSFER_NICE
+from pyro_mcp.guest.exec import run as exec_module
+from pyro_mcp.guest.exec.run import TRANSFER_NICE
 from pyro_mcp.protocol.channel import Data, RemoteError
 from pyro_mcp.protocol.wake import Wake
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
-from pyro_mcp.guest.forward import tcp_connect
+from pyro_mcp.guest.net.forward import tcp_connect
 from pyro_mcp.protocol.channel import ChannelClosed, Data, End, Event, RemoteError, Result
 
 from .conftest import Client, until

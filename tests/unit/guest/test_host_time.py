@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from pyro_mcp.guest.host_time import HostTime
+from pyro_mcp.guest.boot.host_time import HostTime
 
 SECOND = 1_000_000_000
 

@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
-from pyro_mcp.guest import jobs
-from pyro_mcp.guest.jobs import Job, Jobs
+from pyro_mcp.engine.secrets.redact import Masks, Redactor
+from pyro_mcp.guest.exec import jobs
+from pyro_mcp.guest.exec.jobs import Job, Jobs
 from pyro_mcp.protocol.channel import ChannelClosed, Data, RemoteError, Result, Stream
-from pyro_mcp.workspaces.redact import Masks, Redactor
 
 from .conftest import START, alive, collect, until
 from .test_agent import connect

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pyro_mcp.guest import place
+from pyro_mcp.guest.boot import place
 
 MOST = 4096
 

@@ -17,15 +17,15 @@ from typing import Any
 
 import pytest
 
-from pyro_mcp.guest import readiness as probes
-from pyro_mcp.guest import services
-from pyro_mcp.guest.poller import Poller
-from pyro_mcp.guest.service_group import MarkedGroup
-from pyro_mcp.guest.service_run import Plan, Service
+from pyro_mcp.engine.cancel import CANCEL_SECONDS
+from pyro_mcp.engine.fleet.fleet import SHUTDOWN_SECONDS
+from pyro_mcp.guest.services import readiness as probes
+from pyro_mcp.guest.services import services
+from pyro_mcp.guest.services.poller import Poller
+from pyro_mcp.guest.services.service_group import MarkedGroup
+from pyro_mcp.guest.services.service_run import Plan, Service
 from pyro_mcp.protocol.channel import Data, Event, RemoteError, Result
 from pyro_mcp.protocol.readiness import parse
-from pyro_mcp.workspaces.cancel import CANCEL_SECONDS
-from pyro_mcp.workspaces.fleet import SHUTDOWN_SECONDS
 
 from .conftest import Client, alive, until
 

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from pyro_mcp.guest import pty as pty_module
-from pyro_mcp.guest.ring import RING_BYTES, Ring
+from pyro_mcp.guest.terminals import pty as pty_module
+from pyro_mcp.guest.terminals.ring import RING_BYTES, Ring
 from pyro_mcp.protocol.channel import Data, RemoteError, Result, Stream
 
 from .conftest import Client, alive, until

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pyro_mcp.guest.sysfs import find_device
+from pyro_mcp.guest.boot.sysfs import find_device
 
 
 def test_a_device_is_found_by_its_attribute(tmp_path: Path) -> None:

@@ -6,9 +6,9 @@ import threading
 
 import pytest
 
-from pyro_mcp.guest import turns
 from pyro_mcp.guest.errors import AgentError
-from pyro_mcp.guest.turns import Turn
+from pyro_mcp.guest.tree import turns
+from pyro_mcp.guest.tree.turns import Turn
 
 
 def nothing() -> None:

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from pyro_mcp.errors import Capacity, Conflict, InvalidArgument, PermissionDenied
-from pyro_mcp.guest.forward import tcp_connect
+from pyro_mcp.guest.net.forward import tcp_connect
 from pyro_mcp.network import publish
 from pyro_mcp.network.publish import Publisher
 from pyro_mcp.protocol.channel import Channel, Event, RemoteError, Stream

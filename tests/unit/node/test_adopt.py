@@ -17,10 +17,10 @@ import fleetlab
 import pytest
 from fleetlab import SIZE, Ears, engine_at, processes_of
 
+from pyro_mcp.engine.engine import Engine
 from pyro_mcp.errors import MachineFailed
 from pyro_mcp.machines.host.driver import HostDriver
 from pyro_mcp.node.adopt import reconcile
-from pyro_mcp.workspaces.engine import Engine
 
 
 @contextlib.contextmanager

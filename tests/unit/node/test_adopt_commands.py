@@ -15,11 +15,11 @@ import joblab
 import pytest
 from fleetlab import Ears, engine_at, processes_of
 
+from pyro_mcp.engine.commands import journal, ring
+from pyro_mcp.engine.engine import Engine
+from pyro_mcp.engine.secrets.redact import Masks
 from pyro_mcp.node.adopt import reconcile
 from pyro_mcp.store.commands import Commands
-from pyro_mcp.workspaces import journal, ring
-from pyro_mcp.workspaces.engine import Engine
-from pyro_mcp.workspaces.redact import Masks
 
 MASKS = Masks.of([joblab.SECRET.encode()])
 

@@ -11,9 +11,9 @@ from pathlib import Path
 import fleetlab
 from fleetlab import engine_at, processes_of
 
+from pyro_mcp.engine.engine import Engine
 from pyro_mcp.errors import NotFound
 from pyro_mcp.node.adopt import reconcile
-from pyro_mcp.workspaces.engine import Engine
 
 
 def free_ports() -> tuple[int, int]:

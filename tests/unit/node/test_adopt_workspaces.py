@@ -10,8 +10,8 @@ from pathlib import Path
 import fleetlab
 from fleetlab import Ears, engine_at, processes_of
 
+from pyro_mcp.engine.engine import Engine
 from pyro_mcp.node.adopt import reconcile
-from pyro_mcp.workspaces.engine import Engine
 
 CONTENT = {
     "": {"one"},

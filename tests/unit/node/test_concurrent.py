@@ -41,12 +41,12 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
+from pyro_mcp.engine.cancel import CANCEL_SECONDS
 from pyro_mcp.node.lifecycle import VERBS
 from pyro_mcp.node.place import MAX_CONTROL, Place
 from pyro_mcp.node.server import Node
 from pyro_mcp.protocol.channel import Channel, RemoteError
 from pyro_mcp.protocol.pipe import Pipe
-from pyro_mcp.workspaces.cancel import CANCEL_SECONDS
 
 STATUS_SECONDS, LOCK_SECONDS = 2.0, 5.0
 """As promised on a host that has time for it."""

@@ -6,6 +6,8 @@ from typing import Annotated, Any
 
 import pytest
 
+from pyro_mcp.api.run import run_in_vm
+from pyro_mcp.api.vm import status_vm
 from pyro_mcp.errors import InvalidArgument, ProtocolError
 from pyro_mcp.model.process import Cleanup, RunResult
 from pyro_mcp.operations.call import Call
@@ -15,8 +17,6 @@ from pyro_mcp.operations.operation import Effects, Operation, operation
 from pyro_mcp.operations.validate import json_type
 from pyro_mcp.surfaces import catalog
 from pyro_mcp.surfaces.wording import CLI, SDK
-from pyro_mcp.workspaces.run import run_in_vm
-from pyro_mcp.workspaces.vm import status_vm
 
 VERBS = list(catalog.every_operation())
 

@@ -19,10 +19,12 @@ import effects
 import fleetlab
 from fleetlab import Ears, processes_of
 
+from pyro_mcp.api import disk, export, patch, snapshot, sync, workspace
+from pyro_mcp.api import exec as workspace_exec
+from pyro_mcp.api import file as files
+from pyro_mcp.engine.engine import Engine
 from pyro_mcp.errors import PyroError
 from pyro_mcp.node.adopt import reconcile
-from pyro_mcp.workspaces import disk, export, files, patch, snapshot, sync, workspace, workspace_exec
-from pyro_mcp.workspaces.engine import Engine
 
 SETTLED_SECONDS = 10.0
 KEPT = "kept by the command that was acknowledged first"

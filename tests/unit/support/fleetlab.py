@@ -15,14 +15,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from pyro_mcp.engine.engine import Engine
+from pyro_mcp.engine.faults import Faults, no_faults
 from pyro_mcp.errors import IsolationUnavailable
 from pyro_mcp.machines.host.driver import HostDriver
 from pyro_mcp.machines.qemu.command import OVERHEAD_MIB
 from pyro_mcp.operations.call import Call
 from pyro_mcp.settings import Settings
 from pyro_mcp.store.database import Database
-from pyro_mcp.workspaces.engine import Engine
-from pyro_mcp.workspaces.faults import Faults, no_faults
 
 SIZE = {"vcpu_count": 1, "mem_mib": 128, "ttl_seconds": 600, "network": False, "allow_host_compat": True}
 AHEAD_SECONDS = 120.0
@@ -131,7 +131,7 @@ def act_pool(engine: Engine) -> None:
 
 def act_workspace(engine: Engine) -> None:
     """Everything in a workspace's life that changes it; after each step its name is written to `acks`."""
-    from pyro_mcp.workspaces.workspace import create_workspace
+    from pyro_mcp.api.workspace import create_workspace
 
     state_dir = engine.settings.state_dir
     call = Ears(engine).call
@@ -170,8 +170,8 @@ def act_workspace(engine: Engine) -> None:
 
 def act_service(engine: Engine) -> None:
     """A service with a published port from its start to its stop; acknowledged steps go to `acks`."""
-    from pyro_mcp.workspaces.service import start_service, stop_service
-    from pyro_mcp.workspaces.workspace import create_workspace
+    from pyro_mcp.api.service import start_service, stop_service
+    from pyro_mcp.api.workspace import create_workspace
 
     call = Ears(engine).call
     policy = "egress+published-ports"

@@ -14,10 +14,10 @@ from pathlib import Path
 
 from fleetlab import Ears, engine_at
 
+from pyro_mcp.api.workspace import create_workspace
+from pyro_mcp.engine.commands import journal, ring
+from pyro_mcp.engine.engine import Engine
 from pyro_mcp.node.adopt import reconcile
-from pyro_mcp.workspaces import journal, ring
-from pyro_mcp.workspaces.engine import Engine
-from pyro_mcp.workspaces.workspace import create_workspace
 
 SECRET = "horse battery horse"
 """Ends as it begins: where one stands, another may begin in it."""

@@ -9,9 +9,9 @@ from typing import Any
 
 from fleetlab import Ears, engine_at
 
+from pyro_mcp.api import workspace
+from pyro_mcp.engine.engine import Engine
 from pyro_mcp.model.service import Service, StartedService
-from pyro_mcp.workspaces import workspace
-from pyro_mcp.workspaces.engine import Engine
 
 REF = "w"
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from pyro_mcp.guest import params as read
-from pyro_mcp.guest import place
+from pyro_mcp.guest.boot import place
 from pyro_mcp.guest.errors import AgentError, cause, invalid
 from pyro_mcp.guest.flow import Flow
 from pyro_mcp.guest.net import drivers, link, rules, trust

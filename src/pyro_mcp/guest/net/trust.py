@@ -14,7 +14,7 @@ it, which writes the file anew when packages are installed. Others look elsewher
 
 from __future__ import annotations
 
-from pyro_mcp.guest import place
+from pyro_mcp.guest.boot import place
 
 BUNDLE = "/etc/ssl/certs/ca-certificates.crt"
 SOURCE = "/usr/local/share/ca-certificates/pyro-host.crt"

@@ -1,0 +1,7 @@
+"""The verbs and their bodies. Importing this package imports none of them."""
+
+VERB_MODULES = (
+    *("run", "vm", "environment", "doctor", "workspace", "exec"),
+    *("file", "patch", "diff", "sync", "export", "snapshot", "summary", "service", "disk", "shell"),
+)
+"""The modules that declare verbs."""

@@ -1,0 +1,146 @@
+"""Files: look at and change single files of a workspace."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+from pyro_mcp.api.params import WorkspacePath, WorkspaceRef
+from pyro_mcp.model.file import FileContent, FileList, FileSearch, FileWritten
+from pyro_mcp.operations.fields import Param
+from pyro_mcp.operations.operation import Effects, operation
+
+if TYPE_CHECKING:
+    from pyro_mcp.engine.engine import Engine
+    from pyro_mcp.operations.call import Call
+
+_READ = Effects(read_only=True, idempotent=True)
+MIB = 1024 * 1024
+
+Recursive = Annotated[bool, Param(help="list what is in directories below, too")]
+GlobPattern = Annotated[
+    str,
+    Param(
+        help="only names that match, at any depth, such as *.py or src/**/*.{c,h}",
+        min_length=1,
+        max_length=1024,
+        metavar="GLOB",
+    ),
+]
+SearchPattern = Annotated[
+    str,
+    Param(
+        help="Python regular expression to look for, line by line",
+        min_length=1,
+        max_length=4096,
+        metavar="REGEX",
+        cli="positional",
+    ),
+]
+IgnoreCase = Annotated[bool, Param(help="let upper and lower case be the same")]
+ListLimit = Annotated[int, Param(help="most entries to answer with", ge=1, le=10_000, metavar="N")]
+SearchLimit = Annotated[int, Param(help="most matching lines to answer with", ge=1, le=10_000, metavar="N")]
+MaxBytes = Annotated[int, Param(help="most bytes to read", ge=1, le=4 * MIB, metavar="N")]
+Offset = Annotated[
+    int,
+    Param(help="first byte to read, such as the next_offset of the answer before", ge=0, le=1 << 53, metavar="BYTES"),
+]
+Text = Annotated[
+    str,
+    Param(help="the file's whole content as text", max_length=4 * MIB, metavar="TEXT", file_flag="--text-file"),
+]
+ExpectedSha256 = Annotated[
+    str,
+    Param(
+        help="refuse unless the file's present content has this SHA-256, as read or write told it; absent: unless there"
+        " is no file yet",
+        pattern=r"^([0-9a-f]{64}|absent)$",
+        rule="64 lower-case hex digits, or absent",
+        metavar="SHA256",
+    ),
+]
+
+
+@operation(cli=("workspace", "file", "list"), tool="workspace_file_list", title="List files", effects=_READ)
+def list_workspace_files(
+    call: Call[Engine],
+    workspace_id: WorkspaceRef,
+    path: WorkspacePath = "/workspace",
+    *,
+    recursive: Recursive = False,
+    pattern: GlobPattern | None = None,
+    limit: ListLimit = 1000,
+) -> FileList:
+    """List a directory of the workspace, or find files by name with a pattern.
+
+    Links are shown, not followed. A recursive list comes to `.git` last.
+    """
+    from pyro_mcp.engine.files.files import list_files
+    from pyro_mcp.engine.session import opened
+
+    return list_files(call, opened(call, workspace_id), path, recursive=recursive, pattern=pattern, limit=limit)
+
+
+@operation(
+    cli=("workspace", "file", "read"),
+    tool="workspace_file_read",
+    title="Read a file",
+    effects=_READ,
+    text_field="content",
+)
+def read_workspace_file(
+    call: Call[Engine],
+    workspace_id: WorkspaceRef,
+    path: WorkspacePath,
+    *,
+    max_bytes: MaxBytes = 65_536,
+    offset: Offset = 0,
+) -> FileContent:
+    """Read a text file of the workspace, or a part of a longer one.
+
+    A truncated answer says where to read on: `next_offset`. A binary file is told apart and has no content.
+    """
+    from pyro_mcp.engine.files.files import read_file
+    from pyro_mcp.engine.session import opened
+
+    return read_file(call, opened(call, workspace_id), path, max_bytes=max_bytes, offset=offset)
+
+
+@operation(cli=("workspace", "file", "write"), tool="workspace_file_write", title="Write a file", effects=Effects())
+def write_workspace_file(
+    call: Call[Engine],
+    workspace_id: WorkspaceRef,
+    path: WorkspacePath,
+    *,
+    text: Text,
+    expected_sha256: ExpectedSha256 | None = None,
+) -> FileWritten:
+    """Write a text file of the workspace as a whole, making missing directories.
+
+    A file that is there is replaced at once and keeps its mode.
+    """
+    from pyro_mcp.engine.files.files import write_file
+    from pyro_mcp.engine.session import opened
+
+    return write_file(call, opened(call, workspace_id), path, text=text, expected_sha256=expected_sha256)
+
+
+@operation(cli=("workspace", "file", "search"), tool="workspace_file_search", title="Search files", effects=_READ)
+def search_workspace_files(
+    call: Call[Engine],
+    workspace_id: WorkspaceRef,
+    pattern: SearchPattern,
+    path: WorkspacePath = "/workspace",
+    *,
+    glob: GlobPattern | None = None,
+    ignore_case: IgnoreCase = False,
+    limit: SearchLimit = 200,
+) -> FileSearch:
+    """Search the workspace's text files for lines that match a regular expression.
+
+    Binary and very large files, and what is in `.git`, are left out.
+    """
+    from pyro_mcp.engine.files.files import search_files
+    from pyro_mcp.engine.session import opened
+
+    place = opened(call, workspace_id)
+    return search_files(call, place, pattern, path=path, glob=glob, ignore_case=ignore_case, limit=limit)

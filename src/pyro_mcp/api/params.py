@@ -1,0 +1,215 @@
+"""Params: the parameter types that several verbs share, each with its help and range."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Annotated, Literal
+
+from pyro_mcp.model.cursor import CURSOR, CURSOR_RULE
+from pyro_mcp.operations.fields import Param
+
+EnvironmentName = Annotated[
+    str,
+    Param(
+        help="environment to start from: debian:12 (git), debian:12-base (minimal) or debian:12-build (compilers)",
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]{0,127}$",
+        rule="a name such as debian:12 (letters, digits, and . _ : / - up to 128 characters)",
+        metavar="ENV",
+        cli="positional",
+    ),
+]
+VmId = Annotated[
+    str,
+    Param(
+        help="machine id from <<create_vm>>",
+        pattern=r"^vm-[0-9a-f]{12}$",
+        rule="an id such as vm-0123456789ab",
+        metavar="VM",
+        cli="positional",
+    ),
+]
+# `max_bytes` is what Linux takes as one argument, and fits a request to the agent however it is escaped.
+Command = Annotated[
+    str | list[str],
+    Param(
+        help="what to run: a line for /bin/sh -c, or a list of words that are run as they stand",
+        min_length=1,
+        max_bytes=131_071,
+        metavar="CMD",
+        cli="command",
+    ),
+]
+VcpuCount = Annotated[int, Param(help="virtual processors of the machine", ge=1, le=32, metavar="N")]
+MemMib = Annotated[int, Param(help="memory of the machine in MiB", ge=128, le=1_048_576, metavar="MIB")]
+TimeoutSeconds = Annotated[
+    int, Param(help="seconds after which the command and all its children are killed", ge=1, le=86_400, metavar="S")
+]
+TtlSeconds = Annotated[
+    int, Param(help="seconds after which the machine is deleted by itself", ge=1, le=604_800, metavar="S")
+]
+Network = Annotated[
+    bool, Param(help="let the machine open connections to public addresses, and look up names", tool="full")
+]
+AllowHosts = Annotated[
+    list[str],
+    Param(
+        help="allow only these host names, such as example.com, or *.example.com for every name below it; an empty"
+        " list allows nothing",
+        flag="--allow-host",
+        empty="allow nothing",
+        metavar="NAME",
+        tool="full",
+        max_length=256,
+    ),
+]
+AllowAddresses = Annotated[
+    list[str],
+    Param(
+        help="allow this address or network though it is not public, such as 10.1.0.0/16; loopback, metadata services"
+        " and this host's own addresses only when given exactly",
+        flag="--allow-address",
+        metavar="CIDR",
+        tool="full",
+        max_length=256,
+    ),
+]
+HostCa = Annotated[
+    bool, Param(help="let the machine trust the certificate authorities that this host trusts", tool="full")
+]
+AllowHostCompat = Annotated[
+    bool,
+    Param(
+        help="run as a plain process of this host, without isolation, when no machine can boot",
+        tool="host_compat",
+    ),
+]
+Stdin = Annotated[
+    bytes | Iterable[bytes] | None,
+    Param(help="forward standard input to the command", cli="stdin", tool="never", stream=True),
+]
+Platform = Annotated[
+    Literal["linux-x86_64", "linux-aarch64"], Param(help="look at this host as that platform", metavar="PLATFORM")
+]
+WorkspaceRef = Annotated[
+    str,
+    Param(
+        help="workspace id, or its name",
+        min_length=1,
+        max_length=64,
+        metavar="W",
+        cli="positional",
+    ),
+]
+WorkspaceName = Annotated[
+    str, Param(help="a name to call it by, up to 64 printable characters", min_length=1, max_length=256, metavar="NAME")
+]
+Labels = Annotated[
+    dict[str, str],
+    Param(help="labels, each a short key and a value; given again, they replace", flag="--label", metavar="K=V"),
+]
+LabelKeys = Annotated[list[str], Param(help="keys of labels to remove", flag="--clear-label", metavar="K")]
+ClearName = Annotated[bool, Param(help="let it have no name")]
+WorkspaceTtlSeconds = Annotated[
+    int, Param(help="seconds after which the workspace is deleted by itself", ge=1, le=31_536_000, metavar="S")
+]
+SeedPath = Annotated[
+    str,
+    Param(
+        help="directory, .tar, .tar.gz or .tgz of this host that /workspace starts with",
+        min_length=1,
+        max_length=4096,
+        metavar="PATH",
+        host_path=True,
+    ),
+]
+ScratchMib = Annotated[
+    int,
+    Param(help="size in MiB of the workspace's own disk, which takes what is written", ge=64, le=65_536, metavar="MIB"),
+]
+Policy = Annotated[
+    Literal["off", "egress", "egress+published-ports"],
+    Param(help="what the workspace may reach", tool="full", metavar="POLICY"),
+]
+Secrets = Annotated[
+    dict[str, str],
+    Param(
+        help="values that commands get by name and nothing else shows",
+        flag="--secret",
+        metavar="NAME=VALUE",
+        tool="full",
+        secret=True,
+    ),
+]
+SecretFiles = Annotated[
+    dict[str, str],
+    Param(
+        help="the same from UTF-8 files of this host, without the line break at their end; unlike a value on a command"
+        " line, no process list shows them",
+        flag="--secret-file",
+        metavar="NAME=PATH",
+        tool="full",
+        host_path=True,
+    ),
+]
+SecretEnv = Annotated[
+    list[str] | dict[str, str],
+    Param(
+        help="secrets to put into the command's environment: NAME, or NAME=ENV_VAR to call it otherwise there",
+        metavar="NAME[=ENV_VAR]",
+        max_length=64,
+        tool="full",
+    ),
+]
+WaitSeconds = Annotated[
+    int,
+    Param(
+        help="answer after so many seconds even if it is not done; the command goes on by itself",
+        ge=0,
+        le=600,
+        metavar="S",
+    ),
+]
+FollowSeconds = Annotated[
+    int, Param(help="wait up to so many seconds for output past the cursor or the end", ge=0, le=600, metavar="S")
+]
+Sequence = Annotated[int, Param(help="number of the one command to look at", ge=1, le=1_000_000_000, metavar="N")]
+Cursor = Annotated[
+    str,
+    Param(
+        help="where to read on, the next_cursor of an earlier answer; 0:0 is the beginning",
+        pattern=CURSOR,
+        rule=CURSOR_RULE,
+        metavar="CURSOR",
+    ),
+]
+PageBytes = Annotated[
+    int,
+    Param(
+        help="with <<logs_workspace.cursor>>: most bytes of output to answer with",
+        ge=16,
+        le=1 << 20,
+        metavar="N",
+        tool_most=8_000,
+    ),
+]
+EndCommand = Annotated[bool, Param(help="end that command and everything it has started")]
+LogLimit = Annotated[int, Param(help="how many of the latest commands to tell", ge=1, le=1000, metavar="N")]
+Cwd = Annotated[
+    str,
+    Param(
+        help="directory to start in: absolute, or relative to /workspace",
+        min_length=1,
+        max_length=4000,
+        metavar="PATH",
+    ),
+]
+WorkspacePath = Annotated[
+    str,
+    Param(
+        help="path under /workspace, absolute or relative to it",
+        min_length=1,
+        max_length=4096,
+        metavar="PATH",
+        cli="positional",
+    ),
+]

@@ -1,0 +1,30 @@
+"""Summary: one page on what happened in a workspace."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pyro_mcp.api.params import WorkspaceRef
+from pyro_mcp.model.summary import WorkspaceSummary
+from pyro_mcp.operations.operation import Effects, operation
+
+if TYPE_CHECKING:
+    from pyro_mcp.engine.engine import Engine
+    from pyro_mcp.operations.call import Call
+
+
+@operation(
+    cli=("workspace", "summary"),
+    tool="workspace_summary",
+    title="Sum up a workspace",
+    effects=Effects(read_only=True, idempotent=True),
+)
+def summarize_workspace(call: Call[Engine], workspace_id: WorkspaceRef) -> WorkspaceSummary:
+    """Tell on one page what happened in a workspace since its last reset, for whoever reviews the work.
+
+    What ran, failures first, and what is still running; what changed against the baseline; what was written, imported
+    and exported; which snapshots there are. A stopped workspace is not started for it.
+    """
+    from pyro_mcp.engine.workspaces.summary import summarize
+
+    return summarize(call, workspace_id)

@@ -1,0 +1,45 @@
+"""Sync: bring more of the host into a workspace after its creation."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+from pyro_mcp.api.params import WorkspaceRef
+from pyro_mcp.model.sync import SyncResult
+from pyro_mcp.operations.fields import Param
+from pyro_mcp.operations.operation import Effects, operation
+
+if TYPE_CHECKING:
+    from pyro_mcp.engine.engine import Engine
+    from pyro_mcp.operations.call import Call
+
+SourcePath = Annotated[
+    str,
+    Param(
+        help="directory, .tar, .tar.gz or .tgz of this host",
+        min_length=1,
+        max_length=4096,
+        metavar="SOURCE",
+        cli="positional",
+        host_path=True,
+    ),
+]
+Dest = Annotated[
+    str,
+    Param(help="directory under /workspace to put it into", min_length=1, max_length=4096, metavar="PATH"),
+]
+
+
+@operation(cli=("workspace", "sync", "push"), tool="workspace_sync_push", title="Copy from the host", effects=Effects())
+def push_workspace_sync(
+    call: Call[Engine], workspace_id: WorkspaceRef, source_path: SourcePath, *, dest: Dest = "/workspace"
+) -> SyncResult:
+    """Copy a directory or an archive of the host into the workspace, all of it or nothing.
+
+    Directories are merged; equal files left alone; replaced ones count as changed now. Links are stored, not followed;
+    sockets, pipes and devices are left out and listed. The baseline stays what it was.
+    """
+    from pyro_mcp.engine.files.sync import push
+    from pyro_mcp.engine.session import opened
+
+    return push(call, opened(call, workspace_id), source_path, dest)

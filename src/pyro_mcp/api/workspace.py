@@ -1,0 +1,145 @@
+"""Workspace: the life of a persistent sandbox."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pyro_mcp.api.params import (
+    AllowAddresses,
+    AllowHostCompat,
+    AllowHosts,
+    ClearName,
+    EnvironmentName,
+    HostCa,
+    LabelKeys,
+    Labels,
+    MemMib,
+    Policy,
+    ScratchMib,
+    SecretFiles,
+    Secrets,
+    SeedPath,
+    VcpuCount,
+    WorkspaceName,
+    WorkspaceRef,
+    WorkspaceTtlSeconds,
+)
+from pyro_mcp.model.workspace import Workspace, WorkspaceDeleted, WorkspaceList
+from pyro_mcp.operations.operation import Effects, operation
+
+if TYPE_CHECKING:
+    from pyro_mcp.engine.engine import Engine
+    from pyro_mcp.operations.call import Call
+
+_READ = Effects(read_only=True, idempotent=True)
+DAY = 86_400
+
+
+@operation(
+    cli=("workspace", "create"),
+    tool="workspace_create",
+    title="Create a workspace",
+    effects=Effects(),
+    id_field="workspace_id",
+)
+def create_workspace(
+    call: Call[Engine],
+    *,
+    environment: EnvironmentName,
+    seed_path: SeedPath | None = None,
+    name: WorkspaceName | None = None,
+    labels: Labels | None = None,
+    network_policy: Policy = "off",
+    allow_hosts: AllowHosts | None = None,
+    allow_addresses: AllowAddresses | None = None,
+    host_ca: HostCa = False,
+    secrets: Secrets | None = None,
+    secret_files: SecretFiles | None = None,
+    vcpu_count: VcpuCount = 1,
+    mem_mib: MemMib = 1024,
+    scratch_mib: ScratchMib = 8192,
+    ttl_seconds: WorkspaceTtlSeconds = DAY,
+    allow_host_compat: AllowHostCompat = False,
+) -> Workspace:
+    """Create a persistent sandbox with a directory /workspace, and start it.
+
+    With <<create_workspace.seed_path>> it starts with that content, its baseline: links are stored and never followed,
+    sockets, pipes and devices are left out and listed. It keeps its files until it is deleted or expires. The
+    environment is pulled first when it is not installed, which takes minutes; afterwards a workspace is there in a
+    fraction of a second.
+    """
+    return call.engine.lifecycle.create(
+        call,
+        environment=environment,
+        seed_path=seed_path,
+        name=name,
+        labels=labels,
+        network=call.engine.networks.asked(
+            network_policy, allow_hosts=allow_hosts, allow_addresses=allow_addresses, host_ca=host_ca
+        ),
+        secrets=secrets,
+        secret_files=secret_files,
+        vcpu_count=vcpu_count,
+        mem_mib=mem_mib,
+        scratch_mib=scratch_mib,
+        ttl_seconds=ttl_seconds,
+        allow_host_compat=allow_host_compat,
+    )
+
+
+@operation(cli=("workspace", "list"), tool="workspace_list", title="List workspaces", effects=_READ)
+def list_workspaces(call: Call[Engine]) -> WorkspaceList:
+    """List the workspaces, the most recently active first."""
+    return call.engine.lifecycle.listing()
+
+
+@operation(cli=("workspace", "status"), tool="workspace_status", title="Show a workspace", effects=_READ)
+def status_workspace(call: Call[Engine], workspace_id: WorkspaceRef) -> Workspace:
+    """Show a workspace: its state, what it started with, its last command and when it expires."""
+    return call.engine.lifecycle.status(workspace_id)
+
+
+@operation(
+    cli=("workspace", "update"),
+    tool="workspace_update",
+    title="Rename or label a workspace",
+    effects=Effects(idempotent=True),
+)
+def update_workspace(
+    call: Call[Engine],
+    workspace_id: WorkspaceRef,
+    *,
+    name: WorkspaceName | None = None,
+    clear_name: ClearName = False,
+    labels: Labels | None = None,
+    clear_labels: LabelKeys | None = None,
+) -> Workspace:
+    """Change the name and the labels of a workspace. Labels that are not named stay."""
+    return call.engine.lifecycle.update(
+        workspace_id, name=name, clear_name=clear_name, labels=labels, clear_labels=clear_labels
+    )
+
+
+@operation(
+    cli=("workspace", "start"), tool="workspace_start", title="Start a workspace", effects=Effects(idempotent=True)
+)
+def start_workspace(call: Call[Engine], workspace_id: WorkspaceRef) -> Workspace:
+    """Start a stopped workspace with the files it had, and wait until commands can run in it."""
+    return call.engine.lifecycle.start(call, workspace_id)
+
+
+@operation(cli=("workspace", "stop"), tool="workspace_stop", title="Stop a workspace", effects=Effects(idempotent=True))
+def stop_workspace(call: Call[Engine], workspace_id: WorkspaceRef) -> Workspace:
+    """Stop a workspace. What runs in it ends; its files, snapshots and history stay."""
+    return call.engine.lifecycle.stop(workspace_id)
+
+
+@operation(
+    cli=("workspace", "delete"),
+    tool="workspace_delete",
+    title="Delete a workspace",
+    effects=Effects(destructive=True),
+)
+def delete_workspace(call: Call[Engine], workspace_id: WorkspaceRef) -> WorkspaceDeleted:
+    """Delete a workspace with everything in it: files, snapshots, history."""
+    return call.engine.lifecycle.delete(workspace_id)

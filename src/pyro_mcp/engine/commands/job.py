@@ -1,0 +1,228 @@
+"""Job: one command of a workspace under way, recorded before it starts and when it has ended.
+
+It belongs to the node and not to the caller: whoever waits for it may go away, and anybody may look at it or end it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from pyro_mcp.engine.commands.checkpoint import Mark
+from pyro_mcp.engine.commands.journal import Journal
+from pyro_mcp.engine.commands.run import Output, attend_command, forget_job, resume_command
+from pyro_mcp.engine.faults import Faults
+from pyro_mcp.engine.fleet.networks import refusals_of
+from pyro_mcp.engine.secrets.redact import MaskedOutput, Masks
+from pyro_mcp.errors import Cancelled, NotFound, PyroError
+from pyro_mcp.machines.driver import Machine
+from pyro_mcp.model.network import NetworkRefusal
+from pyro_mcp.operations.call import STDERR, STDOUT, Call
+from pyro_mcp.operations.encode import encode
+from pyro_mcp.store.commands import CommandRow, Commands
+from pyro_mcp.system.atomic import disk_errors
+
+if TYPE_CHECKING:
+    from pyro_mcp.engine.engine import Engine
+
+ENDED_EXIT = 137
+UNATTENDED = "the node that watched it went away"
+
+
+class Job:
+    """A command that `run` runs once, or `resume` goes on with. `error` is why it was lost, or could not be started.
+
+    With a `mark` it goes on by itself: it outlives this node, and the next one resumes it.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        row: CommandRow,
+        machine: Machine,
+        journal: Journal,
+        masks: Masks,
+        mark: Mark | None = None,
+    ) -> None:
+        self.row = row
+        self.journal = journal
+        self.error: PyroError | None = None
+        self.begun_ns = engine.clock.boot_ns() if mark is None else mark.begun_ns
+        self._engine = engine
+        self._machine = machine
+        self._masks = masks
+        self._mark = mark
+        self._live: Output | None = None
+        self._call: Call[Engine] = Call(engine, engine.settings)
+        self._refused = engine.networks.watch(machine.machine_id)
+        self._leaving = False
+        self._over = threading.Event()
+
+    @property
+    def name(self) -> str:
+        """What the machine calls it."""
+        return f"{self.row.generation}.{self.row.sequence}"
+
+    @property
+    def network_refusals(self) -> list[NetworkRefusal]:
+        """What the network policy has refused while it ran."""
+        return refusals_of(self._refused)
+
+    def end(self) -> None:
+        """End the command with everything it has started. Idempotent; its row says `ended` unless it was quicker."""
+        self._call.cancel()
+
+    def leave(self) -> None:
+        """The node is about to leave its machines: what can go on does, and stays recorded as running."""
+        self._leaving = self._mark is not None
+
+    def join(self, seconds: float) -> bool:
+        """Wait until the outcome is recorded; False when that takes longer."""
+        return self._over.wait(seconds)
+
+    @property
+    def over(self) -> bool:
+        return self._over.is_set()
+
+    def run(
+        self,
+        command: str | list[str],
+        *,
+        timeout_seconds: float,
+        stdin: bytes | Iterable[bytes] | None = None,
+        secret_env: dict[str, str] | None = None,
+        live: Output | None = None,
+    ) -> None:
+        """Run `command`, tell `live` its output too, and record how it ended. Never raises for the command's fate."""
+        self._live = live
+        self._finish(
+            lambda hear: attend_command(
+                self._call,
+                self._machine,
+                command,
+                hear,
+                timeout_seconds=timeout_seconds,
+                stdin=stdin,
+                cwd=self.row.cwd,
+                secret_env=secret_env,
+                job=self.name if self._mark else None,
+            )
+        )
+
+    def refuse(self, error: PyroError) -> None:
+        """Record that it could not be run, or not be watched any more."""
+
+        def refused(hear: Output) -> dict[str, Any]:
+            raise error
+
+        self._finish(refused)
+
+    def resume(self) -> None:
+        """Go on from the mark that another node has left, and record how the command ended, like `run`."""
+        mark = self._mark
+        assert mark is not None
+        self._finish(lambda hear: self._resumed(mark, hear))
+
+    def _resumed(self, mark: Mark, hear: Output) -> dict[str, Any]:
+        offsets = {tag: place.offset for tag, place in mark.places.items()}
+        left = max(0.0, mark.timeout_seconds - self._spent_ms() / 1000)
+        try:
+            done = resume_command(
+                self._call, self._machine, self.row.command, self.name, offsets, hear, timeout_seconds=left
+            )
+        except NotFound:
+            raise NotFound(f"{UNATTENDED}, and its machine knows nothing of it") from None
+        ran = done["ran_ms"]
+        return {**done, "duration_ms": self._spent_ms() if ran is None else min(ran, self._spent_ms())}
+
+    def _finish(self, work: Callable[[Output], dict[str, Any]]) -> None:
+        outcome: dict[str, Any]
+        hearing = _Hearing(self._masks, self._take, self._mark, self._engine.faults)
+        try:
+            done = work(hearing.hear)
+            outcome = {"state": "finished"} | {
+                name: done[name] for name in ("exit_code", "signal", "timed_out", "duration_ms")
+            }
+        except Cancelled as error:
+            self.error = error
+            outcome = {"state": "ended", "exit_code": ENDED_EXIT, "signal": "SIGKILL", "reason": "it was ended"}
+        except PyroError as error:
+            self.error = self._masks.error(error)
+            if self._leaving:
+                self._left()
+                return
+            outcome = {"state": "lost", "reason": self.error.message[:500]}
+        finally:
+            # Also when a bug ends it, nobody must wait for ever.
+            if not self._over.is_set():
+                with contextlib.suppress(Cancelled):
+                    hearing.finish()
+            self.journal.close()
+        self._engine.faults("command ran")
+        self._record(outcome)
+
+    def _take(self, tag: int, data: bytes) -> None:
+        self.journal.add(tag, data)
+        if self._live is not None:
+            self._live(tag, data)
+
+    def _left(self) -> None:
+        assert self._mark is not None
+        self.journal.leave()
+        self._mark.close()
+        self._refused.close()
+        self._over.set()
+
+    def _record(self, outcome: dict[str, Any]) -> None:
+        try:
+            dropped = self.journal.finish()
+            self._engine.faults("journal finished")
+            kept = self.journal.kept
+            drops = {"stdout_dropped": dropped[STDOUT], "stderr_dropped": dropped[STDERR]}
+            drops |= {"stdout_kept": kept[STDOUT], "stderr_kept": kept[STDERR]}
+            refused = {"network_refusals": [encode(one) for one in self.network_refusals]}
+            self.row = replace(self.row, **{"duration_ms": self._spent_ms(), **drops, **refused, **outcome})
+            Commands(self._engine.database).finish(self.row, self._engine.clock.wall())
+            self._engine.faults("outcome recorded")
+            with disk_errors(f"clear up after command {self.row.sequence}"):
+                self.journal.settled()
+                if self._mark is not None:
+                    self._mark.remove()
+            if self._mark is not None:
+                forget_job(self._machine, self.name)
+        except PyroError as error:
+            self.error = self.error or error
+        finally:
+            self._refused.close()
+            self._over.set()
+
+    def _spent_ms(self) -> int:
+        return (self._engine.clock.boot_ns() - self.begun_ns) // 1_000_000
+
+
+class _Hearing:
+    """Masks what a command says on its way into the journal, and marks after each piece how far that has come."""
+
+    def __init__(self, masks: Masks, take: Output, mark: Mark | None, faults: Faults) -> None:
+        places = {} if mark is None else mark.places
+        covered = {tag: place.covered for tag, place in places.items()}
+        self._output = MaskedOutput(masks, take, covered=covered)
+        self._mark = mark
+        self._faults = faults
+        self._read = {tag: place.offset for tag, place in places.items()}
+
+    def hear(self, tag: int, data: bytes) -> None:
+        stream = self._output.feed(tag, data)
+        if self._mark is not None:
+            self._faults("output journalled")
+            self._read[tag] += len(data)
+            place = self._mark.places[tag]
+            place.offset, place.covered = self._read[tag] - stream.held, stream.covered
+            self._mark.save()
+            self._faults("output marked")
+
+    def finish(self) -> None:
+        self._output.finish()

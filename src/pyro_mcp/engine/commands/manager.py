@@ -1,0 +1,399 @@
+"""The bodies of the workspace's exec verbs: run a command, wait for it or not, follow it, end it, tell the history."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from pyro_mcp.engine.commands.capture import CAPTURE_BYTES
+from pyro_mcp.engine.commands.checkpoint import Mark, mark_path
+from pyro_mcp.engine.commands.job import UNATTENDED, Job
+from pyro_mcp.engine.commands.journal import Journal, Reading, places_left, read_digest, read_gone, read_page
+from pyro_mcp.engine.commands.retention import Retention
+from pyro_mcp.engine.commands.run import shown
+from pyro_mcp.errors import Capacity, Conflict, InvalidArgument, NotFound, PyroError
+from pyro_mcp.machines.driver import Machine
+from pyro_mcp.model.network import NetworkRefusal
+from pyro_mcp.model.process import ExecutionMode, Isolation
+from pyro_mcp.model.workspace_exec import CommandEntry, CommandOutput, WorkspaceExec, WorkspaceLogs
+from pyro_mcp.operations.call import STDERR, STDOUT, Call
+from pyro_mcp.store.commands import CommandRow, Tally
+from pyro_mcp.store.commands import Commands as Table
+from pyro_mcp.store.workspaces import WorkspaceRow
+from pyro_mcp.system.atomic import disk_errors, make_directory
+from pyro_mcp.system.threads import begin
+
+if TYPE_CHECKING:
+    from pyro_mcp.engine.engine import Engine
+
+_log = logging.getLogger(__name__)
+RUNNING_MAX = 64
+JOIN_SECONDS = 10.0
+END_SECONDS = 10.0
+LOGS_BYTES = 2 * 1024 * 1024
+ENTRY_BYTES, ENTRY_LEAST = 64 * 1024, 1024
+FOLLOW_PIECE = 64 * 1024
+START = "0:0"
+WORKSPACE = "/workspace"
+
+Key = tuple[str, int, int]
+
+
+class Commands:
+    """The commands of all workspaces over one engine."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._table = Table(engine.database)
+        self._retention = Retention(self._table, self._journals, engine.faults)
+        self._jobs: dict[Key, Job] = {}
+        self._lock = threading.Lock()
+
+    # -- the verbs
+
+    def exec(
+        self,
+        call: Call[Engine],
+        ref: str,
+        *,
+        command: str | list[str],
+        timeout_seconds: int,
+        wait_seconds: int | None,
+        stdin: bytes | Iterable[bytes] | None,
+        secret_env: Mapping[str, str] | Sequence[str] | None = None,
+    ) -> WorkspaceExec:
+        """Run `command`. Without `wait_seconds` it ends with the caller; with it, it goes on by itself."""
+        if wait_seconds is not None and stdin is not None:
+            raise InvalidArgument(
+                "cannot run the command: its input ends with the caller, and it is to go on without",
+                hint="Leave out <<exec_workspace.wait_seconds>>, or write the input to a file and give it by `< file`",
+            )
+        workspace = self._engine.lifecycle.find(ref)
+        wanted = self._engine.secrets.wanted(workspace.workspace_id, secret_env)
+        machine = self._engine.lifecycle.live(call, workspace)
+        self._engine.secrets.deliver(workspace.workspace_id, machine, set(wanted.values()))
+        job = self._begin(workspace, machine, command, None if wait_seconds is None else timeout_seconds)
+        if wait_seconds is None:
+            run = partial(job.run, stdin=stdin, live=call.output)
+            self._attend(call, job, partial(run, command, timeout_seconds=timeout_seconds, secret_env=wanted))
+        else:
+            self._detach(job, partial(job.run, command, timeout_seconds=timeout_seconds, secret_env=wanted))
+            self._watch(call, job, wait_seconds)
+        if job.error is not None and job.over and job.row.state == "lost":
+            raise job.error
+        output = self._followed(job.row, None, CAPTURE_BYTES, over=job.over)
+        return WorkspaceExec(workspace_id=workspace.workspace_id, **dict(output.items()))
+
+    def logs(
+        self,
+        call: Call[Engine],
+        ref: str,
+        *,
+        sequence: int | None,
+        cursor: str | None,
+        wait_seconds: int | None,
+        end: bool,
+        limit: int,
+        max_bytes: int = CAPTURE_BYTES,
+    ) -> WorkspaceLogs:
+        """The history, or one command of it, from `cursor` on at most `max_bytes`."""
+        workspace = self._engine.lifecycle.find(ref)
+        if sequence is None:
+            if cursor is not None or wait_seconds is not None or end:
+                raise InvalidArgument(
+                    "cannot follow or end a command: no sequence given",
+                    hint="Name one command with <<logs_workspace.sequence>>",
+                )
+            return self._history(workspace, limit)
+        # In this order: a command without a job has its outcome in the row by then.
+        job = self._jobs.get((workspace.workspace_id, workspace.generation, sequence))
+        row = self._row(workspace, sequence)
+        if job is not None and end:
+            job.end()
+            job.join(END_SECONDS)
+        elif job is not None and wait_seconds:
+            forget = call.on_cancel(job.journal.wake)
+            job.journal.wait(cursor or START, wait_seconds, lambda: call.cancelled)
+            forget()
+        most = CAPTURE_BYTES if cursor is None else max_bytes
+        entry = self._followed(job.row if job else row, cursor, most, over=job is None or job.over)
+        count = self._table.count(workspace.workspace_id, workspace.generation)
+        return WorkspaceLogs(workspace_id=workspace.workspace_id, count=1, command_count=count, entries=[entry])
+
+    # -- for the other verbs
+
+    def count(self, workspace: WorkspaceRow) -> int:
+        return self._table.count(workspace.workspace_id, workspace.generation)
+
+    def last(self, workspace: WorkspaceRow) -> CommandEntry | None:
+        """The command that was started last."""
+        found = self._table.latest(workspace.workspace_id, workspace.generation, 1)
+        return CommandEntry(**self._facts(found[0])) if found else None
+
+    def recent(self, workspace: WorkspaceRow, limit: int) -> list[CommandEntry]:
+        """The last `limit` commands, the latest first."""
+        found = self._table.latest(workspace.workspace_id, workspace.generation, limit)
+        return [CommandEntry(**self._facts(row)) for row in reversed(found)]
+
+    def tally(self, workspace: WorkspaceRow) -> Tally:
+        return self._table.tally(workspace.workspace_id, workspace.generation)
+
+    def failures(self, workspace: WorkspaceRow, limit: int) -> list[tuple[CommandEntry, str, str]]:
+        """The last `limit` commands that failed, the latest first, each with some of both streams."""
+        told = []
+        for row in self._table.failures(workspace.workspace_id, workspace.generation, limit):
+            row, reading = self._read(row, None, ENTRY_LEAST, over=True)
+            streams = reading.streams
+            told.append((CommandEntry(**self._facts(row)), streams[STDOUT].text, streams[STDERR].text))
+        return told
+
+    def running(self, workspace_id: str) -> int:
+        """How many commands are under way."""
+        return sum(key[0] == workspace_id and job.row.state == "running" for key, job in list(self._jobs.items()))
+
+    def join(self, workspace_id: str | None = None) -> None:
+        """Wait until the commands of a workspace, or of all, have noticed that their machine is gone."""
+        deadline = time.monotonic() + JOIN_SECONDS
+        for key, job in list(self._jobs.items()):
+            if workspace_id in (None, key[0]):
+                job.join(max(0.0, deadline - time.monotonic()))
+
+    def leave(self) -> None:
+        """This node is about to leave its machines: what goes on by itself goes on."""
+        for job in list(self._jobs.values()):
+            job.leave()
+
+    def settle(self) -> None:
+        """A node has come: it watches again what goes on of its predecessor's commands; the rest is lost."""
+        for row in self._table.running():
+            self._take_up(row)
+        for workspace in self._engine.lifecycle.rows():
+            place = workspace.workspace_id, workspace.generation
+            self._retention.sweep(*place, {key[2] for key in self._jobs if key[:2] == place})
+
+    # -- running
+
+    def _begin(
+        self, workspace: WorkspaceRow, machine: Machine, command: str | list[str], alone_seconds: int | None
+    ) -> Job:
+        """Record the command; with `alone_seconds` as one that goes on by itself for at most so long."""
+        masks = self._engine.secrets.masks(workspace.workspace_id)
+        told = masks.text(command) if isinstance(command, str) else [masks.text(word) for word in command]
+        with self._lock:
+            if self.running(workspace.workspace_id) >= RUNNING_MAX:
+                raise Capacity(
+                    f"cannot run another command in {workspace.workspace_id}: {RUNNING_MAX} are running",
+                    hint="Wait for some, or end some with <<logs_workspace>> and <<logs_workspace.end>>",
+                )
+            row = self._table.begin(
+                workspace_id=workspace.workspace_id,
+                generation=workspace.generation,
+                command=masks.text(shown(told)),
+                cwd=WORKSPACE,
+                execution_mode=machine.capabilities.execution_mode,
+                isolation=machine.capabilities.isolation,
+                started_at=self._engine.clock.wall(),
+            )
+            if row is None:
+                raise Conflict(
+                    f"cannot run the command: {workspace.workspace_id} was reset or deleted meanwhile",
+                    hint="Look at it with <<status_workspace>> and try again",
+                )
+            mark = None if alone_seconds is None else self._mark(row, alone_seconds)
+            journal = Journal(*self._place(row), None if mark is None else mark.places)
+            job = Job(self._engine, row, machine, journal, masks, mark)
+            self._jobs[_key(row)] = job
+        self._engine.faults("command recorded")
+        return job
+
+    def _mark(self, row: CommandRow, seconds: int) -> Mark | None:
+        """A mark for a command that is about to start. Without room for one it ends with this node."""
+        try:
+            make_directory(self._place(row)[0])
+            return Mark.create(mark_path(*self._place(row)), self._engine.clock.boot_ns(), seconds)
+        except OSError as error:
+            _log.warning(f"cannot mark command {row.sequence} of {row.workspace_id}: {error}")
+            return None
+
+    def _attend(self, call: Call[Engine], job: Job, run: Callable[[], None]) -> None:
+        """Run it here; the caller's going away ends it. Raises `Cancelled` then."""
+        forget = call.on_cancel(job.end)
+        try:
+            run()
+        finally:
+            forget()
+            self._over(job)
+        call.check()
+
+    def _detach(self, job: Job, run: Callable[[], None]) -> None:
+        """Run it on a thread of its own."""
+
+        def work() -> None:
+            try:
+                run()
+            finally:
+                self._over(job)
+
+        try:
+            begin(work, f"exec-{job.row.sequence}")
+        except Capacity as error:
+            job.refuse(error)
+            self._over(job)
+
+    def _over(self, job: Job) -> None:
+        self._jobs.pop(_key(job.row), None)
+        self._retention.trim(job.row)
+
+    # -- what an earlier node had running
+
+    def _take_up(self, row: CommandRow) -> None:
+        """Watch it again, or record that it is lost."""
+        mark = None
+        try:
+            with disk_errors(f"read the mark of command {row.sequence}"):
+                mark = Mark.load(mark_path(*self._place(row)))
+            if mark is None:
+                raise Conflict(f"{UNATTENDED}, and it was ended")
+            machine = self._engine.fleet.live(self._engine.lifecycle.find(row.workspace_id).machine_id)
+            masks = self._engine.secrets.masks(row.workspace_id)
+        except PyroError as error:
+            self._lose(row, mark, error.message)
+            return
+        job = Job(self._engine, row, machine, Journal(*self._place(row), mark.places), masks, mark)
+        self._jobs[_key(row)] = job
+        self._detach(job, job.resume)
+
+    def _lose(self, row: CommandRow, mark: Mark | None, reason: str) -> None:
+        """Record that nobody knows how it ended. What it said as far as the mark goes is told as ever."""
+        journal = Journal(*self._place(row), mark.places if mark else places_left(*self._place(row)))
+        dropped, kept = journal.finish(), journal.kept
+        if mark is not None:
+            mark.close()
+        self._table.lose(
+            replace(
+                row,
+                reason=reason[:500],
+                stdout_dropped=dropped[STDOUT],
+                stderr_dropped=dropped[STDERR],
+                stdout_kept=kept[STDOUT],
+                stderr_kept=kept[STDERR],
+            )
+        )
+
+    def _watch(self, call: Call[Engine], job: Job, seconds: float) -> None:
+        """Pass on what the journal gets for so long. The caller's going away changes nothing for the command."""
+        deadline, cursor = time.monotonic() + seconds, START
+        forget = call.on_cancel(job.journal.wake)
+        try:
+            while not call.cancelled:
+                remaining = deadline - time.monotonic()
+                if remaining <= 0 or not job.journal.wait(cursor, remaining, lambda: call.cancelled):
+                    break
+                over = job.over
+                page = read_page(*self._place(job.row), cursor, FOLLOW_PIECE, over=over)
+                for tag, stream in page.streams.items():
+                    if stream.text:
+                        call.output(tag, stream.text.encode())
+                if over and page.empty:
+                    break
+                if page.next_cursor == cursor:
+                    # The pipes are closed and the outcome is about to be written.
+                    job.join(max(0.0, min(remaining, 0.05)))
+                cursor = page.next_cursor
+        finally:
+            forget()
+
+    # -- telling
+
+    def _row(self, workspace: WorkspaceRow, sequence: int) -> CommandRow:
+        row = self._table.get(workspace.workspace_id, workspace.generation, sequence)
+        if row is None:
+            place = workspace.workspace_id, workspace.generation
+            first, last = self._table.first(*place), self._table.count(*place)
+            there = f"It has the commands {first} to {last}" if last else "Nothing was run in it since the last reset"
+            cause = "it is so old that it is no longer kept" if 0 < sequence < first else "no such sequence"
+            raise NotFound(f"cannot find command {sequence} of {workspace.workspace_id}: {cause}", hint=there)
+        return row
+
+    def _history(self, workspace: WorkspaceRow, limit: int) -> WorkspaceLogs:
+        rows = self._table.latest(workspace.workspace_id, workspace.generation, limit)
+        each = max(ENTRY_LEAST, min(ENTRY_BYTES, LOGS_BYTES // (2 * max(1, len(rows)))))
+        entries = [self._output(*self._read(row, None, each, over=row.state != "running")) for row in rows]
+        return WorkspaceLogs(
+            workspace_id=workspace.workspace_id,
+            count=len(entries),
+            command_count=self._table.count(workspace.workspace_id, workspace.generation),
+            entries=entries,
+        )
+
+    def _followed(self, row: CommandRow, cursor: str | None, limit: int, *, over: bool) -> CommandOutput:
+        return self._output(*self._read(row, cursor, limit, over=over))
+
+    def _read(self, row: CommandRow, cursor: str | None, limit: int, *, over: bool) -> tuple[CommandRow, Reading]:
+        """Both ends of each stream, or what follows `cursor`; and `row`, or what it is since its output is gone."""
+        if cursor is None:
+            reading = read_digest(*self._place(row), limit, over=over)
+        else:
+            reading = read_page(*self._place(row), cursor, limit, over=over)
+        # In this order: what was let go of while it was read is told as gone.
+        now = self._table.get(*_key(row)) if over else None
+        if now is not None and now.output_gone:
+            row = now
+            reading = read_gone({STDOUT: row.stdout_dropped, STDERR: row.stderr_dropped}, cursor)
+        return row, reading
+
+    def _output(self, row: CommandRow, reading: Reading) -> CommandOutput:
+        out, err = reading.streams[STDOUT], reading.streams[STDERR]
+        dropped = (out.dropped_bytes + row.stdout_dropped, err.dropped_bytes + row.stderr_dropped)
+        return CommandOutput(
+            **self._facts(row),
+            next_cursor=reading.next_cursor,
+            more=reading.more,
+            truncated=any(dropped),
+            stdout_dropped_bytes=dropped[0],
+            stderr_dropped_bytes=dropped[1],
+            encoding_lossy=out.lossy or err.lossy,
+            stdout=out.text,
+            stderr=err.text,
+            network_refusals=self._refusals(row),
+        )
+
+    def _refusals(self, row: CommandRow) -> list[NetworkRefusal]:
+        job = self._jobs.get(_key(row))
+        return [NetworkRefusal(**one) for one in row.network_refusals] if job is None else job.network_refusals
+
+    def _facts(self, row: CommandRow) -> dict[str, Any]:
+        job = self._jobs.get(_key(row))
+        if row.duration_ms is None and job is not None:
+            row = replace(row, duration_ms=(self._engine.clock.boot_ns() - job.begun_ns) // 1_000_000)
+        return {
+            "sequence": row.sequence,
+            "command": row.command,
+            "cwd": row.cwd,
+            "state": row.state,
+            "exit_code": row.exit_code,
+            "duration_ms": row.duration_ms or 0,
+            "execution_mode": cast(ExecutionMode, row.execution_mode),
+            "isolation": cast(Isolation, row.isolation),
+            "recorded_at": datetime.fromtimestamp(row.started_at, UTC),
+            "signal": row.signal,
+            "timed_out": row.timed_out,
+            "reason": row.reason,
+        }
+
+    def _place(self, row: CommandRow) -> tuple[Path, int]:
+        return self._journals(row.workspace_id, row.generation), row.sequence
+
+    def _journals(self, workspace_id: str, generation: int) -> Path:
+        return self._engine.lifecycle.directory(workspace_id) / "journal" / str(generation)
+
+
+def _key(row: CommandRow) -> Key:
+    return row.workspace_id, row.generation, row.sequence

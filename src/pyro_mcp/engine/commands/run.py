@@ -1,0 +1,209 @@
+"""Exec: one command in a live machine, its output passed on as it comes and captured in bounds.
+
+The agent is the guest's, so nothing it answers is believed: numbers are checked, time is the host's, silence ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import shlex
+import time
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from typing import Any
+
+from pyro_mcp.engine.cancel import SILENT, beside, cancellable
+from pyro_mcp.engine.commands.capture import Capture
+from pyro_mcp.engine.commands.limit import Limit, guest_limit
+from pyro_mcp.errors import Cancelled, MachineFailed, PyroError
+from pyro_mcp.machines.driver import Machine
+from pyro_mcp.operations.call import STDERR, STDOUT, Call
+from pyro_mcp.protocol.channel import ChannelClosed, Data, RemoteError, Result, Stream
+
+_SIGNAL = re.compile(r"SIG[A-Z0-9+]{1,12}")
+
+
+def words(command: str | list[str]) -> list[str]:
+    """The argument vector: a line is the shell's to read, a list is run as it stands."""
+    return ["/bin/sh", "-c", command] if isinstance(command, str) else command
+
+
+def shown(command: str | list[str]) -> str:
+    """The command as a person would type it."""
+    return command if isinstance(command, str) else shlex.join(command)
+
+
+Output = Callable[[int, bytes], None]
+"""Takes a command's output as it comes: tag 1 is stdout, 2 stderr. May raise `Cancelled`."""
+
+
+def run_command(
+    call: Call[Any],
+    machine: Machine,
+    command: str | list[str],
+    *,
+    timeout_seconds: float,
+    stdin: bytes | Iterable[bytes] | None,
+) -> dict[str, Any]:
+    """Run `command` in `machine`, its output passed on to `call`; the fields of a `CommandResult`.
+
+    Raises what `attend_command` raises.
+    """
+    captures = {STDOUT: Capture(), STDERR: Capture()}
+
+    def take(tag: int, data: bytes) -> None:
+        captures[tag].add(data)
+        call.output(tag, data)
+
+    done = attend_command(call, machine, command, take, timeout_seconds=timeout_seconds, stdin=stdin)
+    return {**done, **_captured(captures)}
+
+
+def attend_command(
+    call: Call[Any],
+    machine: Machine,
+    command: str | list[str],
+    take: Output,
+    *,
+    timeout_seconds: float,
+    stdin: bytes | Iterable[bytes] | None = None,
+    cwd: str | None = None,
+    secret_env: dict[str, str] | None = None,
+    job: str | None = None,
+) -> dict[str, Any]:
+    """Run `command` in `machine` and hand its output to `take`; the fields of a `CommandResult` without the streams.
+
+    As a `job` it does not end with the machine's channel: `resume_command` goes on with it.
+
+    Raises `Cancelled` when the caller went away (the command has been ended then), `MachineFailed` when the machine
+    ended or its agent broke the rules, and what the agent refuses, such as `InvalidArgument`.
+    """
+    begun = time.monotonic()
+    params: dict[str, Any] = {"argv": words(command), "timeout_seconds": guest_limit(timeout_seconds)}
+    params |= {"stdin": stdin is not None, "time_ns": time.time_ns()}
+    params |= {name: value for name, value in (("cwd", cwd), ("secret_env", secret_env), ("job", job)) if value}
+    answer = _attend(call, machine, command, ("exec", params), take, timeout_seconds, stdin)
+    return {
+        "command": shown(command),
+        "duration_ms": int((time.monotonic() - begun) * 1000),
+        "execution_mode": machine.capabilities.execution_mode,
+        "isolation": machine.capabilities.isolation,
+        **_checked(answer),
+    }
+
+
+def resume_command(
+    call: Call[Any],
+    machine: Machine,
+    command: str,
+    job: str,
+    offsets: Mapping[int, int],
+    take: Output,
+    *,
+    timeout_seconds: float,
+) -> dict[str, Any]:
+    """Go on with a job from `offsets` of its streams; the outcome, with `ran_ms` as far as the agent tells it.
+
+    Raises what `attend_command` raises, and `NotFound` when the machine does not know the job.
+    """
+    params = {"job": job, "stdout_offset": offsets[STDOUT], "stderr_offset": offsets[STDERR]}
+    machine.channel.standstill.wait()
+    answer = _attend(call, machine, command, ("exec_resume", params), take, timeout_seconds, None)
+    ran = answer.get("duration_ms")
+    return {**_checked(answer), "ran_ms": ran if type(ran) is int and ran >= 0 else None}
+
+
+def forget_job(machine: Machine, job: str) -> None:
+    """Tell the machine that the job's outcome is recorded. Nobody waits for its answer, which changes nothing."""
+    with contextlib.suppress(ChannelClosed, RemoteError):
+        machine.channel.open("exec_forget", {"job": job})
+
+
+def _attend(
+    call: Call[Any],
+    machine: Machine,
+    command: str | list[str],
+    request: tuple[str, dict[str, Any]],
+    take: Output,
+    seconds: float,
+    stdin: bytes | Iterable[bytes] | None,
+) -> dict[str, Any]:
+    """The agent's answer to `request` for a command that may run for so many seconds."""
+    try:
+        stream = machine.channel.open(*request)
+        with cancellable(call, machine, stream):
+            if stdin is not None:
+                beside(stream, partial(_feed, stream, stdin), "stdin")
+            answer = _follow(stream, take, Limit(machine, stream, seconds))
+    except ChannelClosed as error:
+        call.check()
+        raise _died(machine, command, str(error)) from None
+    except TimeoutError as error:
+        why = f"the agent of {machine.machine_id} {error}"
+        raise MachineFailed(f"cannot finish `{_first_line(command)}`: {why}", hint=SILENT) from None
+    except RemoteError as error:
+        raise PyroError.from_wire(error.payload) from None
+    call.check()
+    return answer
+
+
+def _follow(stream: Stream, take: Output, limit: Limit) -> dict[str, Any]:
+    """Pass output on until the result."""
+    while True:
+        if not limit.remaining:
+            limit.act()
+        try:
+            message = stream.receive(limit.remaining)
+        except TimeoutError:
+            continue
+        if isinstance(message, Result):
+            return message.value
+        if isinstance(message, Data) and message.tag in (STDOUT, STDERR):
+            begun = time.monotonic()
+            try:
+                take(message.tag, bytes(message.data))
+            except Cancelled:
+                stream.cancel()
+                raise
+            limit.stalled(time.monotonic() - begun)
+
+
+def _feed(stream: Stream, stdin: bytes | Iterable[bytes]) -> None:
+    """Pass the caller's input on; runs until its end or until the command is over."""
+    with contextlib.suppress(ChannelClosed):
+        for piece in (stdin,) if isinstance(stdin, bytes) else stdin:
+            stream.send(piece, 0)
+        stream.end()
+
+
+def _checked(answer: dict[str, Any]) -> dict[str, Any]:
+    code, signal, timed_out = answer.get("exit_code"), answer.get("signal"), answer.get("timed_out")
+    named = signal is None or (isinstance(signal, str) and _SIGNAL.fullmatch(signal) is not None)
+    if type(code) is not int or not 0 <= code <= 255 or not named or not isinstance(timed_out, bool):
+        raise MachineFailed("cannot read the command's outcome: the guest's agent broke the protocol")
+    return {"exit_code": code, "signal": signal, "timed_out": timed_out}
+
+
+def _captured(captures: dict[int, Capture]) -> dict[str, Any]:
+    out, err = captures[STDOUT].finish(), captures[STDERR].finish()
+    return {
+        "stdout": out.text,
+        "stderr": err.text,
+        "stdout_dropped_bytes": out.dropped_bytes,
+        "stderr_dropped_bytes": err.dropped_bytes,
+        "truncated": bool(out.dropped_bytes or err.dropped_bytes),
+        "encoding_lossy": out.lossy or err.lossy,
+    }
+
+
+def _first_line(command: str | list[str]) -> str:
+    return shown(command).splitlines()[0][:80]
+
+
+def _died(machine: Machine, command: str | list[str], cause: str) -> MachineFailed:
+    said = machine.last_words().strip().splitlines()[-3:]
+    hint = f"The machine's last words: {' / '.join(said)[-600:]}" if said else "Try again in a new machine"
+    return MachineFailed(
+        f"cannot finish `{_first_line(command)}`: the machine {machine.machine_id} is gone: {cause}", hint=hint
+    )

@@ -1,0 +1,149 @@
+"""The body of `export`: the agent packs, the host unpacks beside the output and renames, and nothing is overwritten.
+
+What was seeded and not changed since comes from the seed's image here, so a guest sends what it has changed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pyro_mcp.engine.agent import Conversation, Place, checked, converse
+from pyro_mcp.engine.files.packed import Packed
+from pyro_mcp.engine.files.sync import SKIPPED_SHOWN, host_path
+from pyro_mcp.engine.secrets.redact import Masks
+from pyro_mcp.engine.secrets.scrub import scrub_tree
+from pyro_mcp.errors import InvalidArgument, ProtocolError, Unsupported
+from pyro_mcp.model.export import ExportResult
+from pyro_mcp.model.sync import Skipped
+from pyro_mcp.operations.call import Call
+from pyro_mcp.protocol.entries import Decoder, Entry, Piece
+from pyro_mcp.system.atomic import disk_errors
+from pyro_mcp.trees.destination import export_tree, refuse_existing
+from pyro_mcp.trees.ext4_reader import SeedImage
+from pyro_mcp.trees.layers import merged
+
+
+@dataclass(frozen=True)
+class _Head:
+    path: str
+    artifact_type: Literal["file", "directory"]
+    lower: str | None = None
+
+
+def export(call: Call[Any], place: Place, path: str, output: str) -> ExportResult:
+    """Copy `path` to the new host path `output`, whole or not at all.
+
+    Raises `Conflict` when `output` exists, `NotFound`, `DiskFull`, `PermissionDenied`, and `ProtocolError` or
+    `InvalidArgument` for what a hostile guest sends.
+    """
+    target = host_path("export to", output)
+    refuse_existing(target)
+    cancelled = threading.Event()
+    forget = call.on_cancel(cancelled.set)
+    try:
+        with contextlib.ExitStack() as held:
+            if place.seed is not None:
+                with disk_errors("read the seed"):
+                    seed = held.enter_context(SeedImage(place.seed))
+                with contextlib.suppress(Unsupported):  # The layers do not tell all: the whole tree does.
+                    return _export(call, place, path, target, cancelled, seed)
+            return _export(call, place, path, target, cancelled, None)
+    finally:
+        forget()
+
+
+def _export(
+    call: Call[Any], place: Place, path: str, target: Path, cancelled: threading.Event, seed: SeedImage | None
+) -> ExportResult:
+    """With a `seed` only what changed is asked of the guest; raises `Unsupported` where that is not enough."""
+    verb = "tree_pack" if seed is None else "overlay_pack"
+    incoming = _Incoming(verb, converse(call, place.machine, verb, {"path": path}), place.masks)
+    masked: list[str] = []
+    try:
+        head = incoming.head()
+        report = export_tree(
+            incoming.items(head, seed),
+            target,
+            kind=head.artifact_type,
+            progress=call.progress,
+            cancelled=cancelled,
+            announce=place.announce,
+            treat=lambda built: masked.extend(scrub_tree(place.masks, built)),
+        )
+    finally:
+        incoming.close()
+    skipped = [Skipped(path=one.path, reason=one.reason) for one in report.skipped]
+    skipped += incoming.packed.left_out
+    result = ExportResult(
+        **place.stamp,
+        workspace_path=head.path,
+        output_path=report.output_path,
+        artifact_type=report.artifact_type,
+        entry_count=report.entry_count,
+        bytes_written=report.bytes_written,
+        can_run=report.runnable,
+        masked_count=len(masked),
+        masked=[target.name] if masked and head.artifact_type == "file" else masked[:SKIPPED_SHOWN],
+        skipped_count=len(report.skipped) + incoming.packed.left_out_count,
+        skipped=skipped[:SKIPPED_SHOWN],
+    )
+    detail = {"path": head.path, "output_path": report.output_path, "entry_count": report.entry_count}
+    place.note("export", {**detail, "bytes": report.bytes_written})
+    return result
+
+
+class _Incoming:
+    """What the agent sends of a packed tree: its head, then its entries, then what it left out."""
+
+    def __init__(self, verb: str, conversation: Conversation, masks: Masks) -> None:
+        self.packed = Packed()
+        self._verb = verb
+        self._masks = masks
+        self._conversation = conversation
+
+    def head(self) -> _Head:
+        try:
+            first = next(self._conversation)
+        except StopIteration:
+            raise ProtocolError("cannot export: the agent sent nothing") from None
+        return checked(self._verb, first, _Head)
+
+    def items(self, head: _Head, seed: SeedImage | None) -> Iterator[Entry | Piece]:
+        """The whole tree, put together with the `seed` if one is given. Raises `EntryError` for a sequence that breaks
+        the rules."""
+        items = self._sent()
+        if seed is not None:
+            items = merged(items, seed, head.lower)
+        for item in items:
+            if isinstance(item, Entry):
+                self._require_open_names(item)
+            yield item
+
+    def _sent(self) -> Iterator[Entry | Piece]:
+        decoder = Decoder()
+        while True:
+            try:
+                message = next(self._conversation)
+            except StopIteration as done:
+                self.packed = checked(self._verb, done.value, Packed)
+                decoder.close()
+                return
+            if isinstance(message, bytes):
+                yield from decoder.feed(message)
+
+    def _require_open_names(self, entry: Entry) -> None:
+        """A name cannot be overwritten as content can."""
+        if any(self._masks.found(os.fsencode(text)) for text in (entry.path, entry.target)):
+            raise InvalidArgument(
+                f"cannot export {entry.path}: its name or the link in it holds a secret",
+                hint="Rename or remove it in the workspace, or export the rest apart",
+            )
+
+    def close(self) -> None:
+        self._conversation.close()

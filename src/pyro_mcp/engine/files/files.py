@@ -1,0 +1,191 @@
+"""The bodies of the `file` verbs: one request to the agent each, and its answer as a result."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+from pyro_mcp.engine.agent import Place, ask
+from pyro_mcp.errors import InvalidArgument, ProtocolError
+from pyro_mcp.model.file import FileContent, FileEntry, FileList, FileMatch, FileSearch, FileWritten
+from pyro_mcp.operations.call import Call
+
+ABSENT = "absent"
+"""The expectation that no file is there yet."""
+
+MAX_REST = 3
+"""Bytes of a UTF-8 character after its first."""
+
+Count = Annotated[int, msgspec.Meta(ge=0, le=1 << 53)]
+Sha256 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$", max_length=64)]
+Path = Annotated[str, msgspec.Meta(max_length=8192)]
+
+
+@dataclass(frozen=True)
+class _Listed:
+    path: Path
+    entries: list[FileEntry]
+    truncated: bool
+
+
+@dataclass(frozen=True)
+class ReadAnswer:
+    """What the agent says of a file, or of a link as itself, that it has sent."""
+
+    path: Path
+    size_bytes: Count
+    truncated: bool
+    binary: bool
+    sha256: Sha256 | None = None
+    unseen: bool = False
+    artifact_type: Literal["file", "directory", "symlink"] = "file"
+    mode: Annotated[int, msgspec.Meta(ge=0, le=0o7777)] = 0o644
+
+
+@dataclass(frozen=True)
+class _Wrote:
+    path: Path
+    size_bytes: Count
+    created: bool
+
+
+@dataclass(frozen=True)
+class _Searched:
+    matches: list[FileMatch]
+    truncated: bool
+    timed_out: bool = False
+    files_searched: Count = 0
+    files_skipped: Count = 0
+
+
+@dataclass
+class Collected:
+    """Output that may not exceed what was asked for."""
+
+    limit: int
+    data: bytearray = field(default_factory=bytearray)
+
+    def add(self, piece: bytes) -> None:
+        self.data += piece
+        if len(self.data) > self.limit:
+            raise ProtocolError("cannot read the file: the agent sent more than was asked for")
+
+
+def list_files(
+    call: Call[Any], place: Place, path: str, *, recursive: bool, pattern: str | None, limit: int
+) -> FileList:
+    """What is below `path`. A pattern looks at all levels, as `**` in it would mean little otherwise."""
+    params: dict[str, Any] = {"path": path, "recursive": recursive or pattern is not None, "limit": limit}
+    if pattern is not None:
+        params["pattern"] = pattern
+    found = ask(call, place.machine, "file_list", params, _Listed)
+    return FileList(
+        **place.stamp,
+        path=found.path,
+        recursive=params["recursive"],
+        pattern=pattern,
+        count=len(found.entries),
+        truncated=found.truncated,
+        entries=found.entries,
+    )
+
+
+def read_file(call: Call[Any], place: Place, path: str, *, max_bytes: int, offset: int = 0) -> FileContent:
+    """Up to `max_bytes` of the file from `offset` on as text; a character that a cut would halve is left out."""
+    held = Collected(max_bytes)
+    params = {"path": path, "max_bytes": max_bytes, "offset": offset}
+    said = ask(call, place.machine, "file_read", params, ReadAnswer, take=held.add)
+    data, content, digest = bytes(held.data), "", said.sha256
+    binary = said.binary or (said.unseen and b"\0" in data)
+    if said.unseen and not said.truncated:
+        digest = hashlib.sha256(data).hexdigest()
+    if not binary:
+        begin = _begin(data) if offset else 0
+        try:
+            content = _text(data[begin:], said.truncated)
+        except UnicodeDecodeError:
+            binary = True
+        else:
+            offset += begin
+    end = offset + len(content.encode())
+    return FileContent(
+        **place.stamp,
+        path=said.path,
+        size_bytes=said.size_bytes,
+        max_bytes=max_bytes,
+        truncated=said.truncated,
+        binary=binary,
+        sha256=digest,
+        offset=offset,
+        next_offset=end if said.truncated and not binary else None,
+        content=content,
+    )
+
+
+def write_file(call: Call[Any], place: Place, path: str, *, text: str, expected_sha256: str | None) -> FileWritten:
+    """Replace or make the file as a whole. Raises `Conflict` when it is not as expected."""
+    try:
+        data = text.encode("utf-8")
+    except UnicodeEncodeError:
+        hint = "Leave out lone surrogates; write binary content with a command"
+        raise InvalidArgument(f"cannot write {path}: the text is not valid Unicode", hint=hint) from None
+    params: dict[str, Any] = {"path": path, "size": len(data)}
+    if expected_sha256 is not None:
+        params["expected_sha256"] = None if expected_sha256 == ABSENT else expected_sha256
+    said = ask(call, place.machine, "file_write", params, _Wrote, send=data)
+    place.note("file_write", {"path": said.path, "bytes_written": len(data), "created": said.created})
+    return FileWritten(
+        **place.stamp,
+        path=said.path,
+        size_bytes=said.size_bytes,
+        bytes_written=len(data),
+        created=said.created,
+        sha256=hashlib.sha256(data).hexdigest(),
+    )
+
+
+def search_files(
+    call: Call[Any],
+    place: Place,
+    pattern: str,
+    *,
+    path: str,
+    glob: str | None,
+    ignore_case: bool,
+    limit: int,
+) -> FileSearch:
+    """The lines that match the regular expression `pattern`, in files whose names match `glob`."""
+    params: dict[str, Any] = {"pattern": pattern, "path": path, "limit": limit, "ignore_case": ignore_case}
+    if glob is not None:
+        params["glob"] = glob
+    said = ask(call, place.machine, "file_search", params, _Searched)
+    return FileSearch(
+        **place.stamp,
+        path=path,
+        pattern=pattern,
+        glob=glob,
+        count=len(said.matches),
+        truncated=said.truncated,
+        timed_out=said.timed_out,
+        files_searched=said.files_searched,
+        files_skipped=said.files_skipped,
+        matches=said.matches,
+    )
+
+
+def _begin(data: bytes) -> int:
+    """Where the first whole character begins in what may begin within one."""
+    return next((at for at, byte in enumerate(data[:MAX_REST]) if not 0x80 <= byte < 0xC0), min(len(data), MAX_REST))
+
+
+def _text(data: bytes, cut: bool) -> str:
+    """`data` decoded; when it was `cut`, without the beginning of a character at its end."""
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        if cut and error.start >= len(data) - 3 and error.reason == "unexpected end of data":
+            return data[: error.start].decode("utf-8")
+        raise

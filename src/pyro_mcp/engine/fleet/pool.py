@@ -1,0 +1,368 @@
+"""Pool: machines made ahead, for each kind that was used of late, so that its next user finds one up and warm.
+
+They are nobody's, and hold only memory that nobody else asks for: admission counts them and ends them first. They are
+made while nobody waits for a machine. The store knows nothing of them: they end with their node, and what one that was
+killed has left below `state_dir/pool` the next one removes. Decision 14.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import secrets
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from pyro_mcp.engine.faults import Faults
+from pyro_mcp.errors import Capacity, PyroError
+from pyro_mcp.machines.driver import Ahead, Driver, Machine, MachineSpec, Preparer
+from pyro_mcp.settings import Settings
+from pyro_mcp.store.machines import MachineRow
+from pyro_mcp.system.atomic import disk_errors
+from pyro_mcp.system.memory import available_mib
+from pyro_mcp.system.threads import begin
+
+log = logging.getLogger(__name__)
+
+AMPLE_MIB = 4096
+"""With less memory free than this, nothing is made ahead unless it was asked for."""
+KINDS_MAX = 4
+UNUSED_SECONDS = 600.0
+REST_SECONDS = 0.25
+"""How long no machine may come, go or change before one is made ahead: who has one now is about to use it."""
+
+JOIN_SECONDS = 2.0
+"""How long one that is being made is waited for: it has a start on any other, unless something is wrong with it."""
+
+
+def size_of(settings: Settings) -> int:
+    """How many machines of each kind are to wait."""
+    if settings.pool_size is not None:
+        return settings.pool_size
+    return 1 if available_mib() >= AMPLE_MIB else 0
+
+
+@dataclass
+class Place:
+    """A machine made ahead, from the moment that its memory counts."""
+
+    kind: str
+    environment: str
+    spec: MachineSpec
+    memory_mib: int
+    """What it takes of the host, the machine's own process included."""
+    ahead: Ahead | None = None
+    up: bool = False
+    done: threading.Event = field(default_factory=threading.Event)
+    """It is up, or nothing came of it."""
+    claimed: bool = False
+    """It is somebody's, or will be as soon as it is up."""
+
+    def serves(self, row: MachineRow | None) -> bool:
+        """Whether it may well become the machine `row`."""
+        image = self.spec.environment
+        mine = (image and image.digest, self.spec.vcpu_count, self.spec.mem_mib, self.spec.scratch_mib)
+        return row is not None and mine == (row.digest, row.vcpu_count, row.mem_mib, row.scratch_mib)
+
+
+@dataclass
+class _Use:
+    """A kind that was used of late. `tried` says that there was no room for another of it."""
+
+    kind: str
+    environment: str
+    preparer: Preparer
+    spec: MachineSpec
+    memory_mib: int
+    at: float
+    tried: bool = False
+
+
+class Pool:
+    """The machines ahead of one node. Every method may be called from any thread."""
+
+    def __init__(
+        self, settings: Settings, *, admitting: threading.Lock, free_mib: Callable[[], int], faults: Faults
+    ) -> None:
+        """`free_mib` says, under `admitting`, what memory the machines of users leave."""
+        self.home = settings.state_dir / "pool"
+        self._settings = settings
+        self._admitting = admitting
+        self._free_mib = free_mib
+        self._faults = faults
+        self._changed = threading.Condition()
+        self._places: list[Place] = []
+        self._uses: dict[str, _Use] = {}
+        self._launches = 0
+        self._quiet_at = 0.0
+        self._thread: threading.Thread | None = None
+        self._closed = False
+
+    # -- looking
+
+    def waiting(self) -> list[Place]:
+        """Those that wait for somebody."""
+        with self._changed:
+            return [place for place in self._places if place.up and not place.claimed]
+
+    # -- handing out
+
+    def launch(self, driver: Driver, spec: MachineSpec, environment: str, otherwise: Callable[[], Machine]) -> Machine:
+        """The machine of `spec`: one that waits, moved to its directory, or what `otherwise` makes."""
+        preparer = driver.preparer
+        if preparer is None or self._settings.pool_size == 0 or any(spec.directory.iterdir()):
+            with self._first(None):
+                return otherwise()
+        with self._first(preparer.kind(spec)) as place:
+            machine = None if place is None else self._hand_out(preparer, place, spec)
+            machine = machine or otherwise()
+        plain = replace(spec, seed=None, workspace=None, network=None)
+        self._used(preparer, plain, spec.mem_mib + driver.capabilities.overhead_mib, environment)
+        return machine
+
+    @contextlib.contextmanager
+    def _first(self, kind: str | None) -> Iterator[Place | None]:
+        """Nothing is made ahead while somebody waits; one of `kind` that is under way is his, and another is ended."""
+        with self._changed:
+            self._launches += 1
+            mine = next((place for place in self._places if place.kind == kind and not place.claimed), None)
+            if mine is not None:
+                mine.claimed = True
+            others = [place for place in self._places if not place.up and not place.claimed]
+        try:
+            for place in others:
+                self._discard(place)
+            yield mine
+        finally:
+            with self._changed:
+                self._launches -= 1
+            self.disturb()
+
+    def _hand_out(self, preparer: Preparer, place: Place, spec: MachineSpec) -> Machine | None:
+        if not place.done.wait(JOIN_SECONDS):
+            self._discard(place)
+        with self._changed:
+            if place not in self._places or place.ahead is None:
+                return None
+            self._places.remove(place)
+        try:
+            with disk_errors(f"hand out {place.spec.machine_id}"):
+                os.rename(place.spec.directory, spec.directory)
+                self._faults("pool moved")
+                machine = preparer.hand_out(place.ahead, spec)
+            self._faults("pool handed out")
+            return machine
+        except PyroError as error:
+            log.warning(f"{spec.machine_id} is made anew: {error.message}")
+            self._end(place)
+            _erase(place.spec.directory)
+            with disk_errors(f"make the machine {spec.machine_id}"):
+                shutil.rmtree(spec.directory)
+                spec.directory.mkdir(mode=0o700)
+            return None
+
+    # -- giving way
+
+    def fit(self, free_mib: int, row: MachineRow | None = None) -> None:
+        """End machines until the rest fit into what is free once `row` has its memory, which the one that may become
+        it brings along. The caller holds `admitting`."""
+        with self._changed:
+            rest = [place for place in self._places if not place.claimed]
+            rest.sort(key=lambda place: (place.serves(row), self._used_at(place)))
+            victims = []
+            while rest and _memory(rest, row) > free_mib:
+                victims.append(rest.pop(0))
+        for place in victims:
+            self._discard(place)
+            self._faults("pool evicted")
+
+    def empty(self) -> None:
+        """End all, and make none before one of its kind is used again."""
+        with self._changed:
+            self._uses.clear()
+            places = [place for place in self._places if not place.claimed]
+        for place in places:
+            self._discard(place)
+
+    def disturb(self) -> None:
+        """Somebody's machine comes, goes or changes."""
+        with self._changed:
+            self._quiet_at = time.monotonic() + REST_SECONDS
+            for use in self._uses.values():
+                use.tried = False
+            self._changed.notify_all()
+
+    def close(self) -> None:
+        """End all for good."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+        self.empty()
+        if self._thread is not None:
+            self._thread.join()
+        self.empty()
+        shutil.rmtree(self.home, ignore_errors=True)
+
+    # -- making them
+
+    def _used(self, preparer: Preparer, spec: MachineSpec, memory_mib: int, environment: str) -> None:
+        spec = replace(spec, directory=self.home / "none")
+        kind = preparer.kind(spec)
+        with self._changed:
+            if kind is None or self._closed:
+                return
+            self._uses.pop(kind, None)
+            self._uses[kind] = _Use(kind, environment, preparer, spec, memory_mib, time.monotonic())
+            while len(self._uses) > KINDS_MAX:
+                self._uses.pop(next(iter(self._uses)))
+            if self._thread is None:
+                try:
+                    self._thread = begin(self._run, "pool")
+                except Capacity as error:
+                    log.warning(f"nothing is made ahead: {error.message}")
+            self._changed.notify_all()
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                while not self._closed and (seconds := self._pause()) != 0:
+                    self._changed.wait(seconds)
+                if self._closed:
+                    return
+            try:
+                with disk_errors("make a machine ahead"):
+                    self._work()
+            except PyroError as error:
+                # Nothing is tried again before somebody asks for another machine.
+                log.warning(error.message)
+                with self._changed:
+                    self._uses.clear()
+
+    def _work(self) -> None:
+        self._tidy()
+        with self._changed:
+            use = self._next()
+        place = None if use is None else self._reserve(use)
+        if use is not None and place is not None:
+            self._fill(use.preparer, place)
+
+    def _pause(self) -> float | None:
+        """Seconds until there is something to do, None until something changes."""
+        now = time.monotonic()
+        due = [use.at + UNUSED_SECONDS for use in self._uses.values()]
+        if self._next() is not None and not self._launches:
+            due.append(self._quiet_at)
+        return max(0.0, min(due) - now) if due else None
+
+    def _next(self) -> _Use | None:
+        """The kind that is short of machines, the one used last if there are several."""
+        long_ago = time.monotonic() - UNUSED_SECONDS
+        wanted = [use for use in self._uses.values() if not use.tried and use.at > long_ago]
+        most = 1 if self._settings.pool_size is None else self._settings.pool_size
+        return next((use for use in reversed(wanted) if self._count(use.kind) < most), None)
+
+    def _count(self, kind: str) -> int:
+        return sum(place.kind == kind for place in self._places)
+
+    def _tidy(self) -> None:
+        """End what nobody has asked for in a while, and what is of a template that is gone."""
+        long_ago = time.monotonic() - UNUSED_SECONDS
+        with self._changed:
+            self._uses = {kind: use for kind, use in self._uses.items() if use.at > long_ago}
+            uses = list(self._uses.values())
+        stale = [use.kind for use in uses if use.preparer.kind(use.spec) != use.kind]
+        with self._changed:
+            for kind in stale:
+                self._uses.pop(kind, None)
+            places = [place for place in self._places if place.kind not in self._uses and not place.claimed]
+        for place in places:
+            self._discard(place)
+
+    def _fill(self, preparer: Preparer, place: Place) -> None:
+        try:
+            place.spec.directory.mkdir(mode=0o700, parents=True)
+            self._faults("pool directory made")
+            ahead = preparer.prepare(place.spec, place.kind)
+            with self._changed:
+                place.ahead, wanted = ahead, place in self._places
+            self._faults("pool spawned")
+            if ahead is None or not wanted:
+                return
+            ahead.warm(lambda: place.claimed)
+            self._faults("pool warmed")
+            place.up = True
+            ahead.on_exit(lambda: self._discard(place))
+        except (PyroError, OSError):
+            # One that was ended meanwhile could not but fail.
+            if place in self._places:
+                raise
+        finally:
+            self._settle(place)
+
+    def _reserve(self, use: _Use) -> Place | None:
+        """A place whose memory is counted from now on, if that leaves what users have been promised."""
+        room, machine_id = size_of(self._settings), f"ahead-{secrets.token_hex(6)}"
+        spec = replace(use.spec, machine_id=machine_id, directory=self.home / machine_id)
+        with self._admitting, self._changed:
+            rest = [place for place in self._places if not place.claimed]
+            full = self._count(use.kind) >= room or _memory(rest) + use.memory_mib > self._free_mib()
+            if full or self._launches or self._closed:
+                use.tried = full
+                self._changed.notify_all()
+                return None
+            place = Place(use.kind, use.environment, spec, use.memory_mib)
+            self._places.append(place)
+            return place
+
+    def _settle(self, place: Place) -> None:
+        """The making of it is over. If it is not up, or was ended meanwhile, nothing of it stays."""
+        with self._changed:
+            if not place.up and place in self._places:
+                self._places.remove(place)
+            gone = place not in self._places
+            self._changed.notify_all()
+        if gone:
+            self._end(place)
+            _erase(place.spec.directory)
+        place.done.set()
+
+    # -- ending them
+
+    def _discard(self, place: Place) -> None:
+        """End a machine that is nobody's and remove what it has. Idempotent."""
+        with self._changed:
+            if place not in self._places:
+                return
+            self._places.remove(place)
+        self._end(place)
+        _erase(place.spec.directory)
+        with self._changed:
+            self._changed.notify_all()
+
+    def _end(self, place: Place) -> None:
+        if place.ahead is not None:
+            place.ahead.terminate()
+
+    def _used_at(self, place: Place) -> float:
+        use = self._uses.get(place.kind)
+        return use.at if use else 0.0
+
+
+def _memory(places: list[Place], row: MachineRow | None = None) -> int:
+    """What these hold besides `row`, which one of them may become."""
+    mine = next((place.memory_mib for place in places if place.serves(row)), 0)
+    return sum(place.memory_mib for place in places) - mine
+
+
+def _erase(directory: Path) -> None:
+    try:
+        shutil.rmtree(directory)
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        log.warning(f"cannot remove {directory}: {error.strerror}; the next node does")

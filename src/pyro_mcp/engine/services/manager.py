@@ -1,0 +1,367 @@
+"""The bodies of the service verbs: start one and wait for it, look at all, read what one said, stop it.
+
+A service belongs to its machine: callers and nodes come and go. The row is written before the machine is asked, and
+from then on changed by what the machine tells (`service_watch`), so looking asks nobody.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import weakref
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from secrets import token_hex
+from typing import TYPE_CHECKING, Any
+
+from pyro_mcp.engine.cancel import SILENT, cancellable, patient
+from pyro_mcp.engine.commands.run import shown, words
+from pyro_mcp.engine.services.ports import check_policy, wanted_ports
+from pyro_mcp.engine.services.view import service_facts, service_portrait
+from pyro_mcp.engine.services.watcher import DIED, GONE, Watch
+from pyro_mcp.errors import Cancelled, Capacity, Conflict, InvalidArgument, MachineFailed, NotFound, PyroError
+from pyro_mcp.machines.driver import Machine
+from pyro_mcp.model.paths import absolute
+from pyro_mcp.model.service import (
+    RestartPolicy,
+    Service,
+    ServiceList,
+    ServiceLogs,
+    StartedService,
+)
+from pyro_mcp.operations.call import STDERR, STDOUT, Call
+from pyro_mcp.protocol.channel import ChannelClosed, Data, RemoteError, Result
+from pyro_mcp.protocol.readiness import parse
+from pyro_mcp.store.services import ServiceRow
+from pyro_mcp.store.services import Services as Table
+from pyro_mcp.store.workspaces import WorkspaceRow
+
+if TYPE_CHECKING:
+    from pyro_mcp.engine.engine import Engine
+
+ANSWER_SECONDS, PATIENCE_SECONDS = 60.0, 240.0
+"""How much longer than the timeout an agent may take before it is asked whether it lives, and how long if it does."""
+LOG_BYTES = 2 * 1024 * 1024
+SHOWN_MAX = 10
+
+
+class Services:
+    """The services of all workspaces over one engine. Every method may be called from any thread."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._table = Table(engine.database)
+        # Each is held by its machine, for as long as that is there.
+        self._watches: weakref.WeakValueDictionary[str, Watch] = weakref.WeakValueDictionary()
+        self._lock = threading.Lock()
+
+    # -- the verbs
+
+    def start(
+        self,
+        call: Call[Engine],
+        ref: str,
+        name: str,
+        *,
+        command: str | list[str],
+        cwd: str,
+        readiness: Mapping[str, Any] | None,
+        ready_timeout_seconds: int,
+        ready_interval_ms: int,
+        restart: RestartPolicy,
+        secret_env: Mapping[str, str] | Sequence[str] | None,
+        published_ports: Sequence[int | str] | None,
+    ) -> StartedService:
+        """Start a service and wait until it is ready, runs on, or has ended. One that nobody waits for is ended."""
+        workspace = self._engine.lifecycle.find(ref)
+        ports = wanted_ports(published_ports)
+        check_policy(workspace, ports)
+        _check_readiness(readiness)
+        cwd = absolute(cwd)
+        wanted = self._engine.secrets.wanted(workspace.workspace_id, secret_env)
+        machine = self._engine.lifecycle.live(call, workspace)
+        self._engine.secrets.deliver(workspace.workspace_id, machine, set(wanted.values()))
+        watch = self._watch(workspace.workspace_id, machine)
+        row = self._begin(workspace, machine, name, command, cwd, readiness, restart)
+        watch.expect(row.run)
+        params = {
+            "name": name,
+            "run": row.run,
+            "argv": words(command),
+            "cwd": cwd,
+            "secret_env": wanted,
+            "readiness": None if readiness is None else dict(readiness),
+            "ready_timeout_seconds": ready_timeout_seconds,
+            "ready_interval_ms": ready_interval_ms,
+            "restart": restart == "on-failure",
+        }
+        with self._refusable(watch, row):
+            if ports:
+                row = replace(row, published_ports=watch.ports.open(row.run, ports))
+                self._table.update(row)
+            self._engine.faults("service ports open")
+            call.progress(f"waiting for {name} to be {'running' if readiness is None else 'ready'}", None)
+            answer = self._ask(call, machine, "service_start", params, ready_timeout_seconds + ANSWER_SECONDS)
+        self._engine.faults("service started")
+        watch.take(answer)
+        return self._started(call, row.run, watch, answer)
+
+    def listing(self, ref: str) -> ServiceList:
+        workspace = self._current(ref)
+        found = [service_portrait(row) for row in self._table.latest(workspace.workspace_id, workspace.generation)]
+        return ServiceList(workspace_id=workspace.workspace_id, count=len(found), services=found)
+
+    def status(self, ref: str, name: str) -> Service:
+        return service_portrait(self._row(self._current(ref), name))
+
+    def logs(self, call: Call[Engine], ref: str, name: str, *, tail_lines: int, everything: bool) -> ServiceLogs:
+        """What it said, from the machine while that runs, else what was kept."""
+        workspace = self._current(ref)
+        row = self._row(workspace, name)
+        lines = None if everything else tail_lines
+        watch = self._live_watch(row)
+        try:
+            out, err, cut = _kept(row, lines) if watch is None else self._said(call, watch.machine, row, lines)
+        except NotFound:
+            out, err, cut = _kept(row, lines)
+        return ServiceLogs(**service_facts(row), stdout=out, stderr=err, tail_lines=lines, truncated=cut)
+
+    def stop(self, ref: str, name: str) -> Service:
+        """End a service with everything it has started, whether or not the caller waits. One that is over stays as it
+        is."""
+        row = self._row(self._current(ref), name)
+        if row.alive and (watch := self._live_watch(row)) is not None:
+            self._stop(row.run, watch)
+        return service_portrait(self._table.get(row.run) or row)
+
+    # -- for the other verbs
+
+    def latest(self, workspace: WorkspaceRow) -> list[Service]:
+        """The last service of each name."""
+        return [service_portrait(row) for row in self._table.latest(workspace.workspace_id, workspace.generation)]
+
+    def ended(self, workspace: WorkspaceRow) -> list[Service]:
+        """All that are over, the latest first."""
+        return [service_portrait(row) for row in self._table.ended(workspace.workspace_id, workspace.generation)]
+
+    def counts(self, workspace: WorkspaceRow) -> tuple[int, int]:
+        """How many there are, and how many of them are alive."""
+        rows = self._table.latest(workspace.workspace_id, workspace.generation)
+        return len(rows), sum(row.alive for row in rows)
+
+    # -- life
+
+    def settle(self) -> None:
+        """A node has come: find again what runs, and record the end of what does not."""
+        alive = self._table.alive()
+        for machine_id in {row.machine_id for row in alive}:
+            rows = [row for row in alive if row.machine_id == machine_id]
+            try:
+                machine = self._engine.fleet.live(machine_id)
+            except PyroError:
+                for row in rows:
+                    self._end(row, "its machine ended while no node watched it")
+            else:
+                self._watch(rows[0].workspace_id, machine, {row.run for row in rows})
+
+    def machine_ended(self, machine_id: str) -> None:
+        """Whoever has stopped the machine wants it recorded before going on."""
+        with self._lock:
+            watch = self._watches.pop(machine_id, None)
+        if watch is not None:
+            watch.machine_ended()
+
+    def leave(self) -> None:
+        """The node goes: the ports close, the services stay."""
+        with self._lock:
+            watches, self._watches = list(self._watches.values()), weakref.WeakValueDictionary()
+        for watch in watches:
+            watch.leave()
+
+    # -- parts
+
+    def _stop(self, run: str, watch: Watch) -> None:
+        """Of no caller's, who could only break off the waiting, and with it the machine's channel."""
+        try:
+            watch.take(self._ask(Call(self._engine), watch.machine, "service_stop", {"run": run}, ANSWER_SECONDS))
+        except NotFound:
+            watch.over(run, GONE)  # Or not there yet: once it is, `watch` ends it.
+
+    def _begin(
+        self,
+        workspace: WorkspaceRow,
+        machine: Machine,
+        name: str,
+        command: str | list[str],
+        cwd: str,
+        readiness: Mapping[str, Any] | None,
+        restart: RestartPolicy,
+    ) -> ServiceRow:
+        masks = self._engine.secrets.masks(workspace.workspace_id)
+        row = ServiceRow(
+            run=token_hex(8),
+            workspace_id=workspace.workspace_id,
+            generation=workspace.generation,
+            machine_id=machine.machine_id,
+            service_name=name,
+            state="starting",
+            command=masks.text(shown(command)),
+            cwd=cwd,
+            readiness=None if readiness is None else {kind: _masked(masks, wish) for kind, wish in readiness.items()},
+            restart=restart,
+            execution_mode=machine.capabilities.execution_mode,
+            isolation=machine.capabilities.isolation,
+            started_at=self._engine.clock.wall(),
+        )
+        begun = self._table.begin(row)
+        if begun is False:
+            raise Conflict(
+                f"cannot start {name}: {workspace.workspace_id} was reset or deleted meanwhile",
+                hint="Look at it with <<status_workspace>> and try again",
+            )
+        if isinstance(begun, ServiceRow):
+            raise Conflict(
+                f"cannot start {name}: a service of that name is {begun.state} already",
+                hint="Stop it with <<stop_service>> first, or choose another name",
+            )
+        self._engine.faults("service recorded")
+        return row
+
+    @contextlib.contextmanager
+    def _refusable(self, watch: Watch, row: ServiceRow) -> Iterator[None]:
+        """While inside, an error means that there is no service: its row and its ports go."""
+        try:
+            yield
+        except PyroError as error:
+            watch.ports.end(row.run)
+            if isinstance(error, MachineFailed):
+                watch.over(row.run, DIED)
+            elif isinstance(error, Cancelled):
+                watch.over(row.run, "its start was cancelled")
+            else:
+                self._table.forget(row.run)
+            raise
+
+    def _ask(
+        self, call: Call[Engine], machine: Machine, verb: str, params: Mapping[str, Any], seconds: float
+    ) -> dict[str, Any]:
+        """One answer. Raises `Cancelled`, `MachineFailed`, and what the agent refuses."""
+        try:
+            stream = machine.channel.open(verb, dict(params))
+            with cancellable(call, machine, stream):
+                message = patient(machine, stream, seconds, seconds + PATIENCE_SECONDS)
+        except ChannelClosed as error:
+            call.check()
+            raise MachineFailed(f"cannot ask {machine.machine_id}: the machine is gone: {error}") from None
+        except TimeoutError as error:
+            raise MachineFailed(f"cannot ask {machine.machine_id}: its agent {error}", hint=SILENT) from None
+        except RemoteError as error:
+            call.check()
+            raise PyroError.from_wire(error.payload) from None
+        if not isinstance(message, Result) or not isinstance(message.value.get("service"), dict):
+            raise MachineFailed(f"cannot read the answer of {machine.machine_id}: its agent broke the protocol")
+        return message.value
+
+    def _said(self, call: Call[Engine], machine: Machine, row: ServiceRow, lines: int | None) -> tuple[str, str, bool]:
+        """Both streams as the machine has them, masked."""
+        params = {"run": row.run} | ({} if lines is None else {"tail_lines": lines})
+        told = {STDOUT: bytearray(), STDERR: bytearray()}
+        try:
+            stream = machine.channel.open("service_logs", params)
+            with cancellable(call, machine, stream):
+                while not isinstance(message := patient(machine, stream, ANSWER_SECONDS, PATIENCE_SECONDS), Result):
+                    if isinstance(message, Data) and message.tag in told:
+                        told[message.tag] += message.data
+                    if sum(map(len, told.values())) > LOG_BYTES:
+                        stream.cancel()
+                        raise MachineFailed("cannot read the log: the machine's agent sends too much")
+        except ChannelClosed as error:
+            call.check()
+            raise MachineFailed(f"cannot read the log: the machine is gone: {error}") from None
+        except TimeoutError as error:
+            raise MachineFailed(f"cannot read the log: the machine's agent {error}", hint=SILENT) from None
+        except RemoteError as error:
+            call.check()
+            raise PyroError.from_wire(error.payload) from None
+        masks = self._engine.secrets.masks(row.workspace_id)
+        out, err = (masks.data(bytes(told[tag])).decode("utf-8", "replace") for tag in (STDOUT, STDERR))
+        return out, err, message.value.get("truncated") is True
+
+    def _started(self, call: Call[Engine], run: str, watch: Watch, answer: Mapping[str, Any]) -> StartedService:
+        if call.cancelled:  # The answer has crossed it.
+            self._stop(run, watch)
+            call.check()
+        row = self._table.get(run)
+        if row is None:
+            raise NotFound("cannot tell what became of the service: its workspace was reset or deleted")
+        out, err = (row.stdout, row.stderr) if not row.alive else watch.tails(run)
+        return StartedService(**service_facts(row), stdout=out, stderr=err, truncated=answer.get("truncated") is True)
+
+    def _watch(self, workspace_id: str, machine: Machine, runs: set[str] | None = None) -> Watch:
+        with self._lock:
+            watch = self._watches.get(machine.machine_id)
+            fresh = watch is None or watch.machine is not machine
+            if watch is None or fresh:
+                watch = self._watches[machine.machine_id] = Watch(self._engine, workspace_id, machine, runs or set())
+        if fresh:
+            try:
+                watch.begin()
+            except Capacity:
+                with self._lock:
+                    self._watches.pop(machine.machine_id, None)
+                raise
+        return watch
+
+    def _live_watch(self, row: ServiceRow) -> Watch | None:
+        """The watch on the machine in which `row` is or was, if that still runs."""
+        with self._lock:
+            watch = self._watches.get(row.machine_id)
+        try:
+            return watch if watch and self._engine.fleet.live(row.machine_id) is watch.machine else None
+        except PyroError:
+            return None
+
+    def _current(self, ref: str) -> WorkspaceRow:
+        """The workspace, once what its machine has to tell after an adoption is told."""
+        workspace = self._engine.lifecycle.find(ref)
+        with self._lock:
+            watch = self._watches.get(workspace.machine_id)
+        if watch is not None:
+            watch.wait()
+        return workspace
+
+    def _row(self, workspace: WorkspaceRow, name: str) -> ServiceRow:
+        rows = self._table.latest(workspace.workspace_id, workspace.generation)
+        found = next((row for row in rows if row.service_name == name), None)
+        if found is None:
+            known = ", ".join(row.service_name for row in rows[:SHOWN_MAX])
+            raise NotFound(
+                f"cannot find the service {name!r} of {workspace.workspace_id}: it does not exist",
+                hint=f"There are: {known}" if known else "There are none; start one first",
+            )
+        return found
+
+    def _end(self, row: ServiceRow, reason: str) -> None:
+        now = self._engine.clock.wall()
+        self._table.update(replace(row, state="stopped", stop_reason=reason, ended_at=now, pid=None), only_alive=True)
+
+
+def _check_readiness(readiness: Mapping[str, Any] | None) -> None:
+    if readiness is not None:
+        try:
+            parse(dict(readiness))
+        except ValueError as error:
+            raise InvalidArgument(
+                f"cannot start the service: {error}", hint='Give for example {"tcp": "127.0.0.1:8000"}'
+            ) from None
+
+
+def _masked(masks: Any, wish: Any) -> Any:
+    return [masks.text(one) for one in wish] if isinstance(wish, list) else masks.text(wish)
+
+
+def _kept(row: ServiceRow, lines: int | None) -> tuple[str, str, bool]:
+    """The end of both streams as it was kept when the service ended. More may have been said."""
+    last = slice(-lines if lines else None, None)
+    out, err = ("".join(text.splitlines(keepends=True)[last]) for text in (row.stdout, row.stderr))
+    return out, err, True

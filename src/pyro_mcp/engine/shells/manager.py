@@ -1,0 +1,370 @@
+"""The bodies of the shell verbs.
+
+Shells live in the workspace's machine and nowhere else: its agent keeps them and what they said, so they outlive the
+node, and end with the machine. What the agent tells of them is checked, masked and counted here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, Any
+
+from msgspec import Meta
+
+from pyro_mcp.engine.agent import Place, ask, checked
+from pyro_mcp.engine.cancel import beside, cancellable
+from pyro_mcp.engine.secrets.redact import Masks
+from pyro_mcp.engine.session import opened
+from pyro_mcp.engine.shells.output import LiveMask, Page, page, reach
+from pyro_mcp.engine.shells.screen import render
+from pyro_mcp.errors import Cancelled, InvalidArgument, MachineFailed, NotFound, ProtocolError, PyroError
+from pyro_mcp.model.paths import absolute
+from pyro_mcp.model.shell import (
+    SIDE_MAX,
+    SIGNALS,
+    Shell,
+    ShellAttached,
+    ShellClosed,
+    ShellList,
+    ShellRead,
+    ShellSignalled,
+    ShellState,
+    ShellWritten,
+)
+from pyro_mcp.operations.call import STDOUT, Call
+from pyro_mcp.protocol.channel import ChannelClosed, Data, RemoteError, Result, Stream
+
+if TYPE_CHECKING:
+    from pyro_mcp.engine.engine import Engine
+
+WAIT_SECONDS = 30
+PLAIN_BYTES = 128 * 1024
+"""A page to be shown plain is at most so long: to render it costs up to a second."""
+CONTEXT_BYTES = 32 * 1024
+"""What stood on the screen before a plain page is taken from so much output."""
+REPLAY_BYTES = 16 * 1024
+"""How much of what was said before a person gets to see when attaching."""
+PAGE_LEAST = 4
+QUIET_SECONDS = 0.1
+MIB = 1024 * 1024
+
+Offset = Annotated[int, Meta(ge=0, le=1 << 62)]
+Moment = Annotated[int, Meta(ge=0, le=253_402_300_799_000)]
+Side = Annotated[int, Meta(ge=1, le=SIDE_MAX)]
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the agent says of a shell."""
+
+    shell_id: Annotated[str, Meta(max_length=64)]
+    cwd: Annotated[str, Meta(max_length=4096)]
+    cols: Side
+    rows: Side
+    state: ShellState
+    started_ms: Moment
+    ended_ms: Moment | None
+    exit_code: Annotated[int, Meta(ge=0, le=255)] | None
+    oldest: Offset
+    end: Offset
+
+
+@dataclass(frozen=True)
+class _Read(Facts):
+    cursor: Offset
+    start: Offset
+
+
+@dataclass(frozen=True)
+class _Attached(Facts):
+    missed: Offset
+    detached: bool
+
+
+@dataclass(frozen=True)
+class _Closed(Facts):
+    already: bool
+
+
+@dataclass(frozen=True)
+class _Listing:
+    shells: Annotated[list[Facts], Meta(max_length=1024)]
+
+
+class Shells:
+    """The shells of all workspaces over one engine."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def open(
+        self,
+        call: Call[Engine],
+        ref: str,
+        *,
+        cwd: str,
+        cols: int,
+        rows: int,
+        secret_env: Mapping[str, str] | Sequence[str] | None,
+    ) -> Shell:
+        place = self._place(call, ref)
+        wanted = self._engine.secrets.wanted(place.workspace_id, secret_env)
+        self._engine.secrets.deliver(place.workspace_id, place.machine, set(wanted.values()))
+        shell_id = f"sh-{secrets.token_hex(6)}"
+        params = {"shell_id": shell_id, "cwd": absolute(cwd), "cols": cols, "rows": rows, "secret_env": wanted}
+        try:
+            facts = ask(call, place.machine, "shell_open", params, Facts)
+        except Cancelled:
+            # The answer may have crossed it, and then nobody knows the shell.
+            with contextlib.suppress(NotFound):
+                self._end(place, shell_id)
+            raise
+        place.note("shell_opened", {"shell_id": facts.shell_id})
+        return Shell(**_shown(place, facts))
+
+    def listing(self, call: Call[Engine], ref: str) -> ShellList:
+        """None for a workspace that does not run: they have ended with its machine."""
+        row = self._engine.lifecycle.find(ref)
+        found = []
+        if self._engine.lifecycle.machine(row).state == "running":
+            place = opened(call, row.workspace_id)
+            told = ask(call, place.machine, "shell_list", {}, _Listing)
+            found = [Shell(**_shown(place, facts)) for facts in told.shells]
+        return ShellList(workspace_id=row.workspace_id, count=len(found), shells=found)
+
+    def read(
+        self,
+        call: Call[Engine],
+        ref: str,
+        shell_id: str,
+        *,
+        cursor: int,
+        max_chars: int,
+        plain: bool,
+        wait_for_idle_ms: int | None,
+        wait_seconds: int | None,
+    ) -> ShellRead:
+        """What the shell said from `cursor` on; plain, as a person sees it who has seen all before."""
+        place = opened(call, ref)
+        waiting = {} if wait_for_idle_ms is None else {"idle_ms": wait_for_idle_ms}
+        seconds = (0 if wait_for_idle_ms is None else WAIT_SECONDS) if wait_seconds is None else wait_seconds
+        most = max(PAGE_LEAST, min(max_chars, PLAIN_BYTES) if plain else max_chars)
+        facts, found = self._page(
+            call, place, shell_id, cursor, most, CONTEXT_BYTES if plain else 0, {"wait_ms": seconds * 1000, **waiting}
+        )
+        text, lossy = _decoded(found.new)
+        if plain:
+            seen = _from_a_line(found.before, max(facts.start, cursor - CONTEXT_BYTES))
+            text = render(_decoded(seen)[0], text, facts.cols, facts.rows)
+        missed = max(0, facts.oldest - cursor)
+        more = cursor + missed + most < facts.end
+        return ShellRead(
+            **_shown(place, facts),
+            cursor=cursor,
+            next_cursor=found.end,
+            plain=plain,
+            wait_for_idle_ms=wait_for_idle_ms,
+            truncated=bool(missed or more),
+            missed_bytes=missed,
+            more=more,
+            encoding_lossy=lossy,
+            output=text,
+        )
+
+    def write(self, call: Call[Engine], ref: str, shell_id: str, *, text: str, append_newline: bool) -> ShellWritten:
+        """Type `text`; the newline is what the Return key sends."""
+        place = self._place(call, ref)
+        typed = text + "\r" if append_newline else text
+        if not typed:
+            raise InvalidArgument(f"cannot write to the shell {shell_id}: there is nothing to write")
+        try:
+            data = typed.encode("utf-8")
+        except UnicodeEncodeError:
+            raise InvalidArgument(f"cannot write to the shell {shell_id}: the input is not valid Unicode") from None
+        facts = ask(call, place.machine, "shell_write", {"shell_id": shell_id}, Facts, send=data)
+        return ShellWritten(**_shown(place, facts), input_length=len(typed), append_newline=append_newline)
+
+    def signal(self, call: Call[Engine], ref: str, shell_id: str, *, signal_name: str) -> ShellSignalled:
+        name = signal_name.upper().removeprefix("SIG")
+        if name not in SIGNALS:
+            raise InvalidArgument(
+                f"cannot signal the shell {shell_id}: there is no signal {signal_name[:32]!r}",
+                hint=f"Signals: {', '.join(SIGNALS)}",
+            )
+        place = self._place(call, ref)
+        facts = ask(call, place.machine, "shell_signal", {"shell_id": shell_id, "signal": name}, Facts)
+        return ShellSignalled(**_shown(place, facts), signal_name=name)
+
+    def resize(self, call: Call[Engine], ref: str, shell_id: str, *, cols: int, rows: int) -> Shell:
+        place = opened(call, ref)
+        params = {"shell_id": shell_id, "cols": cols, "rows": rows}
+        return Shell(**_shown(place, ask(call, place.machine, "shell_resize", params, Facts)))
+
+    def close(self, call: Call[Engine], ref: str, shell_id: str) -> ShellClosed:
+        place = self._place(call, ref)
+        facts = self._end(place, shell_id)
+        return ShellClosed(**_shown(place, facts), closed=True, already_closed=facts.already)
+
+    def attach(
+        self,
+        call: Call[Engine],
+        ref: str,
+        shell_id: str,
+        *,
+        cursor: int | None,
+        stdin: bytes | Iterable[bytes] | None,
+    ) -> ShellAttached:
+        """Pass keys in and output out until either side has enough. The output that came before is told first.
+
+        After each piece the caller is told how far it has come, to go on from there when a node has died.
+        """
+        place = self._place(call, ref)
+        begin = -REPLAY_BYTES if cursor is None else cursor
+        facts, found = self._page(call, place, shell_id, begin, MIB, 0, {})
+        call.output(STDOUT, _from_a_line(found.new, facts.cursor) if cursor is None else found.new)
+        call.position(found.end)
+        mask = LiveMask(self._engine.secrets.masks(place.workspace_id).needles)
+        answer = _attend(call, place, {"shell_id": shell_id, "cursor": found.end}, mask, stdin)
+        missed = answer.missed + max(0, facts.oldest - facts.cursor)
+        return ShellAttached(**_shown(place, answer), detached=answer.detached, missed_bytes=missed)
+
+    # -- parts
+
+    def _end(self, place: Place, shell_id: str) -> _Closed:
+        """Of no caller's: it is seen through, however many processes there are to end."""
+        return ask(Call(self._engine), place.machine, "shell_close", {"shell_id": shell_id}, _Closed)
+
+    def _place(self, call: Call[Engine], ref: str) -> Place:
+        """The workspace, which is being used now."""
+        place = opened(call, ref)
+        self._engine.lifecycle.table.touch(place.workspace_id, self._engine.clock.wall())
+        return place
+
+    def _page(
+        self,
+        call: Call[Engine],
+        place: Place,
+        shell_id: str,
+        cursor: int,
+        most: int,
+        context: int,
+        waiting: dict[str, int],
+    ) -> tuple[_Read, Page]:
+        """One page of raw output, masked. A negative cursor counts from the end."""
+        masks: Masks = self._engine.secrets.masks(place.workspace_id)
+        ahead, taken = reach(masks.needles), bytearray()
+        back = max(ahead, context)
+
+        def take(data: bytes) -> None:
+            taken.extend(data)
+            if len(taken) > back + most + ahead:
+                raise ProtocolError("cannot read the shell: its agent sends more than was asked for")
+
+        params = {"shell_id": shell_id, "cursor": cursor, "max_bytes": most + ahead, "back": back}
+        told = ask(call, place.machine, "shell_read", params | waiting, _Read, take=take)
+        if not told.start <= max(told.cursor, told.oldest) <= told.start + len(taken) <= told.end:
+            raise ProtocolError("cannot read the shell: its agent's answer contradicts itself")
+        return told, page(
+            masks.needles,
+            bytes(taken),
+            told.start,
+            max(told.cursor, told.oldest),
+            most,
+            over=told.state != "running" and told.start + len(taken) == told.end,
+            lost=told.start == told.oldest > 0,
+            context=context,
+        )
+
+
+def _attend(
+    call: Call[Any],
+    place: Place,
+    params: dict[str, Any],
+    mask: LiveMask,
+    stdin: bytes | Iterable[bytes] | None,
+) -> _Attached:
+    """Serve a person until the agent answers."""
+    try:
+        stream = place.machine.channel.open("shell_attach", params)
+        with cancellable(call, place.machine, stream):
+            if stdin is not None:
+                beside(stream, partial(_feed, stream, stdin), "keys")
+            answer = _follow(call, stream, mask, params["cursor"])
+    except ChannelClosed as error:
+        call.check()
+        raise MachineFailed(
+            f"cannot stay attached: the machine {place.machine.machine_id} is gone: {error}",
+            hint="Start the workspace again; /workspace is kept, its shells are not",
+        ) from None
+    except RemoteError as error:
+        call.check()
+        raise PyroError.from_wire(error.payload) from None
+    return checked("shell_attach", answer, _Attached)
+
+
+def _follow(call: Call[Any], stream: Stream, mask: LiveMask, start: int) -> dict[str, Any]:
+    """Pass output, which is from `start` on, until the result."""
+    while True:
+        message, shown = None, b""
+        try:
+            message = stream.receive(QUIET_SECONDS if mask.holds else None)
+        except TimeoutError:
+            shown = mask.quiet()
+        if isinstance(message, Data):
+            shown = mask.feed(bytes(message.data))
+        elif isinstance(message, Result):
+            shown = mask.finish()
+        if shown:
+            try:
+                call.output(STDOUT, shown)
+                call.position(start + mask.position)
+            except Cancelled:
+                stream.cancel()
+                raise
+        if isinstance(message, Result):
+            return message.value
+
+
+def _feed(stream: Stream, stdin: bytes | Iterable[bytes]) -> None:
+    """Pass the keys on; their end is the person's wish to leave."""
+    with contextlib.suppress(ChannelClosed):
+        for piece in (stdin,) if isinstance(stdin, bytes) else stdin:
+            stream.send(piece, 0)
+        stream.end()
+
+
+def _shown(place: Place, facts: Facts) -> dict[str, Any]:
+    """The fields that every answer about a shell has."""
+    return {
+        **place.stamp,
+        "shell_id": facts.shell_id,
+        "cwd": facts.cwd,
+        "cols": facts.cols,
+        "rows": facts.rows,
+        "state": facts.state,
+        "started_at": _time(facts.started_ms),
+        "ended_at": None if facts.ended_ms is None else _time(facts.ended_ms),
+        "exit_code": facts.exit_code,
+    }
+
+
+def _time(milliseconds: int) -> datetime:
+    return datetime.fromtimestamp(milliseconds / 1000, UTC)
+
+
+def _decoded(data: bytes) -> tuple[str, bool]:
+    """`data` as text, and whether bytes had to be replaced."""
+    try:
+        return data.decode("utf-8"), False
+    except UnicodeDecodeError:
+        return data.decode("utf-8", "replace"), True
+
+
+def _from_a_line(data: bytes, start: int) -> bytes:
+    """`data`, which is from `start` on, without the torn line it begins with, unless that is the shell's first."""
+    return data[data.find(b"\n") + 1 :] if start > 0 else data

@@ -1,0 +1,217 @@
+"""The bodies of the `vm` verbs: from a name to a machine, one command in it, and its end.
+
+`run` makes a machine that nobody else knows and always removes it: after the result, an error, a cancel, and, through
+the store, after the node's own death.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, cast
+
+from pyro_mcp.engine.commands.run import run_command
+from pyro_mcp.engine.fleet.fleet import Boot
+from pyro_mcp.engine.fleet.networks import refusals_of
+from pyro_mcp.engine.fleet.provision import Births
+from pyro_mcp.errors import Conflict, PyroError, TimedOut
+from pyro_mcp.machines.driver import Machine
+from pyro_mcp.model.machine import ReapResult, Vm, VmDeleted, VmNetwork, VmState
+from pyro_mcp.model.process import Cleanup, ExecutionMode, Isolation, RunResult
+from pyro_mcp.operations.call import Call
+from pyro_mcp.store.machines import MachineRow
+
+if TYPE_CHECKING:
+    from pyro_mcp.engine.engine import Engine
+
+_log = logging.getLogger(__name__)
+
+SCRATCH_MIB = 8192
+_SHOWN_STATE: dict[str, VmState] = {"creating": "starting", "running": "started", "deleting": "stopping"}
+
+
+class Vms:
+    """The machines' verbs over one engine."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._fleet = engine.fleet
+        self._births = Births(engine)
+
+    def run(
+        self,
+        call: Call[Engine],
+        environment: str,
+        *,
+        command: str | list[str],
+        timeout_seconds: int,
+        stdin: bytes | Iterable[bytes] | None,
+        **size: Any,
+    ) -> RunResult:
+        """Make, use and remove one machine. Raises what making and using it raise; it is removed in any case."""
+        boot, row = self._born(call, environment, one_shot=True, **size)
+        self._fleet.admit(row)
+        removal = _Removal(self._engine, row.machine_id, "one-shot machine")
+        with removal:
+            self._engine.images.lease(row)
+            machine = self._start(call, row.machine_id, boot)
+            call.check()
+            done = self._exec(call, machine, command, timeout_seconds, stdin)
+        return RunResult(**done, vm_id=row.machine_id, environment=environment, cleanup=removal.outcome)
+
+    def create(self, call: Call[Engine], environment: str, **size: Any) -> Vm:
+        _, row = self._born(call, environment, one_shot=False, **size)
+        self._fleet.admit(row)
+        try:
+            self._engine.images.lease(row)
+            call.check()
+        except PyroError:
+            self._fleet.remove(row.machine_id, "it could not be created")
+            raise
+        return vm_of(self._fleet.created(row.machine_id))
+
+    def start(self, call: Call[Engine], machine_id: str) -> Vm:
+        row = self._own(machine_id)
+        if row.state != "running":
+            self._start(call, machine_id, self._births.again(call, row))
+        return vm_of(self._fleet.get(machine_id))
+
+    def exec(
+        self,
+        call: Call[Engine],
+        machine_id: str,
+        *,
+        command: str | list[str],
+        timeout_seconds: int,
+        stdin: bytes | Iterable[bytes] | None,
+    ) -> RunResult:
+        """One command in a running machine, which is removed afterwards. Raises `NotFound` and `Conflict` before."""
+        environment = self._own(machine_id).environment
+        machine = self._fleet.live(machine_id)
+        removal = _Removal(self._engine, machine_id, "it ran its one command")
+        with removal:
+            done = self._exec(call, machine, command, timeout_seconds, stdin)
+        return RunResult(**done, vm_id=machine_id, environment=environment, cleanup=removal.outcome)
+
+    def stop(self, machine_id: str) -> Vm:
+        self._own(machine_id)
+        return vm_of(self._fleet.stop(machine_id))
+
+    def delete(self, machine_id: str) -> VmDeleted:
+        self._own(machine_id)
+        deleted = self._fleet.remove(machine_id, "asked to")
+        return VmDeleted(vm_id=machine_id, deleted=deleted, reason="asked to")
+
+    def status(self, machine_id: str) -> Vm:
+        return vm_of(self._own(machine_id))
+
+    def network(self, machine_id: str) -> VmNetwork:
+        """Of any machine, because nothing is done to it."""
+        return self._engine.networks.info(self._fleet.get(machine_id))
+
+    def reap(self) -> ReapResult:
+        gone = self._fleet.reap()
+        return ReapResult(count=len(gone), vm_ids=gone)
+
+    # -- parts
+
+    def _own(self, machine_id: str) -> MachineRow:
+        """The machine, if the vm verbs may touch it. Raises `NotFound`, or `Conflict` when a workspace lives in it."""
+        row = self._fleet.get(machine_id)
+        if row.workspace_id is not None:
+            raise Conflict(
+                f"cannot use the machine {machine_id}: the workspace {row.workspace_id} lives in it",
+                hint="Use the workspace verbs with the workspace's id",
+            )
+        return row
+
+    def _born(
+        self, call: Call[Engine], environment: str, *, one_shot: bool, network: bool, **size: Any
+    ) -> tuple[Boot, MachineRow]:
+        narrowed = {name: size.pop(name, None) for name in ("allow_hosts", "allow_addresses")}
+        policy = "egress" if network else "off"
+        asked = self._engine.networks.asked(policy, **narrowed, host_ca=size.pop("host_ca", False))
+        allowed = size.pop("allow_host_compat")
+        boot = self._births.prepare(
+            call, environment, vcpu_count=size["vcpu_count"], mem_mib=size["mem_mib"], allow_host_compat=allowed
+        )
+        self._engine.networks.check(call, boot.driver.capabilities, asked)
+        made = self._births.row(environment, boot, one_shot=one_shot, scratch_mib=SCRATCH_MIB, network=asked, **size)
+        return boot, made
+
+    def _start(self, call: Call[Engine], machine_id: str, boot: Boot) -> Machine:
+        call.progress("starting the machine", None)
+        return self._fleet.start(machine_id, boot, call.progress)
+
+    def _exec(
+        self,
+        call: Call[Engine],
+        machine: Machine,
+        command: str | list[str],
+        timeout_seconds: int,
+        stdin: bytes | Iterable[bytes] | None,
+    ) -> dict[str, Any]:
+        try:
+            with contextlib.closing(self._engine.networks.watch(machine.machine_id)) as watch:
+                done = run_command(call, machine, command, timeout_seconds=timeout_seconds, stdin=stdin)
+        except PyroError:
+            self._told_to_end(machine)
+            raise
+        if done["signal"]:
+            # An agent that is asked to leave may still have the time to report the command it killed.
+            self._told_to_end(machine)
+        self._engine.faults("executed")
+        return {**done, "network_refusals": refusals_of(watch)}
+
+    def _told_to_end(self, machine: Machine) -> None:
+        """Raises `TimedOut` when the fleet itself has ended `machine` under a running command."""
+        why = self._fleet.ended_because(machine.machine_id)
+        if why is not None:
+            raise TimedOut(f"cannot finish the command: {machine.machine_id} was removed meanwhile: {why}") from None
+
+
+class _Removal:
+    """Removes a machine on leaving the block. A failure to do so is the block's error only if it has none itself;
+    after a result it is told in `outcome`, because the result is worth more."""
+
+    def __init__(self, engine: Engine, machine_id: str, why: str) -> None:
+        self._engine = engine
+        self._machine_id = machine_id
+        self._why = why
+        self.outcome = Cleanup(deleted=False, reason="not removed yet")
+
+    def __enter__(self) -> _Removal:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        fleet = self._engine.fleet
+        try:
+            mine = fleet.remove(self._machine_id, self._why)
+            reason = self._why if mine else fleet.ended_because(self._machine_id) or "it was gone already"
+            self.outcome = Cleanup(deleted=True, reason=reason)
+        except PyroError as error:
+            _log.warning(f"cannot remove {self._machine_id}: {error}")
+            self.outcome = Cleanup(deleted=False, reason=error.message)
+        finally:
+            fleet.forget_end(self._machine_id)
+
+
+def vm_of(row: MachineRow) -> Vm:
+    """A machine as the surfaces show it."""
+    metadata = {"reason": row.reason} if row.reason else {}
+    return Vm(
+        vm_id=row.machine_id,
+        environment=row.environment,
+        state=_SHOWN_STATE.get(row.state, cast(VmState, row.state)),
+        vcpu_count=row.vcpu_count,
+        mem_mib=row.mem_mib,
+        created_at=datetime.fromtimestamp(row.created_at, UTC),
+        expires_at=datetime.fromtimestamp(row.expires_at, UTC),
+        ttl_seconds=row.ttl_seconds,
+        network_enabled=bool(row.network),
+        execution_mode=cast(ExecutionMode, row.execution_mode),
+        isolation=None if row.state == "created" else cast(Isolation, row.isolation),
+        metadata=metadata,
+    )

@@ -1,0 +1,281 @@
+"""Commands of a workspace: the journal, waiting, following, ending, and callers that vanish."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fleetlab import Ears, engine_at
+
+from pyro_mcp.api import workspace
+from pyro_mcp.engine.commands import journal, ring
+from pyro_mcp.engine.engine import Engine
+from pyro_mcp.errors import Cancelled, InvalidArgument, MachineFailed, NotFound
+from pyro_mcp.model.workspace_exec import CommandOutput, WorkspaceExec
+from pyro_mcp.node.adopt import reconcile
+
+REF = "w"
+
+
+def a_workspace(state_dir: Path, **options: Any) -> Engine:
+    engine = engine_at(state_dir, **options)
+    workspace.create_workspace.function(
+        Ears(engine).call, environment="debian:12", name=REF, mem_mib=128, allow_host_compat=True
+    )
+    return engine
+
+
+@pytest.fixture
+def engine(tmp_path: Path) -> Iterator[Engine]:
+    engine = a_workspace(tmp_path / "state")
+    yield engine
+    engine.lifecycle.delete(REF)
+    engine.close()
+
+
+def run(
+    engine: Engine, command: str | list[str], wait: int | None = None, ears: Ears | None = None, **given: Any
+) -> WorkspaceExec:
+    call = (ears or Ears(engine)).call
+    options = {"timeout_seconds": 20, "stdin": None, **given}
+    return engine.commands.exec(call, REF, command=command, wait_seconds=wait, **options)
+
+
+def follow(engine: Engine, sequence: int, cursor: str | None = None, wait: int | None = None) -> CommandOutput:
+    logs = engine.commands.logs(
+        Ears(engine).call, REF, sequence=sequence, cursor=cursor, wait_seconds=wait, end=False, limit=10
+    )
+    return logs.entries[0]
+
+
+def history(engine: Engine, limit: int = 100) -> list[CommandOutput]:
+    nothing: dict[str, Any] = {"sequence": None, "cursor": None, "wait_seconds": None, "end": False}
+    return engine.commands.logs(Ears(engine).call, REF, **nothing, limit=limit).entries
+
+
+def test_a_command_is_recorded_with_all_it_said(engine: Engine) -> None:
+    ears = Ears(engine)
+    done = run(engine, "echo out; echo err >&2; exit 3", ears=ears)
+    assert (done.sequence, done.state, done.exit_code, done.cwd) == (1, "finished", 3, "/workspace")
+    assert (done.stdout, done.stderr, ears.output) == ("out\n", "err\n", {1: b"out\n", 2: b"err\n"})
+    assert run(engine, ["sh", "-c", "kill -9 $$"]).signal == "SIGKILL"
+    assert run(engine, "sleep 9", timeout_seconds=1).exit_code == 124
+    assert run(engine, ["cat"], stdin=b"given").stdout == "given"
+    entries = history(engine)
+    assert [entry.sequence for entry in entries] == [1, 2, 3, 4]
+    assert [entry.exit_code for entry in entries] == [3, 137, 124, 0]
+    assert entries[0].stdout == "out\n"
+    assert [entry.sequence for entry in history(engine, 2)] == [3, 4]
+
+
+def test_what_is_not_done_goes_on_and_can_be_followed(engine: Engine) -> None:
+    ears = Ears(engine)
+    first = run(engine, "echo one; until [ -e go ]; do sleep 0.05; done; echo two", wait=1, ears=ears)
+    assert (first.state, first.exit_code, first.stdout) == ("running", None, "one\n")
+    assert ears.output[1] == b"one\n"
+    assert engine.lifecycle.status(REF).running_command_count == 1
+    run(engine, "touch go")
+    more = follow(engine, first.sequence, first.next_cursor, wait=10)
+    assert more.stdout == "two\n"
+    while more.state == "running":
+        more = follow(engine, first.sequence, more.next_cursor, wait=10)
+    assert (more.exit_code, follow(engine, 1).stdout) == (0, "one\ntwo\n")
+    assert engine.lifecycle.status(REF).running_command_count == 0
+
+
+def test_one_that_is_done_in_time_answers_as_if_not_waited_for(engine: Engine) -> None:
+    ears = Ears(engine)
+    begun = time.monotonic()
+    done = run(engine, "echo quick; exit 4", wait=60, ears=ears)
+    assert time.monotonic() - begun < 50
+    assert (done.state, done.exit_code, done.stdout, ears.output[1]) == ("finished", 4, "quick\n", b"quick\n")
+
+
+def test_a_caller_that_vanishes_ends_its_command_unless_it_goes_on(engine: Engine) -> None:
+    ears = Ears(engine)
+    threading.Thread(target=lambda: (ears.wrote.wait(), ears.call.cancel())).start()
+    with pytest.raises(Cancelled):
+        run(engine, "echo here; sleep 300", ears=ears)
+    assert history(engine)[0].state == "ended"
+    ears = Ears(engine)
+    threading.Thread(target=lambda: (ears.wrote.wait(), ears.call.cancel())).start()
+    left = run(engine, "echo here; until [ -e go ]; do sleep 0.05; done; echo done", wait=60, ears=ears)
+    assert left.state == "running"
+    run(engine, "touch go")
+    while (entry := follow(engine, left.sequence, "0:0")).state == "running":
+        time.sleep(0.05)
+    assert (entry.stdout, entry.exit_code) == ("here\ndone\n", 0)
+
+
+def test_a_command_can_be_ended(engine: Engine) -> None:
+    sleep = f"sleep 302.{os.getpid()}"
+    left = run(engine, f"echo here; {sleep} & {sleep}", wait=0)
+    wait_for(lambda: running(engine, sleep) == 2)
+    logs = engine.commands.logs(
+        Ears(engine).call, REF, sequence=left.sequence, cursor=None, wait_seconds=None, end=True, limit=1
+    )
+    assert (logs.entries[0].state, logs.entries[0].signal, logs.entries[0].exit_code) == ("ended", "SIGKILL", 137)
+    assert running(engine, sleep) == 0
+
+
+def running(engine: Engine, command: str) -> int:
+    """How many processes are exactly `command`."""
+    return int(run(engine, ["pgrep", "-c", "-x", "-f", command.replace(".", "[.]")]).stdout)
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < deadline, "not in time"
+        time.sleep(0.05)
+
+
+def test_several_run_at_once(engine: Engine) -> None:
+    """Each waits for all the others."""
+    meet = "touch {0}; for other in 0 1 2 3 4 5 6 7; do until [ -e $other ]; do sleep 0.05; done; done; echo {0}"
+    left = [run(engine, meet.format(number), wait=0) for number in range(8)]
+    for number, one in enumerate(left):
+        entry: CommandOutput = one
+        while entry.state == "running":
+            entry = follow(engine, one.sequence, None, wait=5)
+        assert entry.stdout == f"{number}\n"
+
+
+def test_a_flood_is_bounded_told_and_keeps_its_end(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(journal, "HEAD_BYTES", 100_000)
+    monkeypatch.setattr(ring, "TAIL_BYTES", 1_000)
+    done = run(engine, "head -c 3000000 /dev/zero | tr '\\0' x; echo end")
+    assert done.truncated
+    assert done.stdout.endswith("end\n")
+    assert "bytes dropped here" in done.stdout
+    assert done.stdout_dropped_bytes == 3_000_004 - 101_000
+    (entry,) = history(engine)
+    assert entry.stdout_dropped_bytes > done.stdout_dropped_bytes
+    kept = sum(path.stat().st_size for path in (engine.settings.state_dir / "workspaces").rglob("1.out"))
+    assert kept < 102_000
+
+
+def test_pages_cut_no_character_and_lose_no_byte(tmp_path: Path) -> None:
+    writer = journal.Journal(tmp_path / "j", 1)
+    text = "aé€😀" * 50
+    for byte in text.encode():
+        writer.add(1, bytes((byte,)))
+    writer.add(2, b"\xff\xfe")
+    writer.finish()
+    cursor, seen = "0:0", ""
+    while not (page := journal.read_page(tmp_path / "j", 1, cursor, 7, over=True)).empty:
+        seen += page.streams[1].text
+        cursor = page.next_cursor
+    assert seen == text
+    assert cursor == f"{len(text.encode())}:2"
+
+
+def test_whoever_waits_waits_for_a_whole_character(tmp_path: Path) -> None:
+    writer = journal.Journal(tmp_path / "j", 1)
+    writer.add(1, b"ok" + "€".encode()[:2])
+    assert not writer.wait("2:0", 0)
+    writer.add(1, "€".encode()[2:])
+    assert writer.wait("2:0", 0)
+    assert journal.read_page(tmp_path / "j", 1, "2:0", 7, over=False).streams[1].text == "€"
+    writer.add(2, b"\xff\xfe\xfd")
+    assert writer.wait("5:0", 0)
+    writer.finish()
+
+
+def test_a_page_holds_what_was_asked_for_of_both_streams_and_says_if_there_is_more(tmp_path: Path) -> None:
+    writer = journal.Journal(tmp_path / "j", 1)
+    writer.add(1, b"o" * 100)
+    writer.add(2, b"e" * 30)
+    writer.finish()
+
+    def page(cursor: str, limit: int) -> tuple[int, int, str, bool]:
+        found = journal.read_page(tmp_path / "j", 1, cursor, limit, over=True)
+        return len(found.streams[1].text), len(found.streams[2].text), found.next_cursor, found.more
+
+    assert page("0:0", 40) == (20, 20, "20:20", True)
+    assert page("20:20", 40) == (30, 10, "50:30", True)
+    assert page("50:30", 40) == (40, 0, "90:30", True)
+    assert page("90:30", 40) == (10, 0, "100:30", False)
+    assert page("0:0", 130) == (100, 30, "100:30", False)
+
+
+def test_a_disk_that_is_full_drops_output_and_counts_it(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    writer = journal.Journal(tmp_path / "file", 1)
+    writer.add(1, b"12345")
+    assert writer.finish() == {1: 5, 2: 0}
+
+
+def test_bad_wishes_are_refused(engine: Engine) -> None:
+    nothing: dict[str, Any] = {"sequence": None, "cursor": None, "wait_seconds": None, "end": False, "limit": 1}
+    call = Ears(engine).call
+    for wish in ({"cursor": "0:0"}, {"end": True}, {"wait_seconds": 1}):
+        with pytest.raises(InvalidArgument):
+            engine.commands.logs(call, REF, **{**nothing, **wish})
+    with pytest.raises(NotFound, match="command 7"):
+        engine.commands.logs(call, REF, **{**nothing, "sequence": 7})
+    with pytest.raises(InvalidArgument):
+        run(engine, "cat", wait=1, stdin=b"x")
+
+
+def test_a_machine_that_dies_loses_its_commands_and_says_so(engine: Engine) -> None:
+    ears = Ears(engine)
+    agent = engine.fleet.live(engine.lifecycle.find(REF).machine_id).pid
+    threading.Thread(target=lambda: (ears.wrote.wait(), os.kill(agent, signal.SIGKILL))).start()
+    with pytest.raises(MachineFailed):
+        run(engine, "echo here; sleep 300", ears=ears)
+    (entry,) = history(engine)
+    assert (entry.state, entry.exit_code, entry.stdout) == ("lost", None, "here\n")
+    assert entry.reason
+
+
+def test_what_a_caller_attends_is_lost_with_the_node(tmp_path: Path) -> None:
+    engine = a_workspace(tmp_path / "state")
+    run(engine, "echo kept")
+    ears = Ears(engine)
+
+    def attend() -> None:
+        with pytest.raises(MachineFailed):
+            run(engine, "echo begun; sleep 300", ears=ears)
+
+    lost = threading.Thread(target=attend)
+    lost.start()
+    ears.wrote.wait()
+    engine.close()
+    lost.join()
+    again = engine_at(tmp_path / "state")
+    reconcile(again)
+    first, second = history(again)
+    assert (first.stdout, first.state, second.state, second.stdout) == ("kept\n", "finished", "lost", "begun\n")
+    assert run(again, "echo on").sequence == 3
+    again.lifecycle.delete(REF)
+    again.close()
+
+
+def test_what_goes_on_by_itself_goes_on_with_the_next_node(tmp_path: Path) -> None:
+    engine = a_workspace(tmp_path / "state")
+    run(engine, "echo begun; while [ ! -e go ]; do sleep 0.05; done; echo done; exit 6", wait=1)
+    run(engine, f"echo two; exec sleep 301.{os.getpid()}", wait=1)
+    engine.close()
+    again = engine_at(tmp_path / "state")
+    reconcile(again)
+    assert again.lifecycle.status(REF).running_command_count == 2
+    run(again, "touch go")
+    entry = follow(again, 1)
+    while entry.state == "running":
+        entry = follow(again, 1, entry.next_cursor, wait=10)
+    assert (follow(again, 1).stdout, entry.exit_code) == ("begun\ndone\n", 6)
+    call = Ears(again).call
+    ended = again.commands.logs(call, REF, sequence=2, cursor=None, wait_seconds=None, end=True, limit=1).entries[0]
+    assert (ended.state, ended.stdout, ended.exit_code) == ("ended", "two\n", 137)
+    assert run(again, ["pgrep", "-f", f"sleep 301[.]{os.getpid()}"]).exit_code == 1
+    kept = [path.name for path in (tmp_path / "state" / "workspaces").glob("*/journal/*/*")]
+    assert sorted(kept) == ["1.out", "2.out"]
+    again.lifecycle.delete(REF)
+    again.close()

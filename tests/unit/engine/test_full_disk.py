@@ -1,0 +1,147 @@
+"""A state directory without room, to each degree, and without inodes: a typed refusal, nothing half, a way out."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fleetlab import Ears, engine_at, processes_of
+
+from pyro_mcp.api import export, snapshot, sync, workspace
+from pyro_mcp.api import file as files
+from pyro_mcp.engine.engine import Engine
+from pyro_mcp.errors import DiskFull
+from pyro_mcp.store.database import RESERVE_BYTES
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="makes mounts")
+
+LEVELS = [0, *(int(4096 * 1.35**step) for step in range(19))]
+"""How many bytes are left: twenty levels, to almost 1 MiB."""
+TREE_BYTES = 600_000
+
+
+@pytest.fixture
+def small(short_tmp: Path) -> Iterator[Path]:
+    """A file system of 4 MiB and 400 inodes."""
+    mount = short_tmp / "small"
+    mount.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m,nr_inodes=400", "tmpfs", str(mount)], check=True)
+    yield mount
+    subprocess.run(["umount", "--lazy", str(mount)], check=True)
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    path = tmp_path / "tree"
+    path.mkdir()
+    for number in range(6):
+        (path / f"f{number}").write_bytes(os.urandom(TREE_BYTES // 6))
+    return path
+
+
+def do(engine: Engine, operation: Any, **params: Any) -> dict[str, Any]:
+    answer: dict[str, Any] = operation.answer(Ears(engine).call, params)
+    return answer
+
+
+def create(engine: Engine, name: str, **more: Any) -> dict[str, Any]:
+    given = {"environment": "debian:12", "mem_mib": 128, "allow_host_compat": True, **more}
+    return do(engine, workspace.create_workspace, name=name, **given)
+
+
+def fill(mount: Path, left: int) -> None:
+    free = shutil.disk_usage(mount).free - left
+    if free > 0:
+        (mount / "filler").write_bytes(bytes(free))
+
+
+def use_up_inodes(mount: Path) -> None:
+    (mount / "many").mkdir()
+    for number in range(1000):
+        try:
+            (mount / "many" / str(number)).touch()
+        except OSError:
+            return
+    raise AssertionError("there is no end of inodes")
+
+
+def attempts(engine: Engine, tree: Path) -> dict[str, Callable[[], object]]:
+    """What takes space."""
+    return {
+        "create": lambda: create(engine, "other", seed_path=str(tree)),
+        "push": lambda: do(engine, sync.push_workspace_sync, workspace_id="w", source_path=str(tree), dest="in"),
+        "write": lambda: do(engine, files.write_workspace_file, workspace_id="w", path="new", text="x" * 300_000),
+        "snapshot": lambda: do(engine, snapshot.create_snapshot, workspace_id="w", snapshot_name="s"),
+    }
+
+
+def refused(engine: Engine, tree: Path) -> set[str]:
+    """What was refused for want of space; each completely."""
+    found, hints = set(), []
+    for name, attempt in attempts(engine, tree).items():
+        try:
+            attempt()
+        except DiskFull as error:
+            hints.append(error.hint)
+            found.add(name)
+    assert all(hints)
+    return found
+
+
+def assert_whole(engine: Engine, outside: Path, found: set[str]) -> None:
+    """The workspace can be looked at and taken out; what was refused is not there."""
+    names = {row.name for row in engine.lifecycle.rows()}
+    assert names == ({"w"} if "create" in found else {"w", "other"})
+    assert do(engine, workspace.status_workspace, workspace_id="w")["state"] == "started"
+    assert do(engine, files.read_workspace_file, workspace_id="w", path="kept")["content"] == "kept\n"
+    listed = {one["path"] for one in do(engine, files.list_workspace_files, workspace_id="w")["entries"]}
+    assert listed == {"/workspace/kept"} | {
+        f"/workspace/{made}" for verb, made in (("push", "in"), ("write", "new")) if verb not in found
+    }
+    out = outside / "out"
+    assert do(engine, export.export_workspace, workspace_id="w", path=".", output=str(out))["entry_count"] >= 1
+    assert (out / "kept").read_text() == "kept\n"
+    shutil.rmtree(out)
+    assert os.listdir(outside) == []
+    snapshots = do(engine, snapshot.list_snapshots, workspace_id="w")["count"]
+    assert snapshots == (1 if "snapshot" in found else 2)
+
+
+def assert_deleted(engine: Engine) -> None:
+    state = engine.settings.state_dir
+    for row in engine.lifecycle.rows():
+        assert do(engine, workspace.delete_workspace, workspace_id=row.workspace_id)["deleted"]
+    assert engine.lifecycle.rows() == []
+    assert engine.fleet.rows() == []
+    assert [*state.glob("workspaces/*"), *state.glob("machines/*"), *state.glob("outgoing/*")] == []
+    assert list(processes_of(state)) == []
+
+
+@pytest.mark.parametrize("left", [*LEVELS, "inodes"])
+def test_a_full_state_directory(small: Path, tree: Path, tmp_path: Path, left: int | str) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    engine = engine_at(small / "state")
+    try:
+        create(engine, "w")
+        do(engine, files.write_workspace_file, workspace_id="w", path="kept", text="kept\n")
+        fill(small, left) if isinstance(left, int) else use_up_inodes(small)
+        found = refused(engine, tree)
+        assert found if left == "inodes" or left == 0 else True
+        assert_whole(engine, outside, found)
+        assert_deleted(engine)
+    finally:
+        engine.close()
+    for left_over in small.iterdir():
+        if left_over.name != "state":
+            shutil.rmtree(left_over) if left_over.is_dir() else left_over.unlink()
+    engine = engine_at(small / "state")
+    assert (small / "state" / "pyro.reserve").stat().st_blocks * 512 >= RESERVE_BYTES
+    create(engine, "again")
+    assert_deleted(engine)
+    engine.close()

@@ -1,8 +1,0 @@
-"""Makes `fleetlab` importable: engines over machines that need no virtualisation."""
-
-from __future__ import annotations
-
-import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
