@@ -75,7 +75,7 @@ def test_only_surfaces_write_to_the_terminal(path: Path) -> None:
 
 GUESTS_ONLY = {
     "git": {"surfaces/cli/demo.py", "environments/catalog.py"},
-    "/bin/sh": {"protocol/readiness.py", "engine/commands/run.py"},
+    "/bin/sh": {"protocol/readiness.py", "model/command.py"},
 }
 """Programs that the host's side never starts, and who names them: to run them in a guest, or to say what one has."""
 

@@ -118,7 +118,7 @@ def test_a_disk_in_the_disguise_of_another_format_is_read_as_it_is(lab: Lab, tmp
     )
     assert disguised["stdout"].strip()
     lab.do(workspace.stop_workspace, "bad")
-    (scratch,) = lab.engine.fleet.directory(lab.engine.lifecycle.find("bad").machine_id).glob("scratch*")
+    (scratch,) = lab.engine.fleet.directory(lab.engine.registry.find("bad").machine_id).glob("scratch*")
     with scratch.open("rb") as file:
         assert file.read(len(header)) == header
     assert lab.do(disk.read_workspace_disk, "bad", path="mine")["content"] == "mine\n"

@@ -67,7 +67,7 @@ def test_a_guest_killed_during_its_command_is_told_and_removed(
 
     def kill() -> None:
         ears.wrote.wait()
-        os.kill(engine.fleet.census()[0].pid or 0, signal.SIGKILL)
+        os.kill(engine.fleet.list_processes()[0].pid or 0, signal.SIGKILL)
 
     threading.Thread(target=kill).start()
     with pytest.raises(MachineFailed, match="is gone"):
@@ -86,14 +86,14 @@ def test_a_guest_is_adopted_stopped_and_started_with_its_disk(
     call = lab.Ears(engine).call
     made = engine.vms.create(call, "debian:12", **lab.GUEST_SIZE)
     engine.vms.start(call, made.vm_id)
-    pid = engine.fleet.census()[0].pid
+    pid = engine.fleet.list_processes()[0].pid
     machine = engine.fleet.live(made.vm_id)
     machine.channel.call("exec", {"argv": ["sh", "-c", "echo kept > /root/note"], "stdin": False}, 60)
     engine.close()
 
     engine = next_node(tmp_path)
     call = lab.Ears(engine).call
-    assert engine.fleet.census()[0].pid == pid
+    assert engine.fleet.list_processes()[0].pid == pid
     assert engine.vms.stop(made.vm_id).state == "stopped"
     assert list(lab.processes_of(tmp_path)) == []
     engine.close()

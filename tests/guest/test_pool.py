@@ -102,7 +102,7 @@ def start(engine: Engine, lab: ModuleType, **size: Any) -> Any:
     call = lab.Ears(engine).call
     vm_id = engine.vms.create(call, "debian:12", **{**lab.GUEST_SIZE, **size}).vm_id
     engine.vms.start(call, vm_id)
-    return vm_id, next(seen.pid for seen in engine.fleet.census() if seen.row.machine_id == vm_id)
+    return vm_id, next(seen.pid for seen in engine.fleet.list_processes() if seen.row.machine_id == vm_id)
 
 
 # -- as fresh as any other

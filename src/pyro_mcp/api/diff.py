@@ -25,7 +25,4 @@ def diff_workspace(call: Call[Engine], workspace_id: WorkspaceRef) -> DiffResult
     A renamed directory shows as old files deleted and new ones added. The patch is what `git apply` takes.
     Changes that text cannot say, such as binary files, are listed with the reason.
     """
-    from pyro_mcp.engine.files.diff import diff
-    from pyro_mcp.engine.session import opened
-
-    return diff(call, opened(call, workspace_id))
+    return call.engine.files.diff(call, workspace_id)

@@ -32,9 +32,7 @@ def export_workspace_disk(call: Call[Engine], workspace_id: WorkspaceRef, *, out
 
     What a guest has only while it runs and the content of deleted files are removed from the copy.
     """
-    from pyro_mcp.engine.workspaces.offline_disk import export_disk
-
-    return export_disk(call, workspace_id, output)
+    return call.engine.offline_disk.export(call, workspace_id, output)
 
 
 @operation(
@@ -52,9 +50,7 @@ def list_workspace_disk(
     limit: Limit = 1000,
 ) -> FileList:
     """List files of a stopped workspace, without starting the guest. Links are shown and not followed."""
-    from pyro_mcp.engine.workspaces.offline_disk import list_disk
-
-    return list_disk(call, workspace_id, path, recursive=recursive, limit=limit)
+    return call.engine.offline_disk.list(call, workspace_id, path, recursive=recursive, limit=limit)
 
 
 @operation(
@@ -68,6 +64,4 @@ def read_workspace_disk(
     call: Call[Engine], workspace_id: WorkspaceRef, path: WorkspacePath, *, max_bytes: MaxBytes = 65_536
 ) -> FileContent:
     """Read the beginning of a text file of a stopped workspace, without starting the guest."""
-    from pyro_mcp.engine.workspaces.offline_disk import read_disk
-
-    return read_disk(call, workspace_id, path, max_bytes=max_bytes)
+    return call.engine.offline_disk.read(call, workspace_id, path, max_bytes=max_bytes)

@@ -40,4 +40,4 @@ def inspect_environment(call: Call[Engine], environment: EnvironmentName) -> Env
 @operation(cli=("env", "prune"), effects=Effects(destructive=True, idempotent=True))
 def prune_environments(call: Call[Engine]) -> PruneResult:
     """Remove images that no machine uses and no current environment needs, and give back their disk space."""
-    return call.engine.images.prune()
+    return call.engine.fleet.prune()

@@ -40,7 +40,4 @@ def export_workspace(
     names files that some program of the host may execute or obey by itself: look at them before working there. What a
     command wrote of a secret is overwritten with `*` in the copy, and `masked` names those files.
     """
-    from pyro_mcp.engine.files.export import export
-    from pyro_mcp.engine.session import opened
-
-    return export(call, opened(call, workspace_id), path, output)
+    return call.engine.files.export(call, workspace_id, path, output)

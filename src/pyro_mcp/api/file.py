@@ -74,10 +74,7 @@ def list_workspace_files(
 
     Links are shown, not followed. A recursive list comes to `.git` last.
     """
-    from pyro_mcp.engine.files.files import list_files
-    from pyro_mcp.engine.session import opened
-
-    return list_files(call, opened(call, workspace_id), path, recursive=recursive, pattern=pattern, limit=limit)
+    return call.engine.files.list(call, workspace_id, path, recursive=recursive, pattern=pattern, limit=limit)
 
 
 @operation(
@@ -99,10 +96,7 @@ def read_workspace_file(
 
     A truncated answer says where to read on: `next_offset`. A binary file is told apart and has no content.
     """
-    from pyro_mcp.engine.files.files import read_file
-    from pyro_mcp.engine.session import opened
-
-    return read_file(call, opened(call, workspace_id), path, max_bytes=max_bytes, offset=offset)
+    return call.engine.files.read(call, workspace_id, path, max_bytes=max_bytes, offset=offset)
 
 
 @operation(cli=("workspace", "file", "write"), tool="workspace_file_write", title="Write a file", effects=Effects())
@@ -118,10 +112,7 @@ def write_workspace_file(
 
     A file that is there is replaced at once and keeps its mode.
     """
-    from pyro_mcp.engine.files.files import write_file
-    from pyro_mcp.engine.session import opened
-
-    return write_file(call, opened(call, workspace_id), path, text=text, expected_sha256=expected_sha256)
+    return call.engine.files.write(call, workspace_id, path, text=text, expected_sha256=expected_sha256)
 
 
 @operation(cli=("workspace", "file", "search"), tool="workspace_file_search", title="Search files", effects=_READ)
@@ -139,8 +130,6 @@ def search_workspace_files(
 
     Binary and very large files, and what is in `.git`, are left out.
     """
-    from pyro_mcp.engine.files.files import search_files
-    from pyro_mcp.engine.session import opened
-
-    place = opened(call, workspace_id)
-    return search_files(call, place, pattern, path=path, glob=glob, ignore_case=ignore_case, limit=limit)
+    return call.engine.files.search(
+        call, workspace_id, pattern, path=path, glob=glob, ignore_case=ignore_case, limit=limit
+    )

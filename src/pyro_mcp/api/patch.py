@@ -32,7 +32,4 @@ def apply_workspace_patch(call: Call[Engine], workspace_id: WorkspaceRef, *, pat
     Files may be added, changed, deleted and renamed, and their modes changed. Lines may have moved; a hunk that does
     not fit is named with what stands there instead.
     """
-    from pyro_mcp.engine.files.patch import apply_patch
-    from pyro_mcp.engine.session import opened
-
-    return apply_patch(call, opened(call, workspace_id), patch)
+    return call.engine.files.patch(call, workspace_id, patch)

@@ -25,6 +25,4 @@ def summarize_workspace(call: Call[Engine], workspace_id: WorkspaceRef) -> Works
     What ran, failures first, and what is still running; what changed against the baseline; what was written, imported
     and exported; which snapshots there are. A stopped workspace is not started for it.
     """
-    from pyro_mcp.engine.workspaces.summary import summarize
-
-    return summarize(call, workspace_id)
+    return call.engine.summaries.summarize(call, workspace_id)

@@ -39,7 +39,4 @@ def push_workspace_sync(
     Directories are merged; equal files left alone; replaced ones count as changed now. Links are stored, not followed;
     sockets, pipes and devices are left out and listed. The baseline stays what it was.
     """
-    from pyro_mcp.engine.files.sync import push
-    from pyro_mcp.engine.session import opened
-
-    return push(call, opened(call, workspace_id), source_path, dest)
+    return call.engine.files.push(call, workspace_id, source_path, dest)

@@ -5,22 +5,17 @@ Data may flow both ways. It ends when the agent answers, breaks the rules or fal
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Generator, Iterable
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
 
 from pyro_mcp.engine.cancel import SILENT, beside, cancellable, patient
-from pyro_mcp.engine.secrets.redact import Masks
 from pyro_mcp.errors import MachineFailed, ProtocolError, PyroError
 from pyro_mcp.machines.driver import Machine
 from pyro_mcp.operations.call import Call
 from pyro_mcp.protocol.channel import ChannelClosed, Data, Event, RemoteError, Result, Stream
 from pyro_mcp.protocol.stream import BODY_MAX
-from pyro_mcp.trees.work import Announce
 
 T = TypeVar("T")
 
@@ -44,30 +39,6 @@ _IN_WORDS = {
     "tree_unpack": "import into /workspace",
 }
 """What the agent's verbs are to people; those that are missing read well the other way round."""
-
-
-@dataclass(frozen=True)
-class Place:
-    """A workspace that can be worked in now. `note(kind, detail)` records what was done, for the summary; `announce` is
-    told of a directory of this host before something is built there; `masks` are those of its secrets; `seed` is the
-    image of which the machine's overlay shows what was not changed, if there is one."""
-
-    workspace_id: str
-    machine: Machine
-    note: Callable[[str, dict[str, Any]], None]
-    announce: Announce = contextlib.nullcontext
-    masks: Masks = field(default_factory=Masks)
-    seed: Path | None = None
-
-    @property
-    def stamp(self) -> dict[str, Any]:
-        """The fields that every result carries."""
-        promised = self.machine.capabilities
-        return {
-            "workspace_id": self.workspace_id,
-            "execution_mode": promised.execution_mode,
-            "isolation": promised.isolation,
-        }
 
 
 def ask(

@@ -1,50 +1,43 @@
-"""Engine: what the verbs of a node work with, put together once. It knows no verb itself."""
+"""Engine: the composition root. It builds every manager of a node, from the ground up, and hands each what it uses.
+
+The verbs of `api/` find the managers here; no manager knows the engine.
+"""
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
-from functools import cached_property
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any
 
+from pyro_mcp.engine.commands.manager import Commands
 from pyro_mcp.engine.faults import Faults, no_faults
+from pyro_mcp.engine.files.manager import Files
+from pyro_mcp.engine.staging import ExportStaging
+from pyro_mcp.engine.fleet.drivers import Drivers
 from pyro_mcp.engine.fleet.fleet import Fleet
-from pyro_mcp.machines.driver import Driver, GuestRuntime, Image
+from pyro_mcp.engine.fleet.images import Images
+from pyro_mcp.engine.fleet.networks import Networks
+from pyro_mcp.engine.fleet.provision import Provisioner
+from pyro_mcp.engine.registry import Registry
+from pyro_mcp.engine.secrets.store import Secrets
+from pyro_mcp.engine.services.manager import Services
+from pyro_mcp.engine.session import Sessions
+from pyro_mcp.engine.shells.manager import Shells
+from pyro_mcp.engine.vms import Vms
+from pyro_mcp.engine.workspaces.lifecycle import Lifecycle
+from pyro_mcp.engine.workspaces.offline_disk import OfflineDisk
+from pyro_mcp.engine.workspaces.snapshots import Snapshots
+from pyro_mcp.engine.workspaces.summary import Summaries
+from pyro_mcp.engine.workspaces.view import WorkspaceView
+from pyro_mcp.environments.store import EnvironmentStore
+from pyro_mcp.machines.catalog import DriverCatalog
 from pyro_mcp.settings import Settings
 from pyro_mcp.store.database import Database
-from pyro_mcp.store.machines import MachineRow, Machines
+from pyro_mcp.store.machines import Machines
 from pyro_mcp.system.clock import Clock
-from pyro_mcp.system.progress import Progress
-
-if TYPE_CHECKING:
-    from pyro_mcp.engine.commands.manager import Commands
-    from pyro_mcp.engine.fleet.images import Images
-    from pyro_mcp.engine.fleet.networks import Networks
-    from pyro_mcp.engine.secrets.store import Secrets
-    from pyro_mcp.engine.services.manager import Services
-    from pyro_mcp.engine.shells.manager import Shells
-    from pyro_mcp.engine.vms import Vms
-    from pyro_mcp.engine.workspaces.lifecycle import Lifecycle
-    from pyro_mcp.engine.workspaces.snapshots import Snapshots
-    from pyro_mcp.environments.store import EnvironmentStore
-
-
-class Drivers(Protocol):
-    """Where machines come from; `machines.catalog.DriverCatalog` outside of tests."""
-
-    def require_guest(self) -> None: ...
-
-    def guest(self, environment: Image, runtime: GuestRuntime, notice: Callable[[str], None]) -> Driver: ...
-
-    def host(self) -> Driver: ...
-
-    def likely(self) -> Driver: ...
-
-    def by_isolation(self, isolation: str) -> Driver: ...
 
 
 class Engine:
-    """Settings, store, environments, drivers and the fleet of one node."""
+    """What the verbs of one node act on."""
 
     def __init__(
         self,
@@ -56,106 +49,56 @@ class Engine:
         clock: Clock | None = None,
         faults: Faults = no_faults,
     ) -> None:
+        """`drivers`, `environments`, `clock` and `faults` stand in for this host's in tests."""
+        state = settings.state_dir
         self.settings = settings
         self.database = database
-        self.clock = clock or Clock()
+        self.clock = clock = clock or Clock()
         self.faults = faults
-        self.fleet = Fleet(
-            settings,
-            Machines(database),
-            self.clock,
-            faults=faults,
-            release=self._release,
-            link=lambda row: self.networks.link(row),
-            overhead=lambda row: self.drivers.by_isolation(row.isolation).capabilities.overhead_mib,
+        self.drivers = drivers = drivers or DriverCatalog(settings)
+
+        self.registry = registry = Registry(database, state / "workspaces", clock)
+        self.secrets = secrets = Secrets(database, registry)
+        self.images = images = Images(settings, environments or EnvironmentStore(settings), state / "machines", faults)
+        self.networks = networks = Networks(database, secrets, drivers, clock, settings.ca_file)
+        self.fleet = fleet = Fleet(settings, Machines(database), images, networks, drivers, clock, faults)
+        provisioner = Provisioner(settings, fleet, images, drivers, clock)
+
+        self.staging = staging = ExportStaging(state / "outgoing", faults)
+        self.sessions = sessions = Sessions(registry, fleet, provisioner, secrets, staging, faults)
+        self.commands = commands = Commands(database, registry, sessions, fleet, secrets, networks, clock, faults)
+        self.services = services = Services(database, registry, sessions, fleet, secrets, clock, faults)
+        self.shells = shells = Shells(registry, sessions, secrets)
+        self.files = Files(sessions)
+
+        view = WorkspaceView(fleet, secrets, commands, services)
+        self.snapshots = snapshots = Snapshots(
+            database, registry, sessions, fleet, provisioner, images, commands, view, clock, faults
         )
-        if drivers is not None:
-            self.drivers = drivers
-        if environments is not None:
-            self.environments = environments
+        self.summaries = Summaries(registry, sessions, fleet, networks, commands, services, shells, snapshots, view)
+        self.offline_disk = OfflineDisk(registry, fleet, secrets, staging)
+        self.lifecycle = Lifecycle(
+            registry,
+            sessions,
+            fleet,
+            provisioner,
+            images,
+            networks,
+            secrets,
+            commands,
+            services,
+            snapshots,
+            staging,
+            view,
+            clock,
+            faults,
+        )
+        self.vms = Vms(fleet, provisioner, images, networks, faults)
 
     @classmethod
     def open(cls, settings: Settings) -> Engine:
         """The engine over the store in `settings.state_dir`. Raises what `Database` raises."""
         return cls(settings, Database(settings.state_dir / "pyro.db"))
-
-    @cached_property
-    def drivers(self) -> Drivers:
-        from pyro_mcp.machines.catalog import DriverCatalog
-
-        return DriverCatalog(self.settings)
-
-    @cached_property
-    def environments(self) -> EnvironmentStore:
-        from pyro_mcp.environments.store import EnvironmentStore
-
-        return EnvironmentStore(self.settings)
-
-    @cached_property
-    def vms(self) -> Vms:
-        from pyro_mcp.engine.vms import Vms
-
-        return Vms(self)
-
-    @cached_property
-    def lifecycle(self) -> Lifecycle:
-        from pyro_mcp.engine.workspaces.lifecycle import Lifecycle
-
-        return Lifecycle(self)
-
-    @cached_property
-    def commands(self) -> Commands:
-        from pyro_mcp.engine.commands.manager import Commands
-
-        return Commands(self)
-
-    @cached_property
-    def snapshots(self) -> Snapshots:
-        from pyro_mcp.engine.workspaces.snapshots import Snapshots
-
-        return Snapshots(self)
-
-    @cached_property
-    def secrets(self) -> Secrets:
-        from pyro_mcp.engine.secrets.store import Secrets
-
-        return Secrets(self)
-
-    @cached_property
-    def networks(self) -> Networks:
-        from pyro_mcp.engine.fleet.networks import Networks
-
-        return Networks(self)
-
-    @cached_property
-    def services(self) -> Services:
-        from pyro_mcp.engine.services.manager import Services
-
-        return Services(self)
-
-    @cached_property
-    def shells(self) -> Shells:
-        from pyro_mcp.engine.shells.manager import Shells
-
-        return Shells(self)
-
-    @cached_property
-    def images(self) -> Images:
-        from pyro_mcp.engine.fleet.images import Images
-
-        return Images(self)
-
-    def _release(self, row: MachineRow) -> None:
-        """A machine is gone: give back what it held."""
-        self.images.release(row)
-        self.networks.forget(row.machine_id)
-
-    def runtime(self, progress: Progress, cancelled: threading.Event | None = None) -> GuestRuntime:
-        """The guest runtime, built when absent."""
-        from pyro_mcp.environments.runtime import ensure_runtime
-
-        made = ensure_runtime(self.settings, progress, cancelled=cancelled)
-        return GuestRuntime(made.digest, made.kernel, made.initramfs, made.image)
 
     @property
     def busy(self) -> bool:
@@ -182,14 +125,14 @@ class Engine:
             if row.one_shot:
                 self.fleet.remove(row.machine_id, "the node was stopped")
             elif row.state == "running":
-                self.fleet.stop(row.machine_id, at_any_price=True)
+                self.fleet.stop(row.machine_id)
 
     def close(self) -> None:
         """Let go of the store. Machines that run go on running; the next node adopts them. What was made ahead ends."""
         self.fleet.pool.close()
-        self.commands.leave()
-        self.services.leave()
-        self.fleet.let_go()
+        self.commands.detach()
+        self.services.detach()
+        self.fleet.detach()
         self.commands.join()
         try:
             self.networks.close()

@@ -10,21 +10,20 @@ import contextlib
 import logging
 from collections.abc import Iterable
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 from pyro_mcp.engine.commands.run import run_command
-from pyro_mcp.engine.fleet.fleet import Boot
-from pyro_mcp.engine.fleet.networks import refusals_of
-from pyro_mcp.engine.fleet.provision import Births
+from pyro_mcp.engine.faults import Faults
+from pyro_mcp.engine.fleet.fleet import BootSpec, Fleet
+from pyro_mcp.engine.fleet.images import Images
+from pyro_mcp.engine.fleet.networks import Networks
+from pyro_mcp.engine.fleet.provision import Provisioner
 from pyro_mcp.errors import Conflict, PyroError, TimedOut
 from pyro_mcp.machines.driver import Machine
 from pyro_mcp.model.machine import ReapResult, Vm, VmDeleted, VmNetwork, VmState
 from pyro_mcp.model.process import Cleanup, ExecutionMode, Isolation, RunResult
 from pyro_mcp.operations.call import Call
 from pyro_mcp.store.machines import MachineRow
-
-if TYPE_CHECKING:
-    from pyro_mcp.engine.engine import Engine
 
 _log = logging.getLogger(__name__)
 
@@ -33,16 +32,20 @@ _SHOWN_STATE: dict[str, VmState] = {"creating": "starting", "running": "started"
 
 
 class Vms:
-    """The machines' verbs over one engine."""
+    """The machines that stand alone."""
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
-        self._fleet = engine.fleet
-        self._births = Births(engine)
+    def __init__(
+        self, fleet: Fleet, provisioner: Provisioner, images: Images, networks: Networks, faults: Faults
+    ) -> None:
+        self._fleet = fleet
+        self._provisioner = provisioner
+        self._images = images
+        self._networks = networks
+        self._faults = faults
 
     def run(
         self,
-        call: Call[Engine],
+        call: Call[Any],
         environment: str,
         *,
         command: str | list[str],
@@ -53,34 +56,34 @@ class Vms:
         """Make, use and remove one machine. Raises what making and using it raise; it is removed in any case."""
         boot, row = self._born(call, environment, one_shot=True, **size)
         self._fleet.admit(row)
-        removal = _Removal(self._engine, row.machine_id, "one-shot machine")
+        removal = _Removal(self._fleet, row.machine_id, "one-shot machine")
         with removal:
-            self._engine.images.lease(row)
+            self._images.lease(row)
             machine = self._start(call, row.machine_id, boot)
             call.check()
             done = self._exec(call, machine, command, timeout_seconds, stdin)
         return RunResult(**done, vm_id=row.machine_id, environment=environment, cleanup=removal.outcome)
 
-    def create(self, call: Call[Engine], environment: str, **size: Any) -> Vm:
+    def create(self, call: Call[Any], environment: str, **size: Any) -> Vm:
         _, row = self._born(call, environment, one_shot=False, **size)
         self._fleet.admit(row)
         try:
-            self._engine.images.lease(row)
+            self._images.lease(row)
             call.check()
         except PyroError:
             self._fleet.remove(row.machine_id, "it could not be created")
             raise
         return vm_of(self._fleet.created(row.machine_id))
 
-    def start(self, call: Call[Engine], machine_id: str) -> Vm:
+    def start(self, call: Call[Any], machine_id: str) -> Vm:
         row = self._own(machine_id)
         if row.state != "running":
-            self._start(call, machine_id, self._births.again(call, row))
+            self._start(call, machine_id, self._provisioner.again(call, row))
         return vm_of(self._fleet.get(machine_id))
 
     def exec(
         self,
-        call: Call[Engine],
+        call: Call[Any],
         machine_id: str,
         *,
         command: str | list[str],
@@ -90,7 +93,7 @@ class Vms:
         """One command in a running machine, which is removed afterwards. Raises `NotFound` and `Conflict` before."""
         environment = self._own(machine_id).environment
         machine = self._fleet.live(machine_id)
-        removal = _Removal(self._engine, machine_id, "it ran its one command")
+        removal = _Removal(self._fleet, machine_id, "it ran its one command")
         with removal:
             done = self._exec(call, machine, command, timeout_seconds, stdin)
         return RunResult(**done, vm_id=machine_id, environment=environment, cleanup=removal.outcome)
@@ -109,7 +112,7 @@ class Vms:
 
     def network(self, machine_id: str) -> VmNetwork:
         """Of any machine, because nothing is done to it."""
-        return self._engine.networks.info(self._fleet.get(machine_id))
+        return self._networks.info(self._fleet.get(machine_id))
 
     def reap(self) -> ReapResult:
         gone = self._fleet.reap()
@@ -128,33 +131,35 @@ class Vms:
         return row
 
     def _born(
-        self, call: Call[Engine], environment: str, *, one_shot: bool, network: bool, **size: Any
-    ) -> tuple[Boot, MachineRow]:
+        self, call: Call[Any], environment: str, *, one_shot: bool, network: bool, **size: Any
+    ) -> tuple[BootSpec, MachineRow]:
         narrowed = {name: size.pop(name, None) for name in ("allow_hosts", "allow_addresses")}
         policy = "egress" if network else "off"
-        asked = self._engine.networks.asked(policy, **narrowed, host_ca=size.pop("host_ca", False))
+        asked = self._networks.asked(policy, **narrowed, host_ca=size.pop("host_ca", False))
         allowed = size.pop("allow_host_compat")
-        boot = self._births.prepare(
+        boot = self._provisioner.prepare(
             call, environment, vcpu_count=size["vcpu_count"], mem_mib=size["mem_mib"], allow_host_compat=allowed
         )
-        self._engine.networks.check(call, boot.driver.capabilities, asked)
-        made = self._births.row(environment, boot, one_shot=one_shot, scratch_mib=SCRATCH_MIB, network=asked, **size)
+        self._networks.check(call, boot.driver.capabilities, asked)
+        made = self._provisioner.row(
+            environment, boot, one_shot=one_shot, scratch_mib=SCRATCH_MIB, network=asked, **size
+        )
         return boot, made
 
-    def _start(self, call: Call[Engine], machine_id: str, boot: Boot) -> Machine:
+    def _start(self, call: Call[Any], machine_id: str, boot: BootSpec) -> Machine:
         call.progress("starting the machine", None)
         return self._fleet.start(machine_id, boot, call.progress)
 
     def _exec(
         self,
-        call: Call[Engine],
+        call: Call[Any],
         machine: Machine,
         command: str | list[str],
         timeout_seconds: int,
         stdin: bytes | Iterable[bytes] | None,
     ) -> dict[str, Any]:
         try:
-            with contextlib.closing(self._engine.networks.watch(machine.machine_id)) as watch:
+            with contextlib.closing(self._networks.watch(machine.machine_id)) as watch:
                 done = run_command(call, machine, command, timeout_seconds=timeout_seconds, stdin=stdin)
         except PyroError:
             self._told_to_end(machine)
@@ -162,8 +167,8 @@ class Vms:
         if done["signal"]:
             # An agent that is asked to leave may still have the time to report the command it killed.
             self._told_to_end(machine)
-        self._engine.faults("executed")
-        return {**done, "network_refusals": refusals_of(watch)}
+        self._faults("executed")
+        return {**done, "network_refusals": watch.refusals()}
 
     def _told_to_end(self, machine: Machine) -> None:
         """Raises `TimedOut` when the fleet itself has ended `machine` under a running command."""
@@ -176,8 +181,8 @@ class _Removal:
     """Removes a machine on leaving the block. A failure to do so is the block's error only if it has none itself;
     after a result it is told in `outcome`, because the result is worth more."""
 
-    def __init__(self, engine: Engine, machine_id: str, why: str) -> None:
-        self._engine = engine
+    def __init__(self, fleet: Fleet, machine_id: str, why: str) -> None:
+        self._fleet = fleet
         self._machine_id = machine_id
         self._why = why
         self.outcome = Cleanup(deleted=False, reason="not removed yet")
@@ -186,7 +191,7 @@ class _Removal:
         return self
 
     def __exit__(self, *_: object) -> None:
-        fleet = self._engine.fleet
+        fleet = self._fleet
         try:
             mine = fleet.remove(self._machine_id, self._why)
             reason = self._why if mine else fleet.ended_because(self._machine_id) or "it was gone already"

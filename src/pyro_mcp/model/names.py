@@ -6,7 +6,10 @@ import re
 from collections.abc import Mapping
 
 from pyro_mcp.errors import InvalidArgument
+
 from pyro_mcp.model.count import count_of
+
+SHOWN_MAX = 10
 
 WORKSPACE_ID = r"ws-[0-9a-f]{12}"
 SNAPSHOT_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
@@ -48,3 +51,9 @@ def check_labels(labels: Mapping[str, str]) -> dict[str, str]:
                 f"cannot set the label {key!r}: a value is up to {LABEL_VALUE_MAX} printable characters on one line"
             )
     return dict(labels)
+
+
+def there_are(known: list[str], none: str = "There are none; create one first") -> str:
+    """The hint that lists what can be named instead."""
+    more = f" and {len(known) - SHOWN_MAX} more" if len(known) > SHOWN_MAX else ""
+    return f"There are: {', '.join(known[:SHOWN_MAX])}{more}" if known else none

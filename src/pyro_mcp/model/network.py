@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from pyro_mcp.model.result import Result
 
@@ -108,3 +109,15 @@ class SummaryNetwork(Result):
     destinations: list[NetworkDestination] = field(default_factory=list)
     refusals: list[NetworkRefusal] = field(default_factory=list)
     failures: list[NetworkFailure] = field(default_factory=list)
+
+
+def refusal_of(entry: Mapping[str, Any] | Any) -> NetworkRefusal:
+    """One entry of the record, or of a watch."""
+    return NetworkRefusal(
+        name=entry["name"] or None,
+        address=entry["address"] or None,
+        port=entry["port"] or None,
+        reason=entry["reason"],
+        hint=entry["hint"],
+        count=entry["count"],
+    )

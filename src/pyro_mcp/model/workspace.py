@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Literal
+from typing import Literal, cast
 
 from pyro_mcp.model.network import NetworkPolicy
 from pyro_mcp.model.process import ExecutionMode, Isolation
@@ -122,3 +122,18 @@ class ResetWorkspace(Workspace):
     """A workspace after its reset."""
 
     workspace_reset: WorkspaceReset
+
+
+_RUNNING: dict[str, WorkspaceState] = {
+    "creating": "starting",
+    "starting": "starting",
+    "running": "started",
+    "stopping": "stopping",
+}
+
+
+def shown_state(workspace: str, machine: str | None) -> WorkspaceState:
+    """What a workspace is shown to be, by the states of its row and of its machine's, None without a machine."""
+    if workspace != "ready":
+        return cast(WorkspaceState, workspace)
+    return _RUNNING.get(machine, "stopped") if machine else "stopped"

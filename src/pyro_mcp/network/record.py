@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from pyro_mcp.errors import Capacity, PyroError
-from pyro_mcp.model.network import Connection, Key, Verdict
+from pyro_mcp.model.network import Connection, Key, NetworkRefusal, Verdict, refusal_of
 from pyro_mcp.network.policy import Refusal
 from pyro_mcp.system.threads import begin
 
@@ -197,6 +197,10 @@ class Watch:
     def seen(self) -> list[Connection]:
         with self._lock:
             return list(self._seen.values())
+
+    def refusals(self) -> list[NetworkRefusal]:
+        """The same as results tell it."""
+        return [refusal_of(vars(one)) for one in self.seen()]
 
 
 class Ledger:

@@ -30,15 +30,15 @@ def reconcile(engine: Engine) -> None:
     machines = Machines(engine.database)
     for row in machines.list():
         try:
-            _settle(engine, machines, row)
+            _recover(engine, machines, row)
         except (PyroError, OSError) as error:
             _log.warning(f"cannot settle {row.machine_id}: {error}")
-    engine.lifecycle.settle()
+    engine.lifecycle.recover()
     _remove_unknown(engine, {row.machine_id for row in machines.list()})
     _empty_pool(engine.fleet.pool.home)
 
 
-def _settle(engine: Engine, machines: Machines, row: MachineRow) -> None:
+def _recover(engine: Engine, machines: Machines, row: MachineRow) -> None:
     machine = _find(engine, row)
     if row.one_shot or row.state in ("creating", "deleting"):
         _end(engine, row.machine_id, machine)

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pyro_mcp.engine.fleet.pool import Place, size_of
+from pyro_mcp.engine.fleet.pool import Pooled, size_of
 from pyro_mcp.errors import Conflict, InvalidArgument
 from pyro_mcp.model.count import count_of
 from pyro_mcp.model.node import NodeMachine, NodePooled, NodeStatus, NodeStopped
@@ -22,13 +22,13 @@ from pyro_mcp.operations.encode import encode
 from pyro_mcp.version import VERSION
 
 if TYPE_CHECKING:
-    from pyro_mcp.engine.fleet.fleet import Seen
+    from pyro_mcp.engine.fleet.fleet import MachineProcess
     from pyro_mcp.node.server import Node, Verbs
 
 
 def status(node: Node, params: Mapping[str, Any]) -> dict[str, Any]:
     """A `NodeStatus`."""
-    machines = [_machine(live) for live in node.engine.fleet.census()]
+    machines = [_machine(live) for live in node.engine.fleet.list_processes()]
     return encode(
         NodeStatus(
             running=True,
@@ -51,7 +51,7 @@ def status(node: Node, params: Mapping[str, Any]) -> dict[str, Any]:
     )
 
 
-def _pooled(place: Place) -> NodePooled:
+def _pooled(place: Pooled) -> NodePooled:
     pid = place.ahead.pid if place.ahead else None
     memory = _memory(pid)
     return NodePooled(
@@ -89,7 +89,7 @@ def _flag(params: Mapping[str, Any], name: str) -> bool:
     return value
 
 
-def _machine(seen: Seen) -> NodeMachine:
+def _machine(seen: MachineProcess) -> NodeMachine:
     memory = _memory(seen.pid)
     return NodeMachine(
         vm_id=seen.row.machine_id,

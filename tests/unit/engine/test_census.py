@@ -74,7 +74,7 @@ def census(engine: Engine) -> dict[str, int]:
         "descriptors": len(os.listdir("/proc/self/fd")),
         "files": sum(1 for _ in state.rglob("*")),
         "rows": sum(engine.database.rows(f"SELECT count(*) FROM {table}")[0][0] for table in tables),
-        "locks": len(engine.lifecycle._locks) + len(engine.fleet._locks),
+        "locks": len(engine.registry._locks) + len(engine.fleet._locks),
     }
 
 

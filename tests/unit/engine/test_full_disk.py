@@ -95,7 +95,7 @@ def refused(engine: Engine, tree: Path) -> set[str]:
 
 def assert_whole(engine: Engine, outside: Path, found: set[str]) -> None:
     """The workspace can be looked at and taken out; what was refused is not there."""
-    names = {row.name for row in engine.lifecycle.rows()}
+    names = {row.name for row in engine.registry.rows()}
     assert names == ({"w"} if "create" in found else {"w", "other"})
     assert do(engine, workspace.status_workspace, workspace_id="w")["state"] == "started"
     assert do(engine, files.read_workspace_file, workspace_id="w", path="kept")["content"] == "kept\n"
@@ -114,9 +114,9 @@ def assert_whole(engine: Engine, outside: Path, found: set[str]) -> None:
 
 def assert_deleted(engine: Engine) -> None:
     state = engine.settings.state_dir
-    for row in engine.lifecycle.rows():
+    for row in engine.registry.rows():
         assert do(engine, workspace.delete_workspace, workspace_id=row.workspace_id)["deleted"]
-    assert engine.lifecycle.rows() == []
+    assert engine.registry.rows() == []
     assert engine.fleet.rows() == []
     assert [*state.glob("workspaces/*"), *state.glob("machines/*"), *state.glob("outgoing/*")] == []
     assert list(processes_of(state)) == []

@@ -141,10 +141,10 @@ def remove(engine: Engine, name: str) -> None:
         # Begins anew with whoever watches the machine, too.
         do(engine, workspace.stop_workspace, workspace_id="w")
         do(engine, workspace.start_workspace, workspace_id="w")
-    for row in engine.lifecycle.rows():
+    for row in engine.registry.rows():
         if row.name == "other":
             engine.lifecycle._remove(row.workspace_id, "the test is done with it")
-    engine.lifecycle.settle()
+    engine.lifecycle.recover()
 
 
 def assert_usable(engine: Engine) -> None:

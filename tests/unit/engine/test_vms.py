@@ -110,7 +110,7 @@ def test_a_machine_that_dies_is_told_and_removed(engine: Engine) -> None:
 
     def kill() -> None:
         ears.wrote.wait()
-        (seen,) = engine.fleet.census()
+        (seen,) = engine.fleet.list_processes()
         assert seen.pid
         os.kill(seen.pid, signal.SIGKILL)
 
@@ -259,7 +259,7 @@ def test_a_death_between_commands_is_noticed(engine: Engine) -> None:
     engine.vms.start(call, made.vm_id)
     failed = threading.Event()
     engine.on_change(lambda: failed.set() if engine.vms.status(made.vm_id).state == "failed" else None)
-    pid = engine.fleet.census()[0].pid
+    pid = engine.fleet.list_processes()[0].pid
     assert pid
     os.kill(pid, signal.SIGKILL)
     assert failed.wait(10)

@@ -47,7 +47,7 @@ def assert_consistent(engine: Engine) -> None:
     rows = {row.machine_id: row for row in engine.fleet.rows()}
     home = engine.settings.state_dir / "machines"
     assert {path.name for path in home.glob("*")} == set(rows)
-    alive = {seen.row.machine_id for seen in engine.fleet.census() if seen.pid}
+    alive = {seen.row.machine_id for seen in engine.fleet.list_processes() if seen.pid}
     assert alive == {name for name, row in rows.items() if row.state == "running"}
     if not alive:
         assert list(processes_of(engine.settings.state_dir)) == []
@@ -90,7 +90,7 @@ def a_running_machine(state_dir: Path) -> tuple[str, int]:
         engine = engine_at(state_dir)
         made = engine.vms.create(Ears(engine).call, "debian:12", **SIZE)
         engine.vms.start(Ears(engine).call, made.vm_id)
-        os.write(write, f"{made.vm_id} {engine.fleet.census()[0].pid}".encode())
+        os.write(write, f"{made.vm_id} {engine.fleet.list_processes()[0].pid}".encode())
         os.kill(os.getpid(), signal.SIGKILL)
     os.waitpid(child, 0)
     os.close(write)
@@ -103,7 +103,7 @@ def test_a_live_machine_is_adopted_once_and_again(tmp_path: Path) -> None:
     name, pid = a_running_machine(tmp_path / "state")
     for _ in range(2):
         with next_node(tmp_path / "state") as engine:
-            (seen,) = engine.fleet.census()
+            (seen,) = engine.fleet.list_processes()
             assert (seen.row.machine_id, seen.pid, seen.row.state) == (name, pid, "running")
     with next_node(tmp_path / "state") as engine:
         died = threading.Event()

@@ -34,7 +34,7 @@ def noise(dice: random.Random, size: int) -> bytes:
 
 
 def workspace_of(engine: Engine) -> str:
-    return engine.lifecycle.find("w").workspace_id
+    return engine.registry.find("w").workspace_id
 
 
 def journalled(raw: bytes) -> tuple[bytes, int]:
@@ -65,7 +65,7 @@ def next_node(tmp_path: Path) -> Iterator[Callable[[], Engine]]:
 
     yield make
     engine = engines[-1] if engines else make()
-    for row in engine.lifecycle.rows():
+    for row in engine.registry.rows():
         engine.lifecycle.delete(row.workspace_id)
     engine.close()
     assert list(processes_of(tmp_path)) == []
@@ -147,7 +147,7 @@ def test_a_command_whose_machine_died_too_is_lost_with_what_it_had_said(
     while kept_of_tail(tmp_path) < 3_000_004 - joblab.HEAD_BYTES:
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    machine = engine.fleet.live(engine.lifecycle.find("w").machine_id)
+    machine = engine.fleet.live(engine.registry.find("w").machine_id)
     engine.close()
     machine.terminate()
     engine = next_node()

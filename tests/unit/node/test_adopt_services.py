@@ -77,7 +77,7 @@ def check(state_dir: Path, port: int, name: str) -> None:
     engine = engine_at(state_dir)
     try:
         reconcile(engine)
-        for row in engine.lifecycle.rows():
+        for row in engine.registry.rows():
             assert_settled(engine, acks, port, name)
             engine.lifecycle.delete(row.workspace_id)
         assert engine.database.check() == "ok"

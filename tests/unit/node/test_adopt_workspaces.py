@@ -61,7 +61,7 @@ def assert_whole(engine: Engine, acks: list[str], name: str) -> None:
 
 def assert_nothing(engine: Engine) -> None:
     state_dir = engine.settings.state_dir
-    assert engine.lifecycle.rows() == []
+    assert engine.registry.rows() == []
     assert engine.fleet.rows() == []
     assert list((state_dir / "workspaces").glob("*")) == []
     assert list((state_dir / "machines").glob("*")) == []
@@ -74,7 +74,7 @@ def check(state_dir: Path, name: str) -> None:
     try:
         reconcile(engine)
         assert engine.database.check() == "ok"
-        rows = engine.lifecycle.rows()
+        rows = engine.registry.rows()
         files = {path.name for path in state_dir.glob("workspaces/*")}
         assert files == {row.workspace_id for row in rows}, name
         if "created" in acks and "unkept" not in acks:

@@ -109,7 +109,7 @@ def world(tmp_path: Path) -> Iterator[World]:
     world = World(tmp_path / "state")
     yield world
     world.slowness.seconds = {}
-    for row in world.engine.lifecycle.rows():
+    for row in world.engine.registry.rows():
         world.call("delete_workspace", workspace_id=row.workspace_id)
     world.close()
 
@@ -168,7 +168,7 @@ class TwoClients(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         self.world.slowness.seconds = {}
-        if any(row.name == REF for row in self.world.engine.lifecycle.rows()):
+        if any(row.name == REF for row in self.world.engine.registry.rows()):
             self.world.call("delete_workspace", workspace_id=REF)
 
     # -- parts
@@ -205,7 +205,7 @@ class TwoClients(RuleBasedStateMachine):
 
     def look(self) -> dict[str, Any]:
         """What is there, as far as it can be seen."""
-        if not any(row.name == REF for row in self.world.engine.lifecycle.rows()):
+        if not any(row.name == REF for row in self.world.engine.registry.rows()):
             return {"there": False}
         begun = time.monotonic()
         status = self.world.call("status_workspace", workspace_id=REF)
@@ -242,9 +242,9 @@ class TwoClients(RuleBasedStateMachine):
         rows = {row.machine_id for row in engine.fleet.rows()}
         state_dir = engine.settings.state_dir
         assert {path.name for path in state_dir.glob("machines/*")} == rows
-        assert len(rows) == len(engine.lifecycle.rows())
+        assert len(rows) == len(engine.registry.rows())
         assert {path.name for path in state_dir.glob("workspaces/*")} == {
-            row.workspace_id for row in engine.lifecycle.rows()
+            row.workspace_id for row in engine.registry.rows()
         }
         assert engine.database.check() == "ok"
 
@@ -365,15 +365,15 @@ def test_who_comes_in_the_moment_of_a_reset_is_told_so(
 def test_a_dead_client_holds_no_lock(world: World, verb: str) -> None:
     """Its agent does not answer any more, either: the worst that can hold a lock."""
     world.create()
-    (seen,) = world.engine.fleet.census()
+    (seen,) = world.engine.fleet.list_processes()
     assert seen.pid
     os.kill(seen.pid, signal.SIGSTOP)
     params = {"create_snapshot": {"snapshot_name": "late"}, "reset_workspace": {"snapshot": "s"}}[verb]
     world.slowness.seconds = {"reset furnished": 1.0}
     dying = world.client()
     dying.open(verb, {"workspace_id": REF, **params})
-    while world.engine.lifecycle._lock(world.engine.lifecycle.find(REF).workspace_id).acquire(blocking=False):
-        world.engine.lifecycle._lock(world.engine.lifecycle.find(REF).workspace_id).release()
+    while world.engine.registry.lock(world.engine.registry.find(REF).workspace_id).acquire(blocking=False):
+        world.engine.registry.lock(world.engine.registry.find(REF).workspace_id).release()
         time.sleep(0.01)
     dying.close()
     begun = time.monotonic()

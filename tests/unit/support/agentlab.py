@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from pyro_mcp.engine.agent import Place
+from pyro_mcp.engine.session import Session
 from pyro_mcp.machines.driver import MachineSpec
 from pyro_mcp.machines.host.driver import HostDriver
 from pyro_mcp.operations.call import Call
@@ -29,7 +29,7 @@ WORKSPACE = "ws-0123456789ab"
 class Lab:
     """A place, the directory that is its /workspace, and what has been noted of it."""
 
-    place: Place
+    place: Session
     root: Path
     notes: list[tuple[str, dict[str, Any]]]
     call: Call[Any] = field(default_factory=lambda: Call(None))
@@ -73,7 +73,7 @@ def lab(tmp_path: Path) -> Iterator[Lab]:
     notes: list[tuple[str, dict[str, Any]]] = []
     try:
         yield Lab(
-            Place(WORKSPACE, machine, lambda kind, detail: notes.append((kind, detail))), directory / "root", notes
+            Session(WORKSPACE, machine, lambda kind, detail: notes.append((kind, detail))), directory / "root", notes
         )
     finally:
         machine.terminate()
@@ -92,7 +92,7 @@ class ScriptedMachine:
         return ""
 
 
-Scripted = Callable[[Callable[[Stream], None]], Place]
+Scripted = Callable[[Callable[[Stream], None]], Session]
 
 
 @pytest.fixture
@@ -100,7 +100,7 @@ def scripted() -> Iterator[Scripted]:
     """Makes a place whose agent answers every request with the given handler."""
     channels: list[Channel] = []
 
-    def make(handler: Callable[[Stream], None]) -> Place:
+    def make(handler: Callable[[Stream], None]) -> Session:
         ours, theirs = socket.socketpair()
         agent = Channel(Pipe(theirs.detach()), initiator=False, hello={"role": "agent"}, handler=handler)
         channel = Channel(Pipe(ours.detach()), initiator=True, hello={"role": "node"})
@@ -108,7 +108,7 @@ def scripted() -> Iterator[Scripted]:
         threading.Thread(target=agent.serve, daemon=True).start()
         channel.start(10)
         machine: Any = ScriptedMachine(channel)
-        return Place(WORKSPACE, machine, lambda kind, detail: None)
+        return Session(WORKSPACE, machine, lambda kind, detail: None)
 
     yield make
     for channel in channels:

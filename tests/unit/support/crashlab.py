@@ -63,7 +63,7 @@ class World:
 
     @property
     def there(self) -> bool:
-        return any(row.name == "w" for row in self.engine.lifecycle.rows())
+        return any(row.name == "w" for row in self.engine.registry.rows())
 
     # -- what is tried
 
@@ -117,7 +117,7 @@ class World:
             self._check_output(self.place / name)
 
     def _check_places(self) -> None:
-        rows = {row.workspace_id for row in self.engine.lifecycle.rows()}
+        rows = {row.workspace_id for row in self.engine.registry.rows()}
         machines = {row.machine_id for row in self.engine.fleet.rows()}
         assert {path.name for path in self.state.iterdir()} <= STATE_NAMES, list(self.state.iterdir())
         assert {path.name for path in self.state.glob("workspaces/*")} == rows
@@ -128,7 +128,7 @@ class World:
             assert {path.name for path in home.iterdir()} <= INSIDE, list(home.iterdir())
         assert [path for path in self.place.iterdir() if path.name.startswith(".")] == []
         assert str(self.state) not in Path("/proc/mounts").read_text()
-        alive = {seen.pid for seen in self.engine.fleet.census() if seen.pid}
+        alive = {seen.pid for seen in self.engine.fleet.list_processes() if seen.pid}
         assert set(processes_of(self.state)) - {os.getpid()} == alive, [
             Path(f"/proc/{pid}/cmdline").read_bytes() for pid in processes_of(self.state)
         ]
@@ -140,10 +140,10 @@ class World:
         self.write_down(resets=status["reset_count"])
         listed = {row["snapshot_name"] for row in self.do(snapshot.list_snapshots, workspace_id="w")["snapshots"]}
         assert {"baseline", "first", *self.notes.get("snapshots", [])} <= listed, listed
-        row = self.engine.lifecycle.find("w")
+        row = self.engine.registry.find("w")
         for kept in self.engine.snapshots._table.list(row.workspace_id):
             self.engine.snapshots._verify(kept)
-        found = {path.name for path in (self.engine.lifecycle.directory(row.workspace_id) / "snapshots").iterdir()}
+        found = {path.name for path in (self.engine.registry.directory(row.workspace_id) / "snapshots").iterdir()}
         assert found == {kept.file for kept in self.engine.snapshots._table.list(row.workspace_id)}
         self.do(workspace.start_workspace, workspace_id="w")
         assert self.sh("cat kept") == KEPT

@@ -41,7 +41,7 @@ def begin(engine: Engine) -> None:
 
 def finish(engine: Engine) -> None:
     """Wait for the end of what runs."""
-    while engine.commands.running(engine.lifecycle.find("w").workspace_id):
+    while engine.commands.running(engine.registry.find("w").workspace_id):
         engine.commands.join()
 
 
@@ -58,7 +58,7 @@ def main(argv: list[str]) -> int:
     small_journals()
     engine = engine_at(Path(argv[0]), faults=faults)
     reconcile(engine)
-    if not engine.lifecycle.rows():
+    if not engine.registry.rows():
         begin(engine)
     finish(engine)
     print("done", flush=True)

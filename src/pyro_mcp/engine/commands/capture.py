@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass
 
+from pyro_mcp.model.text import without_broken_end
+
 from pyro_mcp.model.count import count_of
 
 CAPTURE_BYTES = 1024 * 1024
@@ -73,18 +75,6 @@ def _decode(data: bytes, dropped: int) -> tuple[str, int, bool]:
         return data.decode("utf-8"), dropped, False
     except UnicodeDecodeError:
         return data.decode("utf-8", "replace"), dropped, True
-
-
-def without_broken_end(data: bytes) -> bytes:
-    """Without a character that the cut has halved."""
-    for back in range(1, min(4, len(data)) + 1):
-        byte = data[-back]
-        if byte >= 0xC0:
-            width = 2 if byte < 0xE0 else 3 if byte < 0xF0 else 4
-            return data[:-back] if width > back else data
-        if byte < 0x80:
-            break
-    return data
 
 
 def _without_broken_start(data: bytes) -> bytes:

@@ -9,24 +9,22 @@ import contextlib
 import threading
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pyro_mcp.engine.commands.checkpoint import Mark
 from pyro_mcp.engine.commands.journal import Journal
 from pyro_mcp.engine.commands.run import Output, attend_command, forget_job, resume_command
 from pyro_mcp.engine.faults import Faults
-from pyro_mcp.engine.fleet.networks import refusals_of
 from pyro_mcp.engine.secrets.redact import MaskedOutput, Masks
 from pyro_mcp.errors import Cancelled, NotFound, PyroError
 from pyro_mcp.machines.driver import Machine
 from pyro_mcp.model.network import NetworkRefusal
+from pyro_mcp.network.record import Watch
 from pyro_mcp.operations.call import STDERR, STDOUT, Call
 from pyro_mcp.operations.encode import encode
 from pyro_mcp.store.commands import CommandRow, Commands
 from pyro_mcp.system.atomic import disk_errors
-
-if TYPE_CHECKING:
-    from pyro_mcp.engine.engine import Engine
+from pyro_mcp.system.clock import Clock
 
 ENDED_EXIT = 137
 UNATTENDED = "the node that watched it went away"
@@ -40,24 +38,29 @@ class Job:
 
     def __init__(
         self,
-        engine: Engine,
+        table: Commands,
+        clock: Clock,
+        faults: Faults,
         row: CommandRow,
         machine: Machine,
         journal: Journal,
         masks: Masks,
+        refused: Watch,
         mark: Mark | None = None,
     ) -> None:
         self.row = row
         self.journal = journal
         self.error: PyroError | None = None
-        self.begun_ns = engine.clock.boot_ns() if mark is None else mark.begun_ns
-        self._engine = engine
+        self.begun_ns = clock.boot_ns() if mark is None else mark.begun_ns
+        self._table = table
+        self._clock = clock
+        self._faults = faults
         self._machine = machine
         self._masks = masks
         self._mark = mark
         self._live: Output | None = None
-        self._call: Call[Engine] = Call(engine, engine.settings)
-        self._refused = engine.networks.watch(machine.machine_id)
+        self._call: Call[None] = Call(None)
+        self._refused = refused
         self._leaving = False
         self._over = threading.Event()
 
@@ -69,13 +72,13 @@ class Job:
     @property
     def network_refusals(self) -> list[NetworkRefusal]:
         """What the network policy has refused while it ran."""
-        return refusals_of(self._refused)
+        return self._refused.refusals()
 
     def end(self) -> None:
         """End the command with everything it has started. Idempotent; its row says `ended` unless it was quicker."""
         self._call.cancel()
 
-    def leave(self) -> None:
+    def detach(self) -> None:
         """The node is about to leave its machines: what can go on does, and stays recorded as running."""
         self._leaving = self._mark is not None
 
@@ -140,7 +143,7 @@ class Job:
 
     def _finish(self, work: Callable[[Output], dict[str, Any]]) -> None:
         outcome: dict[str, Any]
-        hearing = _Hearing(self._masks, self._take, self._mark, self._engine.faults)
+        hearing = _Hearing(self._masks, self._take, self._mark, self._faults)
         try:
             done = work(hearing.hear)
             outcome = {"state": "finished"} | {
@@ -161,7 +164,7 @@ class Job:
                 with contextlib.suppress(Cancelled):
                     hearing.finish()
             self.journal.close()
-        self._engine.faults("command ran")
+        self._faults("command ran")
         self._record(outcome)
 
     def _take(self, tag: int, data: bytes) -> None:
@@ -179,14 +182,14 @@ class Job:
     def _record(self, outcome: dict[str, Any]) -> None:
         try:
             dropped = self.journal.finish()
-            self._engine.faults("journal finished")
+            self._faults("journal finished")
             kept = self.journal.kept
             drops = {"stdout_dropped": dropped[STDOUT], "stderr_dropped": dropped[STDERR]}
             drops |= {"stdout_kept": kept[STDOUT], "stderr_kept": kept[STDERR]}
             refused = {"network_refusals": [encode(one) for one in self.network_refusals]}
             self.row = replace(self.row, **{"duration_ms": self._spent_ms(), **drops, **refused, **outcome})
-            Commands(self._engine.database).finish(self.row, self._engine.clock.wall())
-            self._engine.faults("outcome recorded")
+            self._table.finish(self.row, self._clock.wall())
+            self._faults("outcome recorded")
             with disk_errors(f"clear up after command {self.row.sequence}"):
                 self.journal.settled()
                 if self._mark is not None:
@@ -200,7 +203,7 @@ class Job:
             self._over.set()
 
     def _spent_ms(self) -> int:
-        return (self._engine.clock.boot_ns() - self.begun_ns) // 1_000_000
+        return (self._clock.boot_ns() - self.begun_ns) // 1_000_000
 
 
 class _Hearing:

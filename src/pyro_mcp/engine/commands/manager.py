@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -10,14 +11,21 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 from pyro_mcp.engine.commands.capture import CAPTURE_BYTES
 from pyro_mcp.engine.commands.checkpoint import Mark, mark_path
 from pyro_mcp.engine.commands.job import UNATTENDED, Job
 from pyro_mcp.engine.commands.journal import Journal, Reading, places_left, read_digest, read_gone, read_page
 from pyro_mcp.engine.commands.retention import Retention
-from pyro_mcp.engine.commands.run import shown
+from pyro_mcp.model.command import shown
+from pyro_mcp.engine.faults import Faults
+from pyro_mcp.engine.fleet.fleet import Fleet
+from pyro_mcp.engine.fleet.networks import Networks
+from pyro_mcp.engine.registry import Registry
+from pyro_mcp.engine.secrets.redact import Masks
+from pyro_mcp.engine.secrets.store import Secrets
+from pyro_mcp.engine.session import Sessions
 from pyro_mcp.errors import Capacity, Conflict, InvalidArgument, NotFound, PyroError
 from pyro_mcp.machines.driver import Machine
 from pyro_mcp.model.network import NetworkRefusal
@@ -26,12 +34,11 @@ from pyro_mcp.model.workspace_exec import CommandEntry, CommandOutput, Workspace
 from pyro_mcp.operations.call import STDERR, STDOUT, Call
 from pyro_mcp.store.commands import CommandRow, Tally
 from pyro_mcp.store.commands import Commands as Table
+from pyro_mcp.store.database import Database
 from pyro_mcp.store.workspaces import WorkspaceRow
 from pyro_mcp.system.atomic import disk_errors, make_directory
+from pyro_mcp.system.clock import Clock
 from pyro_mcp.system.threads import begin
-
-if TYPE_CHECKING:
-    from pyro_mcp.engine.engine import Engine
 
 _log = logging.getLogger(__name__)
 RUNNING_MAX = 64
@@ -47,12 +54,28 @@ Key = tuple[str, int, int]
 
 
 class Commands:
-    """The commands of all workspaces over one engine."""
+    """The commands of all workspaces."""
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
-        self._table = Table(engine.database)
-        self._retention = Retention(self._table, self._journals, engine.faults)
+    def __init__(
+        self,
+        database: Database,
+        registry: Registry,
+        sessions: Sessions,
+        fleet: Fleet,
+        secrets: Secrets,
+        networks: Networks,
+        clock: Clock,
+        faults: Faults,
+    ) -> None:
+        self._registry = registry
+        self._sessions = sessions
+        self._fleet = fleet
+        self._secrets = secrets
+        self._networks = networks
+        self._clock = clock
+        self._faults = faults
+        self._table = Table(database)
+        self._retention = Retention(self._table, self._journals, faults)
         self._jobs: dict[Key, Job] = {}
         self._lock = threading.Lock()
 
@@ -60,7 +83,7 @@ class Commands:
 
     def exec(
         self,
-        call: Call[Engine],
+        call: Call[Any],
         ref: str,
         *,
         command: str | list[str],
@@ -75,10 +98,10 @@ class Commands:
                 "cannot run the command: its input ends with the caller, and it is to go on without",
                 hint="Leave out <<exec_workspace.wait_seconds>>, or write the input to a file and give it by `< file`",
             )
-        workspace = self._engine.lifecycle.find(ref)
-        wanted = self._engine.secrets.wanted(workspace.workspace_id, secret_env)
-        machine = self._engine.lifecycle.live(call, workspace)
-        self._engine.secrets.deliver(workspace.workspace_id, machine, set(wanted.values()))
+        workspace = self._registry.find(ref)
+        wanted = self._secrets.wanted(workspace.workspace_id, secret_env)
+        machine = self._sessions.machine(call, workspace)
+        self._secrets.deliver(workspace.workspace_id, machine, set(wanted.values()))
         job = self._begin(workspace, machine, command, None if wait_seconds is None else timeout_seconds)
         if wait_seconds is None:
             run = partial(job.run, stdin=stdin, live=call.output)
@@ -93,7 +116,7 @@ class Commands:
 
     def logs(
         self,
-        call: Call[Engine],
+        call: Call[Any],
         ref: str,
         *,
         sequence: int | None,
@@ -104,7 +127,7 @@ class Commands:
         max_bytes: int = CAPTURE_BYTES,
     ) -> WorkspaceLogs:
         """The history, or one command of it, from `cursor` on at most `max_bytes`."""
-        workspace = self._engine.lifecycle.find(ref)
+        workspace = self._registry.find(ref)
         if sequence is None:
             if cursor is not None or wait_seconds is not None or end:
                 raise InvalidArgument(
@@ -165,16 +188,22 @@ class Commands:
             if workspace_id in (None, key[0]):
                 job.join(max(0.0, deadline - time.monotonic()))
 
-    def leave(self) -> None:
+    def forget_history(self, workspace: WorkspaceRow) -> None:
+        """Remove the output of commands from before the last reset."""
+        for old in (self._registry.directory(workspace.workspace_id) / "journal").glob("*"):
+            if old.name != str(workspace.generation):
+                shutil.rmtree(old, ignore_errors=True)
+
+    def detach(self) -> None:
         """This node is about to leave its machines: what goes on by itself goes on."""
         for job in list(self._jobs.values()):
-            job.leave()
+            job.detach()
 
-    def settle(self) -> None:
+    def recover(self) -> None:
         """A node has come: it watches again what goes on of its predecessor's commands; the rest is lost."""
         for row in self._table.running():
             self._take_up(row)
-        for workspace in self._engine.lifecycle.rows():
+        for workspace in self._registry.rows():
             place = workspace.workspace_id, workspace.generation
             self._retention.sweep(*place, {key[2] for key in self._jobs if key[:2] == place})
 
@@ -184,7 +213,7 @@ class Commands:
         self, workspace: WorkspaceRow, machine: Machine, command: str | list[str], alone_seconds: int | None
     ) -> Job:
         """Record the command; with `alone_seconds` as one that goes on by itself for at most so long."""
-        masks = self._engine.secrets.masks(workspace.workspace_id)
+        masks = self._secrets.masks(workspace.workspace_id)
         told = masks.text(command) if isinstance(command, str) else [masks.text(word) for word in command]
         with self._lock:
             if self.running(workspace.workspace_id) >= RUNNING_MAX:
@@ -199,7 +228,7 @@ class Commands:
                 cwd=WORKSPACE,
                 execution_mode=machine.capabilities.execution_mode,
                 isolation=machine.capabilities.isolation,
-                started_at=self._engine.clock.wall(),
+                started_at=self._clock.wall(),
             )
             if row is None:
                 raise Conflict(
@@ -208,21 +237,25 @@ class Commands:
                 )
             mark = None if alone_seconds is None else self._mark(row, alone_seconds)
             journal = Journal(*self._place(row), None if mark is None else mark.places)
-            job = Job(self._engine, row, machine, journal, masks, mark)
+            job = self._job(row, machine, journal, masks, mark)
             self._jobs[_key(row)] = job
-        self._engine.faults("command recorded")
+        self._faults("command recorded")
         return job
+
+    def _job(self, row: CommandRow, machine: Machine, journal: Journal, masks: Masks, mark: Mark | None) -> Job:
+        refused = self._networks.watch(machine.machine_id)
+        return Job(self._table, self._clock, self._faults, row, machine, journal, masks, refused, mark)
 
     def _mark(self, row: CommandRow, seconds: int) -> Mark | None:
         """A mark for a command that is about to start. Without room for one it ends with this node."""
         try:
             make_directory(self._place(row)[0])
-            return Mark.create(mark_path(*self._place(row)), self._engine.clock.boot_ns(), seconds)
+            return Mark.create(mark_path(*self._place(row)), self._clock.boot_ns(), seconds)
         except OSError as error:
             _log.warning(f"cannot mark command {row.sequence} of {row.workspace_id}: {error}")
             return None
 
-    def _attend(self, call: Call[Engine], job: Job, run: Callable[[], None]) -> None:
+    def _attend(self, call: Call[Any], job: Job, run: Callable[[], None]) -> None:
         """Run it here; the caller's going away ends it. Raises `Cancelled` then."""
         forget = call.on_cancel(job.end)
         try:
@@ -261,12 +294,12 @@ class Commands:
                 mark = Mark.load(mark_path(*self._place(row)))
             if mark is None:
                 raise Conflict(f"{UNATTENDED}, and it was ended")
-            machine = self._engine.fleet.live(self._engine.lifecycle.find(row.workspace_id).machine_id)
-            masks = self._engine.secrets.masks(row.workspace_id)
+            machine = self._fleet.live(self._registry.find(row.workspace_id).machine_id)
+            masks = self._secrets.masks(row.workspace_id)
         except PyroError as error:
             self._lose(row, mark, error.message)
             return
-        job = Job(self._engine, row, machine, Journal(*self._place(row), mark.places), masks, mark)
+        job = self._job(row, machine, Journal(*self._place(row), mark.places), masks, mark)
         self._jobs[_key(row)] = job
         self._detach(job, job.resume)
 
@@ -287,7 +320,7 @@ class Commands:
             )
         )
 
-    def _watch(self, call: Call[Engine], job: Job, seconds: float) -> None:
+    def _watch(self, call: Call[Any], job: Job, seconds: float) -> None:
         """Pass on what the journal gets for so long. The caller's going away changes nothing for the command."""
         deadline, cursor = time.monotonic() + seconds, START
         forget = call.on_cancel(job.journal.wake)
@@ -372,7 +405,7 @@ class Commands:
     def _facts(self, row: CommandRow) -> dict[str, Any]:
         job = self._jobs.get(_key(row))
         if row.duration_ms is None and job is not None:
-            row = replace(row, duration_ms=(self._engine.clock.boot_ns() - job.begun_ns) // 1_000_000)
+            row = replace(row, duration_ms=(self._clock.boot_ns() - job.begun_ns) // 1_000_000)
         return {
             "sequence": row.sequence,
             "command": row.command,
@@ -392,7 +425,7 @@ class Commands:
         return self._journals(row.workspace_id, row.generation), row.sequence
 
     def _journals(self, workspace_id: str, generation: int) -> Path:
-        return self._engine.lifecycle.directory(workspace_id) / "journal" / str(generation)
+        return self._registry.directory(workspace_id) / "journal" / str(generation)
 
 
 def _key(row: CommandRow) -> Key:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import re
-import shlex
 import time
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
@@ -18,20 +17,11 @@ from pyro_mcp.engine.commands.capture import Capture
 from pyro_mcp.engine.commands.limit import Limit, guest_limit
 from pyro_mcp.errors import Cancelled, MachineFailed, PyroError
 from pyro_mcp.machines.driver import Machine
+from pyro_mcp.model.command import shown, words
 from pyro_mcp.operations.call import STDERR, STDOUT, Call
 from pyro_mcp.protocol.channel import ChannelClosed, Data, RemoteError, Result, Stream
 
 _SIGNAL = re.compile(r"SIG[A-Z0-9+]{1,12}")
-
-
-def words(command: str | list[str]) -> list[str]:
-    """The argument vector: a line is the shell's to read, a list is run as it stands."""
-    return ["/bin/sh", "-c", command] if isinstance(command, str) else command
-
-
-def shown(command: str | list[str]) -> str:
-    """The command as a person would type it."""
-    return command if isinstance(command, str) else shlex.join(command)
 
 
 Output = Callable[[int, bytes], None]

@@ -10,8 +10,9 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from pyro_mcp.engine.agent import Place, ask, checked
+from pyro_mcp.engine.agent import ask, checked
 from pyro_mcp.engine.files.files import Count
+from pyro_mcp.engine.session import Session
 from pyro_mcp.errors import ProtocolError
 from pyro_mcp.model.diff import DiffEntry, DiffResult
 from pyro_mcp.operations.call import Call
@@ -49,15 +50,15 @@ class _Counts:
     truncated: bool
 
 
-def diff(call: Call[Any], place: Place) -> DiffResult:
+def diff(call: Call[Any], session: Session) -> DiffResult:
     """The live /workspace against the baseline, sorted by path."""
     call.progress("comparing with the baseline", None)
     gathered = _Gathered()
     params = {"text_limit": TEXT_LIMIT, "total_limit": TOTAL_LIMIT, "limit": MAX_CHANGES}
-    said = ask(call, place.machine, "changes", params, _Counts, take=gathered.take, hear=gathered.hear)
+    said = ask(call, session.machine, "changes", params, _Counts, take=gathered.take, hear=gathered.hear)
     diffs, whole = _fitting(sorted(gathered.finish(), key=lambda one: one.path))
     return DiffResult(
-        **place.stamp,
+        **session.stamp,
         changed=bool(diffs),
         summary=totals(diffs),
         truncated=said.truncated or not whole,

@@ -13,11 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pyro_mcp.engine.agent import Conversation, Place, checked, converse
+from pyro_mcp.engine.agent import Conversation, checked, converse
 from pyro_mcp.engine.files.packed import Packed
 from pyro_mcp.engine.files.sync import SKIPPED_SHOWN, host_path
 from pyro_mcp.engine.secrets.redact import Masks
 from pyro_mcp.engine.secrets.scrub import scrub_tree
+from pyro_mcp.engine.session import Session
 from pyro_mcp.errors import InvalidArgument, ProtocolError, Unsupported
 from pyro_mcp.model.export import ExportResult
 from pyro_mcp.model.sync import Skipped
@@ -36,7 +37,7 @@ class _Head:
     lower: str | None = None
 
 
-def export(call: Call[Any], place: Place, path: str, output: str) -> ExportResult:
+def export(call: Call[Any], session: Session, path: str, output: str) -> ExportResult:
     """Copy `path` to the new host path `output`, whole or not at all.
 
     Raises `Conflict` when `output` exists, `NotFound`, `DiskFull`, `PermissionDenied`, and `ProtocolError` or
@@ -48,22 +49,22 @@ def export(call: Call[Any], place: Place, path: str, output: str) -> ExportResul
     forget = call.on_cancel(cancelled.set)
     try:
         with contextlib.ExitStack() as held:
-            if place.seed is not None:
+            if session.seed is not None:
                 with disk_errors("read the seed"):
-                    seed = held.enter_context(SeedImage(place.seed))
+                    seed = held.enter_context(SeedImage(session.seed))
                 with contextlib.suppress(Unsupported):  # The layers do not tell all: the whole tree does.
-                    return _export(call, place, path, target, cancelled, seed)
-            return _export(call, place, path, target, cancelled, None)
+                    return _export(call, session, path, target, cancelled, seed)
+            return _export(call, session, path, target, cancelled, None)
     finally:
         forget()
 
 
 def _export(
-    call: Call[Any], place: Place, path: str, target: Path, cancelled: threading.Event, seed: SeedImage | None
+    call: Call[Any], session: Session, path: str, target: Path, cancelled: threading.Event, seed: SeedImage | None
 ) -> ExportResult:
     """With a `seed` only what changed is asked of the guest; raises `Unsupported` where that is not enough."""
     verb = "tree_pack" if seed is None else "overlay_pack"
-    incoming = _Incoming(verb, converse(call, place.machine, verb, {"path": path}), place.masks)
+    incoming = _Incoming(verb, converse(call, session.machine, verb, {"path": path}), session.masks)
     masked: list[str] = []
     try:
         head = incoming.head()
@@ -73,15 +74,15 @@ def _export(
             kind=head.artifact_type,
             progress=call.progress,
             cancelled=cancelled,
-            announce=place.announce,
-            treat=lambda built: masked.extend(scrub_tree(place.masks, built)),
+            announce=session.announce,
+            treat=lambda built: masked.extend(scrub_tree(session.masks, built)),
         )
     finally:
         incoming.close()
     skipped = [Skipped(path=one.path, reason=one.reason) for one in report.skipped]
     skipped += incoming.packed.left_out
     result = ExportResult(
-        **place.stamp,
+        **session.stamp,
         workspace_path=head.path,
         output_path=report.output_path,
         artifact_type=report.artifact_type,
@@ -94,7 +95,7 @@ def _export(
         skipped=skipped[:SKIPPED_SHOWN],
     )
     detail = {"path": head.path, "output_path": report.output_path, "entry_count": report.entry_count}
-    place.note("export", {**detail, "bytes": report.bytes_written})
+    session.note("export", {**detail, "bytes": report.bytes_written})
     return result
 
 

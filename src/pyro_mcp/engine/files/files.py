@@ -8,7 +8,8 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from pyro_mcp.engine.agent import Place, ask
+from pyro_mcp.engine.agent import ask
+from pyro_mcp.engine.session import Session
 from pyro_mcp.errors import InvalidArgument, ProtocolError
 from pyro_mcp.model.file import FileContent, FileEntry, FileList, FileMatch, FileSearch, FileWritten
 from pyro_mcp.operations.call import Call
@@ -75,15 +76,15 @@ class Collected:
 
 
 def list_files(
-    call: Call[Any], place: Place, path: str, *, recursive: bool, pattern: str | None, limit: int
+    call: Call[Any], session: Session, path: str, *, recursive: bool, pattern: str | None, limit: int
 ) -> FileList:
     """What is below `path`. A pattern looks at all levels, as `**` in it would mean little otherwise."""
     params: dict[str, Any] = {"path": path, "recursive": recursive or pattern is not None, "limit": limit}
     if pattern is not None:
         params["pattern"] = pattern
-    found = ask(call, place.machine, "file_list", params, _Listed)
+    found = ask(call, session.machine, "file_list", params, _Listed)
     return FileList(
-        **place.stamp,
+        **session.stamp,
         path=found.path,
         recursive=params["recursive"],
         pattern=pattern,
@@ -93,11 +94,11 @@ def list_files(
     )
 
 
-def read_file(call: Call[Any], place: Place, path: str, *, max_bytes: int, offset: int = 0) -> FileContent:
+def read_file(call: Call[Any], session: Session, path: str, *, max_bytes: int, offset: int = 0) -> FileContent:
     """Up to `max_bytes` of the file from `offset` on as text; a character that a cut would halve is left out."""
     held = Collected(max_bytes)
     params = {"path": path, "max_bytes": max_bytes, "offset": offset}
-    said = ask(call, place.machine, "file_read", params, ReadAnswer, take=held.add)
+    said = ask(call, session.machine, "file_read", params, ReadAnswer, take=held.add)
     data, content, digest = bytes(held.data), "", said.sha256
     binary = said.binary or (said.unseen and b"\0" in data)
     if said.unseen and not said.truncated:
@@ -112,7 +113,7 @@ def read_file(call: Call[Any], place: Place, path: str, *, max_bytes: int, offse
             offset += begin
     end = offset + len(content.encode())
     return FileContent(
-        **place.stamp,
+        **session.stamp,
         path=said.path,
         size_bytes=said.size_bytes,
         max_bytes=max_bytes,
@@ -125,7 +126,7 @@ def read_file(call: Call[Any], place: Place, path: str, *, max_bytes: int, offse
     )
 
 
-def write_file(call: Call[Any], place: Place, path: str, *, text: str, expected_sha256: str | None) -> FileWritten:
+def write_file(call: Call[Any], session: Session, path: str, *, text: str, expected_sha256: str | None) -> FileWritten:
     """Replace or make the file as a whole. Raises `Conflict` when it is not as expected."""
     try:
         data = text.encode("utf-8")
@@ -135,10 +136,10 @@ def write_file(call: Call[Any], place: Place, path: str, *, text: str, expected_
     params: dict[str, Any] = {"path": path, "size": len(data)}
     if expected_sha256 is not None:
         params["expected_sha256"] = None if expected_sha256 == ABSENT else expected_sha256
-    said = ask(call, place.machine, "file_write", params, _Wrote, send=data)
-    place.note("file_write", {"path": said.path, "bytes_written": len(data), "created": said.created})
+    said = ask(call, session.machine, "file_write", params, _Wrote, send=data)
+    session.note("file_write", {"path": said.path, "bytes_written": len(data), "created": said.created})
     return FileWritten(
-        **place.stamp,
+        **session.stamp,
         path=said.path,
         size_bytes=said.size_bytes,
         bytes_written=len(data),
@@ -149,7 +150,7 @@ def write_file(call: Call[Any], place: Place, path: str, *, text: str, expected_
 
 def search_files(
     call: Call[Any],
-    place: Place,
+    session: Session,
     pattern: str,
     *,
     path: str,
@@ -161,9 +162,9 @@ def search_files(
     params: dict[str, Any] = {"pattern": pattern, "path": path, "limit": limit, "ignore_case": ignore_case}
     if glob is not None:
         params["glob"] = glob
-    said = ask(call, place.machine, "file_search", params, _Searched)
+    said = ask(call, session.machine, "file_search", params, _Searched)
     return FileSearch(
-        **place.stamp,
+        **session.stamp,
         path=path,
         pattern=pattern,
         glob=glob,

@@ -10,8 +10,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from pyro_mcp.engine.agent import Place, ask
+from pyro_mcp.engine.agent import ask
 from pyro_mcp.engine.files.files import Collected, ReadAnswer
+from pyro_mcp.engine.session import Session
 from pyro_mcp.errors import InvalidArgument, NotFound
 from pyro_mcp.model.count import count_of
 from pyro_mcp.model.patch import PatchEntry, PatchResult, PatchSummary
@@ -28,21 +29,21 @@ class _Applied:
     """The agent's answer; that it came is all that is needed of it."""
 
 
-def apply_patch(call: Call[Any], place: Place, patch: str) -> PatchResult:
+def apply_patch(call: Call[Any], session: Session, patch: str) -> PatchResult:
     """Apply `patch` as a whole. Raises `InvalidArgument` naming file and hunk, or `Conflict`; nothing changes."""
     call.progress("reading what the patch touches", None)
-    steps = plan(patch, _Reader(call, place).read)
+    steps = plan(patch, _Reader(call, session).read)
     if steps:
         call.progress("applying the patch", None)
         params = {"operations": [_wire(step) for step in steps]}
-        ask(call, place.machine, "tree_apply", params, _Applied, send=_contents(steps))
+        ask(call, session.machine, "tree_apply", params, _Applied, send=_contents(steps))
     found = statuses(steps)
     count = Counter(found.values())
     summary = PatchSummary(total=len(found), added=count["added"], modified=count["modified"], deleted=count["deleted"])
     if steps:
-        place.note("patch_apply", {"total": summary.total, "paths": list(found)[:20]})
+        session.note("patch_apply", {"total": summary.total, "paths": list(found)[:20]})
     return PatchResult(
-        **place.stamp,
+        **session.stamp,
         changed=bool(steps),
         summary=summary,
         entries=[PatchEntry(path=path, status=status) for path, status in found.items()],
@@ -53,9 +54,9 @@ def apply_patch(call: Call[Any], place: Place, patch: str) -> PatchResult:
 class _Reader:
     """Reads whole files of the workspace, bounded together."""
 
-    def __init__(self, call: Call[Any], place: Place) -> None:
+    def __init__(self, call: Call[Any], session: Session) -> None:
         self._call = call
-        self._place = place
+        self._session = session
         self._left = MAX_TOTAL
 
     def read(self, path: str) -> Present | None:
@@ -64,7 +65,7 @@ class _Reader:
         held = Collected(limit)
         params = {"path": path, "max_bytes": limit, "links": False}
         try:
-            said = ask(self._call, self._place.machine, "file_read", params, ReadAnswer, take=held.add)
+            said = ask(self._call, self._session.machine, "file_read", params, ReadAnswer, take=held.add)
         except NotFound:
             return None
         if said.truncated:

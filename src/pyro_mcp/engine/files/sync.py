@@ -1,4 +1,4 @@
-"""The body of `sync push`: a directory or archive of the host is read as entries, which the agent puts in place.
+"""The body of `sync push`: a directory or archive of the host is read as entries, which the agent puts in session.
 
 The agent stages everything before it moves the first name, so what fails on either side leaves the workspace as it was.
 """
@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from pyro_mcp.engine.agent import Place, ask
+from pyro_mcp.engine.agent import ask
+from pyro_mcp.engine.session import Session
 from pyro_mcp.errors import InvalidArgument
 from pyro_mcp.model.count import count_of
 from pyro_mcp.model.sync import Skipped, SyncResult, WorkspaceSync
@@ -30,7 +31,7 @@ class _Unpacked:
     path: str
 
 
-def push(call: Call[Any], place: Place, source_path: str, dest: str) -> SyncResult:
+def push(call: Call[Any], session: Session, source_path: str, dest: str) -> SyncResult:
     """Import `source_path` below `dest`. Directories are merged into, files of the same name replaced.
 
     Raises `NotFound`, `InvalidArgument` or `PermissionDenied` for the source, `Conflict` where a directory would
@@ -43,7 +44,7 @@ def push(call: Call[Any], place: Place, source_path: str, dest: str) -> SyncResu
         source = open_source(path, cancelled=cancelled)
     parcel = _Parcel(call, source, path)
     try:
-        said = ask(call, place.machine, "tree_unpack", {"dest": dest}, _Unpacked, send=parcel.pieces())
+        said = ask(call, session.machine, "tree_unpack", {"dest": dest}, _Unpacked, send=parcel.pieces())
     finally:
         forget()
     done = WorkspaceSync(
@@ -55,11 +56,11 @@ def push(call: Call[Any], place: Place, source_path: str, dest: str) -> SyncResu
         skipped_count=len(source.skipped),
         skipped=[Skipped(path=one.path, reason=one.reason) for one in source.skipped[:SKIPPED_SHOWN]],
     )
-    place.note(
+    session.note(
         "sync_push",
         {"source_path": str(path), "destination": said.path, "entry_count": done.entry_count, "bytes": parcel.bytes},
     )
-    return SyncResult(**place.stamp, workspace_sync=done)
+    return SyncResult(**session.stamp, workspace_sync=done)
 
 
 def host_path(verb: str, text: str) -> Path:

@@ -14,11 +14,16 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from pyro_mcp.engine.faults import Faults, no_faults
+from pyro_mcp.engine.faults import Faults
 from pyro_mcp.engine.fleet import admission
+from pyro_mcp.engine.fleet.drivers import Drivers
+from pyro_mcp.engine.fleet.images import Images
+from pyro_mcp.engine.fleet.networks import Networks
 from pyro_mcp.engine.fleet.pool import Pool
 from pyro_mcp.errors import Capacity, Conflict, DiskFull, NotFound, PyroError
-from pyro_mcp.machines.driver import Driver, GuestRuntime, Image, Machine, MachineSpec, NetworkLink, WorkspaceMount
+from pyro_mcp.machines.driver import Driver, GuestRuntime, Image, Machine, MachineSpec, WorkspaceMount
+from pyro_mcp.model.environment import PruneResult
+from pyro_mcp.model.names import there_are
 from pyro_mcp.protocol.channel import ChannelClosed, RemoteError
 from pyro_mcp.settings import Settings
 from pyro_mcp.store.machines import MachineRow, Machines
@@ -37,7 +42,7 @@ DEATH_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
-class Boot:
+class BootSpec:
     """What a machine is born from. Without images it is no guest; `seed` and `workspace` are a workspace's."""
 
     driver: Driver
@@ -48,7 +53,7 @@ class Boot:
 
 
 @dataclass(frozen=True)
-class Seen:
+class MachineProcess:
     """A machine and its process, if it has one."""
 
     row: MachineRow
@@ -62,22 +67,19 @@ class Fleet:
         self,
         settings: Settings,
         machines: Machines,
+        images: Images,
+        networks: Networks,
+        drivers: Drivers,
         clock: Clock,
-        *,
-        faults: Faults = no_faults,
-        release: Callable[[MachineRow], None] = lambda row: None,
-        link: Callable[[MachineRow], NetworkLink | None] = lambda row: None,
-        overhead: admission.Overhead = lambda row: 0,
+        faults: Faults,
     ) -> None:
-        """`release` gives back what a machine holds outside its directory; called on removal. `link` is the way out
-        that a machine is born with, `overhead` what it costs besides its memory."""
         self._settings = settings
         self._machines = machines
         self._clock = clock
         self._faults = faults
-        self._release = release
-        self._link = link
-        self._overhead = overhead
+        self._images = images
+        self._networks = networks
+        self._drivers = drivers
         self._live: dict[str, Machine] = {}
         self._admitting = threading.Lock()
         self.pool = Pool(settings, admitting=self._admitting, free_mib=self._free_mib, faults=faults)
@@ -102,9 +104,9 @@ class Fleet:
             known = [
                 row.machine_id for row in self._machines.list() if row.state != "deleting" and not row.workspace_id
             ]
-            shown = ", ".join(known[:10]) + (f" and {len(known) - 10} more" if len(known) > 10 else "")
-            hint = f"There are: {shown}" if known else "There are none; create one first"
-            raise NotFound(f"cannot find the machine {machine_id}: it does not exist or has expired", hint=hint)
+            raise NotFound(
+                f"cannot find the machine {machine_id}: it does not exist or has expired", hint=there_are(known)
+            )
         return row
 
     def live(self, machine_id: str) -> Machine:
@@ -116,12 +118,12 @@ class Fleet:
             raise Conflict(f"cannot use {machine_id}: it is {row.state}{why}", hint="Start it first")
         return machine
 
-    def census(self) -> list[Seen]:
+    def list_processes(self) -> list[MachineProcess]:
         """Every machine with the id of its process."""
         found = []
         for row in self._machines.list():
             machine = self._live.get(row.machine_id)
-            found.append(Seen(row, machine.pid if machine else None))
+            found.append(MachineProcess(row, machine.pid if machine else None))
         return found
 
     def committed_mib(self) -> int:
@@ -134,6 +136,11 @@ class Fleet:
     def ended_because(self, machine_id: str) -> str | None:
         """Why the fleet itself ended a machine that somebody was using; None if it did not."""
         return self._ended.get(machine_id)
+
+    def prune(self) -> PruneResult:
+        """Remove the environments that no machine needs; those that wait in the pool would hold the space of some."""
+        self.pool.empty()
+        return self._images.prune()
 
     # -- coming
 
@@ -163,7 +170,7 @@ class Fleet:
         self._changed("created")
         return self.get(machine_id)
 
-    def start(self, machine_id: str, boot: Boot, progress: Progress) -> Machine:
+    def start(self, machine_id: str, boot: BootSpec, progress: Progress) -> Machine:
         """Bring an admitted, created or stopped machine up. One that fails to start is `failed`, with the reason."""
         with self._locked(machine_id):
             row = self.get(machine_id)
@@ -194,13 +201,17 @@ class Fleet:
             self._machines.set_state(row.machine_id, "starting")
         self._changed("claimed")
 
+    def _overhead(self, row: MachineRow) -> int:
+        """What a machine takes of the host besides its memory, in MiB."""
+        return self._drivers.by_isolation(row.isolation).capabilities.overhead_mib
+
     def _check_memory(self, rows: list[MachineRow], row: MachineRow) -> None:
         """Raises `Capacity` when `row` does not fit; machines made ahead give way to it."""
         used = admission.committed_mib(rows, self._overhead)
         admission.check_memory(used, row.mem_mib, self._overhead(row), self._settings)
         self.pool.fit(self._free_mib() - row.mem_mib - self._overhead(row), row)
 
-    def _launch(self, row: MachineRow, boot: Boot, progress: Progress) -> Machine:
+    def _launch(self, row: MachineRow, boot: BootSpec, progress: Progress) -> Machine:
         spec = MachineSpec(
             machine_id=row.machine_id,
             directory=self.directory(row.machine_id),
@@ -211,7 +222,7 @@ class Fleet:
             scratch_mib=row.scratch_mib,
             seed=boot.seed,
             workspace=boot.workspace,
-            network=self._link(row) if boot.driver.capabilities.network else None,
+            network=self._networks.link(row) if boot.driver.capabilities.network else None,
         )
         self._ended.pop(row.machine_id, None)
         with disk_errors(f"start the machine {row.machine_id}"):
@@ -227,7 +238,7 @@ class Fleet:
         self._changed("running")
         return machine
 
-    def _make(self, boot: Boot, spec: MachineSpec, progress: Progress) -> Machine:
+    def _make(self, boot: BootSpec, spec: MachineSpec, progress: Progress) -> Machine:
         with self._admitting:
             # None that waits becomes this one, so all of them are beside it.
             self.pool.fit(self._free_mib())
@@ -288,7 +299,8 @@ class Fleet:
                 self._ended[machine_id] = why
                 machine.terminate()
             self._faults("terminated")
-            self._release(row)
+            self._images.release(row)
+            self._networks.forget(machine_id)
             self.erase(machine_id)
             self._faults("erased")
             self._machines.delete(machine_id)
@@ -296,7 +308,7 @@ class Fleet:
         self._locks.pop(machine_id, None)
         return True
 
-    def hang_up(self, machine_id: str, why: str) -> None:
+    def disconnect(self, machine_id: str, why: str) -> None:
         """Break off what anybody has under way in a machine that is about to be removed."""
         machine = self._live.get(machine_id)
         if machine is not None:
@@ -342,7 +354,7 @@ class Fleet:
                 _log.warning(f"cannot record the end of {machine_id}: {error}")
             self._notify()
 
-    def let_go(self) -> None:
+    def detach(self) -> None:
         """Hang up on the machines that run and leave them to the next node."""
         live, self._live = self._live, {}
         for machine in live.values():

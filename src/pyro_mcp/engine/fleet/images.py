@@ -3,61 +3,70 @@
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
+from pyro_mcp.engine.faults import Faults
+from pyro_mcp.environments.runtime import ensure_runtime
+from pyro_mcp.environments.store import EnvironmentStore
 from pyro_mcp.machines.driver import GuestRuntime, Image
 from pyro_mcp.model.environment import Environment, PruneResult
 from pyro_mcp.model.environment_list import EnvironmentList
 from pyro_mcp.operations.call import Call
+from pyro_mcp.settings import Settings
 from pyro_mcp.store.machines import MachineRow
-
-if TYPE_CHECKING:
-    from pyro_mcp.engine.engine import Engine
+from pyro_mcp.system.progress import Progress
 
 
 class Images:
-    """Environments and runtime over one engine."""
+    """The environments of this host and the guest runtime. `machines` is where machines keep their directories."""
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+    def __init__(self, settings: Settings, environments: EnvironmentStore, machines: Path, faults: Faults) -> None:
+        self._settings = settings
+        self._environments = environments
+        self._machines = machines
+        self._faults = faults
 
     def list(self) -> EnvironmentList:
-        store = self._engine.environments
+        store = self._environments
         found = store.list()
         return EnvironmentList(count=len(found), catalog_version=store.catalog_version, environments=found)
 
     def inspect(self, name: str) -> Environment:
-        return self._engine.environments.inspect(name)
+        return self._environments.inspect(name)
 
     def pull(self, call: Call[Any], name: str) -> Environment:
-        return self._engine.environments.pull(name, call.progress, cancelled=_cancelled(call))
+        return self._environments.pull(name, call.progress, cancelled=_cancelled(call))
 
     def prune(self) -> PruneResult:
-        # They would hold the space of what goes.
-        self._engine.fleet.pool.empty()
-        return self._engine.environments.prune()
+        return self._environments.prune()
 
     def for_guest(self, call: Call[Any], name: str) -> tuple[Image, GuestRuntime]:
         """The environment's image and the runtime, built when absent."""
         cancelled = _cancelled(call)
-        found = self._engine.environments.ensure(name, call.progress, cancelled=cancelled)
-        return Image(found.digest, found.path), self._engine.runtime(call.progress, cancelled)
+        found = self._environments.ensure(name, call.progress, cancelled=cancelled)
+        return Image(found.digest, found.path), self.runtime(call.progress, cancelled)
 
     def of_machine(self, call: Call[Any], row: MachineRow) -> tuple[Image, GuestRuntime]:
         """What an existing machine was born from: its disk fits only the image it was made on."""
         assert row.digest is not None
-        found = self._engine.environments.leased(row.digest)
-        return Image(found.digest, found.path), self._engine.runtime(call.progress, _cancelled(call))
+        found = self._environments.leased(row.digest)
+        return Image(found.digest, found.path), self.runtime(call.progress, _cancelled(call))
 
     def lease(self, row: MachineRow) -> None:
         """Keep the machine's image from being pruned until `release`."""
         if row.digest is not None:
-            self._engine.environments.lease(row.digest, self._engine.fleet.directory(row.machine_id))
-            self._engine.faults("leased")
+            self._environments.lease(row.digest, self._machines / row.machine_id)
+            self._faults("leased")
 
     def release(self, row: MachineRow) -> None:
         if row.digest is not None:
-            self._engine.environments.release(row.digest, self._engine.fleet.directory(row.machine_id))
+            self._environments.release(row.digest, self._machines / row.machine_id)
+
+    def runtime(self, progress: Progress, cancelled: threading.Event | None = None) -> GuestRuntime:
+        """The guest runtime, built when absent."""
+        made = ensure_runtime(self._settings, progress, cancelled=cancelled)
+        return GuestRuntime(made.digest, made.kernel, made.initramfs, made.image)
 
 
 def _cancelled(call: Call[Any]) -> threading.Event:

@@ -12,8 +12,11 @@ import logging
 import threading
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, cast
+from pathlib import Path
+from typing import Any, cast
 
+from pyro_mcp.engine.fleet.drivers import Drivers
+from pyro_mcp.engine.secrets.store import Secrets
 from pyro_mcp.errors import InvalidArgument, PyroError, Unsupported
 from pyro_mcp.machines.driver import Capabilities, NetworkLink
 from pyro_mcp.model.machine import VmNetwork
@@ -21,9 +24,9 @@ from pyro_mcp.model.network import (
     GUEST_IP,
     NetworkDestination,
     NetworkFailure,
-    NetworkRefusal,
     NetworkTotals,
     SummaryNetwork,
+    refusal_of,
 )
 from pyro_mcp.model.process import ExecutionMode, Isolation
 from pyro_mcp.network.egress import Egress
@@ -34,11 +37,10 @@ from pyro_mcp.network.trust import host_bundle
 from pyro_mcp.operations.call import Call
 from pyro_mcp.protocol.workers import Workers
 from pyro_mcp.store.connections import Connections
+from pyro_mcp.store.database import Database
 from pyro_mcp.store.machines import MachineRow
+from pyro_mcp.system.clock import Clock
 from pyro_mcp.system.routes import has_way_to
-
-if TYPE_CHECKING:
-    from pyro_mcp.engine.engine import Engine
 
 _log = logging.getLogger(__name__)
 
@@ -48,11 +50,14 @@ UNENFORCED = "host_compat enforces no network policy: commands have this host's 
 
 
 class Networks:
-    """The networks of all machines over one engine."""
+    """The networks of all machines. `ca_file` is the bundle that `host_ca` hands to a guest."""
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
-        self._table = Connections(engine.database)
+    def __init__(self, database: Database, secrets: Secrets, drivers: Drivers, clock: Clock, ca_file: Path) -> None:
+        self._secrets = secrets
+        self._drivers = drivers
+        self._clock = clock
+        self._ca_file = ca_file
+        self._table = Connections(database)
         self._recorder = Recorder(self._write)
         self._lookups = Workers()
         self._live: dict[str, Egress] = {}
@@ -76,10 +81,10 @@ class Networks:
         if not policy.enabled:
             raise InvalidArgument("cannot hand on this host's certificates: there is no network", hint=ASK_FOR_ONE)
         if host_ca:
-            host_bundle(self._engine.settings.ca_file)
+            host_bundle(self._ca_file)
         return {**policy.to_json(), "host_ca": host_ca}
 
-    def check(self, call: Call[Engine], promised: Capabilities, kept: Mapping[str, Any]) -> None:
+    def check(self, call: Call[Any], promised: Capabilities, kept: Mapping[str, Any]) -> None:
         """Say what a machine without a network of its own makes of the policy. Raises `Unsupported` for one that
         narrows: to run it anyway would allow what was forbidden in so many words."""
         policy = Policy.from_json(kept)
@@ -96,7 +101,7 @@ class Networks:
         """The way out of the machine `row`; None when it has none. Raises what reading certificates raises."""
         if not Policy.from_json(row.network).enabled:
             return None
-        ca = host_bundle(self._engine.settings.ca_file) if row.network.get("host_ca") is True else None
+        ca = host_bundle(self._ca_file) if row.network.get("host_ca") is True else None
         return NetworkLink(self._egress(row).handle, ca, _has_ipv6())
 
     def relink(self, row: MachineRow) -> NetworkLink | None:
@@ -163,7 +168,7 @@ class Networks:
 
     def enforced(self, row: MachineRow) -> bool:
         """Whether the machine is held to its policy."""
-        return self._engine.drivers.by_isolation(row.isolation).capabilities.network
+        return self._drivers.by_isolation(row.isolation).capabilities.network
 
     # -- parts
 
@@ -172,7 +177,7 @@ class Networks:
         with self._lock:
             made = self._live.get(row.machine_id)
             if made is None:
-                ledger = Ledger(row.machine_id, None if row.one_shot else self._recorder, self._engine.clock.wall)
+                ledger = Ledger(row.machine_id, None if row.one_shot else self._recorder, self._clock.wall)
                 resolver = Resolver(workers=self._lookups)
                 made = Egress(Policy.from_json(row.network), ledger, resolver, mask=self._mask(row))
                 self._live[row.machine_id] = made
@@ -182,7 +187,7 @@ class Networks:
         workspace_id = row.workspace_id
         if workspace_id is None:
             return str
-        return lambda text: self._engine.secrets.masks(workspace_id).text(text)
+        return lambda text: self._secrets.masks(workspace_id).text(text)
 
     def _totals(self, machine_id: str) -> NetworkTotals:
         try:
@@ -203,23 +208,6 @@ def shown(kept: Mapping[str, Any]) -> dict[str, Any]:
         "allow_addresses": [str(network) for network in policy.allow_addresses],
         "host_ca": kept.get("host_ca") is True,
     }
-
-
-def refusals_of(watch: Watch) -> list[NetworkRefusal]:
-    """What was refused while somebody looked, as results tell it."""
-    return [refusal_of(vars(seen)) for seen in watch.seen()]
-
-
-def refusal_of(entry: Mapping[str, Any] | Any) -> NetworkRefusal:
-    """One entry of the record, or of a watch."""
-    return NetworkRefusal(
-        name=entry["name"] or None,
-        address=entry["address"] or None,
-        port=entry["port"] or None,
-        reason=entry["reason"],
-        hint=entry["hint"],
-        count=entry["count"],
-    )
 
 
 def _has_ipv6() -> bool:

@@ -48,7 +48,7 @@ def size_of(settings: Settings) -> int:
 
 
 @dataclass
-class Place:
+class Pooled:
     """A machine made ahead, from the moment that its memory counts."""
 
     kind: str
@@ -96,7 +96,7 @@ class Pool:
         self._free_mib = free_mib
         self._faults = faults
         self._changed = threading.Condition()
-        self._places: list[Place] = []
+        self._places: list[Pooled] = []
         self._uses: dict[str, _Use] = {}
         self._launches = 0
         self._quiet_at = 0.0
@@ -105,7 +105,7 @@ class Pool:
 
     # -- looking
 
-    def waiting(self) -> list[Place]:
+    def waiting(self) -> list[Pooled]:
         """Those that wait for somebody."""
         with self._changed:
             return [place for place in self._places if place.up and not place.claimed]
@@ -126,7 +126,7 @@ class Pool:
         return machine
 
     @contextlib.contextmanager
-    def _first(self, kind: str | None) -> Iterator[Place | None]:
+    def _first(self, kind: str | None) -> Iterator[Pooled | None]:
         """Nothing is made ahead while somebody waits; one of `kind` that is under way is his, and another is ended."""
         with self._changed:
             self._launches += 1
@@ -143,7 +143,7 @@ class Pool:
                 self._launches -= 1
             self.disturb()
 
-    def _hand_out(self, preparer: Preparer, place: Place, spec: MachineSpec) -> Machine | None:
+    def _hand_out(self, preparer: Preparer, place: Pooled, spec: MachineSpec) -> Machine | None:
         if not place.done.wait(JOIN_SECONDS):
             self._discard(place)
         with self._changed:
@@ -283,7 +283,7 @@ class Pool:
         for place in places:
             self._discard(place)
 
-    def _fill(self, preparer: Preparer, place: Place) -> None:
+    def _fill(self, preparer: Preparer, place: Pooled) -> None:
         try:
             place.spec.directory.mkdir(mode=0o700, parents=True)
             self._faults("pool directory made")
@@ -304,7 +304,7 @@ class Pool:
         finally:
             self._settle(place)
 
-    def _reserve(self, use: _Use) -> Place | None:
+    def _reserve(self, use: _Use) -> Pooled | None:
         """A place whose memory is counted from now on, if that leaves what users have been promised."""
         room, machine_id = size_of(self._settings), f"ahead-{secrets.token_hex(6)}"
         spec = replace(use.spec, machine_id=machine_id, directory=self.home / machine_id)
@@ -315,11 +315,11 @@ class Pool:
                 use.tried = full
                 self._changed.notify_all()
                 return None
-            place = Place(use.kind, use.environment, spec, use.memory_mib)
+            place = Pooled(use.kind, use.environment, spec, use.memory_mib)
             self._places.append(place)
             return place
 
-    def _settle(self, place: Place) -> None:
+    def _settle(self, place: Pooled) -> None:
         """The making of it is over. If it is not up, or was ended meanwhile, nothing of it stays."""
         with self._changed:
             if not place.up and place in self._places:
@@ -333,7 +333,7 @@ class Pool:
 
     # -- ending them
 
-    def _discard(self, place: Place) -> None:
+    def _discard(self, place: Pooled) -> None:
         """End a machine that is nobody's and remove what it has. Idempotent."""
         with self._changed:
             if place not in self._places:
@@ -344,16 +344,16 @@ class Pool:
         with self._changed:
             self._changed.notify_all()
 
-    def _end(self, place: Place) -> None:
+    def _end(self, place: Pooled) -> None:
         if place.ahead is not None:
             place.ahead.terminate()
 
-    def _used_at(self, place: Place) -> float:
+    def _used_at(self, place: Pooled) -> float:
         use = self._uses.get(place.kind)
         return use.at if use else 0.0
 
 
-def _memory(places: list[Place], row: MachineRow | None = None) -> int:
+def _memory(places: list[Pooled], row: MachineRow | None = None) -> int:
     """What these hold besides `row`, which one of them may become."""
     mine = next((place.memory_mib for place in places if place.serves(row)), 0)
     return sum(place.memory_mib for place in places) - mine

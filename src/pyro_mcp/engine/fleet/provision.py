@@ -1,55 +1,58 @@
-"""Births: what every machine needs before it can be, whether it stands alone or a workspace lives in it."""
+"""Provision: what every machine needs before it can start, whether it stands alone or a workspace lives in it."""
 
 from __future__ import annotations
 
 import secrets
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pyro_mcp.engine.fleet import admission
-from pyro_mcp.engine.fleet.fleet import Boot
+from pyro_mcp.engine.fleet.drivers import Drivers
+from pyro_mcp.engine.fleet.fleet import BootSpec, Fleet
+from pyro_mcp.engine.fleet.images import Images
 from pyro_mcp.errors import IsolationUnavailable, MissingDependency
 from pyro_mcp.operations.call import Call
+from pyro_mcp.settings import Settings
 from pyro_mcp.store.machines import MachineRow
 from pyro_mcp.store.workspaces import WorkspaceRow
-from pyro_mcp.system.clock import NANO
-
-if TYPE_CHECKING:
-    from pyro_mcp.engine.engine import Engine
+from pyro_mcp.system.clock import NANO, Clock
 
 
-class Births:
-    """Over one engine: from a name to what a machine is born from, and the row that announces it."""
+class Provisioner:
+    """From the name of an environment to what a machine boots from, and the row that announces it."""
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+    def __init__(self, settings: Settings, fleet: Fleet, images: Images, drivers: Drivers, clock: Clock) -> None:
+        self._settings = settings
+        self._fleet = fleet
+        self._images = images
+        self._drivers = drivers
+        self._clock = clock
 
     def prepare(
-        self, call: Call[Engine], environment: str, *, vcpu_count: int, mem_mib: int, allow_host_compat: bool
-    ) -> Boot:
+        self, call: Call[Any], environment: str, *, vcpu_count: int, mem_mib: int, allow_host_compat: bool
+    ) -> BootSpec:
         """Refuse early what cannot be, then have everything at hand that a machine is born from."""
         admission.check_size(vcpu_count)
-        fleet, settings = self._engine.fleet, self._engine.settings
-        admission.check_place(fleet.rows(), settings)
-        besides = self._engine.drivers.likely().capabilities.overhead_mib
-        admission.check_memory(fleet.committed_mib(), mem_mib, besides, settings)
+        admission.check_place(self._fleet.rows(), self._settings)
+        besides = self._drivers.likely().capabilities.overhead_mib
+        admission.check_memory(self._fleet.committed_mib(), mem_mib, besides, self._settings)
         try:
             return self._guest(call, environment)
         except (IsolationUnavailable, MissingDependency) as error:
             if not allow_host_compat:
                 raise
-            self._engine.images.inspect(environment)
+            self._images.inspect(environment)
             call.notice(f"{error.message}; running on this host WITHOUT isolation, as allowed")
-            return Boot(self._engine.drivers.host())
+            return BootSpec(self._drivers.host())
 
-    def again(self, call: Call[Engine], row: MachineRow) -> Boot:
+    def again(self, call: Call[Any], row: MachineRow) -> BootSpec:
         """What the existing machine `row`, or one like it, is born from."""
-        driver = self._engine.drivers.by_isolation(row.isolation)
-        return Boot(driver) if row.digest is None else Boot(driver, *self._engine.images.of_machine(call, row))
+        driver = self._drivers.by_isolation(row.isolation)
+        return BootSpec(driver) if row.digest is None else BootSpec(driver, *self._images.of_machine(call, row))
 
     def row(
         self,
         environment: str,
-        boot: Boot,
+        boot: BootSpec,
         *,
         one_shot: bool,
         vcpu_count: int,
@@ -60,7 +63,7 @@ class Births:
         network: dict[str, Any] | None = None,
     ) -> MachineRow:
         """A machine that is about to be made, with an id of its own. `network` is as `Networks.asked` gives it."""
-        clock, promised = self._engine.clock, boot.driver.capabilities
+        clock, promised = self._clock, boot.driver.capabilities
         now = clock.wall()
         return MachineRow(
             machine_id=f"vm-{secrets.token_hex(6)}",
@@ -83,10 +86,10 @@ class Births:
             network=network or {},
         )
 
-    def _guest(self, call: Call[Engine], environment: str) -> Boot:
-        self._engine.drivers.require_guest()
-        image, runtime = self._engine.images.for_guest(call, environment)
-        return Boot(self._engine.drivers.guest(image, runtime, call.notice), image, runtime)
+    def _guest(self, call: Call[Any], environment: str) -> BootSpec:
+        self._drivers.require_guest()
+        image, runtime = self._images.for_guest(call, environment)
+        return BootSpec(self._drivers.guest(image, runtime, call.notice), image, runtime)
 
 
 def announced(machine: MachineRow, name: str | None, labels: dict[str, str], allow_host_compat: bool) -> WorkspaceRow:

@@ -13,19 +13,18 @@ import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pyro_mcp.engine.cancel import patient
+from pyro_mcp.engine.registry import Registry
 from pyro_mcp.engine.secrets.redact import Masks
 from pyro_mcp.errors import InvalidArgument, MachineFailed, NotFound, PermissionDenied, PyroError
 from pyro_mcp.machines.driver import Machine
 from pyro_mcp.model.count import count_of
 from pyro_mcp.protocol.channel import ChannelClosed, RemoteError
+from pyro_mcp.store.database import Database
 from pyro_mcp.store.secrets import Secrets as Table
 from pyro_mcp.system.atomic import disk_errors, sync_directory
-
-if TYPE_CHECKING:
-    from pyro_mcp.engine.engine import Engine
 
 NAME_RULE = "a letter or _, then up to 127 letters, digits and _"
 MAX_SECRETS = 64
@@ -54,11 +53,11 @@ class Values:
 
 
 class Secrets:
-    """The secrets of all workspaces over one engine."""
+    """The secrets of all workspaces."""
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
-        self._table = Table(engine.database)
+    def __init__(self, database: Database, registry: Registry) -> None:
+        self._registry = registry
+        self.table = Table(database)
         self._masks: dict[str, Masks] = {}
         self._delivered: weakref.WeakKeyDictionary[Any, set[str]] = weakref.WeakKeyDictionary()
         self._lock = threading.Lock()
@@ -73,13 +72,13 @@ class Secrets:
             for name, value in values.values.items():
                 _store(home / name, value)
             sync_directory(home)
-        self._table.insert(workspace_id, values.kinds)
+        self.table.insert(workspace_id, values.kinds)
 
     def wanted(self, workspace_id: str, secret_env: Mapping[str, str] | Sequence[str] | None) -> dict[str, str]:
         """Environment variable → name of the secret, as `secret_env` asks for. Raises `InvalidArgument`, `NotFound`."""
         pairs = [_pair(one) for one in secret_env.items()] if isinstance(secret_env, Mapping) else []
         pairs = pairs or [_pair(one.partition("=")[::2]) for one in secret_env or ()]
-        known = [name for name, _ in self._table.list(workspace_id)] if pairs else []
+        known = [name for name, _ in self.table.list(workspace_id)] if pairs else []
         wanted: dict[str, str] = {}
         for name, variable in pairs:
             if name not in known:
@@ -108,7 +107,7 @@ class Secrets:
         """What to mask in everything that comes out of the workspace."""
         masks = self._masks.get(workspace_id)
         if masks is None:
-            names = [name for name, _ in self._table.list(workspace_id)]
+            names = [name for name, _ in self.table.list(workspace_id)]
             masks = Masks.of(self._value(workspace_id, name) for name in names)
             if names:
                 self._masks[workspace_id] = masks
@@ -122,7 +121,7 @@ class Secrets:
     def hidden(self, ref: object) -> Iterator[Masks]:
         """While inside, errors about the workspace `ref`, if there is one, come out masked; the masks."""
         try:
-            masks = self.masks(self._engine.lifecycle.find(ref).workspace_id) if isinstance(ref, str) else Masks()
+            masks = self.masks(self._registry.find(ref).workspace_id) if isinstance(ref, str) else Masks()
         except PyroError:
             masks = Masks()
         try:
@@ -143,7 +142,7 @@ class Secrets:
             ) from None
 
     def _home(self, workspace_id: str) -> Path:
-        return self._engine.lifecycle.directory(workspace_id) / "secrets"
+        return self._registry.directory(workspace_id) / "secrets"
 
 
 def _check_name(verb: str, name: str) -> None:

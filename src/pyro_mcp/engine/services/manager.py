@@ -12,13 +12,18 @@ import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from secrets import token_hex
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pyro_mcp.engine.cancel import SILENT, cancellable, patient
-from pyro_mcp.engine.commands.run import shown, words
+from pyro_mcp.model.command import shown, words
+from pyro_mcp.engine.faults import Faults
+from pyro_mcp.engine.fleet.fleet import Fleet
+from pyro_mcp.engine.registry import Registry
+from pyro_mcp.engine.secrets.store import Secrets
 from pyro_mcp.engine.services.ports import check_policy, wanted_ports
 from pyro_mcp.engine.services.view import service_facts, service_portrait
-from pyro_mcp.engine.services.watcher import DIED, GONE, Watch
+from pyro_mcp.engine.services.watcher import DIED, GONE, ServiceWatch
+from pyro_mcp.engine.session import Sessions
 from pyro_mcp.errors import Cancelled, Capacity, Conflict, InvalidArgument, MachineFailed, NotFound, PyroError
 from pyro_mcp.machines.driver import Machine
 from pyro_mcp.model.paths import absolute
@@ -32,12 +37,12 @@ from pyro_mcp.model.service import (
 from pyro_mcp.operations.call import STDERR, STDOUT, Call
 from pyro_mcp.protocol.channel import ChannelClosed, Data, RemoteError, Result
 from pyro_mcp.protocol.readiness import parse
+from pyro_mcp.store.database import Database
+from pyro_mcp.store.machines import Machines
 from pyro_mcp.store.services import ServiceRow
 from pyro_mcp.store.services import Services as Table
 from pyro_mcp.store.workspaces import WorkspaceRow
-
-if TYPE_CHECKING:
-    from pyro_mcp.engine.engine import Engine
+from pyro_mcp.system.clock import Clock
 
 ANSWER_SECONDS, PATIENCE_SECONDS = 60.0, 240.0
 """How much longer than the timeout an agent may take before it is asked whether it lives, and how long if it does."""
@@ -46,20 +51,35 @@ SHOWN_MAX = 10
 
 
 class Services:
-    """The services of all workspaces over one engine. Every method may be called from any thread."""
+    """The services of all workspaces. Every method may be called from any thread."""
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
-        self._table = Table(engine.database)
+    def __init__(
+        self,
+        database: Database,
+        registry: Registry,
+        sessions: Sessions,
+        fleet: Fleet,
+        secrets: Secrets,
+        clock: Clock,
+        faults: Faults,
+    ) -> None:
+        self._registry = registry
+        self._sessions = sessions
+        self._fleet = fleet
+        self._secrets = secrets
+        self._clock = clock
+        self._faults = faults
+        self._machines = Machines(database)
+        self._table = Table(database)
         # Each is held by its machine, for as long as that is there.
-        self._watches: weakref.WeakValueDictionary[str, Watch] = weakref.WeakValueDictionary()
+        self._watches: weakref.WeakValueDictionary[str, ServiceWatch] = weakref.WeakValueDictionary()
         self._lock = threading.Lock()
 
     # -- the verbs
 
     def start(
         self,
-        call: Call[Engine],
+        call: Call[Any],
         ref: str,
         name: str,
         *,
@@ -73,14 +93,14 @@ class Services:
         published_ports: Sequence[int | str] | None,
     ) -> StartedService:
         """Start a service and wait until it is ready, runs on, or has ended. One that nobody waits for is ended."""
-        workspace = self._engine.lifecycle.find(ref)
+        workspace = self._registry.find(ref)
         ports = wanted_ports(published_ports)
         check_policy(workspace, ports)
         _check_readiness(readiness)
         cwd = absolute(cwd)
-        wanted = self._engine.secrets.wanted(workspace.workspace_id, secret_env)
-        machine = self._engine.lifecycle.live(call, workspace)
-        self._engine.secrets.deliver(workspace.workspace_id, machine, set(wanted.values()))
+        wanted = self._secrets.wanted(workspace.workspace_id, secret_env)
+        machine = self._sessions.machine(call, workspace)
+        self._secrets.deliver(workspace.workspace_id, machine, set(wanted.values()))
         watch = self._watch(workspace.workspace_id, machine)
         row = self._begin(workspace, machine, name, command, cwd, readiness, restart)
         watch.expect(row.run)
@@ -99,10 +119,10 @@ class Services:
             if ports:
                 row = replace(row, published_ports=watch.ports.open(row.run, ports))
                 self._table.update(row)
-            self._engine.faults("service ports open")
+            self._faults("service ports open")
             call.progress(f"waiting for {name} to be {'running' if readiness is None else 'ready'}", None)
             answer = self._ask(call, machine, "service_start", params, ready_timeout_seconds + ANSWER_SECONDS)
-        self._engine.faults("service started")
+        self._faults("service started")
         watch.take(answer)
         return self._started(call, row.run, watch, answer)
 
@@ -114,7 +134,7 @@ class Services:
     def status(self, ref: str, name: str) -> Service:
         return service_portrait(self._row(self._current(ref), name))
 
-    def logs(self, call: Call[Engine], ref: str, name: str, *, tail_lines: int, everything: bool) -> ServiceLogs:
+    def logs(self, call: Call[Any], ref: str, name: str, *, tail_lines: int, everything: bool) -> ServiceLogs:
         """What it said, from the machine while that runs, else what was kept."""
         workspace = self._current(ref)
         row = self._row(workspace, name)
@@ -151,13 +171,13 @@ class Services:
 
     # -- life
 
-    def settle(self) -> None:
+    def recover(self) -> None:
         """A node has come: find again what runs, and record the end of what does not."""
         alive = self._table.alive()
         for machine_id in {row.machine_id for row in alive}:
             rows = [row for row in alive if row.machine_id == machine_id]
             try:
-                machine = self._engine.fleet.live(machine_id)
+                machine = self._fleet.live(machine_id)
             except PyroError:
                 for row in rows:
                     self._end(row, "its machine ended while no node watched it")
@@ -171,19 +191,19 @@ class Services:
         if watch is not None:
             watch.machine_ended()
 
-    def leave(self) -> None:
+    def detach(self) -> None:
         """The node goes: the ports close, the services stay."""
         with self._lock:
             watches, self._watches = list(self._watches.values()), weakref.WeakValueDictionary()
         for watch in watches:
-            watch.leave()
+            watch.detach()
 
     # -- parts
 
-    def _stop(self, run: str, watch: Watch) -> None:
+    def _stop(self, run: str, watch: ServiceWatch) -> None:
         """Of no caller's, who could only break off the waiting, and with it the machine's channel."""
         try:
-            watch.take(self._ask(Call(self._engine), watch.machine, "service_stop", {"run": run}, ANSWER_SECONDS))
+            watch.take(self._ask(Call(None), watch.machine, "service_stop", {"run": run}, ANSWER_SECONDS))
         except NotFound:
             watch.over(run, GONE)  # Or not there yet: once it is, `watch` ends it.
 
@@ -197,7 +217,7 @@ class Services:
         readiness: Mapping[str, Any] | None,
         restart: RestartPolicy,
     ) -> ServiceRow:
-        masks = self._engine.secrets.masks(workspace.workspace_id)
+        masks = self._secrets.masks(workspace.workspace_id)
         row = ServiceRow(
             run=token_hex(8),
             workspace_id=workspace.workspace_id,
@@ -211,7 +231,7 @@ class Services:
             restart=restart,
             execution_mode=machine.capabilities.execution_mode,
             isolation=machine.capabilities.isolation,
-            started_at=self._engine.clock.wall(),
+            started_at=self._clock.wall(),
         )
         begun = self._table.begin(row)
         if begun is False:
@@ -224,11 +244,11 @@ class Services:
                 f"cannot start {name}: a service of that name is {begun.state} already",
                 hint="Stop it with <<stop_service>> first, or choose another name",
             )
-        self._engine.faults("service recorded")
+        self._faults("service recorded")
         return row
 
     @contextlib.contextmanager
-    def _refusable(self, watch: Watch, row: ServiceRow) -> Iterator[None]:
+    def _refusable(self, watch: ServiceWatch, row: ServiceRow) -> Iterator[None]:
         """While inside, an error means that there is no service: its row and its ports go."""
         try:
             yield
@@ -243,7 +263,7 @@ class Services:
             raise
 
     def _ask(
-        self, call: Call[Engine], machine: Machine, verb: str, params: Mapping[str, Any], seconds: float
+        self, call: Call[Any], machine: Machine, verb: str, params: Mapping[str, Any], seconds: float
     ) -> dict[str, Any]:
         """One answer. Raises `Cancelled`, `MachineFailed`, and what the agent refuses."""
         try:
@@ -262,7 +282,7 @@ class Services:
             raise MachineFailed(f"cannot read the answer of {machine.machine_id}: its agent broke the protocol")
         return message.value
 
-    def _said(self, call: Call[Engine], machine: Machine, row: ServiceRow, lines: int | None) -> tuple[str, str, bool]:
+    def _said(self, call: Call[Any], machine: Machine, row: ServiceRow, lines: int | None) -> tuple[str, str, bool]:
         """Both streams as the machine has them, masked."""
         params = {"run": row.run} | ({} if lines is None else {"tail_lines": lines})
         told = {STDOUT: bytearray(), STDERR: bytearray()}
@@ -283,11 +303,11 @@ class Services:
         except RemoteError as error:
             call.check()
             raise PyroError.from_wire(error.payload) from None
-        masks = self._engine.secrets.masks(row.workspace_id)
+        masks = self._secrets.masks(row.workspace_id)
         out, err = (masks.data(bytes(told[tag])).decode("utf-8", "replace") for tag in (STDOUT, STDERR))
         return out, err, message.value.get("truncated") is True
 
-    def _started(self, call: Call[Engine], run: str, watch: Watch, answer: Mapping[str, Any]) -> StartedService:
+    def _started(self, call: Call[Any], run: str, watch: ServiceWatch, answer: Mapping[str, Any]) -> StartedService:
         if call.cancelled:  # The answer has crossed it.
             self._stop(run, watch)
             call.check()
@@ -297,12 +317,12 @@ class Services:
         out, err = (row.stdout, row.stderr) if not row.alive else watch.tails(run)
         return StartedService(**service_facts(row), stdout=out, stderr=err, truncated=answer.get("truncated") is True)
 
-    def _watch(self, workspace_id: str, machine: Machine, runs: set[str] | None = None) -> Watch:
+    def _watch(self, workspace_id: str, machine: Machine, runs: set[str] | None = None) -> ServiceWatch:
         with self._lock:
             watch = self._watches.get(machine.machine_id)
             fresh = watch is None or watch.machine is not machine
             if watch is None or fresh:
-                watch = self._watches[machine.machine_id] = Watch(self._engine, workspace_id, machine, runs or set())
+                watch = self._watches[machine.machine_id] = self._new_watch(workspace_id, machine, runs or set())
         if fresh:
             try:
                 watch.begin()
@@ -312,18 +332,23 @@ class Services:
                 raise
         return watch
 
-    def _live_watch(self, row: ServiceRow) -> Watch | None:
+    def _new_watch(self, workspace_id: str, machine: Machine, runs: set[str]) -> ServiceWatch:
+        return ServiceWatch(
+            self._table, self._machines, self._secrets, self._clock, self._faults, workspace_id, machine, runs
+        )
+
+    def _live_watch(self, row: ServiceRow) -> ServiceWatch | None:
         """The watch on the machine in which `row` is or was, if that still runs."""
         with self._lock:
             watch = self._watches.get(row.machine_id)
         try:
-            return watch if watch and self._engine.fleet.live(row.machine_id) is watch.machine else None
+            return watch if watch and self._fleet.live(row.machine_id) is watch.machine else None
         except PyroError:
             return None
 
     def _current(self, ref: str) -> WorkspaceRow:
         """The workspace, once what its machine has to tell after an adoption is told."""
-        workspace = self._engine.lifecycle.find(ref)
+        workspace = self._registry.find(ref)
         with self._lock:
             watch = self._watches.get(workspace.machine_id)
         if watch is not None:
@@ -342,7 +367,7 @@ class Services:
         return found
 
     def _end(self, row: ServiceRow, reason: str) -> None:
-        now = self._engine.clock.wall()
+        now = self._clock.wall()
         self._table.update(replace(row, state="stopped", stop_reason=reason, ended_at=now, pid=None), only_alive=True)
 
 

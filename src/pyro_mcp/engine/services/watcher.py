@@ -12,8 +12,10 @@ import threading
 import time
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from pyro_mcp.engine.faults import Faults
+from pyro_mcp.engine.secrets.store import Secrets
 from pyro_mcp.engine.services.ports import Ports
 from pyro_mcp.engine.services.record import applied, run_of, tails_of, version_of
 from pyro_mcp.errors import DiskFull, PyroError
@@ -22,10 +24,8 @@ from pyro_mcp.protocol.channel import ChannelClosed, Event, RemoteError, Stream
 from pyro_mcp.store.machines import Machines
 from pyro_mcp.store.services import ServiceRow
 from pyro_mcp.store.services import Services as Table
+from pyro_mcp.system.clock import Clock
 from pyro_mcp.system.threads import begin
-
-if TYPE_CHECKING:
-    from pyro_mcp.engine.engine import Engine
 
 _log = logging.getLogger(__name__)
 
@@ -36,15 +36,28 @@ DIED = "its machine ended unexpectedly"
 STOPPED = "the workspace was stopped"
 
 
-class Watch:
+class ServiceWatch:
     """The services of one machine, in one life of it. Begun with the runs that are alive as far as the rows say."""
 
-    def __init__(self, engine: Engine, workspace_id: str, machine: Machine, runs: set[str]) -> None:
+    def __init__(
+        self,
+        table: Table,
+        machines: Machines,
+        secrets: Secrets,
+        clock: Clock,
+        faults: Faults,
+        workspace_id: str,
+        machine: Machine,
+        runs: set[str],
+    ) -> None:
         self.machine = machine
         self.ports = Ports(machine)
-        self._engine = engine
+        self._machines = machines
+        self._secrets = secrets
+        self._clock = clock
+        self._faults = faults
         self._workspace_id = workspace_id
-        self._table = Table(engine.database)
+        self._table = table
         self._lock = threading.Lock()
         self._versions: dict[str, int] = {}
         self._tails: dict[str, tuple[str, str]] = {}
@@ -63,7 +76,7 @@ class Watch:
         """Let the agent tell what there is, if it has not yet; a moment at most."""
         self._synced.wait(SYNC_SECONDS)
 
-    def leave(self) -> None:
+    def detach(self) -> None:
         """The node goes; the services stay. Their ports close."""
         self._leaving = True
         self.ports.close()
@@ -81,8 +94,8 @@ class Watch:
         row = None if run is None else self._table.get(run)
         if row is None or run is None or row.workspace_id != self._workspace_id:
             return None
-        masks = self._engine.secrets.masks(self._workspace_id)
-        changed = applied(row, answer, self._engine.clock.wall(), masks)
+        masks = self._secrets.masks(self._workspace_id)
+        changed = applied(row, answer, self._clock.wall(), masks)
         tails = tails_of(answer, masks)
         if not changed.alive:
             # Before it is recorded, so that whoever reads of the end finds the ports free.
@@ -110,7 +123,7 @@ class Watch:
             if changed.alive:
                 self._versions[run], self._tails[run] = version, tails
         if not changed.alive:
-            self._engine.faults("service over")
+            self._faults("service over")
         elif not recorded:
             self._end(run)
         return changed
@@ -127,7 +140,7 @@ class Watch:
         if row is None or not row.alive:
             return
         out, err = self.tails(run)
-        now = self._engine.clock.wall()
+        now = self._clock.wall()
         done = replace(row, state="stopped", stop_reason=reason, ended_at=now, pid=None, stdout=out, stderr=err)
         self._table.update(done, only_alive=True)
 
@@ -149,7 +162,7 @@ class Watch:
 
     def _stopping(self) -> bool:
         """Whether somebody wants the machine to end."""
-        machine = Machines(self._engine.database).get(self.machine.machine_id)
+        machine = self._machines.get(self.machine.machine_id)
         return machine is None or machine.state in ("stopping", "stopped", "deleting")
 
     def _end(self, run: str) -> None:

@@ -12,14 +12,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 from msgspec import Meta
 
-from pyro_mcp.engine.agent import Place, ask, checked
+from pyro_mcp.engine.agent import ask, checked
 from pyro_mcp.engine.cancel import beside, cancellable
+from pyro_mcp.engine.registry import Registry
 from pyro_mcp.engine.secrets.redact import Masks
-from pyro_mcp.engine.session import opened
+from pyro_mcp.engine.secrets.store import Secrets
+from pyro_mcp.engine.session import Session, Sessions
 from pyro_mcp.engine.shells.output import LiveMask, Page, page, reach
 from pyro_mcp.engine.shells.screen import render
 from pyro_mcp.errors import Cancelled, InvalidArgument, MachineFailed, NotFound, ProtocolError, PyroError
@@ -38,9 +40,6 @@ from pyro_mcp.model.shell import (
 )
 from pyro_mcp.operations.call import STDOUT, Call
 from pyro_mcp.protocol.channel import ChannelClosed, Data, RemoteError, Result, Stream
-
-if TYPE_CHECKING:
-    from pyro_mcp.engine.engine import Engine
 
 WAIT_SECONDS = 30
 PLAIN_BYTES = 128 * 1024
@@ -97,14 +96,16 @@ class _Listing:
 
 
 class Shells:
-    """The shells of all workspaces over one engine."""
+    """The shells of all workspaces."""
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+    def __init__(self, registry: Registry, sessions: Sessions, secrets: Secrets) -> None:
+        self._registry = registry
+        self._sessions = sessions
+        self._secrets = secrets
 
     def open(
         self,
-        call: Call[Engine],
+        call: Call[Any],
         ref: str,
         *,
         cwd: str,
@@ -113,8 +114,8 @@ class Shells:
         secret_env: Mapping[str, str] | Sequence[str] | None,
     ) -> Shell:
         place = self._place(call, ref)
-        wanted = self._engine.secrets.wanted(place.workspace_id, secret_env)
-        self._engine.secrets.deliver(place.workspace_id, place.machine, set(wanted.values()))
+        wanted = self._secrets.wanted(place.workspace_id, secret_env)
+        self._secrets.deliver(place.workspace_id, place.machine, set(wanted.values()))
         shell_id = f"sh-{secrets.token_hex(6)}"
         params = {"shell_id": shell_id, "cwd": absolute(cwd), "cols": cols, "rows": rows, "secret_env": wanted}
         try:
@@ -127,19 +128,19 @@ class Shells:
         place.note("shell_opened", {"shell_id": facts.shell_id})
         return Shell(**_shown(place, facts))
 
-    def listing(self, call: Call[Engine], ref: str) -> ShellList:
+    def listing(self, call: Call[Any], ref: str) -> ShellList:
         """None for a workspace that does not run: they have ended with its machine."""
-        row = self._engine.lifecycle.find(ref)
+        row = self._registry.find(ref)
         found = []
-        if self._engine.lifecycle.machine(row).state == "running":
-            place = opened(call, row.workspace_id)
+        if self._sessions.machine_row(row).state == "running":
+            place = self._sessions.open(call, row.workspace_id)
             told = ask(call, place.machine, "shell_list", {}, _Listing)
             found = [Shell(**_shown(place, facts)) for facts in told.shells]
         return ShellList(workspace_id=row.workspace_id, count=len(found), shells=found)
 
     def read(
         self,
-        call: Call[Engine],
+        call: Call[Any],
         ref: str,
         shell_id: str,
         *,
@@ -150,7 +151,7 @@ class Shells:
         wait_seconds: int | None,
     ) -> ShellRead:
         """What the shell said from `cursor` on; plain, as a person sees it who has seen all before."""
-        place = opened(call, ref)
+        place = self._sessions.open(call, ref)
         waiting = {} if wait_for_idle_ms is None else {"idle_ms": wait_for_idle_ms}
         seconds = (0 if wait_for_idle_ms is None else WAIT_SECONDS) if wait_seconds is None else wait_seconds
         most = max(PAGE_LEAST, min(max_chars, PLAIN_BYTES) if plain else max_chars)
@@ -176,7 +177,7 @@ class Shells:
             output=text,
         )
 
-    def write(self, call: Call[Engine], ref: str, shell_id: str, *, text: str, append_newline: bool) -> ShellWritten:
+    def write(self, call: Call[Any], ref: str, shell_id: str, *, text: str, append_newline: bool) -> ShellWritten:
         """Type `text`; the newline is what the Return key sends."""
         place = self._place(call, ref)
         typed = text + "\r" if append_newline else text
@@ -189,7 +190,7 @@ class Shells:
         facts = ask(call, place.machine, "shell_write", {"shell_id": shell_id}, Facts, send=data)
         return ShellWritten(**_shown(place, facts), input_length=len(typed), append_newline=append_newline)
 
-    def signal(self, call: Call[Engine], ref: str, shell_id: str, *, signal_name: str) -> ShellSignalled:
+    def signal(self, call: Call[Any], ref: str, shell_id: str, *, signal_name: str) -> ShellSignalled:
         name = signal_name.upper().removeprefix("SIG")
         if name not in SIGNALS:
             raise InvalidArgument(
@@ -200,19 +201,19 @@ class Shells:
         facts = ask(call, place.machine, "shell_signal", {"shell_id": shell_id, "signal": name}, Facts)
         return ShellSignalled(**_shown(place, facts), signal_name=name)
 
-    def resize(self, call: Call[Engine], ref: str, shell_id: str, *, cols: int, rows: int) -> Shell:
-        place = opened(call, ref)
+    def resize(self, call: Call[Any], ref: str, shell_id: str, *, cols: int, rows: int) -> Shell:
+        place = self._sessions.open(call, ref)
         params = {"shell_id": shell_id, "cols": cols, "rows": rows}
         return Shell(**_shown(place, ask(call, place.machine, "shell_resize", params, Facts)))
 
-    def close(self, call: Call[Engine], ref: str, shell_id: str) -> ShellClosed:
+    def close(self, call: Call[Any], ref: str, shell_id: str) -> ShellClosed:
         place = self._place(call, ref)
         facts = self._end(place, shell_id)
         return ShellClosed(**_shown(place, facts), closed=True, already_closed=facts.already)
 
     def attach(
         self,
-        call: Call[Engine],
+        call: Call[Any],
         ref: str,
         shell_id: str,
         *,
@@ -228,27 +229,27 @@ class Shells:
         facts, found = self._page(call, place, shell_id, begin, MIB, 0, {})
         call.output(STDOUT, _from_a_line(found.new, facts.cursor) if cursor is None else found.new)
         call.position(found.end)
-        mask = LiveMask(self._engine.secrets.masks(place.workspace_id).needles)
+        mask = LiveMask(self._secrets.masks(place.workspace_id).needles)
         answer = _attend(call, place, {"shell_id": shell_id, "cursor": found.end}, mask, stdin)
         missed = answer.missed + max(0, facts.oldest - facts.cursor)
         return ShellAttached(**_shown(place, answer), detached=answer.detached, missed_bytes=missed)
 
     # -- parts
 
-    def _end(self, place: Place, shell_id: str) -> _Closed:
+    def _end(self, place: Session, shell_id: str) -> _Closed:
         """Of no caller's: it is seen through, however many processes there are to end."""
-        return ask(Call(self._engine), place.machine, "shell_close", {"shell_id": shell_id}, _Closed)
+        return ask(Call(None), place.machine, "shell_close", {"shell_id": shell_id}, _Closed)
 
-    def _place(self, call: Call[Engine], ref: str) -> Place:
+    def _place(self, call: Call[Any], ref: str) -> Session:
         """The workspace, which is being used now."""
-        place = opened(call, ref)
-        self._engine.lifecycle.table.touch(place.workspace_id, self._engine.clock.wall())
+        place = self._sessions.open(call, ref)
+        self._registry.touch(place.workspace_id)
         return place
 
     def _page(
         self,
-        call: Call[Engine],
-        place: Place,
+        call: Call[Any],
+        place: Session,
         shell_id: str,
         cursor: int,
         most: int,
@@ -256,7 +257,7 @@ class Shells:
         waiting: dict[str, int],
     ) -> tuple[_Read, Page]:
         """One page of raw output, masked. A negative cursor counts from the end."""
-        masks: Masks = self._engine.secrets.masks(place.workspace_id)
+        masks: Masks = self._secrets.masks(place.workspace_id)
         ahead, taken = reach(masks.needles), bytearray()
         back = max(ahead, context)
 
@@ -283,7 +284,7 @@ class Shells:
 
 def _attend(
     call: Call[Any],
-    place: Place,
+    place: Session,
     params: dict[str, Any],
     mask: LiveMask,
     stdin: bytes | Iterable[bytes] | None,
@@ -338,7 +339,7 @@ def _feed(stream: Stream, stdin: bytes | Iterable[bytes]) -> None:
         stream.end()
 
 
-def _shown(place: Place, facts: Facts) -> dict[str, Any]:
+def _shown(place: Session, facts: Facts) -> dict[str, Any]:
     """The fields that every answer about a shell has."""
     return {
         **place.stamp,

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pyro_mcp.engine.commands.capture import without_broken_end
+from pyro_mcp.model.text import without_broken_end
 from pyro_mcp.engine.secrets.redact import MASK
 
 SHOWN_BYTES = 3

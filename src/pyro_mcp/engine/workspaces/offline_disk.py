@@ -12,11 +12,15 @@ import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from pyro_mcp.engine.staging import ExportStaging
 from pyro_mcp.engine.files.sync import host_path
+from pyro_mcp.engine.fleet.fleet import Fleet
+from pyro_mcp.engine.registry import Registry
 from pyro_mcp.engine.secrets.scrub import scrub_file
-from pyro_mcp.engine.workspaces.seed import FORMER_IMAGE, seed_of
+from pyro_mcp.engine.secrets.store import Secrets
+from pyro_mcp.engine.seed import FORMER_IMAGE, seed_of
 from pyro_mcp.errors import Conflict, InvalidArgument, NotFound, Unsupported
 from pyro_mcp.model.disk import DiskExport
 from pyro_mcp.model.file import FileContent, FileEntry, FileList, FileType
@@ -29,9 +33,6 @@ from pyro_mcp.trees.ext4 import Ext4, Node
 from pyro_mcp.trees.ext4_reader import SeedImage, SeedNode
 from pyro_mcp.trees.layers import seed_directory
 from pyro_mcp.trees.work import Announce, work_directory
-
-if TYPE_CHECKING:
-    from pyro_mcp.engine.engine import Engine
 
 WORKSPACE = "/workspace"
 COPY = ".pyro-disk-"
@@ -78,107 +79,114 @@ class Stopped:
                 yield _View(image, seed)
 
 
-@contextlib.contextmanager
-def stopped(engine: Engine, ref: str) -> Iterator[Stopped]:
-    """The disk of the workspace `ref`, which stays stopped meanwhile. Raises `Conflict` when it is not stopped and
-    `Unsupported` when it has no disk."""
-    with engine.lifecycle.locked(ref) as row:
-        machine = engine.lifecycle.machine(row)
-        if machine.execution_mode != "guest":
-            raise Unsupported(
-                f"cannot read the disk of {row.workspace_id}: it runs on this host and has none",
-                hint="Its files are in the directory that <<status_workspace>> names as host_directory",
+class OfflineDisk:
+    """Reads the disks of workspaces that are stopped."""
+
+    def __init__(self, registry: Registry, fleet: Fleet, secrets: Secrets, staging: ExportStaging) -> None:
+        self._registry = registry
+        self._fleet = fleet
+        self._secrets = secrets
+        self._staging = staging
+
+    @contextlib.contextmanager
+    def _stopped(self, ref: str) -> Iterator[Stopped]:
+        """The disk of the workspace `ref`, which stays stopped meanwhile. Raises `Conflict` when it is not stopped and
+        `Unsupported` when it has no disk."""
+        with self._registry.locked(ref) as row:
+            machine = self._fleet.get(row.machine_id)
+            if machine.execution_mode != "guest":
+                raise Unsupported(
+                    f"cannot read the disk of {row.workspace_id}: it runs on this host and has none",
+                    hint="Its files are in the directory that <<status_workspace>> names as host_directory",
+                )
+            if machine.state not in ("stopped", "failed"):
+                raise Conflict(
+                    f"cannot read the disk of {row.workspace_id}: it is not stopped",
+                    hint="Stop it with <<stop_workspace>>",
+                )
+            home = self._registry.directory(row.workspace_id)
+            stamp = {
+                "workspace_id": row.workspace_id,
+                "execution_mode": machine.execution_mode,
+                "isolation": machine.isolation,
+            }
+            scratch = self._fleet.directory(row.machine_id) / "scratch.ext4"
+            size = row.scratch_mib * MIB
+            yield Stopped(row.workspace_id, home, scratch, size, seed_of(home), stamp, self._staging.announced)
+
+    def export(self, call: Call[Any], ref: str, output: str) -> DiskExport:
+        """Copy the disk to the new file `output`, whole or not at all, without what only a running guest has."""
+        target = host_path("export to", output)
+        refuse_existing(target)
+        with self._stopped(ref) as disk, disk.copied(call, target.parent) as image:
+            call.progress("cleaning the copy", None)
+            for names in RUNTIME:
+                found = image.lookup(*names)
+                if found is not None and stat.S_ISDIR(found.mode):
+                    image.remove_below(found)
+            image.clean()
+            call.check()
+            made = image.path
+            with disk_errors(f"write {target}"):
+                masked = scrub_file(self._secrets.masks(disk.workspace_id), made)
+                size, kept = _flushed(made)
+                try:
+                    os.link(made, target)
+                except FileExistsError:
+                    raise Conflict(f"cannot export to {target}: it exists", hint="Choose another name") from None
+                try:
+                    sync_directory(target.parent)
+                except OSError:
+                    target.unlink()
+                    raise
+            detail = {"path": "disk", "output_path": str(target), "entry_count": 1, "bytes": kept}
+            self._registry.note(disk.workspace_id, "export", detail, call.notice)
+            return DiskExport(
+                **disk.stamp,
+                output_path=str(target),
+                disk_format="ext4",
+                size_bytes=size,
+                bytes_written=kept,
+                masked_count=masked,
             )
-        if machine.state not in ("stopped", "failed"):
-            raise Conflict(
-                f"cannot read the disk of {row.workspace_id}: it is not stopped", hint="Stop it with <<stop_workspace>>"
+
+    def list(self, call: Call[Any], ref: str, path: str, *, recursive: bool, limit: int) -> FileList:
+        """What is below `path` of /workspace, sorted."""
+        with self._stopped(ref) as disk, disk.viewed(call) as view:
+            start = view.find(_parts(path))
+            shown = _join(_parts(path))
+            found = sorted(view.walk(start, shown, recursive, limit), key=lambda entry: entry.path)
+            return FileList(
+                **disk.stamp,
+                path=shown,
+                recursive=recursive,
+                pattern=None,
+                count=min(len(found), limit),
+                truncated=len(found) > limit,
+                entries=found[:limit],
             )
-        home = engine.lifecycle.directory(row.workspace_id)
-        stamp = {
-            "workspace_id": row.workspace_id,
-            "execution_mode": machine.execution_mode,
-            "isolation": machine.isolation,
-        }
-        scratch = engine.fleet.directory(row.machine_id) / "scratch.ext4"
-        size = row.scratch_mib * MIB
-        yield Stopped(row.workspace_id, home, scratch, size, seed_of(home), stamp, engine.lifecycle.outgoing.announced)
 
-
-def export_disk(call: Call[Engine], ref: str, output: str) -> DiskExport:
-    """Copy the disk to the new file `output`, whole or not at all, without what only a running guest has."""
-    target = host_path("export to", output)
-    refuse_existing(target)
-    with stopped(call.engine, ref) as disk, disk.copied(call, target.parent) as image:
-        call.progress("cleaning the copy", None)
-        for names in RUNTIME:
-            found = image.lookup(*names)
-            if found is not None and stat.S_ISDIR(found.mode):
-                image.remove_below(found)
-        image.clean()
-        call.check()
-        made = image.path
-        with disk_errors(f"write {target}"):
-            masked = scrub_file(call.engine.secrets.masks(disk.workspace_id), made)
-            size, kept = _flushed(made)
-            try:
-                os.link(made, target)
-            except FileExistsError:
-                raise Conflict(f"cannot export to {target}: it exists", hint="Choose another name") from None
-            try:
-                sync_directory(target.parent)
-            except OSError:
-                target.unlink()
-                raise
-        detail = {"path": "disk", "output_path": str(target), "entry_count": 1, "bytes": kept}
-        call.engine.lifecycle.note(disk.workspace_id, "export", detail, call.notice)
-        return DiskExport(
-            **disk.stamp,
-            output_path=str(target),
-            disk_format="ext4",
-            size_bytes=size,
-            bytes_written=kept,
-            masked_count=masked,
-        )
-
-
-def list_disk(call: Call[Engine], ref: str, path: str, *, recursive: bool, limit: int) -> FileList:
-    """What is below `path` of /workspace, sorted."""
-    with stopped(call.engine, ref) as disk, disk.viewed(call) as view:
-        start = view.find(_parts(path))
-        shown = _join(_parts(path))
-        found = sorted(view.walk(start, shown, recursive, limit), key=lambda entry: entry.path)
-        return FileList(
-            **disk.stamp,
-            path=shown,
-            recursive=recursive,
-            pattern=None,
-            count=min(len(found), limit),
-            truncated=len(found) > limit,
-            entries=found[:limit],
-        )
-
-
-def read_disk(call: Call[Engine], ref: str, path: str, *, max_bytes: int) -> FileContent:
-    """The first `max_bytes` of a file of /workspace, as text."""
-    with stopped(call.engine, ref) as disk, disk.viewed(call) as view:
-        shown = _join(_parts(path))
-        data, size = view.read(view.find(_parts(path)), shown, max_bytes)
-        cut = size > len(data)
-        content, binary = _text(data, cut)
-        return FileContent(
-            **disk.stamp,
-            path=shown,
-            size_bytes=size,
-            max_bytes=max_bytes,
-            truncated=cut,
-            binary=binary,
-            sha256=None,
-            content=content,
-        )
+    def read(self, call: Call[Any], ref: str, path: str, *, max_bytes: int) -> FileContent:
+        """The first `max_bytes` of a file of /workspace, as text."""
+        with self._stopped(ref) as disk, disk.viewed(call) as view:
+            shown = _join(_parts(path))
+            data, size = view.read(view.find(_parts(path)), shown, max_bytes)
+            cut = size > len(data)
+            content, binary = _text(data, cut)
+            return FileContent(
+                **disk.stamp,
+                path=shown,
+                size_bytes=size,
+                max_bytes=max_bytes,
+                truncated=cut,
+                binary=binary,
+                sha256=None,
+                content=content,
+            )
 
 
 @dataclass(frozen=True)
-class _Place:
+class _OverlayEntry:
     """One file of the merged tree: on the disk, in the seed, or, a directory, in both."""
 
     upper: Node | None
@@ -201,9 +209,9 @@ class _View:
         self._upper = image.lookup("workspace", "upper")
         self._changed = self._index() if seed else {}
 
-    def find(self, parts: list[str]) -> _Place:
+    def find(self, parts: list[str]) -> _OverlayEntry:
         """Raises `NotFound`. Links are not followed."""
-        place = _Place(self._upper, self._seed.root if self._seed else None)
+        place = _OverlayEntry(self._upper, self._seed.root if self._seed else None)
         for part in parts:
             inside = self.children([place])[0] if place.kind == "directory" else {}
             if part not in inside:
@@ -212,17 +220,17 @@ class _View:
             place = inside[part]
         return place
 
-    def children(self, places: list[_Place]) -> list[dict[str, _Place]]:
+    def children(self, places: list[_OverlayEntry]) -> list[dict[str, _OverlayEntry]]:
         """What each of the directories holds."""
         uppers = [place.upper for place in places if place.upper]
         listings = iter(self._image.listing([node.inode for node in uppers]))
         return [self._merge(next(listings) if place.upper else {}, place.lower) for place in places]
 
-    def walk(self, start: _Place, path: str, recursive: bool, limit: int) -> list[FileEntry]:
+    def walk(self, start: _OverlayEntry, path: str, recursive: bool, limit: int) -> list[FileEntry]:
         """Entries below `start`, or itself; one more than `limit` when there are more."""
         if start.kind != "directory":
             return self._shown([(path, start)])
-        found: list[tuple[str, _Place]] = []
+        found: list[tuple[str, _OverlayEntry]] = []
         level = [(path, start)]
         for _ in range(DEPTH_MAX):
             inside = self.children([place for _, place in level])
@@ -237,7 +245,7 @@ class _View:
                 break
         return self._shown(found[: limit + 1])
 
-    def read(self, place: _Place, path: str, limit: int) -> tuple[bytes, int]:
+    def read(self, place: _OverlayEntry, path: str, limit: int) -> tuple[bytes, int]:
         """The beginning of a file, and its size."""
         if place.kind != "file":
             hint = (
@@ -258,21 +266,21 @@ class _View:
     def _target(self, node: SeedNode) -> str:
         return os.fsdecode(self._seed.target(node)) if self._seed else ""
 
-    def _merge(self, upper: dict[str, Node], directory: SeedNode | None) -> dict[str, _Place]:
+    def _merge(self, upper: dict[str, Node], directory: SeedNode | None) -> dict[str, _OverlayEntry]:
         merged = {name: self._seeded(node) for name, node in self._below(directory).items() if name not in upper}
-        merged |= {name: _Place(node, None) for name, node in upper.items() if not node.whiteout}
+        merged |= {name: _OverlayEntry(node, None) for name, node in upper.items() if not node.whiteout}
         inner = {name: node for name, node in upper.items() if stat.S_ISDIR(node.mode)}
         inodes = [node.inode for node in inner.values()]
         marks = zip(inner, self._image.opaque(inodes), self._image.redirects(inodes), strict=True)
         for name, opaque, target in marks:
             if not opaque:
-                merged[name] = _Place(inner[name], self._lower(directory, target or name))
+                merged[name] = _OverlayEntry(inner[name], self._lower(directory, target or name))
         return merged
 
-    def _seeded(self, node: SeedNode) -> _Place:
+    def _seeded(self, node: SeedNode) -> _OverlayEntry:
         """A name of the seed that the disk does not have: a hard link of it may have been changed by another name."""
         changed = self._changed.get(node.number)
-        return _Place(changed, None) if changed and not node.is_directory else _Place(None, node)
+        return _OverlayEntry(changed, None) if changed and not node.is_directory else _OverlayEntry(None, node)
 
     def _index(self) -> dict[int, Node]:
         """The changed hard links of the seed, by their inode there."""
@@ -288,7 +296,7 @@ class _View:
         start = self._seed.root if target.startswith("/") else directory
         return None if start is None else seed_directory(self._seed, target.removeprefix("/"), start)
 
-    def _shown(self, found: list[tuple[str, _Place]]) -> list[FileEntry]:
+    def _shown(self, found: list[tuple[str, _OverlayEntry]]) -> list[FileEntry]:
         links = [place.upper for _, place in found if place.upper and place.kind == "symlink"]
         targets = iter(self._image.targets(links))
         shown = []

@@ -14,10 +14,19 @@ import secrets
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO, Any
 
-from pyro_mcp.engine.workspaces.seed import furnish, seed_of
-from pyro_mcp.engine.workspaces.view import portrait
+from pyro_mcp.engine.agent import ask
+from pyro_mcp.engine.commands.manager import Commands
+from pyro_mcp.engine.faults import Faults
+from pyro_mcp.engine.files.packed import Packed
+from pyro_mcp.engine.fleet.fleet import Fleet
+from pyro_mcp.engine.fleet.images import Images
+from pyro_mcp.engine.fleet.provision import Provisioner
+from pyro_mcp.engine.registry import Registry
+from pyro_mcp.engine.session import Sessions
+from pyro_mcp.engine.seed import populate, seed_of
+from pyro_mcp.engine.workspaces.view import WorkspaceView
 from pyro_mcp.errors import Conflict, InvalidArgument, MachineFailed, NotFound, PyroError
 from pyro_mcp.machines.driver import Machine
 from pyro_mcp.model.names import BASELINE
@@ -26,14 +35,12 @@ from pyro_mcp.model.workspace import ResetWorkspace, WorkspaceReset, WorkspaceSe
 from pyro_mcp.operations.call import Call
 from pyro_mcp.operations.encode import decode
 from pyro_mcp.protocol.entries import Decoder, EntryError
+from pyro_mcp.store.database import Database
 from pyro_mcp.store.snapshots import SnapshotRow
 from pyro_mcp.store.snapshots import Snapshots as Table
 from pyro_mcp.store.workspaces import WorkspaceRow
 from pyro_mcp.system.atomic import disk_errors, make_directory, sync_directory
-
-if TYPE_CHECKING:
-    from pyro_mcp.engine.engine import Engine
-    from pyro_mcp.engine.files.packed import Packed
+from pyro_mcp.system.clock import Clock
 
 _log = logging.getLogger(__name__)
 
@@ -43,21 +50,40 @@ _PIECE = 1024 * 1024
 
 
 class Snapshots:
-    """The checkpoints of all workspaces over one engine."""
+    """The checkpoints of all workspaces."""
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
-        self._lifecycle = engine.lifecycle
-        self._table = Table(engine.database)
+    def __init__(
+        self,
+        database: Database,
+        registry: Registry,
+        sessions: Sessions,
+        fleet: Fleet,
+        provisioner: Provisioner,
+        images: Images,
+        commands: Commands,
+        view: WorkspaceView,
+        clock: Clock,
+        faults: Faults,
+    ) -> None:
+        self._registry = registry
+        self._sessions = sessions
+        self._fleet = fleet
+        self._provisioner = provisioner
+        self._images = images
+        self._commands = commands
+        self._view = view
+        self._clock = clock
+        self._faults = faults
+        self._table = Table(database)
 
     # -- the verbs
 
-    def create(self, call: Call[Engine], ref: str, name: str) -> SnapshotCreated:
+    def create(self, call: Call[Any], ref: str, name: str) -> SnapshotCreated:
         """Keep the present state as `name`. Raises `Conflict` when there is one of that name."""
         _refuse_baseline(name, "create")
-        with self._lifecycle.locked(ref) as workspace:
+        with self._registry.locked(ref) as workspace:
             self._refuse_taken(workspace, name)
-            machine = self._lifecycle.live(call, workspace)
+            machine = self._sessions.machine(call, workspace)
             call.progress("saving /workspace", None)
             row, packed = self._saved(call, workspace, machine, name)
             kept = False
@@ -68,30 +94,30 @@ class Snapshots:
                     self._file(row).unlink(missing_ok=True)
             if not kept:
                 raise _taken(workspace, name)
-            self._engine.faults("snapshot recorded")
+            self._faults("snapshot recorded")
             detail = {"snapshot_name": name, "entry_count": row.entry_count, "bytes": row.bytes_written}
-            self._lifecycle.note(workspace.workspace_id, "snapshot", detail, call.notice)
+            self._registry.note(workspace.workspace_id, "snapshot", detail, call.notice)
         created = dict(_shown(row).items())
         return SnapshotCreated(**created, skipped_count=packed.left_out_count, skipped=packed.left_out)
 
     def listing(self, ref: str) -> SnapshotList:
-        workspace = self._lifecycle.find(ref)
+        workspace = self._registry.find(ref)
         found = [_baseline(workspace), *map(_shown, self._table.list(workspace.workspace_id))]
         return SnapshotList(workspace_id=workspace.workspace_id, count=len(found), snapshots=found)
 
     def delete(self, ref: str, name: str) -> SnapshotDeleted:
         _refuse_baseline(name, "delete")
-        with self._lifecycle.locked(ref) as workspace:
+        with self._registry.locked(ref) as workspace:
             row = self._find(workspace, name)
             self._table.delete(workspace.workspace_id, name)
-            self._engine.faults("snapshot forgotten")
+            self._faults("snapshot forgotten")
             with disk_errors(f"remove the snapshot {name}"):
                 self._file(row).unlink(missing_ok=True)
         return SnapshotDeleted(workspace_id=workspace.workspace_id, snapshot_name=name, deleted=True)
 
-    def reset(self, call: Call[Engine], ref: str, name: str) -> ResetWorkspace:
+    def reset(self, call: Call[Any], ref: str, name: str) -> ResetWorkspace:
         """Replace the sandbox by a fresh one with /workspace as it was. What fails leaves the old one as it is."""
-        with self._lifecycle.locked(ref) as workspace:
+        with self._registry.locked(ref) as workspace:
             row = None if name == BASELINE else self._find(workspace, name)
             if row is not None:
                 call.progress(f"checking the snapshot {name}", None)
@@ -99,17 +125,17 @@ class Snapshots:
             fresh = self._fresh_machine(call, workspace, row)
             try:
                 call.check()
-                self._lifecycle.table.reset(workspace.workspace_id, fresh, self._engine.clock.wall())
+                self._registry.table.reset(workspace.workspace_id, fresh, self._clock.wall())
             except BaseException:
                 self._discard(fresh, "the reset failed")
                 raise
-            self._engine.faults("reset recorded")
+            self._faults("reset recorded")
             self._discard(workspace.machine_id, "the workspace was reset")
-            self._engine.commands.join(workspace.workspace_id)
-            renewed = self._lifecycle.find(workspace.workspace_id)
-            self._lifecycle.forget_history(renewed)
+            self._commands.join(workspace.workspace_id)
+            renewed = self._registry.find(workspace.workspace_id)
+            self._commands.forget_history(renewed)
             done = _described(renewed, row)
-            return ResetWorkspace(**dict(portrait(self._engine, renewed).items()), workspace_reset=done)
+            return ResetWorkspace(**dict(self._view.to_model(renewed).items()), workspace_reset=done)
 
     # -- after a crash
 
@@ -123,7 +149,7 @@ class Snapshots:
     # -- saving
 
     def _saved(
-        self, call: Call[Engine], workspace: WorkspaceRow, machine: Machine, name: str
+        self, call: Call[Any], workspace: WorkspaceRow, machine: Machine, name: str
     ) -> tuple[SnapshotRow, Packed]:
         """The present state in a durable file: the row that will make it a snapshot, and what is not in it."""
         home = self._home(workspace.workspace_id)
@@ -134,7 +160,7 @@ class Snapshots:
                 receiver = _Receiver(home / file, max_bytes=(workspace.scratch_mib + 64) * MIB)
                 packed = receiver.receive(call, machine)
                 sync_directory(home)
-            self._engine.faults("snapshot saved")
+            self._faults("snapshot saved")
         except BaseException:
             (home / file).unlink(missing_ok=True)
             raise
@@ -145,7 +171,7 @@ class Snapshots:
             sha256=receiver.sha256,
             entry_count=receiver.entry_count,
             bytes_written=receiver.bytes_written,
-            created_at=self._engine.clock.wall(),
+            created_at=self._clock.wall(),
         )
         return row, packed
 
@@ -162,11 +188,11 @@ class Snapshots:
 
     # -- resetting
 
-    def _fresh_machine(self, call: Call[Engine], workspace: WorkspaceRow, snapshot: SnapshotRow | None) -> str:
+    def _fresh_machine(self, call: Call[Any], workspace: WorkspaceRow, snapshot: SnapshotRow | None) -> str:
         """The id of a machine like the workspace's, up and furnished. On failure nothing of it is left."""
-        old = self._lifecycle.machine(workspace)
-        boot = self._lifecycle.births.again(call, old)
-        row = self._lifecycle.births.row(
+        old = self._sessions.machine_row(workspace)
+        boot = self._provisioner.again(call, old)
+        row = self._provisioner.row(
             workspace.environment,
             boot,
             one_shot=False,
@@ -177,16 +203,16 @@ class Snapshots:
             workspace_id=workspace.workspace_id,
             network=workspace.network,
         )
-        self._engine.fleet.admit(row, replacing=old.machine_id)
+        self._fleet.admit(row, replacing=old.machine_id)
         try:
-            self._engine.images.lease(row)
+            self._images.lease(row)
             call.progress("building a fresh machine", None)
-            housed = self._lifecycle.housed(workspace, boot, load=snapshot is not None)
-            machine = self._engine.fleet.start(row.machine_id, housed, call.progress)
+            mounted = self._sessions.with_mounts(workspace, boot, load=snapshot is not None)
+            machine = self._fleet.start(row.machine_id, mounted, call.progress)
             call.progress("restoring /workspace", None)
-            seed = seed_of(self._lifecycle.directory(workspace.workspace_id))
-            furnish(call, machine, seed, None if snapshot is None else self._file(snapshot))
-            self._engine.faults("reset furnished")
+            seed = seed_of(self._registry.directory(workspace.workspace_id))
+            populate(call, machine, seed, None if snapshot is None else self._file(snapshot))
+            self._faults("reset furnished")
         except BaseException:
             self._discard(row.machine_id, "the reset failed")
             raise
@@ -195,8 +221,8 @@ class Snapshots:
     def _discard(self, machine_id: str, why: str) -> None:
         """Remove a machine that the workspace does not live in. One that resists is left to the next node."""
         try:
-            self._engine.fleet.remove(machine_id, why)
-            self._engine.fleet.forget_end(machine_id)
+            self._fleet.remove(machine_id, why)
+            self._fleet.forget_end(machine_id)
         except PyroError as error:
             _log.warning(f"cannot remove {machine_id}: {error}")
 
@@ -222,7 +248,7 @@ class Snapshots:
             )
 
     def _home(self, workspace_id: str) -> Path:
-        return self._lifecycle.directory(workspace_id) / "snapshots"
+        return self._registry.directory(workspace_id) / "snapshots"
 
     def _file(self, row: SnapshotRow) -> Path:
         return self._home(row.workspace_id) / row.file
@@ -242,11 +268,8 @@ class _Receiver:
     def sha256(self) -> str:
         return self._digest.hexdigest()
 
-    def receive(self, call: Call[Engine], machine: Machine) -> Packed:
+    def receive(self, call: Call[Any], machine: Machine) -> Packed:
         """What the agent left out. Raises `MachineFailed` for a sequence that breaks the rules."""
-        from pyro_mcp.engine.agent import ask
-        from pyro_mcp.engine.files.packed import Packed
-
         whole = {"path": "/workspace", "still": True}
         verb, params = ("overlay_save", {}) if machine.capabilities.overlay else ("tree_pack", whole)
         descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)

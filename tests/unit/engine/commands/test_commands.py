@@ -226,7 +226,7 @@ def test_bad_wishes_are_refused(engine: Engine) -> None:
 
 def test_a_machine_that_dies_loses_its_commands_and_says_so(engine: Engine) -> None:
     ears = Ears(engine)
-    agent = engine.fleet.live(engine.lifecycle.find(REF).machine_id).pid
+    agent = engine.fleet.live(engine.registry.find(REF).machine_id).pid
     threading.Thread(target=lambda: (ears.wrote.wait(), os.kill(agent, signal.SIGKILL))).start()
     with pytest.raises(MachineFailed):
         run(engine, "echo here; sleep 300", ears=ears)

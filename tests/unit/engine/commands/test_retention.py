@@ -77,7 +77,7 @@ def test_the_oldest_output_goes_and_is_told(engine: Engine, monkeypatch: pytest.
     assert "1000 bytes dropped" in page.stdout
     after = logs(engine, 1, page.next_cursor).entries[0]
     assert (after.stdout, after.stderr, after.next_cursor) == ("", "", page.next_cursor)
-    ((_, out, _),) = engine.commands.failures(engine.lifecycle.find(REF), 5)
+    ((_, out, _),) = engine.commands.failures(engine.registry.find(REF), 5)
     assert "1000 bytes dropped" in out
 
 
@@ -127,18 +127,18 @@ def test_old_rows_go_and_the_counts_stay_true(engine: Engine, monkeypatch: pytes
     assert (shown.count, shown.command_count) == (5, 8)
     assert files(engine.settings.state_dir) == [f"{number}.out" for number in (4, 5, 6, 7, 8)]
     assert engine.lifecycle.status(REF).command_count == 8
-    tally = engine.commands.tally(engine.lifecycle.find(REF))
+    tally = engine.commands.tally(engine.registry.find(REF))
     assert (tally.succeeded, tally.failed, tally.ended, tally.running) == (4, 4, 0, 0)
     with pytest.raises(NotFound, match="so old") as caught:
         logs(engine, 3)
     assert "commands 4 to 8" in str(caught.value.hint)
     for _ in range(4):
         run(engine, "true")
-    tally = engine.commands.tally(engine.lifecycle.find(REF))
+    tally = engine.commands.tally(engine.registry.find(REF))
     assert (tally.succeeded, tally.failed, logs(engine).command_count) == (8, 4, 12)
     engine.snapshots.reset(Ears(engine).call, REF, "baseline")
     assert (logs(engine).command_count, run(engine, "false").sequence) == (0, 1)
-    tally = engine.commands.tally(engine.lifecycle.find(REF))
+    tally = engine.commands.tally(engine.registry.find(REF))
     assert (tally.succeeded, tally.failed) == (0, 1)
 
 

@@ -15,9 +15,9 @@ import pytest
 from agentlab import WORKSPACE, Lab, Scripted, ScriptedMachine
 
 import pyro_mcp
-from pyro_mcp.engine.agent import Place
 from pyro_mcp.engine.files import diff as diffing
 from pyro_mcp.engine.files.diff import diff
+from pyro_mcp.engine.session import Session
 from pyro_mcp.errors import ProtocolError
 from pyro_mcp.operations.call import Call
 from pyro_mcp.protocol.channel import Channel, Stream
@@ -59,7 +59,7 @@ def based(tmp_path: Path) -> Iterator[Lab]:
     channel = Channel(Pipe(ours.detach()), initiator=True, hello={"role": "node"})
     channel.start(20)
     machine: Any = ScriptedMachine(channel)
-    yield Lab(Place(WORKSPACE, machine, lambda kind, detail: None), root, [])
+    yield Lab(Session(WORKSPACE, machine, lambda kind, detail: None), root, [])
     channel.close()
     process.wait(10)
 

@@ -67,7 +67,7 @@ def test_a_life_of_files_is_noted_for_the_summary(lab: Lab, tmp_path: Path) -> N
     assert changes["patch"].count("new file mode") == 2
     lab.do(export.export_workspace, path="src", output=str(tmp_path / "out"))
     assert (tmp_path / "out" / "app.py").read_text() == "import lib\n"
-    events = lab.engine.lifecycle.events.list(lab.workspace.workspace_id)
+    events = lab.engine.registry.events.list(lab.workspace.workspace_id)
     assert [one.kind for one in events] == ["sync_push", "file_write", "patch_apply", "export"]
 
 

@@ -15,7 +15,6 @@ from fleetlab import SIZE, Ears, engine_at
 
 from pyro_mcp.api.workspace import create_workspace
 from pyro_mcp.engine.engine import Engine
-from pyro_mcp.engine.workspaces.summary import summarize
 from pyro_mcp.errors import InvalidArgument, NotFound, PermissionDenied, PyroError, Unsupported
 from pyro_mcp.machines.driver import MachineSpec, NetworkLink
 from pyro_mcp.machines.host.driver import HostDriver
@@ -58,7 +57,7 @@ def driver() -> Netted:
 def engine(tmp_path: Path, driver: Netted) -> Iterator[Engine]:
     engine = engine_at(tmp_path / "state", driver=driver)
     yield engine
-    for row in engine.lifecycle.rows():
+    for row in engine.registry.rows():
         engine.lifecycle.delete(row.workspace_id)
     for machine in engine.fleet.rows():
         engine.fleet.remove(machine.machine_id, "the test is over")
@@ -134,7 +133,7 @@ def test_a_refusal_reaches_the_command_that_ran(engine: Engine, driver: Netted, 
 def test_the_summary_tells_what_went_and_what_did_not(engine: Engine, driver: Netted) -> None:
     machine_id = create(engine, network_policy="egress").metadata["machine_id"]
     knock(driver, machine_id, 5)
-    network = summarize(Ears(engine).call, "w").network
+    network = engine.summaries.summarize(Ears(engine).call, "w").network
     assert (network.network_policy, network.enforced, network.totals.refused) == ("egress", True, 5)
     assert [(one.address, one.count) for one in network.refusals] == [(PRIVATE, 5)]
 
@@ -145,7 +144,7 @@ def test_a_reset_clears_the_record_and_keeps_the_policy(engine: Engine, driver: 
     renewed = engine.snapshots.reset(Ears(engine).call, "w", "baseline")
     second = renewed.metadata["machine_id"]
     assert (renewed.allow_hosts, second != first) == (["good.test"], True)
-    assert summarize(Ears(engine).call, "w").network.totals.refused == 0
+    assert engine.summaries.summarize(Ears(engine).call, "w").network.totals.refused == 0
     with pytest.raises(PermissionDenied):
         driver.asks(second, "net_resolve", name="bad.test", family=4)
 
@@ -154,10 +153,10 @@ def test_stop_and_start_keep_both(engine: Engine, driver: Netted) -> None:
     machine_id = create(engine, network_policy="egress").metadata["machine_id"]
     knock(driver, machine_id)
     engine.lifecycle.stop("w")
-    assert summarize(Ears(engine).call, "w").network.totals.refused == 1
+    assert engine.summaries.summarize(Ears(engine).call, "w").network.totals.refused == 1
     engine.lifecycle.start(Ears(engine).call, "w")
     knock(driver, machine_id)
-    assert summarize(Ears(engine).call, "w").network.totals.refused == 2
+    assert engine.summaries.summarize(Ears(engine).call, "w").network.totals.refused == 2
 
 
 def test_the_next_node_goes_on_with_it(tmp_path: Path) -> None:
@@ -199,7 +198,7 @@ def test_secrets_do_not_get_into_the_record(engine: Engine, driver: Netted, tmp_
     ]
     with pytest.raises(PermissionDenied):
         driver.asks(machine_id, "net_resolve", name="canary-canary.evil.test", family=4)
-    network = summarize(Ears(engine).call, "w").network
+    network = engine.summaries.summarize(Ears(engine).call, "w").network
     assert network.totals.refused == 1
     assert "canary-canary" not in str(network)
     engine.networks.close()
@@ -223,7 +222,7 @@ def test_what_cannot_be_used_is_refused_when_created(
     engine = engine_at(tmp_path / "state", driver=Netted(), ca_file=tmp_path / "none.pem")
     with pytest.raises(error):
         create(engine, **options)
-    assert engine.lifecycle.rows() == []
+    assert engine.registry.rows() == []
     assert engine.fleet.rows() == []
     engine.close()
 

@@ -99,7 +99,7 @@ def test_values_show_nowhere(lab: Lab) -> None:
     lab.ask(workspace.list_workspaces)
     leaks = [form for value in (CANARY, FILED) for form in forms(value)]
     assert [form for form in leaks if form in lab.heard] == []
-    home = lab.engine.lifecycle.directory(lab.engine.lifecycle.find("w").workspace_id)
+    home = lab.engine.registry.directory(lab.engine.registry.find("w").workspace_id)
     for path in lab.state.rglob("*"):
         inside = path.is_relative_to(lab.state / "machines") or path.parent == home / "secrets"
         if path.is_file() and not inside:
@@ -117,8 +117,8 @@ def test_values_are_in_no_process_listing(lab: Lab) -> None:
 
 
 def test_they_are_kept_apart_and_closed_to_others(lab: Lab) -> None:
-    row = lab.engine.lifecycle.find("w")
-    home = lab.engine.lifecycle.directory(row.workspace_id) / "secrets"
+    row = lab.engine.registry.find("w")
+    home = lab.engine.registry.directory(row.workspace_id) / "secrets"
     assert stat.S_IMODE(home.stat().st_mode) == 0o700
     assert {path.name: stat.S_IMODE(path.stat().st_mode) for path in home.iterdir()} == {"TOKEN": 0o600, "FILED": 0o600}
     shown = lab.ask(workspace.status_workspace, workspace_id="w")["secrets"]
@@ -131,7 +131,7 @@ def test_they_outlive_machine_and_node(lab: Lab) -> None:
     call = Ears(lab.engine).call
     lab.engine.lifecycle.start(call, "w")
     again = Engine(lab.engine.settings, lab.engine.database, drivers=lab.engine.drivers)
-    assert again.secrets.masks(again.lifecycle.find("w").workspace_id).text(CANARY) == "[secret]"
+    assert again.secrets.masks(again.registry.find("w").workspace_id).text(CANARY) == "[secret]"
     assert lab.run('printf %s "$T" | wc -c', secret_env=["FILED=T"])["stdout"].strip() == str(len(FILED))
 
 

@@ -124,7 +124,7 @@ def test_ports_are_open_again_after_the_node(tmp_path: Path) -> None:
 def test_a_dead_machine_frees_the_ports(open_engine: Engine) -> None:
     inside = free_port()
     port = serve(open_engine, inside, inside).published_ports[0].host_port
-    os.kill(open_engine.fleet.live(open_engine.lifecycle.find(REF).machine_id).pid, signal.SIGKILL)
+    os.kill(open_engine.fleet.live(open_engine.registry.find(REF).machine_id).pid, signal.SIGKILL)
     until(lambda: is_free(port))
 
 

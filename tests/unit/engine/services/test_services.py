@@ -22,7 +22,6 @@ from pyro_mcp.engine.secrets.redact import Masks
 from pyro_mcp.engine.services import record as service_record
 from pyro_mcp.engine.services import watcher as service_watch
 from pyro_mcp.engine.services.ports import wanted_ports
-from pyro_mcp.engine.workspaces.summary import summarize
 from pyro_mcp.errors import Cancelled, Conflict, DiskFull, InvalidArgument, MachineFailed, NotFound
 from pyro_mcp.model.service import ServiceLogs
 from pyro_mcp.node.adopt import reconcile
@@ -92,7 +91,7 @@ def test_one_that_cannot_live_says_why_with_the_end_of_its_log(engine: Engine) -
     assert (late.state, late.stdout) == ("failed", "slow\n")
     assert late.stop_reason is not None
     assert late.stop_reason.startswith("it was not ready after 1 s")
-    assert (engine.services.listing(REF).count, len(engine.services.ended(engine.lifecycle.find(REF)))) == (1, 3)
+    assert (engine.services.listing(REF).count, len(engine.services.ended(engine.registry.find(REF)))) == (1, 3)
 
 
 def test_its_end_is_known_without_asking(engine: Engine) -> None:
@@ -187,7 +186,9 @@ def test_a_caller_that_goes_away_while_it_starts_ends_it(engine: Engine) -> None
 
 def test_a_caller_that_goes_away_as_it_is_ready_ends_it(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     ears = Ears(engine)
-    monkeypatch.setattr(engine, "faults", lambda step: ears.call.cancel() if step == "service started" else None)
+    monkeypatch.setattr(
+        engine.services, "_faults", lambda step: ears.call.cancel() if step == "service started" else None
+    )
     with pytest.raises(Cancelled):
         start(engine, "echo $$ > p; mv p pid; exec sleep 300", readiness={"file": "pid"}, call=ears.call)
     assert engine.services.status(REF, "web").state == "stopped"
@@ -195,7 +196,7 @@ def test_a_caller_that_goes_away_as_it_is_ready_ends_it(engine: Engine, monkeypa
 
 
 def test_a_stop_that_overtakes_the_start_holds(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine, "faults", lambda step: stop(engine) if step == "service ports open" else None)
+    monkeypatch.setattr(engine.services, "_faults", lambda step: stop(engine) if step == "service ports open" else None)
     done = start(engine, "exec sleep 300")
     assert (done.state, done.stop_reason) == ("stopped", "it was stopped")
     monkeypatch.undo()
@@ -225,7 +226,7 @@ def test_stopping_the_workspace_stops_it_and_keeps_the_end_of_its_log(engine: En
 
 def test_the_death_of_its_machine_is_its_end(engine: Engine) -> None:
     start(engine, "echo hello; exec sleep 300")
-    machine = engine.fleet.live(engine.lifecycle.find(REF).machine_id)
+    machine = engine.fleet.live(engine.registry.find(REF).machine_id)
     os.kill(machine.pid, signal.SIGKILL)
     until(lambda: engine.services.status(REF, "web").state == "stopped")
     assert engine.services.status(REF, "web").stop_reason == "its machine ended unexpectedly"
@@ -245,7 +246,7 @@ def test_the_summary_tells_of_them(engine: Engine) -> None:
     start(engine, "exit 3", name="bad")
     start(engine, "exit 0", name="good")
     start(engine, "exec sleep 300")
-    told = summarize(Ears(engine).call, REF).services
+    told = engine.summaries.summarize(Ears(engine).call, REF).services
     assert [one.service_name for one in told.now] == ["web"]
     assert [(one.service_name, one.state) for one in told.before] == [("bad", "failed"), ("good", "exited")]
     assert (told.before_count, told.failed) == (2, 1)
@@ -282,7 +283,7 @@ def test_it_outlives_its_node(tmp_path: Path) -> None:
 def test_one_whose_machine_ended_with_the_node_is_stopped(tmp_path: Path) -> None:
     first = a_workspace(tmp_path / "state")
     start(first, "exec sleep 300")
-    machine = first.fleet.live(first.lifecycle.find(REF).machine_id)
+    machine = first.fleet.live(first.registry.find(REF).machine_id)
     first.close()
     os.kill(machine.pid, signal.SIGKILL)
     second = engine_at(tmp_path / "state")
@@ -359,7 +360,7 @@ GOOD: dict[str, Any] = {
 )
 def test_an_agent_that_breaks_the_rules_is_not_believed(engine: Engine, lie: dict[str, Any]) -> None:
     start(engine, "true")
-    row = engine.services._table.latest(engine.lifecycle.find(REF).workspace_id, 0)[0]
+    row = engine.services._table.latest(engine.registry.find(REF).workspace_id, 0)[0]
     assert service_record.applied(row, {"service": GOOD}, 5e9, Masks()).state == "ready"
     with pytest.raises(MachineFailed, match="broke the protocol"):
         service_record.applied(row, {"service": {**GOOD, **lie}}, 5e9, Masks())
@@ -367,7 +368,7 @@ def test_an_agent_that_breaks_the_rules_is_not_believed(engine: Engine, lie: dic
 
 def test_an_agents_words_are_bounded_and_printable(engine: Engine) -> None:
     start(engine, "true")
-    row = engine.services._table.latest(engine.lifecycle.find(REF).workspace_id, 0)[0]
+    row = engine.services._table.latest(engine.registry.find(REF).workspace_id, 0)[0]
     loud = service_record.applied(row, {"service": {**GOOD, "reason": "\x1b]52;" * 9999}}, 5e9, Masks())
     assert loud.stop_reason is not None
     assert len(loud.stop_reason) <= 500

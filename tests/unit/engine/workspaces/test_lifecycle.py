@@ -31,7 +31,7 @@ from pyro_mcp.protocol.channel import ChannelClosed
 def engine(tmp_path: Path) -> Iterator[Engine]:
     engine = engine_at(tmp_path / "state")
     yield engine
-    for row in engine.lifecycle.rows():
+    for row in engine.registry.rows():
         engine.lifecycle.delete(row.workspace_id)
     assert list(processes_of(engine.settings.state_dir)) == []
     assert list((engine.settings.state_dir / "workspaces").glob("*")) == []
@@ -54,7 +54,7 @@ def start(engine: Engine, ref: str) -> Workspace:
 
 def kill(engine: Engine, made: Workspace) -> None:
     """End its machine from outside, and wait until that is known."""
-    (seen,) = engine.fleet.census()
+    (seen,) = engine.fleet.list_processes()
     assert seen.pid
     os.kill(seen.pid, signal.SIGKILL)
     deadline = time.monotonic() + 10
@@ -94,7 +94,7 @@ def test_names_are_bounded_printable_and_may_be_ambiguous(engine: Engine) -> Non
     for labels in ({"": "x"}, {"a b": "x"}, {"a": "x" * 257}, {"a": "\n"}, {f"k{n}": "" for n in range(33)}):
         with pytest.raises(InvalidArgument):
             create(engine, labels=labels)
-    assert engine.lifecycle.rows() == []
+    assert engine.registry.rows() == []
     one, two = create(engine, name="twin"), create(engine, name=" twin ")
     with pytest.raises(Conflict, match="2 have that name") as caught:
         engine.lifecycle.status("twin")
@@ -144,7 +144,7 @@ def test_what_one_that_died_lacks_to_start_again_is_named(engine: Engine, monkey
 
     made = create(engine)
     kill(engine, made)
-    monkeypatch.setattr(engine.lifecycle.births, "again", gone)
+    monkeypatch.setattr(engine.lifecycle._provisioner, "again", gone)
     with pytest.raises(NotFound, match="its image is gone"):
         run(engine, made.workspace_id, "true")
 
@@ -191,7 +191,7 @@ def test_it_expires_by_itself_and_others_do_not(engine: Engine) -> None:
     try:
         short, long = create(engine, ttl_seconds=1), create(engine)
         deadline = time.monotonic() + 60
-        while short.workspace_id in {row.workspace_id for row in engine.lifecycle.rows()}:
+        while short.workspace_id in {row.workspace_id for row in engine.registry.rows()}:
             assert time.monotonic() < deadline
             time.sleep(0.02)
         assert engine.lifecycle.status(long.workspace_id).state == "started"
@@ -204,8 +204,8 @@ def test_one_that_is_held_by_a_guest_without_an_end_expires_all_the_same_and_so_
     held, told = threading.Event(), []
 
     def listen(ref: str) -> None:
-        with engine.lifecycle.locked(ref) as row:
-            channel = engine.lifecycle.live(Ears(engine).call, row).channel
+        with engine.registry.locked(ref) as row:
+            channel = engine.sessions.machine(Ears(engine).call, row).channel
             held.set()
             with pytest.raises(ChannelClosed) as caught:
                 channel.call("exec", {"argv": ["sleep", "1000"]})
@@ -219,7 +219,7 @@ def test_one_that_is_held_by_a_guest_without_an_end_expires_all_the_same_and_so_
         assert held.wait(30)
         create(engine, ttl_seconds=3)
         deadline = time.monotonic() + 60
-        while engine.lifecycle.rows():
+        while engine.registry.rows():
             assert time.monotonic() < deadline
             time.sleep(0.02)
         listener.join(30)
@@ -240,7 +240,7 @@ def test_one_that_expires_while_it_is_made_leaves_nothing(tmp_path: Path) -> Non
     try:
         assert create(engine, ttl_seconds=1).state == "started"
         deadline = time.monotonic() + 60
-        while engine.lifecycle.rows() or engine.fleet.rows():
+        while engine.registry.rows() or engine.fleet.rows():
             assert time.monotonic() < deadline
             time.sleep(0.02)
     finally:
@@ -266,7 +266,7 @@ def test_what_cannot_be_made_leaves_nothing(tmp_path: Path) -> None:
         create(engine)
     with pytest.raises(Unsupported):
         create(engine, network_policy="egress", allow_hosts=["a.test"])
-    assert engine.lifecycle.rows() == []
+    assert engine.registry.rows() == []
     assert engine.fleet.rows() == []
     assert list((tmp_path / "state" / "workspaces").glob("*")) == []
     engine.close()
@@ -276,7 +276,7 @@ def test_after_a_reboot_it_is_stopped_and_starts_again(tmp_path: Path) -> None:
     engine = engine_at(tmp_path / "state")
     made = create(engine, name="kept")
     run(engine, "kept", "echo kept > file")
-    (seen,) = engine.fleet.census()
+    (seen,) = engine.fleet.list_processes()
     assert seen.pid
     engine.close()
     os.kill(seen.pid, signal.SIGKILL)
@@ -286,6 +286,6 @@ def test_after_a_reboot_it_is_stopped_and_starts_again(tmp_path: Path) -> None:
     assert again.lifecycle.status("kept").state == "stopped"
     assert start(again, made.workspace_id).state == "started"
     assert run(again, "kept", "cat file").stdout == "kept\n"
-    assert again.commands.count(again.lifecycle.find("kept")) == 2
+    assert again.commands.count(again.registry.find("kept")) == 2
     again.lifecycle.delete("kept")
     again.close()

@@ -51,7 +51,7 @@ def tree(tmp_path: Path) -> Path:
 def engine(tmp_path: Path) -> Iterator[Engine]:
     engine = engine_at(tmp_path / "state")
     yield engine
-    for row in engine.lifecycle.rows():
+    for row in engine.registry.rows():
         engine.lifecycle.delete(row.workspace_id)
     engine.close()
 
@@ -79,7 +79,7 @@ def test_an_archive_is_a_seed_too(engine: Engine, tree: Path, tmp_path: Path) ->
 def test_a_bad_seed_leaves_nothing(engine: Engine, path: str, error: type[PyroError]) -> None:
     with pytest.raises(error):
         create(engine, seed_path=path)
-    assert engine.lifecycle.rows() == []
+    assert engine.registry.rows() == []
     assert engine.fleet.rows() == []
     assert list((engine.settings.state_dir / "workspaces").glob("*")) == []
 
@@ -191,7 +191,7 @@ def test_a_snapshot_that_cannot_be_recorded_leaves_no_file(engine: Engine, monke
     monkeypatch.setattr(engine.snapshots._table, "insert", refuse)
     with pytest.raises(DiskFull):
         engine.snapshots.create(Ears(engine).call, REF, "late")
-    assert list((engine.lifecycle.directory(made.workspace_id) / "snapshots").iterdir()) == []
+    assert list((engine.registry.directory(made.workspace_id) / "snapshots").iterdir()) == []
 
 
 def test_what_a_snapshot_does_not_hold_is_named(engine: Engine) -> None:

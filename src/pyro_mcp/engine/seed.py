@@ -10,17 +10,15 @@ import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import Any, cast
 
+from pyro_mcp.engine.agent import ask
 from pyro_mcp.errors import InvalidArgument
 from pyro_mcp.machines.driver import Capabilities, Machine
 from pyro_mcp.model.sync import Skipped
 from pyro_mcp.model.workspace import SeedMode, WorkspaceSeed
 from pyro_mcp.operations.call import Call
 from pyro_mcp.system.atomic import disk_errors
-
-if TYPE_CHECKING:
-    from pyro_mcp.engine.engine import Engine
 
 IMAGE, TREE = "seed.ext4", "seed"
 FORMER_IMAGE = "seed.erofs"
@@ -36,7 +34,7 @@ class _Counts:
     bytes_written: int = 0
 
 
-def plant(call: Call[Engine], directory: Path, seed_path: str | None, promised: Capabilities) -> WorkspaceSeed:
+def create_seed(call: Call[Any], directory: Path, seed_path: str | None, promised: Capabilities) -> WorkspaceSeed:
     """Make `seed_path` of this host the baseline kept in `directory`; nothing to do for a workspace that starts empty.
 
     Raises `NotFound`, `InvalidArgument`, `PermissionDenied`, `DiskFull`, `Unsupported` or `Cancelled`.
@@ -63,13 +61,11 @@ def seed_of(directory: Path) -> Path | None:
     )
 
 
-def furnish(call: Call[Engine], machine: Machine, seed: Path | None, snapshot: Path | None) -> None:
+def populate(call: Call[Any], machine: Machine, seed: Path | None, snapshot: Path | None) -> None:
     """Give a machine just made the content of its workspace: a snapshot, or what it starts with.
 
     A machine with an overlay finds its seed itself; for a snapshot it must have been launched with `load`.
     """
-    from pyro_mcp.engine.agent import ask
-
     if machine.capabilities.overlay:
         if snapshot is not None:
             ask(call, machine, "overlay_load", {}, _Counts, send=_file(snapshot))
@@ -80,7 +76,7 @@ def furnish(call: Call[Engine], machine: Machine, seed: Path | None, snapshot: P
 
 
 def _as_image(
-    call: Call[Engine], image: Path, path: Path, promised: Capabilities, cancelled: threading.Event
+    call: Call[Any], image: Path, path: Path, promised: Capabilities, cancelled: threading.Event
 ) -> WorkspaceSeed:
     from pyro_mcp.trees.seed import build_seed, open_source
 

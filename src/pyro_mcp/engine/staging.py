@@ -1,4 +1,4 @@
-"""Outgoing: where on this host something is being built beside its destination, noted before it begins.
+"""Staging: where on this host something is being built beside its destination, noted before it begins.
 
 Exports are built outside the state directory, where no node would look for what a killed one has left. A note per
 directory under way, made before it and removed after it, tells the next node.
@@ -25,7 +25,7 @@ PREFIX = ".pyro-"
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
-class Outgoing:
+class ExportStaging:
     """The directories under way of one state directory, noted below `home`."""
 
     def __init__(self, home: Path, faults: Faults) -> None:

@@ -1,0 +1,40 @@
+"""The bodies of the file verbs: each opens the workspace's session and works in that."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+from pyro_mcp.engine.files import diff, export, files, patch, sync
+from pyro_mcp.engine.session import Session, Sessions
+from pyro_mcp.operations.call import Call
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def _in_session(
+    verb: Callable[Concatenate[Call[Any], Session, P], R],
+) -> Callable[Concatenate[Files, Call[Any], str, P], R]:
+    """`verb` as a method that takes a workspace's id or name instead of a session."""
+
+    def method(self: Files, call: Call[Any], ref: str, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        return verb(call, self.sessions.open(call, ref), *args, **kwargs)
+
+    return method
+
+
+class Files:
+    """The files of all workspaces."""
+
+    def __init__(self, sessions: Sessions) -> None:
+        self.sessions = sessions
+
+    list = _in_session(files.list_files)
+    read = _in_session(files.read_file)
+    write = _in_session(files.write_file)
+    search = _in_session(files.search_files)
+    patch = _in_session(patch.apply_patch)
+    diff = _in_session(diff.diff)
+    push = _in_session(sync.push)
+    export = _in_session(export.export)
