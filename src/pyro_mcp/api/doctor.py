@@ -9,12 +9,11 @@ from pyro_mcp.model.doctor import DoctorReport
 from pyro_mcp.operations.operation import Effects, operation
 
 if TYPE_CHECKING:
+    from pyro_mcp.engine.diagnosis import Diagnosis
     from pyro_mcp.operations.call import Call
 
 
 @operation(cli=("doctor",), effects=Effects(read_only=True, idempotent=True), local=True)
-def diagnose(call: Call[None], *, platform: Platform | None = None) -> DoctorReport:
+def diagnose(call: Call[Diagnosis], *, platform: Platform | None = None) -> DoctorReport:
     """Show what this host can do and what is missing, each with its remedy."""
-    from pyro_mcp.engine.diagnosis import diagnose_host
-
-    return diagnose_host(call.settings, platform)
+    return call.engine.diagnose(platform)

@@ -1,11 +1,13 @@
-"""Asking: one request to the agent in a workspace's machine, of whose answer nothing is believed unchecked.
+"""The one way to ask a machine's agent. Nothing that it answers is believed unchecked.
 
-Data may flow both ways. It ends when the agent answers, breaks the rules or falls silent, and when the caller leaves.
+Data may flow both ways. A request ends when the agent answers, breaks the rules, falls silent or is late, and when the
+caller leaves; whichever it is, the agent is told, and the error says what could not be done and why.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable
+import contextlib
+from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import Any, TypeVar
 
 import msgspec
@@ -13,8 +15,8 @@ import msgspec
 from pyro_mcp.engine.cancel import SILENT, beside, cancellable, patient
 from pyro_mcp.errors import MachineFailed, ProtocolError, PyroError
 from pyro_mcp.machines.driver import Machine
-from pyro_mcp.operations.call import Call
-from pyro_mcp.protocol.channel import ChannelClosed, Data, Event, RemoteError, Result, Stream
+from pyro_mcp.operations.call import STDOUT, Call
+from pyro_mcp.protocol.channel import ChannelClosed, Data, Event, Message, RemoteError, Result, Stream
 from pyro_mcp.protocol.stream import BODY_MAX
 
 T = TypeVar("T")
@@ -25,7 +27,7 @@ PATIENCE_SECONDS = 600.0
 """How long one that lives may take to say or take something: a busy host, a large tree, a full disk."""
 INLINE_BYTES = 256 * 1024
 """So much fits into a fresh stream without waiting, and needs no thread of its own."""
-_OUTPUT = 1
+RESTART = "Start the workspace again; /workspace is kept."
 _IN_WORDS = {
     "changes": "compare /workspace with the baseline",
     "file_list": "list files",
@@ -33,6 +35,8 @@ _IN_WORDS = {
     "overlay_load": "fill /workspace",
     "overlay_pack": "export from /workspace",
     "overlay_save": "save /workspace",
+    "service_logs": "read the log",
+    "shell_attach": "stay attached",
     "shell_list": "list shells",
     "tree_apply": "apply the patch",
     "tree_pack": "export from /workspace",
@@ -40,72 +44,135 @@ _IN_WORDS = {
 }
 """What the agent's verbs are to people; those that are missing read well the other way round."""
 
+Input = bytes | Iterable[bytes]
+Messages = Generator[Data | Event, None, dict[str, Any]]
+"""Output and events in the agent's order; it returns the answer."""
 
-def ask(
-    call: Call[Any],
-    machine: Machine,
-    verb: str,
-    params: dict[str, Any],
-    kind: type[T],
-    *,
-    send: bytes | Iterable[bytes] | None = None,
-    take: Callable[[bytes], None] | None = None,
-    hear: Callable[[dict[str, Any]], None] | None = None,
-) -> T:
-    """The agent's answer to `verb` as a `kind`. `send` is its input; `take` gets its output and `hear` its events.
 
-    Raises what `converse` raises, and what `take` and `hear` raise, after having cancelled the request.
-    """
-    conversation = converse(call, machine, verb, params, send=send)
-    try:
+class AgentClient:
+    """Requests to the agent of one machine."""
+
+    def __init__(self, machine: Machine) -> None:
+        self._machine = machine
+
+    def request(
+        self,
+        call: Call[Any],
+        verb: str,
+        params: dict[str, Any],
+        kind: type[T],
+        *,
+        send: Input | None = None,
+        on_data: Callable[[bytes], None] | None = None,
+        on_event: Callable[[dict[str, Any]], None] | None = None,
+        seconds: float | None = None,
+        patience: float | None = None,
+        purpose: str | None = None,
+    ) -> T:
+        """The agent's answer to `verb` as a `kind`. `send` is its input; `on_data` gets its output, `on_event` its
+        events.
+
+        Raises what `exchange` raises, `ProtocolError` for an answer that is no `kind`, and what the callbacks raise.
+        """
+        with self.exchange(call, verb, params, send=send, purpose=purpose) as exchange:
+            messages = exchange.messages(seconds, patience)
+            while True:
+                try:
+                    message = next(messages)
+                except StopIteration as done:
+                    answer = done.value
+                    break
+                if isinstance(message, Data):
+                    if on_data is not None and message.tag == STDOUT:
+                        on_data(bytes(message.data))
+                elif on_event is not None:
+                    on_event(message.value)
+        return checked(verb, answer, kind)
+
+    def stream(self, call: Call[Any], verb: str, params: dict[str, Any], *, send: Input | None = None) -> Messages:
+        """The same, handed out as it is wanted, so that a slow taker slows the agent. To close it is to cancel."""
+        with self.exchange(call, verb, params, send=send) as exchange:
+            answer = yield from exchange.messages()
+        return answer
+
+    @contextlib.contextmanager
+    def exchange(
+        self,
+        call: Call[Any],
+        verb: str,
+        params: dict[str, Any],
+        *,
+        send: Input | None = None,
+        purpose: str | None = None,
+        hint: Callable[[], str] = lambda: RESTART,
+    ) -> Iterator[Exchange]:
+        """While inside, the request is under way; to leave by an error is to cancel it. `purpose` completes "cannot",
+        `hint` says what to do when the machine is gone.
+
+        Raises what the agent refuses, what `send` raises as `PyroError`, `Cancelled`, and `MachineFailed` when the
+        machine ended, or its agent fell silent or is late.
+        """
+        purpose = purpose or _in_words(verb)
+        feeder: _Feeder | None = None
+        try:
+            body = send if isinstance(send, bytes) and len(send) <= BODY_MAX else None
+            stream = self._machine.channel.open(verb, params, body)
+            with cancellable(call, self._machine, stream):
+                feeder = _feed(stream, send if body is None else None)
+                try:
+                    yield Exchange(self._machine, stream, feeder)
+                except (ChannelClosed, RemoteError):
+                    raise
+                except BaseException:
+                    stream.cancel()
+                    raise
+        except ChannelClosed as error:
+            call.check()
+            gone = f"the machine {self._machine.machine_id} is gone: {error}"
+            raise MachineFailed(f"cannot {purpose}: {gone}", hint=hint()) from None
+        except TimeoutError as error:
+            late = f"the agent of {self._machine.machine_id} {error}"
+            raise MachineFailed(f"cannot {purpose}: {late}", hint=SILENT) from None
+        except RemoteError as error:
+            call.check()
+            raise (feeder.failure if feeder and feeder.failure else PyroError.from_wire(error.payload)) from None
+        call.check()
+
+    def notify(self, verb: str, params: dict[str, Any]) -> None:
+        """Tell the agent something whose answer changes nothing; nobody waits for it."""
+        with contextlib.suppress(ChannelClosed, RemoteError):
+            self._machine.channel.open(verb, params)
+
+
+class Exchange:
+    """A request under way."""
+
+    def __init__(self, machine: Machine, stream: Stream, feeder: _Feeder | None) -> None:
+        self.stream = stream
+        self._machine = machine
+        self._feeder = feeder
+
+    def messages(self, seconds: float | None = None, patience: float | None = None) -> Messages:
+        """What the agent says until it answers. One that is silent for so many `seconds` is asked whether it lives, and
+        if it does, may be so for `patience`. Raises `TimeoutError`, which says what it did instead."""
+        seconds = SILENCE_SECONDS if seconds is None else seconds
+        patience = PATIENCE_SECONDS if patience is None else patience
         while True:
-            message = next(conversation)
-            if isinstance(message, bytes):
-                if take is not None:
-                    take(message)
-            elif hear is not None:
-                hear(message)
-    except StopIteration as done:
-        return checked(verb, done.value, kind)
-    finally:
-        conversation.close()
+            message = self._next(seconds, patience)
+            if isinstance(message, Result):
+                return message.value
+            if isinstance(message, Data | Event):
+                yield message
 
-
-Conversation = Generator[bytes | dict[str, Any], None, dict[str, Any]]
-"""Output as bytes and events as objects, in the agent's order; it returns the answer. To close it is to cancel."""
-
-
-def converse(
-    call: Call[Any],
-    machine: Machine,
-    verb: str,
-    params: dict[str, Any],
-    *,
-    send: bytes | Iterable[bytes] | None = None,
-) -> Conversation:
-    """Ask, and hand out what comes as it is wanted, so that a slow taker slows the agent.
-
-    Raises what the agent refuses, what `send` raises as `PyroError`, `Cancelled`, and `MachineFailed` when the machine
-    ended or its agent fell silent.
-    """
-    feeder: _Feeder | None = None
-    try:
-        body = send if isinstance(send, bytes) and len(send) <= BODY_MAX else None
-        stream = machine.channel.open(verb, params, body)
-        with cancellable(call, machine, stream):
-            feeder = _feed(stream, send if body is None else None)
-            answer = yield from _messages(machine, stream, feeder)
-    except ChannelClosed as error:
-        call.check()
-        raise _gone(verb, machine, str(error)) from None
-    except TimeoutError as error:
-        why = f"the agent of {machine.machine_id} {error}"
-        raise MachineFailed(f"cannot {_in_words(verb)}: {why}", hint=SILENT) from None
-    except RemoteError as error:
-        call.check()
-        raise (feeder.failure if feeder and feeder.failure else PyroError.from_wire(error.payload)) from None
-    call.check()
-    return answer
+    def _next(self, seconds: float, patience: float) -> Message:
+        sent = -1
+        while True:
+            try:
+                return patient(self._machine, self.stream, seconds, patience)
+            except TimeoutError:
+                if self._feeder is None or self._feeder.sent == sent:
+                    raise
+                sent = self._feeder.sent
 
 
 def checked(verb: str, answer: Any, kind: type[T]) -> T:
@@ -114,28 +181,6 @@ def checked(verb: str, answer: Any, kind: type[T]) -> T:
         return msgspec.convert(answer, kind)
     except msgspec.ValidationError as error:
         raise ProtocolError(f"cannot use the agent's answer to {verb}: {error}") from None
-
-
-def _messages(machine: Machine, stream: Stream, feeder: _Feeder | None) -> Conversation:
-    sent = -1
-    try:
-        while True:
-            try:
-                message = patient(machine, stream, SILENCE_SECONDS, PATIENCE_SECONDS)
-            except TimeoutError:
-                if feeder is None or feeder.sent == sent:
-                    raise
-                sent = feeder.sent
-                continue
-            if isinstance(message, Result):
-                return message.value
-            if isinstance(message, Data) and message.tag == _OUTPUT:
-                yield bytes(message.data)
-            elif isinstance(message, Event):
-                yield message.value
-    except (GeneratorExit, TimeoutError):
-        stream.cancel()
-        raise
 
 
 class _Feeder:
@@ -148,16 +193,16 @@ class _Feeder:
         self._pieces = pieces
 
     def run(self) -> None:
-        over = False
+        done = False
         try:
             for piece in self._pieces:
                 self._stream.send(piece)
                 self.sent += len(piece)
             self._stream.end()
-            over = True
+            done = True
         except ChannelClosed:
             # The agent has answered without taking all, or the receiving side knows that it is gone.
-            over = True
+            done = True
         except PyroError as error:
             self.failure = error
         except BaseException:
@@ -165,14 +210,14 @@ class _Feeder:
             self.failure = PyroError("cannot read what is to be sent: see the log of the node")
             raise
         finally:
-            if not over:
+            if not done:
                 self._stream.cancel()
             if isinstance(self._pieces, Generator):
                 # Whoever looks at the failure must not keep the source's files open.
                 self._pieces.close()
 
 
-def _feed(stream: Stream, send: bytes | Iterable[bytes] | None) -> _Feeder | None:
+def _feed(stream: Stream, send: Input | None) -> _Feeder | None:
     if send is None:
         return None
     feeder = _Feeder(stream, (send,) if isinstance(send, bytes) else send)
@@ -186,10 +231,3 @@ def _feed(stream: Stream, send: bytes | Iterable[bytes] | None) -> _Feeder | Non
 def _in_words(verb: str) -> str:
     noun, _, action = verb.partition("_")
     return _IN_WORDS.get(verb) or f"{action} the {noun}"
-
-
-def _gone(verb: str, machine: Machine, cause: str) -> MachineFailed:
-    return MachineFailed(
-        f"cannot {_in_words(verb)}: the machine {machine.machine_id} is gone: {cause}",
-        hint="Start the workspace again; /workspace is kept.",
-    )

@@ -37,22 +37,40 @@ PROGRAMS = {
 _MACHINES = {"x86_64": "x86_64", "amd64": "x86_64", "aarch64": "aarch64", "arm64": "aarch64"}
 
 
-def diagnose_host(settings: Settings, platform: str | None = None) -> DoctorReport:
-    """The report on this host, seen as `platform` (such as `linux-x86_64`; its own when None)."""
-    seen_as = platform or this_platform()
-    versions = {"pyro": VERSION, "python": host_platform.python_version(), "sqlite": sqlite3.sqlite_version}
-    checks: list[DoctorCheck] = []
-    for look in (_platform, _python, _programs, _kvm, _boundary, _namespaces, _memory, _pool, _disks, _images, _sqlite):
-        checks += look(_View(settings, seen_as, versions))
-    ready = all(check.status != "missing" for check in checks)
-    return DoctorReport(
-        platform=seen_as,
-        ready=ready,
-        isolation=_tier(settings) if ready else None,
-        checks=checks,
-        versions=versions,
-        paths={"state_dir": str(settings.state_dir), "cache_dir": str(settings.cache_dir)},
-    )
+class Diagnosis:
+    """What verbs that need no node act on."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+
+    def diagnose(self, platform: str | None = None) -> DoctorReport:
+        """The report on this host, seen as `platform` (such as `linux-x86_64`; its own when None)."""
+        seen_as = platform or this_platform()
+        versions = {"pyro": VERSION, "python": host_platform.python_version(), "sqlite": sqlite3.sqlite_version}
+        checks: list[DoctorCheck] = []
+        for look in (
+            _platform,
+            _python,
+            _programs,
+            _kvm,
+            _boundary,
+            _namespaces,
+            _memory,
+            _pool,
+            _disks,
+            _images,
+            _sqlite,
+        ):
+            checks += look(_View(self._settings, seen_as, versions))
+        ready = all(check.status != "missing" for check in checks)
+        return DoctorReport(
+            platform=seen_as,
+            ready=ready,
+            isolation=_tier(self._settings) if ready else None,
+            checks=checks,
+            versions=versions,
+            paths={"state_dir": str(self._settings.state_dir), "cache_dir": str(self._settings.cache_dir)},
+        )
 
 
 def this_platform() -> str:

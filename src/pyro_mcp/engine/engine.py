@@ -11,7 +11,6 @@ from typing import Any
 from pyro_mcp.engine.commands.manager import Commands
 from pyro_mcp.engine.faults import Faults, no_faults
 from pyro_mcp.engine.files.manager import Files
-from pyro_mcp.engine.staging import ExportStaging
 from pyro_mcp.engine.fleet.drivers import Drivers
 from pyro_mcp.engine.fleet.fleet import Fleet
 from pyro_mcp.engine.fleet.images import Images
@@ -22,6 +21,7 @@ from pyro_mcp.engine.secrets.store import Secrets
 from pyro_mcp.engine.services.manager import Services
 from pyro_mcp.engine.session import Sessions
 from pyro_mcp.engine.shells.manager import Shells
+from pyro_mcp.engine.staging import ExportStaging
 from pyro_mcp.engine.vms import Vms
 from pyro_mcp.engine.workspaces.lifecycle import Lifecycle
 from pyro_mcp.engine.workspaces.offline_disk import OfflineDisk

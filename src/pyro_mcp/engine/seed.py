@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from pyro_mcp.engine.agent import ask
+from pyro_mcp.engine.agent import AgentClient
 from pyro_mcp.errors import InvalidArgument
 from pyro_mcp.machines.driver import Capabilities, Machine
 from pyro_mcp.model.sync import Skipped
@@ -68,11 +68,11 @@ def populate(call: Call[Any], machine: Machine, seed: Path | None, snapshot: Pat
     """
     if machine.capabilities.overlay:
         if snapshot is not None:
-            ask(call, machine, "overlay_load", {}, _Counts, send=_file(snapshot))
+            AgentClient(machine).request(call, "overlay_load", {}, _Counts, send=_file(snapshot))
     elif snapshot is not None:
-        ask(call, machine, "tree_unpack", {"dest": "/workspace"}, _Counts, send=_file(snapshot))
+        AgentClient(machine).request(call, "tree_unpack", {"dest": "/workspace"}, _Counts, send=_file(snapshot))
     elif seed is not None:
-        ask(call, machine, "tree_unpack", {"dest": "/workspace"}, _Counts, send=_tree(seed))
+        AgentClient(machine).request(call, "tree_unpack", {"dest": "/workspace"}, _Counts, send=_tree(seed))
 
 
 def _as_image(

@@ -11,14 +11,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from pyro_mcp.engine.agent import AgentClient
 from pyro_mcp.engine.faults import Faults
-from pyro_mcp.engine.staging import ExportStaging
 from pyro_mcp.engine.fleet.fleet import BootSpec, Fleet
 from pyro_mcp.engine.fleet.provision import Provisioner
 from pyro_mcp.engine.registry import Registry
 from pyro_mcp.engine.secrets.redact import Masks
 from pyro_mcp.engine.secrets.store import Secrets
 from pyro_mcp.engine.seed import IMAGE, seed_of
+from pyro_mcp.engine.staging import ExportStaging
 from pyro_mcp.errors import Conflict, NotFound
 from pyro_mcp.machines.driver import Machine, WorkspaceMount
 from pyro_mcp.model.workspace import shown_state
@@ -40,6 +41,11 @@ class Session:
     announce: Announce = contextlib.nullcontext
     masks: Masks = field(default_factory=Masks)
     seed: Path | None = None
+
+    @property
+    def agent(self) -> AgentClient:
+        """The way to ask the machine's agent."""
+        return AgentClient(self.machine)
 
     @property
     def stamp(self) -> dict[str, Any]:

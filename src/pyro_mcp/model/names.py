@@ -6,7 +6,6 @@ import re
 from collections.abc import Mapping
 
 from pyro_mcp.errors import InvalidArgument
-
 from pyro_mcp.model.count import count_of
 
 SHOWN_MAX = 10

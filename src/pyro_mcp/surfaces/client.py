@@ -75,7 +75,9 @@ class Client:
     ) -> dict[str, Any]:
         """Run `operation` and return its encoded result. Raises `PyroError`; a `KeyboardInterrupt` ends the command."""
         if operation.local:
-            return operation.answer(Call(None, self._settings), params)
+            from pyro_mcp.engine.diagnosis import Diagnosis
+
+            return operation.answer(Call(Diagnosis(self._settings), self._settings), params)
         return self.begin(operation.name, params, inputs).wait(listener or Listener())
 
     def begin(self, verb: str, params: dict[str, Any], inputs: dict[str, Any] | None = None) -> Request:

@@ -12,7 +12,6 @@ from agentlab import Scripted
 
 from pyro_mcp.engine import agent as asking
 from pyro_mcp.engine import cancel
-from pyro_mcp.engine.agent import ask
 from pyro_mcp.engine.files.files import list_files, read_file, write_file
 from pyro_mcp.errors import Cancelled, Conflict, MachineFailed, NotFound, ProtocolError
 from pyro_mcp.operations.call import Call
@@ -34,14 +33,14 @@ def refuse(code: str) -> object:
 def test_a_refusal_is_the_agents_own(scripted: Scripted) -> None:
     place = scripted(refuse("not_found"))  # type: ignore[arg-type]
     with pytest.raises(NotFound, match=r"cannot do it: it is so\. Do not\."):
-        ask(Call(None), place.machine, "file_read", {}, Number)
+        place.agent.request(Call(None), "file_read", {}, Number)
 
 
 @pytest.mark.parametrize("answer", [{}, {"number": "1"}, {"number": None}, {"number": True}, {"number": 1.5}])
 def test_an_answer_of_the_wrong_form_is_refused(scripted: Scripted, answer: dict[str, object]) -> None:
     place = scripted(lambda stream: stream.result(answer))
     with pytest.raises(ProtocolError, match="cannot use the agent's answer"):
-        ask(Call(None), place.machine, "file_read", {}, Number)
+        place.agent.request(Call(None), "file_read", {}, Number)
 
 
 @pytest.mark.parametrize(
@@ -54,7 +53,7 @@ def test_a_machine_that_goes_away_is_told(scripted: Scripted, verb: str, told: s
 
     place = scripted(handler)
     with pytest.raises(MachineFailed, match=f"cannot {told}.*: the machine .* is gone"):
-        ask(Call(None), place.machine, verb, {}, Number)
+        place.agent.request(Call(None), verb, {}, Number)
 
 
 def test_silence_of_an_agent_that_lives_ends_late(scripted: Scripted, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -63,7 +62,7 @@ def test_silence_of_an_agent_that_lives_ends_late(scripted: Scripted, monkeypatc
     over = threading.Event()
     place = scripted(lambda stream: over.wait(30) and None)
     with pytest.raises(MachineFailed, match="is alive and has not answered within 0"):
-        ask(Call(None), place.machine, "file_read", {}, Number)
+        place.agent.request(Call(None), "file_read", {}, Number)
     over.set()
     assert not place.machine.channel.closed
 
@@ -71,7 +70,7 @@ def test_silence_of_an_agent_that_lives_ends_late(scripted: Scripted, monkeypatc
 def test_an_agent_that_is_silent_and_lives_is_waited_for(scripted: Scripted, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(asking, "SILENCE_SECONDS", 0.02)
     place = scripted(lambda stream: time.sleep(0.5) or stream.result({"number": 4}))
-    assert ask(Call(None), place.machine, "file_read", {}, Number).number == 4
+    assert place.agent.request(Call(None), "file_read", {}, Number).number == 4
 
 
 def test_silence_of_an_agent_without_a_sign_of_life_ends(scripted: Scripted, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -91,7 +90,7 @@ def test_silence_of_an_agent_without_a_sign_of_life_ends(scripted: Scripted, mon
 
     place = scripted(stuck)
     with pytest.raises(MachineFailed, match="stopped answering"):
-        ask(Call(None), place.machine, "file_read", {}, Number, send=pieces())
+        place.agent.request(Call(None), "file_read", {}, Number, send=pieces())
     over.set()
 
 
@@ -101,7 +100,7 @@ def test_an_agent_that_takes_nothing_ends_a_large_upload(scripted: Scripted, mon
     over = threading.Event()
     place = scripted(lambda stream: over.wait(10) and None)
     with pytest.raises(MachineFailed, match="has not answered"):
-        ask(Call(None), place.machine, "file_write", {}, Number, send=bytes(8 << 20))
+        place.agent.request(Call(None), "file_write", {}, Number, send=bytes(8 << 20))
     over.set()
 
 
@@ -119,7 +118,7 @@ def test_a_slow_upload_is_not_silence(scripted: Scripted, monkeypatch: pytest.Mo
             time.sleep(0.2)
             yield b"x" * 100
 
-    assert ask(Call(None), scripted(handler).machine, "tree_unpack", {}, Number, send=pieces()).number == 600
+    assert scripted(handler).agent.request(Call(None), "tree_unpack", {}, Number, send=pieces()).number == 600
 
 
 def test_what_goes_wrong_while_sending_is_the_error(scripted: Scripted) -> None:
@@ -134,7 +133,7 @@ def test_what_goes_wrong_while_sending_is_the_error(scripted: Scripted) -> None:
         raise Conflict("cannot read the seed: it changed")
 
     with pytest.raises(Conflict, match="it changed"):
-        ask(Call(None), scripted(handler).machine, "tree_unpack", {}, Number, send=pieces())
+        scripted(handler).agent.request(Call(None), "tree_unpack", {}, Number, send=pieces())
 
 
 def test_an_early_refusal_ends_the_upload(scripted: Scripted) -> None:
@@ -149,7 +148,7 @@ def test_an_early_refusal_ends_the_upload(scripted: Scripted) -> None:
 
     place = scripted(refuse("conflict"))  # type: ignore[arg-type]
     with pytest.raises(Conflict):
-        ask(Call(None), place.machine, "tree_unpack", {}, Number, send=pieces())
+        place.agent.request(Call(None), "tree_unpack", {}, Number, send=pieces())
     assert ended.wait(5)
 
 
@@ -170,7 +169,7 @@ def test_a_cancelled_caller_ends_the_request(scripted: Scripted) -> None:
     call: Call[None] = Call(None)
     threading.Thread(target=lambda: begun.wait(10) and call.cancel(), daemon=True).start()
     with pytest.raises(Cancelled):
-        ask(call, place.machine, "file_search", {}, Number)
+        place.agent.request(call, "file_search", {}, Number)
 
 
 def test_more_data_than_asked_for_is_refused(scripted: Scripted) -> None:

@@ -14,7 +14,7 @@ from pyro_mcp.settings import Settings
 
 def look(tmp_path: Path, platform: str | None = None, **overrides: object) -> DoctorReport:
     settings = Settings.load(state_dir=tmp_path / "state", cache_dir=tmp_path / "cache", **overrides)
-    return diagnosis.diagnose_host(settings, platform)
+    return diagnosis.Diagnosis(settings).diagnose(platform)
 
 
 def named(report: DoctorReport, name: str) -> DoctorCheck:

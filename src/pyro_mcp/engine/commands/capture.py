@@ -9,9 +9,8 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass
 
-from pyro_mcp.model.text import without_broken_end
-
 from pyro_mcp.model.count import count_of
+from pyro_mcp.model.text import without_broken_end
 
 CAPTURE_BYTES = 1024 * 1024
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from pyro_mcp.engine.commands.checkpoint import Mark
 from pyro_mcp.engine.commands.journal import Journal
-from pyro_mcp.engine.commands.run import Output, attend_command, forget_job, resume_command
+from pyro_mcp.engine.commands.run import Output, execute, forget_job, resume_command
 from pyro_mcp.engine.faults import Faults
 from pyro_mcp.engine.secrets.redact import MaskedOutput, Masks
 from pyro_mcp.errors import Cancelled, NotFound, PyroError
@@ -102,7 +102,7 @@ class Job:
         """Run `command`, tell `live` its output too, and record how it ended. Never raises for the command's fate."""
         self._live = live
         self._finish(
-            lambda hear: attend_command(
+            lambda hear: execute(
                 self._call,
                 self._machine,
                 command,

@@ -17,11 +17,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from pyro_mcp.engine.commands.capture import Capture, Captured, without_broken_end
+from pyro_mcp.engine.commands.capture import Capture, Captured
 from pyro_mcp.engine.commands.checkpoint import Place
 from pyro_mcp.engine.commands.ring import Ring
 from pyro_mcp.model.count import count_of
 from pyro_mcp.model.cursor import parse_cursor
+from pyro_mcp.model.text import without_broken_end
 from pyro_mcp.operations.call import STDERR, STDOUT
 from pyro_mcp.system.atomic import disk_errors, make_directory
 

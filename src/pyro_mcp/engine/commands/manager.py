@@ -18,7 +18,6 @@ from pyro_mcp.engine.commands.checkpoint import Mark, mark_path
 from pyro_mcp.engine.commands.job import UNATTENDED, Job
 from pyro_mcp.engine.commands.journal import Journal, Reading, places_left, read_digest, read_gone, read_page
 from pyro_mcp.engine.commands.retention import Retention
-from pyro_mcp.model.command import shown
 from pyro_mcp.engine.faults import Faults
 from pyro_mcp.engine.fleet.fleet import Fleet
 from pyro_mcp.engine.fleet.networks import Networks
@@ -28,6 +27,7 @@ from pyro_mcp.engine.secrets.store import Secrets
 from pyro_mcp.engine.session import Sessions
 from pyro_mcp.errors import Capacity, Conflict, InvalidArgument, NotFound, PyroError
 from pyro_mcp.machines.driver import Machine
+from pyro_mcp.model.command import shown
 from pyro_mcp.model.network import NetworkRefusal
 from pyro_mcp.model.process import ExecutionMode, Isolation
 from pyro_mcp.model.workspace_exec import CommandEntry, CommandOutput, WorkspaceExec, WorkspaceLogs

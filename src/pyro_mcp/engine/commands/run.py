@@ -5,21 +5,20 @@ The agent is the guest's, so nothing it answers is believed: numbers are checked
 
 from __future__ import annotations
 
-import contextlib
 import re
 import time
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any
 
-from pyro_mcp.engine.cancel import SILENT, beside, cancellable
+from pyro_mcp.engine.agent import AgentClient
 from pyro_mcp.engine.commands.capture import Capture
 from pyro_mcp.engine.commands.limit import Limit, guest_limit
-from pyro_mcp.errors import Cancelled, MachineFailed, PyroError
+from pyro_mcp.errors import MachineFailed
 from pyro_mcp.machines.driver import Machine
 from pyro_mcp.model.command import shown, words
 from pyro_mcp.operations.call import STDERR, STDOUT, Call
-from pyro_mcp.protocol.channel import ChannelClosed, Data, RemoteError, Result, Stream
+from pyro_mcp.protocol.channel import Data, Result, Stream
 
 _SIGNAL = re.compile(r"SIG[A-Z0-9+]{1,12}")
 
@@ -38,23 +37,23 @@ def run_command(
 ) -> dict[str, Any]:
     """Run `command` in `machine`, its output passed on to `call`; the fields of a `CommandResult`.
 
-    Raises what `attend_command` raises.
+    Raises what `execute` raises.
     """
     captures = {STDOUT: Capture(), STDERR: Capture()}
 
-    def take(tag: int, data: bytes) -> None:
+    def on_data(tag: int, data: bytes) -> None:
         captures[tag].add(data)
         call.output(tag, data)
 
-    done = attend_command(call, machine, command, take, timeout_seconds=timeout_seconds, stdin=stdin)
+    done = execute(call, machine, command, on_data, timeout_seconds=timeout_seconds, stdin=stdin)
     return {**done, **_captured(captures)}
 
 
-def attend_command(
+def execute(
     call: Call[Any],
     machine: Machine,
     command: str | list[str],
-    take: Output,
+    on_data: Output,
     *,
     timeout_seconds: float,
     stdin: bytes | Iterable[bytes] | None = None,
@@ -62,7 +61,7 @@ def attend_command(
     secret_env: dict[str, str] | None = None,
     job: str | None = None,
 ) -> dict[str, Any]:
-    """Run `command` in `machine` and hand its output to `take`; the fields of a `CommandResult` without the streams.
+    """Run `command` in `machine` and hand its output to `on_data`; the fields of a `CommandResult` without the streams.
 
     As a `job` it does not end with the machine's channel: `resume_command` goes on with it.
 
@@ -73,7 +72,7 @@ def attend_command(
     params: dict[str, Any] = {"argv": words(command), "timeout_seconds": guest_limit(timeout_seconds)}
     params |= {"stdin": stdin is not None, "time_ns": time.time_ns()}
     params |= {name: value for name, value in (("cwd", cwd), ("secret_env", secret_env), ("job", job)) if value}
-    answer = _attend(call, machine, command, ("exec", params), take, timeout_seconds, stdin)
+    answer = _run(call, machine, command, ("exec", params), on_data, timeout_seconds, stdin)
     return {
         "command": shown(command),
         "duration_ms": int((time.monotonic() - begun) * 1000),
@@ -89,56 +88,42 @@ def resume_command(
     command: str,
     job: str,
     offsets: Mapping[int, int],
-    take: Output,
+    on_data: Output,
     *,
     timeout_seconds: float,
 ) -> dict[str, Any]:
     """Go on with a job from `offsets` of its streams; the outcome, with `ran_ms` as far as the agent tells it.
 
-    Raises what `attend_command` raises, and `NotFound` when the machine does not know the job.
+    Raises what `execute` raises, and `NotFound` when the machine does not know the job.
     """
     params = {"job": job, "stdout_offset": offsets[STDOUT], "stderr_offset": offsets[STDERR]}
     machine.channel.standstill.wait()
-    answer = _attend(call, machine, command, ("exec_resume", params), take, timeout_seconds, None)
+    answer = _run(call, machine, command, ("exec_resume", params), on_data, timeout_seconds, None)
     ran = answer.get("duration_ms")
     return {**_checked(answer), "ran_ms": ran if type(ran) is int and ran >= 0 else None}
 
 
 def forget_job(machine: Machine, job: str) -> None:
-    """Tell the machine that the job's outcome is recorded. Nobody waits for its answer, which changes nothing."""
-    with contextlib.suppress(ChannelClosed, RemoteError):
-        machine.channel.open("exec_forget", {"job": job})
+    """Tell the machine that the job's outcome is recorded."""
+    AgentClient(machine).notify("exec_forget", {"job": job})
 
 
-def _attend(
+def _run(
     call: Call[Any],
     machine: Machine,
     command: str | list[str],
     request: tuple[str, dict[str, Any]],
-    take: Output,
+    on_data: Output,
     seconds: float,
     stdin: bytes | Iterable[bytes] | None,
 ) -> dict[str, Any]:
     """The agent's answer to `request` for a command that may run for so many seconds."""
-    try:
-        stream = machine.channel.open(*request)
-        with cancellable(call, machine, stream):
-            if stdin is not None:
-                beside(stream, partial(_feed, stream, stdin), "stdin")
-            answer = _follow(stream, take, Limit(machine, stream, seconds))
-    except ChannelClosed as error:
-        call.check()
-        raise _died(machine, command, str(error)) from None
-    except TimeoutError as error:
-        why = f"the agent of {machine.machine_id} {error}"
-        raise MachineFailed(f"cannot finish `{_first_line(command)}`: {why}", hint=SILENT) from None
-    except RemoteError as error:
-        raise PyroError.from_wire(error.payload) from None
-    call.check()
-    return answer
+    purpose, hint = f"finish `{_first_line(command)}`", partial(_after_death, machine)
+    with AgentClient(machine).exchange(call, *request, send=stdin, purpose=purpose, hint=hint) as exchange:
+        return _follow(exchange.stream, on_data, Limit(machine, exchange.stream, seconds))
 
 
-def _follow(stream: Stream, take: Output, limit: Limit) -> dict[str, Any]:
+def _follow(stream: Stream, on_data: Output, limit: Limit) -> dict[str, Any]:
     """Pass output on until the result."""
     while True:
         if not limit.remaining:
@@ -151,20 +136,8 @@ def _follow(stream: Stream, take: Output, limit: Limit) -> dict[str, Any]:
             return message.value
         if isinstance(message, Data) and message.tag in (STDOUT, STDERR):
             begun = time.monotonic()
-            try:
-                take(message.tag, bytes(message.data))
-            except Cancelled:
-                stream.cancel()
-                raise
+            on_data(message.tag, bytes(message.data))
             limit.stalled(time.monotonic() - begun)
-
-
-def _feed(stream: Stream, stdin: bytes | Iterable[bytes]) -> None:
-    """Pass the caller's input on; runs until its end or until the command is over."""
-    with contextlib.suppress(ChannelClosed):
-        for piece in (stdin,) if isinstance(stdin, bytes) else stdin:
-            stream.send(piece, 0)
-        stream.end()
 
 
 def _checked(answer: dict[str, Any]) -> dict[str, Any]:
@@ -191,9 +164,6 @@ def _first_line(command: str | list[str]) -> str:
     return shown(command).splitlines()[0][:80]
 
 
-def _died(machine: Machine, command: str | list[str], cause: str) -> MachineFailed:
+def _after_death(machine: Machine) -> str:
     said = machine.last_words().strip().splitlines()[-3:]
-    hint = f"The machine's last words: {' / '.join(said)[-600:]}" if said else "Try again in a new machine"
-    return MachineFailed(
-        f"cannot finish `{_first_line(command)}`: the machine {machine.machine_id} is gone: {cause}", hint=hint
-    )
+    return f"The machine's last words: {' / '.join(said)[-600:]}" if said else "Try again in a new machine"

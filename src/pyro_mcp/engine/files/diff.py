@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from pyro_mcp.engine.agent import ask, checked
+from pyro_mcp.engine.agent import checked
 from pyro_mcp.engine.files.files import Count
 from pyro_mcp.engine.session import Session
 from pyro_mcp.errors import ProtocolError
@@ -55,7 +55,7 @@ def diff(call: Call[Any], session: Session) -> DiffResult:
     call.progress("comparing with the baseline", None)
     gathered = _Gathered()
     params = {"text_limit": TEXT_LIMIT, "total_limit": TOTAL_LIMIT, "limit": MAX_CHANGES}
-    said = ask(call, session.machine, "changes", params, _Counts, take=gathered.take, hear=gathered.hear)
+    said = session.agent.request(call, "changes", params, _Counts, on_data=gathered.on_data, on_event=gathered.on_event)
     diffs, whole = _fitting(sorted(gathered.finish(), key=lambda one: one.path))
     return DiffResult(
         **session.stamp,
@@ -76,7 +76,7 @@ class _Gathered:
         self._data = bytearray()
         self._text_left = TOTAL_LIMIT
 
-    def hear(self, event: dict[str, Any]) -> None:
+    def on_event(self, event: dict[str, Any]) -> None:
         if self._open is not None:
             raise _broken("a change before the last one's text was complete")
         change = checked("changes", event, _Change)
@@ -93,7 +93,7 @@ class _Gathered:
         self._open = change
         self._close_if_complete()
 
-    def take(self, data: bytes) -> None:
+    def on_data(self, data: bytes) -> None:
         if self._open is None:
             raise _broken("data without a change")
         self._data += data

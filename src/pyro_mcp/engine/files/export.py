@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pyro_mcp.engine.agent import Conversation, checked, converse
+from pyro_mcp.engine.agent import Messages, checked
 from pyro_mcp.engine.files.packed import Packed
 from pyro_mcp.engine.files.sync import SKIPPED_SHOWN, host_path
 from pyro_mcp.engine.secrets.redact import Masks
@@ -23,6 +23,7 @@ from pyro_mcp.errors import InvalidArgument, ProtocolError, Unsupported
 from pyro_mcp.model.export import ExportResult
 from pyro_mcp.model.sync import Skipped
 from pyro_mcp.operations.call import Call
+from pyro_mcp.protocol.channel import Data, Event
 from pyro_mcp.protocol.entries import Decoder, Entry, Piece
 from pyro_mcp.system.atomic import disk_errors
 from pyro_mcp.trees.destination import export_tree, refuse_existing
@@ -64,7 +65,7 @@ def _export(
 ) -> ExportResult:
     """With a `seed` only what changed is asked of the guest; raises `Unsupported` where that is not enough."""
     verb = "tree_pack" if seed is None else "overlay_pack"
-    incoming = _Incoming(verb, converse(call, session.machine, verb, {"path": path}), session.masks)
+    incoming = _Incoming(verb, session.agent.stream(call, verb, {"path": path}), session.masks)
     masked: list[str] = []
     try:
         head = incoming.head()
@@ -102,18 +103,18 @@ def _export(
 class _Incoming:
     """What the agent sends of a packed tree: its head, then its entries, then what it left out."""
 
-    def __init__(self, verb: str, conversation: Conversation, masks: Masks) -> None:
+    def __init__(self, verb: str, messages: Messages, masks: Masks) -> None:
         self.packed = Packed()
         self._verb = verb
         self._masks = masks
-        self._conversation = conversation
+        self._messages = messages
 
     def head(self) -> _Head:
         try:
-            first = next(self._conversation)
+            first = next(self._messages)
         except StopIteration:
             raise ProtocolError("cannot export: the agent sent nothing") from None
-        return checked(self._verb, first, _Head)
+        return checked(self._verb, first.value if isinstance(first, Event) else None, _Head)
 
     def items(self, head: _Head, seed: SeedImage | None) -> Iterator[Entry | Piece]:
         """The whole tree, put together with the `seed` if one is given. Raises `EntryError` for a sequence that breaks
@@ -130,13 +131,13 @@ class _Incoming:
         decoder = Decoder()
         while True:
             try:
-                message = next(self._conversation)
+                message = next(self._messages)
             except StopIteration as done:
                 self.packed = checked(self._verb, done.value, Packed)
                 decoder.close()
                 return
-            if isinstance(message, bytes):
-                yield from decoder.feed(message)
+            if isinstance(message, Data):
+                yield from decoder.feed(bytes(message.data))
 
     def _require_open_names(self, entry: Entry) -> None:
         """A name cannot be overwritten as content can."""
@@ -147,4 +148,4 @@ class _Incoming:
             )
 
     def close(self) -> None:
-        self._conversation.close()
+        self._messages.close()

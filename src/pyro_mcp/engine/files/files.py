@@ -8,7 +8,6 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from pyro_mcp.engine.agent import ask
 from pyro_mcp.engine.session import Session
 from pyro_mcp.errors import InvalidArgument, ProtocolError
 from pyro_mcp.model.file import FileContent, FileEntry, FileList, FileMatch, FileSearch, FileWritten
@@ -82,7 +81,7 @@ def list_files(
     params: dict[str, Any] = {"path": path, "recursive": recursive or pattern is not None, "limit": limit}
     if pattern is not None:
         params["pattern"] = pattern
-    found = ask(call, session.machine, "file_list", params, _Listed)
+    found = session.agent.request(call, "file_list", params, _Listed)
     return FileList(
         **session.stamp,
         path=found.path,
@@ -98,7 +97,7 @@ def read_file(call: Call[Any], session: Session, path: str, *, max_bytes: int, o
     """Up to `max_bytes` of the file from `offset` on as text; a character that a cut would halve is left out."""
     held = Collected(max_bytes)
     params = {"path": path, "max_bytes": max_bytes, "offset": offset}
-    said = ask(call, session.machine, "file_read", params, ReadAnswer, take=held.add)
+    said = session.agent.request(call, "file_read", params, ReadAnswer, on_data=held.add)
     data, content, digest = bytes(held.data), "", said.sha256
     binary = said.binary or (said.unseen and b"\0" in data)
     if said.unseen and not said.truncated:
@@ -136,7 +135,7 @@ def write_file(call: Call[Any], session: Session, path: str, *, text: str, expec
     params: dict[str, Any] = {"path": path, "size": len(data)}
     if expected_sha256 is not None:
         params["expected_sha256"] = None if expected_sha256 == ABSENT else expected_sha256
-    said = ask(call, session.machine, "file_write", params, _Wrote, send=data)
+    said = session.agent.request(call, "file_write", params, _Wrote, send=data)
     session.note("file_write", {"path": said.path, "bytes_written": len(data), "created": said.created})
     return FileWritten(
         **session.stamp,
@@ -162,7 +161,7 @@ def search_files(
     params: dict[str, Any] = {"pattern": pattern, "path": path, "limit": limit, "ignore_case": ignore_case}
     if glob is not None:
         params["glob"] = glob
-    said = ask(call, session.machine, "file_search", params, _Searched)
+    said = session.agent.request(call, "file_search", params, _Searched)
     return FileSearch(
         **session.stamp,
         path=path,

@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from pyro_mcp.engine.agent import ask
 from pyro_mcp.engine.files.files import Collected, ReadAnswer
 from pyro_mcp.engine.session import Session
 from pyro_mcp.errors import InvalidArgument, NotFound
@@ -36,7 +35,7 @@ def apply_patch(call: Call[Any], session: Session, patch: str) -> PatchResult:
     if steps:
         call.progress("applying the patch", None)
         params = {"operations": [_wire(step) for step in steps]}
-        ask(call, session.machine, "tree_apply", params, _Applied, send=_contents(steps))
+        session.agent.request(call, "tree_apply", params, _Applied, send=_contents(steps))
     found = statuses(steps)
     count = Counter(found.values())
     summary = PatchSummary(total=len(found), added=count["added"], modified=count["modified"], deleted=count["deleted"])
@@ -65,7 +64,7 @@ class _Reader:
         held = Collected(limit)
         params = {"path": path, "max_bytes": limit, "links": False}
         try:
-            said = ask(self._call, self._session.machine, "file_read", params, ReadAnswer, take=held.add)
+            said = self._session.agent.request(self._call, "file_read", params, ReadAnswer, on_data=held.add)
         except NotFound:
             return None
         if said.truncated:

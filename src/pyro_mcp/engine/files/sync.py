@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from pyro_mcp.engine.agent import ask
 from pyro_mcp.engine.session import Session
 from pyro_mcp.errors import InvalidArgument
 from pyro_mcp.model.count import count_of
@@ -44,7 +43,7 @@ def push(call: Call[Any], session: Session, source_path: str, dest: str) -> Sync
         source = open_source(path, cancelled=cancelled)
     parcel = _Parcel(call, source, path)
     try:
-        said = ask(call, session.machine, "tree_unpack", {"dest": dest}, _Unpacked, send=parcel.pieces())
+        said = session.agent.request(call, "tree_unpack", {"dest": dest}, _Unpacked, send=parcel.pieces())
     finally:
         forget()
     done = WorkspaceSync(

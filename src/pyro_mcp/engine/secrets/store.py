@@ -15,13 +15,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from pyro_mcp.engine.cancel import patient
+from pyro_mcp.engine.agent import AgentClient
 from pyro_mcp.engine.registry import Registry
 from pyro_mcp.engine.secrets.redact import Masks
-from pyro_mcp.errors import InvalidArgument, MachineFailed, NotFound, PermissionDenied, PyroError
+from pyro_mcp.errors import InvalidArgument, NotFound, PermissionDenied, PyroError
 from pyro_mcp.machines.driver import Machine
 from pyro_mcp.model.count import count_of
-from pyro_mcp.protocol.channel import ChannelClosed, RemoteError
+from pyro_mcp.operations.call import Call
 from pyro_mcp.store.database import Database
 from pyro_mcp.store.secrets import Secrets as Table
 from pyro_mcp.system.atomic import disk_errors, sync_directory
@@ -96,11 +96,8 @@ class Secrets:
         for name in set(names) - done:
             try:
                 _put(machine, name, self._value(workspace_id, name))
-            except (ChannelClosed, TimeoutError) as error:
-                why = f"the machine is gone: {error}" if isinstance(error, ChannelClosed) else f"its agent {error}"
-                raise MachineFailed(f"cannot hand over the secret {name}: {why}") from None
-            except RemoteError as error:
-                raise self.masks(workspace_id).error(PyroError.from_wire(error.payload)) from None
+            except PyroError as error:
+                raise self.masks(workspace_id).error(error) from None
             done.add(name)
 
     def masks(self, workspace_id: str) -> Masks:
@@ -208,7 +205,8 @@ def _store(path: Path, value: bytes) -> None:
 
 
 def _put(machine: Machine, name: str, value: bytes) -> None:
-    stream = machine.channel.open("secret_put", {"name": name, "size": len(value)})
-    stream.send(value)
-    stream.end()
-    patient(machine, stream, PUT_SECONDS, PATIENCE_SECONDS)
+    params = {"name": name, "size": len(value)}
+    purpose = f"hand over the secret {name}"
+    agent = AgentClient(machine)
+    how: dict[str, Any] = {"send": value, "seconds": PUT_SECONDS, "patience": PATIENCE_SECONDS, "purpose": purpose}
+    agent.request(Call(None), "secret_put", params, dict[str, Any], **how)

@@ -14,8 +14,7 @@ from dataclasses import replace
 from secrets import token_hex
 from typing import Any
 
-from pyro_mcp.engine.cancel import SILENT, cancellable, patient
-from pyro_mcp.model.command import shown, words
+from pyro_mcp.engine.agent import AgentClient
 from pyro_mcp.engine.faults import Faults
 from pyro_mcp.engine.fleet.fleet import Fleet
 from pyro_mcp.engine.registry import Registry
@@ -26,6 +25,7 @@ from pyro_mcp.engine.services.watcher import DIED, GONE, ServiceWatch
 from pyro_mcp.engine.session import Sessions
 from pyro_mcp.errors import Cancelled, Capacity, Conflict, InvalidArgument, MachineFailed, NotFound, PyroError
 from pyro_mcp.machines.driver import Machine
+from pyro_mcp.model.command import shown, words
 from pyro_mcp.model.paths import absolute
 from pyro_mcp.model.service import (
     RestartPolicy,
@@ -35,7 +35,7 @@ from pyro_mcp.model.service import (
     StartedService,
 )
 from pyro_mcp.operations.call import STDERR, STDOUT, Call
-from pyro_mcp.protocol.channel import ChannelClosed, Data, RemoteError, Result
+from pyro_mcp.protocol.channel import Data
 from pyro_mcp.protocol.readiness import parse
 from pyro_mcp.store.database import Database
 from pyro_mcp.store.machines import Machines
@@ -121,7 +121,7 @@ class Services:
                 self._table.update(row)
             self._faults("service ports open")
             call.progress(f"waiting for {name} to be {'running' if readiness is None else 'ready'}", None)
-            answer = self._ask(call, machine, "service_start", params, ready_timeout_seconds + ANSWER_SECONDS)
+            answer = self._request(call, machine, "service_start", params, ready_timeout_seconds + ANSWER_SECONDS)
         self._faults("service started")
         watch.take(answer)
         return self._started(call, row.run, watch, answer)
@@ -141,7 +141,7 @@ class Services:
         lines = None if everything else tail_lines
         watch = self._live_watch(row)
         try:
-            out, err, cut = _kept(row, lines) if watch is None else self._said(call, watch.machine, row, lines)
+            out, err, cut = _kept(row, lines) if watch is None else self._read_log(call, watch.machine, row, lines)
         except NotFound:
             out, err, cut = _kept(row, lines)
         return ServiceLogs(**service_facts(row), stdout=out, stderr=err, tail_lines=lines, truncated=cut)
@@ -203,7 +203,7 @@ class Services:
     def _stop(self, run: str, watch: ServiceWatch) -> None:
         """Of no caller's, who could only break off the waiting, and with it the machine's channel."""
         try:
-            watch.take(self._ask(Call(None), watch.machine, "service_stop", {"run": run}, ANSWER_SECONDS))
+            watch.take(self._request(Call(None), watch.machine, "service_stop", {"run": run}, ANSWER_SECONDS))
         except NotFound:
             watch.over(run, GONE)  # Or not there yet: once it is, `watch` ends it.
 
@@ -262,50 +262,36 @@ class Services:
                 self._table.forget(row.run)
             raise
 
-    def _ask(
+    def _request(
         self, call: Call[Any], machine: Machine, verb: str, params: Mapping[str, Any], seconds: float
     ) -> dict[str, Any]:
-        """One answer. Raises `Cancelled`, `MachineFailed`, and what the agent refuses."""
-        try:
-            stream = machine.channel.open(verb, dict(params))
-            with cancellable(call, machine, stream):
-                message = patient(machine, stream, seconds, seconds + PATIENCE_SECONDS)
-        except ChannelClosed as error:
-            call.check()
-            raise MachineFailed(f"cannot ask {machine.machine_id}: the machine is gone: {error}") from None
-        except TimeoutError as error:
-            raise MachineFailed(f"cannot ask {machine.machine_id}: its agent {error}", hint=SILENT) from None
-        except RemoteError as error:
-            call.check()
-            raise PyroError.from_wire(error.payload) from None
-        if not isinstance(message, Result) or not isinstance(message.value.get("service"), dict):
+        """One answer about a service. Raises `Cancelled`, `MachineFailed`, and what the agent refuses."""
+        answer = AgentClient(machine).request(
+            call, verb, dict(params), dict[str, Any], seconds=seconds, patience=seconds + PATIENCE_SECONDS
+        )
+        if not isinstance(answer.get("service"), dict):
             raise MachineFailed(f"cannot read the answer of {machine.machine_id}: its agent broke the protocol")
-        return message.value
+        return answer
 
-    def _said(self, call: Call[Any], machine: Machine, row: ServiceRow, lines: int | None) -> tuple[str, str, bool]:
+    def _read_log(self, call: Call[Any], machine: Machine, row: ServiceRow, lines: int | None) -> tuple[str, str, bool]:
         """Both streams as the machine has them, masked."""
         params = {"run": row.run} | ({} if lines is None else {"tail_lines": lines})
-        told = {STDOUT: bytearray(), STDERR: bytearray()}
-        try:
-            stream = machine.channel.open("service_logs", params)
-            with cancellable(call, machine, stream):
-                while not isinstance(message := patient(machine, stream, ANSWER_SECONDS, PATIENCE_SECONDS), Result):
-                    if isinstance(message, Data) and message.tag in told:
-                        told[message.tag] += message.data
-                    if sum(map(len, told.values())) > LOG_BYTES:
-                        stream.cancel()
-                        raise MachineFailed("cannot read the log: the machine's agent sends too much")
-        except ChannelClosed as error:
-            call.check()
-            raise MachineFailed(f"cannot read the log: the machine is gone: {error}") from None
-        except TimeoutError as error:
-            raise MachineFailed(f"cannot read the log: the machine's agent {error}", hint=SILENT) from None
-        except RemoteError as error:
-            call.check()
-            raise PyroError.from_wire(error.payload) from None
+        streams = {STDOUT: bytearray(), STDERR: bytearray()}
+        with AgentClient(machine).exchange(call, "service_logs", params) as exchange:
+            messages = exchange.messages(ANSWER_SECONDS, PATIENCE_SECONDS)
+            while True:
+                try:
+                    message = next(messages)
+                except StopIteration as done:
+                    answer = done.value
+                    break
+                if isinstance(message, Data) and message.tag in streams:
+                    streams[message.tag] += message.data
+                if sum(map(len, streams.values())) > LOG_BYTES:
+                    raise MachineFailed("cannot read the log: the machine's agent sends too much")
         masks = self._secrets.masks(row.workspace_id)
-        out, err = (masks.data(bytes(told[tag])).decode("utf-8", "replace") for tag in (STDOUT, STDERR))
-        return out, err, message.value.get("truncated") is True
+        out, err = (masks.data(bytes(streams[tag])).decode("utf-8", "replace") for tag in (STDOUT, STDERR))
+        return out, err, answer.get("truncated") is True
 
     def _started(self, call: Call[Any], run: str, watch: ServiceWatch, answer: Mapping[str, Any]) -> StartedService:
         if call.cancelled:  # The answer has crossed it.

@@ -11,20 +11,18 @@ import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import partial
 from typing import Annotated, Any
 
 from msgspec import Meta
 
-from pyro_mcp.engine.agent import ask, checked
-from pyro_mcp.engine.cancel import beside, cancellable
+from pyro_mcp.engine.agent import checked
 from pyro_mcp.engine.registry import Registry
 from pyro_mcp.engine.secrets.redact import Masks
 from pyro_mcp.engine.secrets.store import Secrets
 from pyro_mcp.engine.session import Session, Sessions
 from pyro_mcp.engine.shells.output import LiveMask, Page, page, reach
 from pyro_mcp.engine.shells.screen import render
-from pyro_mcp.errors import Cancelled, InvalidArgument, MachineFailed, NotFound, ProtocolError, PyroError
+from pyro_mcp.errors import Cancelled, InvalidArgument, NotFound, ProtocolError
 from pyro_mcp.model.paths import absolute
 from pyro_mcp.model.shell import (
     SIDE_MAX,
@@ -39,7 +37,7 @@ from pyro_mcp.model.shell import (
     ShellWritten,
 )
 from pyro_mcp.operations.call import STDOUT, Call
-from pyro_mcp.protocol.channel import ChannelClosed, Data, RemoteError, Result, Stream
+from pyro_mcp.protocol.channel import Data, Result, Stream
 
 WAIT_SECONDS = 30
 PLAIN_BYTES = 128 * 1024
@@ -50,6 +48,7 @@ REPLAY_BYTES = 16 * 1024
 """How much of what was said before a person gets to see when attaching."""
 PAGE_LEAST = 4
 QUIET_SECONDS = 0.1
+SHELLS_ENDED = "Start the workspace again; /workspace is kept, its shells are not"
 MIB = 1024 * 1024
 
 Offset = Annotated[int, Meta(ge=0, le=1 << 62)]
@@ -113,29 +112,29 @@ class Shells:
         rows: int,
         secret_env: Mapping[str, str] | Sequence[str] | None,
     ) -> Shell:
-        place = self._place(call, ref)
-        wanted = self._secrets.wanted(place.workspace_id, secret_env)
-        self._secrets.deliver(place.workspace_id, place.machine, set(wanted.values()))
+        session = self._used(call, ref)
+        wanted = self._secrets.wanted(session.workspace_id, secret_env)
+        self._secrets.deliver(session.workspace_id, session.machine, set(wanted.values()))
         shell_id = f"sh-{secrets.token_hex(6)}"
         params = {"shell_id": shell_id, "cwd": absolute(cwd), "cols": cols, "rows": rows, "secret_env": wanted}
         try:
-            facts = ask(call, place.machine, "shell_open", params, Facts)
+            facts = session.agent.request(call, "shell_open", params, Facts)
         except Cancelled:
             # The answer may have crossed it, and then nobody knows the shell.
             with contextlib.suppress(NotFound):
-                self._end(place, shell_id)
+                self._end(session, shell_id)
             raise
-        place.note("shell_opened", {"shell_id": facts.shell_id})
-        return Shell(**_shown(place, facts))
+        session.note("shell_opened", {"shell_id": facts.shell_id})
+        return Shell(**_shown(session, facts))
 
     def listing(self, call: Call[Any], ref: str) -> ShellList:
         """None for a workspace that does not run: they have ended with its machine."""
         row = self._registry.find(ref)
         found = []
         if self._sessions.machine_row(row).state == "running":
-            place = self._sessions.open(call, row.workspace_id)
-            told = ask(call, place.machine, "shell_list", {}, _Listing)
-            found = [Shell(**_shown(place, facts)) for facts in told.shells]
+            session = self._sessions.open(call, row.workspace_id)
+            told = session.agent.request(call, "shell_list", {}, _Listing)
+            found = [Shell(**_shown(session, facts)) for facts in told.shells]
         return ShellList(workspace_id=row.workspace_id, count=len(found), shells=found)
 
     def read(
@@ -151,12 +150,12 @@ class Shells:
         wait_seconds: int | None,
     ) -> ShellRead:
         """What the shell said from `cursor` on; plain, as a person sees it who has seen all before."""
-        place = self._sessions.open(call, ref)
+        session = self._sessions.open(call, ref)
         waiting = {} if wait_for_idle_ms is None else {"idle_ms": wait_for_idle_ms}
         seconds = (0 if wait_for_idle_ms is None else WAIT_SECONDS) if wait_seconds is None else wait_seconds
         most = max(PAGE_LEAST, min(max_chars, PLAIN_BYTES) if plain else max_chars)
         facts, found = self._page(
-            call, place, shell_id, cursor, most, CONTEXT_BYTES if plain else 0, {"wait_ms": seconds * 1000, **waiting}
+            call, session, shell_id, cursor, most, CONTEXT_BYTES if plain else 0, {"wait_ms": seconds * 1000, **waiting}
         )
         text, lossy = _decoded(found.new)
         if plain:
@@ -165,7 +164,7 @@ class Shells:
         missed = max(0, facts.oldest - cursor)
         more = cursor + missed + most < facts.end
         return ShellRead(
-            **_shown(place, facts),
+            **_shown(session, facts),
             cursor=cursor,
             next_cursor=found.end,
             plain=plain,
@@ -179,7 +178,7 @@ class Shells:
 
     def write(self, call: Call[Any], ref: str, shell_id: str, *, text: str, append_newline: bool) -> ShellWritten:
         """Type `text`; the newline is what the Return key sends."""
-        place = self._place(call, ref)
+        session = self._used(call, ref)
         typed = text + "\r" if append_newline else text
         if not typed:
             raise InvalidArgument(f"cannot write to the shell {shell_id}: there is nothing to write")
@@ -187,8 +186,8 @@ class Shells:
             data = typed.encode("utf-8")
         except UnicodeEncodeError:
             raise InvalidArgument(f"cannot write to the shell {shell_id}: the input is not valid Unicode") from None
-        facts = ask(call, place.machine, "shell_write", {"shell_id": shell_id}, Facts, send=data)
-        return ShellWritten(**_shown(place, facts), input_length=len(typed), append_newline=append_newline)
+        facts = session.agent.request(call, "shell_write", {"shell_id": shell_id}, Facts, send=data)
+        return ShellWritten(**_shown(session, facts), input_length=len(typed), append_newline=append_newline)
 
     def signal(self, call: Call[Any], ref: str, shell_id: str, *, signal_name: str) -> ShellSignalled:
         name = signal_name.upper().removeprefix("SIG")
@@ -197,19 +196,19 @@ class Shells:
                 f"cannot signal the shell {shell_id}: there is no signal {signal_name[:32]!r}",
                 hint=f"Signals: {', '.join(SIGNALS)}",
             )
-        place = self._place(call, ref)
-        facts = ask(call, place.machine, "shell_signal", {"shell_id": shell_id, "signal": name}, Facts)
-        return ShellSignalled(**_shown(place, facts), signal_name=name)
+        session = self._used(call, ref)
+        facts = session.agent.request(call, "shell_signal", {"shell_id": shell_id, "signal": name}, Facts)
+        return ShellSignalled(**_shown(session, facts), signal_name=name)
 
     def resize(self, call: Call[Any], ref: str, shell_id: str, *, cols: int, rows: int) -> Shell:
-        place = self._sessions.open(call, ref)
+        session = self._sessions.open(call, ref)
         params = {"shell_id": shell_id, "cols": cols, "rows": rows}
-        return Shell(**_shown(place, ask(call, place.machine, "shell_resize", params, Facts)))
+        return Shell(**_shown(session, session.agent.request(call, "shell_resize", params, Facts)))
 
     def close(self, call: Call[Any], ref: str, shell_id: str) -> ShellClosed:
-        place = self._place(call, ref)
-        facts = self._end(place, shell_id)
-        return ShellClosed(**_shown(place, facts), closed=True, already_closed=facts.already)
+        session = self._used(call, ref)
+        facts = self._end(session, shell_id)
+        return ShellClosed(**_shown(session, facts), closed=True, already_closed=facts.already)
 
     def attach(
         self,
@@ -224,32 +223,32 @@ class Shells:
 
         After each piece the caller is told how far it has come, to go on from there when a node has died.
         """
-        place = self._place(call, ref)
+        session = self._used(call, ref)
         begin = -REPLAY_BYTES if cursor is None else cursor
-        facts, found = self._page(call, place, shell_id, begin, MIB, 0, {})
+        facts, found = self._page(call, session, shell_id, begin, MIB, 0, {})
         call.output(STDOUT, _from_a_line(found.new, facts.cursor) if cursor is None else found.new)
         call.position(found.end)
-        mask = LiveMask(self._secrets.masks(place.workspace_id).needles)
-        answer = _attend(call, place, {"shell_id": shell_id, "cursor": found.end}, mask, stdin)
+        mask = LiveMask(self._secrets.masks(session.workspace_id).needles)
+        answer = _attach(call, session, {"shell_id": shell_id, "cursor": found.end}, mask, stdin)
         missed = answer.missed + max(0, facts.oldest - facts.cursor)
-        return ShellAttached(**_shown(place, answer), detached=answer.detached, missed_bytes=missed)
+        return ShellAttached(**_shown(session, answer), detached=answer.detached, missed_bytes=missed)
 
     # -- parts
 
-    def _end(self, place: Session, shell_id: str) -> _Closed:
+    def _end(self, session: Session, shell_id: str) -> _Closed:
         """Of no caller's: it is seen through, however many processes there are to end."""
-        return ask(Call(None), place.machine, "shell_close", {"shell_id": shell_id}, _Closed)
+        return session.agent.request(Call(None), "shell_close", {"shell_id": shell_id}, _Closed)
 
-    def _place(self, call: Call[Any], ref: str) -> Session:
+    def _used(self, call: Call[Any], ref: str) -> Session:
         """The workspace, which is being used now."""
-        place = self._sessions.open(call, ref)
-        self._registry.touch(place.workspace_id)
-        return place
+        session = self._sessions.open(call, ref)
+        self._registry.touch(session.workspace_id)
+        return session
 
     def _page(
         self,
         call: Call[Any],
-        place: Session,
+        session: Session,
         shell_id: str,
         cursor: int,
         most: int,
@@ -257,7 +256,7 @@ class Shells:
         waiting: dict[str, int],
     ) -> tuple[_Read, Page]:
         """One page of raw output, masked. A negative cursor counts from the end."""
-        masks: Masks = self._secrets.masks(place.workspace_id)
+        masks: Masks = self._secrets.masks(session.workspace_id)
         ahead, taken = reach(masks.needles), bytearray()
         back = max(ahead, context)
 
@@ -267,7 +266,7 @@ class Shells:
                 raise ProtocolError("cannot read the shell: its agent sends more than was asked for")
 
         params = {"shell_id": shell_id, "cursor": cursor, "max_bytes": most + ahead, "back": back}
-        told = ask(call, place.machine, "shell_read", params | waiting, _Read, take=take)
+        told = session.agent.request(call, "shell_read", params | waiting, _Read, on_data=take)
         if not told.start <= max(told.cursor, told.oldest) <= told.start + len(taken) <= told.end:
             raise ProtocolError("cannot read the shell: its agent's answer contradicts itself")
         return told, page(
@@ -282,29 +281,16 @@ class Shells:
         )
 
 
-def _attend(
+def _attach(
     call: Call[Any],
-    place: Session,
+    session: Session,
     params: dict[str, Any],
     mask: LiveMask,
     stdin: bytes | Iterable[bytes] | None,
 ) -> _Attached:
     """Serve a person until the agent answers."""
-    try:
-        stream = place.machine.channel.open("shell_attach", params)
-        with cancellable(call, place.machine, stream):
-            if stdin is not None:
-                beside(stream, partial(_feed, stream, stdin), "keys")
-            answer = _follow(call, stream, mask, params["cursor"])
-    except ChannelClosed as error:
-        call.check()
-        raise MachineFailed(
-            f"cannot stay attached: the machine {place.machine.machine_id} is gone: {error}",
-            hint="Start the workspace again; /workspace is kept, its shells are not",
-        ) from None
-    except RemoteError as error:
-        call.check()
-        raise PyroError.from_wire(error.payload) from None
+    with session.agent.exchange(call, "shell_attach", params, send=stdin, hint=lambda: SHELLS_ENDED) as exchange:
+        answer = _follow(call, exchange.stream, mask, params["cursor"])
     return checked("shell_attach", answer, _Attached)
 
 
@@ -321,28 +307,16 @@ def _follow(call: Call[Any], stream: Stream, mask: LiveMask, start: int) -> dict
         elif isinstance(message, Result):
             shown = mask.finish()
         if shown:
-            try:
-                call.output(STDOUT, shown)
-                call.position(start + mask.position)
-            except Cancelled:
-                stream.cancel()
-                raise
+            call.output(STDOUT, shown)
+            call.position(start + mask.position)
         if isinstance(message, Result):
             return message.value
 
 
-def _feed(stream: Stream, stdin: bytes | Iterable[bytes]) -> None:
-    """Pass the keys on; their end is the person's wish to leave."""
-    with contextlib.suppress(ChannelClosed):
-        for piece in (stdin,) if isinstance(stdin, bytes) else stdin:
-            stream.send(piece, 0)
-        stream.end()
-
-
-def _shown(place: Session, facts: Facts) -> dict[str, Any]:
+def _shown(session: Session, facts: Facts) -> dict[str, Any]:
     """The fields that every answer about a shell has."""
     return {
-        **place.stamp,
+        **session.stamp,
         "shell_id": facts.shell_id,
         "cwd": facts.cwd,
         "cols": facts.cols,

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pyro_mcp.model.text import without_broken_end
 from pyro_mcp.engine.secrets.redact import MASK
+from pyro_mcp.model.text import without_broken_end
 
 SHOWN_BYTES = 3
 """So much of what may be a secret's beginning an attached person sees at once, to see what is typed."""

@@ -15,16 +15,16 @@ from typing import Any
 
 from pyro_mcp.engine.commands.manager import Commands
 from pyro_mcp.engine.faults import Faults
-from pyro_mcp.engine.staging import ExportStaging
 from pyro_mcp.engine.fleet.fleet import BootSpec, Fleet
 from pyro_mcp.engine.fleet.images import Images
 from pyro_mcp.engine.fleet.networks import Networks
 from pyro_mcp.engine.fleet.provision import Provisioner, announced
 from pyro_mcp.engine.registry import Registry
 from pyro_mcp.engine.secrets.store import Secrets, Values
+from pyro_mcp.engine.seed import create_seed, populate
 from pyro_mcp.engine.services.manager import Services
 from pyro_mcp.engine.session import Sessions
-from pyro_mcp.engine.seed import create_seed, populate
+from pyro_mcp.engine.staging import ExportStaging
 from pyro_mcp.engine.workspaces.snapshots import Snapshots
 from pyro_mcp.engine.workspaces.view import WorkspaceView
 from pyro_mcp.errors import InvalidArgument, PyroError

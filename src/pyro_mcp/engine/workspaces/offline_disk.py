@@ -14,13 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pyro_mcp.engine.staging import ExportStaging
 from pyro_mcp.engine.files.sync import host_path
 from pyro_mcp.engine.fleet.fleet import Fleet
 from pyro_mcp.engine.registry import Registry
 from pyro_mcp.engine.secrets.scrub import scrub_file
 from pyro_mcp.engine.secrets.store import Secrets
 from pyro_mcp.engine.seed import FORMER_IMAGE, seed_of
+from pyro_mcp.engine.staging import ExportStaging
 from pyro_mcp.errors import Conflict, InvalidArgument, NotFound, Unsupported
 from pyro_mcp.model.disk import DiskExport
 from pyro_mcp.model.file import FileContent, FileEntry, FileList, FileType

@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
-from pyro_mcp.engine.agent import ask
+from pyro_mcp.engine.agent import AgentClient
 from pyro_mcp.engine.commands.manager import Commands
 from pyro_mcp.engine.faults import Faults
 from pyro_mcp.engine.files.packed import Packed
@@ -24,8 +24,8 @@ from pyro_mcp.engine.fleet.fleet import Fleet
 from pyro_mcp.engine.fleet.images import Images
 from pyro_mcp.engine.fleet.provision import Provisioner
 from pyro_mcp.engine.registry import Registry
-from pyro_mcp.engine.session import Sessions
 from pyro_mcp.engine.seed import populate, seed_of
+from pyro_mcp.engine.session import Sessions
 from pyro_mcp.engine.workspaces.view import WorkspaceView
 from pyro_mcp.errors import Conflict, InvalidArgument, MachineFailed, NotFound, PyroError
 from pyro_mcp.machines.driver import Machine
@@ -275,7 +275,7 @@ class _Receiver:
         descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         with open(descriptor, "wb") as file:
             try:
-                packed = ask(call, machine, verb, params, Packed, take=partial(self._take, file))
+                packed = AgentClient(machine).request(call, verb, params, Packed, on_data=partial(self._take, file))
                 self._decoder.close()
             except EntryError as error:
                 raise MachineFailed(f"cannot save /workspace: the guest's agent broke the rules: {error}") from None

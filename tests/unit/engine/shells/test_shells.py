@@ -13,6 +13,7 @@ import pytest
 from fleetlab import Ears, engine_at
 
 from pyro_mcp.api import shell, workspace
+from pyro_mcp.engine.agent import AgentClient
 from pyro_mcp.engine.engine import Engine
 from pyro_mcp.engine.shells import manager as shells
 from pyro_mcp.errors import Cancelled, Conflict, InvalidArgument, NotFound, ProtocolError, PyroError
@@ -376,16 +377,16 @@ def test_a_client_that_vanishes_leaves_the_shell(lab: Lab) -> None:
 
 
 def test_a_client_that_vanishes_as_its_shell_opens_leaves_none(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-    ask = shells.ask
+    request = AgentClient.request
 
-    def crossed(call: Any, machine: Any, verb: str, params: dict[str, Any], kind: type, **given: Any) -> Any:
-        answer = ask(call, machine, verb, params, kind, **given)
+    def crossed(self: AgentClient, call: Any, verb: str, params: dict[str, Any], kind: type, **given: Any) -> Any:
+        answer = request(self, call, verb, params, kind, **given)
         if verb == "shell_open":
             call.cancel()
             call.check()
         return answer
 
-    monkeypatch.setattr(shells, "ask", crossed)
+    monkeypatch.setattr(AgentClient, "request", crossed)
     with pytest.raises(Cancelled):
         lab.do("open_shell")
     lab.ears = Ears(lab.engine)
@@ -466,21 +467,21 @@ FACTS = {
     ],
 )
 def test_a_lie_is_a_typed_error(lab: Lab, monkeypatch: pytest.MonkeyPatch, lie: dict[str, Any]) -> None:
-    def told(call: Any, machine: Any, verb: str, params: Any, kind: Any, **more: Any) -> Any:
-        more["take"](b"abc")
+    def told(self: AgentClient, call: Any, verb: str, params: Any, kind: Any, **more: Any) -> Any:
+        more["on_data"](b"abc")
         return shells.checked(verb, {**FACTS, **lie}, kind)
 
-    monkeypatch.setattr(shells, "ask", told)
+    monkeypatch.setattr(AgentClient, "request", told)
     with pytest.raises(ProtocolError):
         lab.do("read_shell", "sh-0123456789ab")
 
 
 def test_an_agent_that_sends_too_much_is_stopped(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-    def told(call: Any, machine: Any, verb: str, params: Any, kind: Any, **more: Any) -> Any:
+    def told(self: AgentClient, call: Any, verb: str, params: Any, kind: Any, **more: Any) -> Any:
         for _ in range(10_000):
-            more["take"](b"x" * 65536)
+            more["on_data"](b"x" * 65536)
         raise AssertionError
 
-    monkeypatch.setattr(shells, "ask", told)
+    monkeypatch.setattr(AgentClient, "request", told)
     with pytest.raises(ProtocolError, match="more than was asked for"):
         lab.do("read_shell", "sh-0123456789ab", max_chars=10)
