@@ -17,7 +17,7 @@ import pytest
 from pyro_mcp import DiskFull, Pyro
 from pyro_mcp.settings import Settings
 from pyro_mcp.surfaces.client import call_running_node
-from pyro_mcp.workspaces.exec import GRACE_SECONDS
+from pyro_mcp.workspaces.limit import GRACE_SECONDS
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="makes mounts")
 
