@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from pyro_mcp import DiskFull, Pyro
-from pyro_mcp.engine.commands.run import GRACE_SECONDS
+from pyro_mcp.engine.commands.limit import GRACE_SECONDS
 from pyro_mcp.settings import Settings
 from pyro_mcp.surfaces.client import call_running_node
 

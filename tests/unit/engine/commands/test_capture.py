@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pyro_mcp.engine.commands.capture import Capture
+from pyro_mcp.model.count import count_of
 
 
 @settings(deadline=None)
@@ -19,7 +20,7 @@ def test_every_byte_is_kept_or_counted(pieces: list[bytes], limit: int) -> None:
         assert (got.text, got.dropped_bytes) == (whole.decode("utf-8", "replace"), 0)
     else:
         assert len(whole) - limit <= got.dropped_bytes <= len(whole) - limit + 7
-        assert f"[pyro: {got.dropped_bytes} bytes dropped here]" in got.text
+        assert f"[pyro: {count_of(got.dropped_bytes, 'byte')} dropped here]" in got.text
 
 
 @settings(deadline=None)

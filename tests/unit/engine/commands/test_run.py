@@ -12,12 +12,22 @@ from pyro_mcp.engine.commands.limit import GRACE_SECONDS, LATE_SECONDS, Limit, g
 from pyro_mcp.protocol.channel import Data, Result
 
 
+class NeverStill:
+    """A machine that never stands still."""
+
+    seconds, refusal = 0.0, None
+
+    def wait(self) -> None:
+        pass
+
+
 class Agent:
     """A stream and the machine behind it, in a time of its own. `answer(self)` is the next message, or None."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, answer: Any, *, alive: bool = True) -> None:
         self.now, self.told = 0.0, []  # type: tuple[float, list[tuple[float, str]]]
         self.channel, self.heard, self._alive, self._answer = self, 0, alive, answer
+        self.standstill = NeverStill()
         monkeypatch.setattr(time, "monotonic", lambda: self.now)
 
     def receive(self, seconds: float) -> Data | Result:
