@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote, quote_plus
@@ -29,6 +29,10 @@ TEXTS = frozenset(
 """Fields of results that carry a guest's text. Others, such as a state, are pyro's own words and stay readable."""
 
 
+Needles = Sequence[bytes]
+Span = tuple[int, int]
+
+
 @dataclass(frozen=True)
 class Masks:
     """What to look for: every form of every secret. Empty: nothing."""
@@ -44,15 +48,9 @@ class Masks:
     def __bool__(self) -> bool:
         return bool(self.needles)
 
-    def found(self, data: bytes) -> list[tuple[int, int]]:
-        """Where secrets stand in `data`, overlapping ones too, by where they begin."""
-        spans = []
-        for needle in self.needles:
-            at = data.find(needle)
-            while at >= 0:
-                spans.append((at, at + len(needle)))
-                at = data.find(needle, at + 1)
-        return sorted(spans)
+    def found(self, data: bytes) -> list[Span]:
+        """Where secrets stand in `data`, those that overlap as one."""
+        return stretches(self.needles, data)
 
     def data(self, data: bytes) -> bytes:
         """`data`, a whole, masked."""
@@ -113,7 +111,7 @@ class Redactor:
         if not self._needles:
             return data
         self._kept += data
-        return self._release(self._undecided())
+        return self._release(undecided(self._needles, self._kept))
 
     def finish(self) -> bytes:
         """The rest: nothing follows."""
@@ -134,18 +132,6 @@ class Redactor:
         self._kept = self._kept[end:]
         self._covered = max(0, reached - end)
         return b"".join(out)
-
-    def _undecided(self) -> int:
-        """Where the part begins that may turn out to be the beginning of a secret."""
-        first = len(self._kept)
-        for needle in self._needles:
-            at = self._kept.find(needle[:1], max(0, len(self._kept) - len(needle) + 1), first)
-            while at >= 0:
-                if needle.startswith(self._kept[at:]):
-                    first = at
-                    break
-                at = self._kept.find(needle[:1], at + 1, first)
-        return first
 
 
 Take = Callable[[int, bytes], None]
@@ -176,6 +162,36 @@ class MaskedOutput:
             rest = stream.finish()
             if rest:
                 self._take(tag, rest)
+
+
+def stretches(needles: Needles, data: bytes) -> list[Span]:
+    """Where `needles` stand in `data`, those that overlap as one."""
+    found = []
+    for needle in needles:
+        at = data.find(needle)
+        while at >= 0:
+            found.append((at, at + len(needle)))
+            at = data.find(needle, at + 1)
+    merged: list[Span] = []
+    for start, stop in sorted(found):
+        if merged and start < merged[-1][1]:
+            merged[-1] = (merged[-1][0], max(stop, merged[-1][1]))
+        else:
+            merged.append((start, stop))
+    return merged
+
+
+def undecided(needles: Needles, data: bytes) -> int:
+    """Where the part of `data` begins that may turn out to be the beginning of a needle."""
+    first = len(data)
+    for needle in needles:
+        at = data.find(needle[:1], max(0, len(data) - len(needle) + 1), first)
+        while at >= 0:
+            if needle.startswith(data[at:]):
+                first = at
+                break
+            at = data.find(needle[:1], at + 1, first)
+    return first
 
 
 def _forms(value: bytes) -> Iterable[bytes]:

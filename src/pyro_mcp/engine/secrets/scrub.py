@@ -71,20 +71,9 @@ def _scrub_extent(masks: Masks, descriptor: int, offset: int, length: int) -> in
         data = os.pread(descriptor, min(PIECE + overlap, end - offset), offset)
         if not data:
             break
-        for start, stop in _stretches(masks, data):
+        for start, stop in masks.found(data):
             if start < PIECE:
                 os.pwrite(descriptor, b"*" * (stop - start), offset + start)
                 found += 1
         offset += PIECE
     return found
-
-
-def _stretches(masks: Masks, data: bytes) -> list[tuple[int, int]]:
-    """Where secrets stand, those that overlap as one."""
-    merged: list[tuple[int, int]] = []
-    for start, stop in masks.found(data):
-        if merged and start < merged[-1][1]:
-            merged[-1] = (merged[-1][0], max(stop, merged[-1][1]))
-        else:
-            merged.append((start, stop))
-    return merged

@@ -10,14 +10,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pyro_mcp.engine.secrets.redact import MASK
+from pyro_mcp.engine.secrets.redact import MASK, Needles, Span, stretches, undecided
 from pyro_mcp.model.text import without_broken_end
 
 SHOWN_BYTES = 3
 """So much of what may be a secret's beginning an attached person sees at once, to see what is typed."""
-
-Needles = Sequence[bytes]
-Span = tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,10 +39,10 @@ def page(
     `over`: nothing will follow `data`. `lost`: something was lost before it. `context`: how much of what stands before
     the cursor to give, too.
     """
-    spans = _spans(needles, data)
+    spans = stretches(needles, data)
     if lost and (tail := _lost_end(needles, data)):
         spans = [(0, tail), *spans]
-    last = len(data) if over else _undecided(needles, data)
+    last = len(data) if over else undecided(needles, data)
     at = cursor - start
     stop = min(at + most, max(at, last))
     if not (over and stop == len(data)):
@@ -78,7 +75,7 @@ class LiveMask:
     def feed(self, data: bytes) -> bytes:
         """Take the next piece; what may be shown now."""
         self._kept += data
-        return self._give(_undecided(self._needles, self._kept))
+        return self._give(undecided(self._needles, self._kept))
 
     def quiet(self) -> bytes:
         """Nothing has come for a moment: the first bytes of what is held back."""
@@ -91,7 +88,7 @@ class LiveMask:
         return self._give(len(self._kept))
 
     def _give(self, end: int) -> bytes:
-        shown, reached = _masked(self._kept, _spans(self._needles, self._kept), self._given, end)
+        shown, reached = _masked(self._kept, stretches(self._needles, self._kept), self._given, end)
         self._gone += end
         self._kept, self._given = self._kept[end:], max(0, reached - end)
         return shown
@@ -113,36 +110,6 @@ def _masked(data: bytes, spans: Sequence[Span], at: int, stop: int) -> tuple[byt
         pieces.append(data[at:stop])
         at = stop
     return b"".join(pieces), at
-
-
-def _spans(needles: Needles, data: bytes) -> list[Span]:
-    """Where secrets stand, those that overlap as one."""
-    found = []
-    for needle in needles:
-        at = data.find(needle)
-        while at >= 0:
-            found.append((at, at + len(needle)))
-            at = data.find(needle, at + 1)
-    merged: list[Span] = []
-    for begin, end in sorted(found):
-        if merged and begin < merged[-1][1]:
-            merged[-1] = (merged[-1][0], max(end, merged[-1][1]))
-        else:
-            merged.append((begin, end))
-    return merged
-
-
-def _undecided(needles: Needles, data: bytes) -> int:
-    """Where the part begins that may turn out to be the beginning of a secret."""
-    first = len(data)
-    for needle in needles:
-        at = data.find(needle[:1], max(0, len(data) - len(needle) + 1), first)
-        while at >= 0:
-            if needle.startswith(data[at:]):
-                first = at
-                break
-            at = data.find(needle[:1], at + 1, first)
-    return first
 
 
 def _lost_end(needles: Needles, data: bytes) -> int:
