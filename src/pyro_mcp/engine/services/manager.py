@@ -26,6 +26,7 @@ from pyro_mcp.engine.session import Sessions
 from pyro_mcp.errors import Cancelled, Capacity, Conflict, InvalidArgument, MachineFailed, NotFound, PyroError
 from pyro_mcp.machines.driver import Machine
 from pyro_mcp.model.command import shown, words
+from pyro_mcp.model.names import there_are
 from pyro_mcp.model.paths import absolute
 from pyro_mcp.model.service import (
     RestartPolicy,
@@ -47,7 +48,6 @@ from pyro_mcp.system.clock import Clock
 ANSWER_SECONDS, PATIENCE_SECONDS = 60.0, 240.0
 """How much longer than the timeout an agent may take before it is asked whether it lives, and how long if it does."""
 LOG_BYTES = 2 * 1024 * 1024
-SHOWN_MAX = 10
 
 
 class Services:
@@ -345,10 +345,10 @@ class Services:
         rows = self._table.latest(workspace.workspace_id, workspace.generation)
         found = next((row for row in rows if row.service_name == name), None)
         if found is None:
-            known = ", ".join(row.service_name for row in rows[:SHOWN_MAX])
+            known = [row.service_name for row in rows]
             raise NotFound(
                 f"cannot find the service {name!r} of {workspace.workspace_id}: it does not exist",
-                hint=f"There are: {known}" if known else "There are none; start one first",
+                hint=there_are(known, "There are none; start one first"),
             )
         return found
 

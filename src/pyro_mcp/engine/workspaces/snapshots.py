@@ -29,7 +29,7 @@ from pyro_mcp.engine.session import Sessions
 from pyro_mcp.engine.workspaces.view import WorkspaceView
 from pyro_mcp.errors import Conflict, InvalidArgument, MachineFailed, NotFound, PyroError
 from pyro_mcp.machines.driver import Machine
-from pyro_mcp.model.names import BASELINE
+from pyro_mcp.model.names import BASELINE, there_are
 from pyro_mcp.model.snapshot import Snapshot, SnapshotCreated, SnapshotDeleted, SnapshotList
 from pyro_mcp.model.workspace import ResetWorkspace, WorkspaceReset, WorkspaceSeed
 from pyro_mcp.operations.call import Call
@@ -231,10 +231,10 @@ class Snapshots:
     def _find(self, workspace: WorkspaceRow, name: str) -> SnapshotRow:
         row = self._table.get(workspace.workspace_id, name)
         if row is None:
-            known = ", ".join([BASELINE, *(other.name for other in self._table.list(workspace.workspace_id))])
+            known = [BASELINE, *(other.name for other in self._table.list(workspace.workspace_id))]
             raise NotFound(
                 f"cannot find the snapshot {name!r} of {workspace.workspace_id}: it does not exist",
-                hint=f"There are: {known}",
+                hint=there_are(known),
             )
         return row
 
