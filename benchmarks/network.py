@@ -18,6 +18,7 @@ from pathlib import Path
 from pyro_mcp.environments.store import EnvironmentStore
 from pyro_mcp.machines.driver import GuestRuntime, Image, MachineSpec, NetworkLink
 from pyro_mcp.machines.qemu.driver import QemuDriver, QemuMachine
+from pyro_mcp.model.size import MachineSize
 from pyro_mcp.network.publish import Listener, Publisher
 from pyro_mcp.protocol.channel import Event, RemoteError, Stream
 from pyro_mcp.settings import Settings
@@ -63,7 +64,9 @@ def python_guest(settings: Settings, runtime: GuestRuntime, link: NetworkLink | 
     found = EnvironmentStore(settings).ensure("debian:12-build", silent)
     with tempfile.TemporaryDirectory(prefix="pyro-bench-", dir=settings.state_dir) as name:
         image = Image(found.digest, found.path)
-        spec = MachineSpec(f"vm-{uuid.uuid4().hex[:12]}", Path(name), image, runtime, 1, 1024, 8192, network=link)
+        spec = MachineSpec(
+            f"vm-{uuid.uuid4().hex[:12]}", Path(name), image, runtime, MachineSize(1, 1024, 8192), network=link
+        )
         machine = QemuDriver(settings.cache_dir, accelerator="tcg").launch(spec, silent)
         try:
             yield machine

@@ -19,6 +19,7 @@ from typing import Any
 
 from pyro_mcp.machines.driver import GuestRuntime, Image, MachineSpec
 from pyro_mcp.machines.qemu.driver import QemuDriver, QemuMachine
+from pyro_mcp.model.size import MachineSize
 from pyro_mcp.protocol.channel import Channel, Data, Result
 from pyro_mcp.settings import Settings
 from pyro_mcp.system.progress import silent
@@ -60,7 +61,9 @@ class Bench:
     @contextlib.contextmanager
     def spec(self) -> Iterator[MachineSpec]:
         with tempfile.TemporaryDirectory(prefix="pyro-bench-", dir=self.settings.state_dir) as name:
-            yield MachineSpec(f"vm-{uuid.uuid4().hex[:12]}", Path(name), self.environment, self.runtime, 1, 1024, 8192)
+            yield MachineSpec(
+                f"vm-{uuid.uuid4().hex[:12]}", Path(name), self.environment, self.runtime, MachineSize(1, 1024, 8192)
+            )
 
     @property
     def driver(self) -> QemuDriver:

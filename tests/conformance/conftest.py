@@ -16,6 +16,7 @@ from pyro_mcp.machines.driver import Capabilities, Driver, GuestRuntime, Image, 
 from pyro_mcp.machines.host.driver import HostDriver
 from pyro_mcp.machines.qemu.command import BINARY
 from pyro_mcp.machines.qemu.driver import QemuDriver
+from pyro_mcp.model.size import MachineSize
 from pyro_mcp.protocol.channel import Data, Result
 from pyro_mcp.settings import Settings
 from pyro_mcp.system.progress import silent
@@ -100,4 +101,4 @@ def make_spec(driver: Driver, base: Path) -> MachineSpec:
         runtime = GuestRuntime(built.digest, built.kernel, built.initramfs, built.image)
         image = EnvironmentStore(settings).ensure("debian:12", silent)
         environment = Image(image.digest, image.path)
-    return MachineSpec(machine_id, directory, environment, runtime, 1, 512, 1024)
+    return MachineSpec(machine_id, directory, environment, runtime, MachineSize(1, 512, 1024))

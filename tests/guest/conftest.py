@@ -16,6 +16,7 @@ from pyro_mcp.environments.store import EnvironmentStore
 from pyro_mcp.machines.driver import GuestRuntime, Image, MachineSpec
 from pyro_mcp.machines.qemu.command import BINARY
 from pyro_mcp.machines.qemu.driver import QemuDriver, QemuMachine
+from pyro_mcp.model.size import MachineSize
 from pyro_mcp.protocol.channel import Channel
 from pyro_mcp.settings import Settings
 from pyro_mcp.system.progress import silent
@@ -48,7 +49,7 @@ def new_spec(tmp_path: Path, runtime: GuestRuntime, environment: Image) -> Calla
         directory = tmp_path / machine_id
         directory.mkdir(mode=0o700)
         sizes = {"vcpu_count": 1, "mem_mib": 512, "scratch_mib": 1024, **changes}
-        return MachineSpec(machine_id, directory, environment, runtime, **sizes)
+        return MachineSpec(machine_id, directory, environment, runtime, MachineSize(**sizes))
 
     return make
 

@@ -22,10 +22,11 @@ import sys
 from pathlib import Path
 from pyro_mcp.machines.driver import GuestRuntime, Image, MachineSpec
 from pyro_mcp.machines.qemu.driver import QemuDriver
+from pyro_mcp.model.size import MachineSize
 cache, image, kernel, initramfs, runtime = map(Path, sys.argv[1:])
 (cache / "machine").mkdir()
 spec = MachineSpec(
-    "vm-1", cache / "machine", Image("i", image), GuestRuntime("r", kernel, initramfs, runtime), 1, 256, 64
+    "vm-1", cache / "machine", Image("i", image), GuestRuntime("r", kernel, initramfs, runtime), MachineSize(1, 256, 64)
 )
 QemuDriver(cache, accelerator="tcg").launch(spec, lambda *_: None)
 """

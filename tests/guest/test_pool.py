@@ -247,7 +247,7 @@ def test_one_whose_template_is_gone_is_ended_and_never_handed_out(
     (waiting,) = lab.waiting_ahead(engine)
     gone = threading.Event()
     waiting.ahead.on_exit(gone.set)
-    template = driver._templates.get(driver._kind(new_spec(mem_mib=320, scratch_mib=waiting.spec.scratch_mib)))
+    template = driver._templates.get(driver._kind(new_spec(mem_mib=320, scratch_mib=waiting.spec.size.scratch_mib)))
     assert template is not None
     os.utime(template.directory / RAM)
     _, pid = start(engine, lab, mem_mib=320)

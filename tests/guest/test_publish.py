@@ -17,6 +17,7 @@ import pytest
 from pyro_mcp.environments.store import EnvironmentStore
 from pyro_mcp.machines.driver import GuestRuntime, Image, MachineSpec
 from pyro_mcp.machines.qemu.driver import QemuDriver, QemuMachine
+from pyro_mcp.model.size import MachineSize
 from pyro_mcp.network.publish import Listener, Publisher
 from pyro_mcp.protocol.channel import Data, Event, RemoteError, Result, Stream
 from pyro_mcp.settings import Settings
@@ -40,7 +41,11 @@ def machine(
     directory = tmp_path_factory.mktemp("published")
     directory.chmod(0o700)
     spec = MachineSpec(
-        f"vm-{uuid.uuid4().hex[:12]}", Path(directory), Image(image.digest, image.path), runtime, 1, 512, 1024
+        f"vm-{uuid.uuid4().hex[:12]}",
+        Path(directory),
+        Image(image.digest, image.path),
+        runtime,
+        MachineSize(1, 512, 1024),
     )
     born = driver.launch(spec, silent)
     yield born

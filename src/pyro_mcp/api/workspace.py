@@ -24,6 +24,7 @@ from pyro_mcp.api.params import (
     WorkspaceRef,
     WorkspaceTtlSeconds,
 )
+from pyro_mcp.model.size import MachineSize
 from pyro_mcp.model.workspace import Workspace, WorkspaceDeleted, WorkspaceList
 from pyro_mcp.operations.operation import Effects, operation
 
@@ -79,9 +80,7 @@ def create_workspace(
         ),
         secrets=secrets,
         secret_files=secret_files,
-        vcpu_count=vcpu_count,
-        mem_mib=mem_mib,
-        scratch_mib=scratch_mib,
+        size=MachineSize(vcpu_count, mem_mib, scratch_mib),
         ttl_seconds=ttl_seconds,
         allow_host_compat=allow_host_compat,
     )

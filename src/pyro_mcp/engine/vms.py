@@ -22,6 +22,7 @@ from pyro_mcp.errors import Conflict, PyroError, TimedOut
 from pyro_mcp.machines.driver import Machine
 from pyro_mcp.model.machine import ReapResult, Vm, VmDeleted, VmNetwork, VmState
 from pyro_mcp.model.process import Cleanup, ExecutionMode, Isolation, RunResult
+from pyro_mcp.model.size import MachineSize
 from pyro_mcp.operations.call import Call
 from pyro_mcp.store.machines import MachineRow
 
@@ -51,10 +52,10 @@ class Vms:
         command: str | list[str],
         timeout_seconds: int,
         stdin: bytes | Iterable[bytes] | None,
-        **size: Any,
+        **options: Any,
     ) -> RunResult:
         """Make, use and remove one machine. Raises what making and using it raise; it is removed in any case."""
-        boot, row = self._born(call, environment, one_shot=True, **size)
+        boot, row = self._born(call, environment, one_shot=True, **options)
         self._fleet.admit(row)
         removal = _Removal(self._fleet, row.machine_id, "one-shot machine")
         with removal:
@@ -64,8 +65,8 @@ class Vms:
             done = self._exec(call, machine, command, timeout_seconds, stdin)
         return RunResult(**done, vm_id=row.machine_id, environment=environment, cleanup=removal.outcome)
 
-    def create(self, call: Call[Any], environment: str, **size: Any) -> Vm:
-        _, row = self._born(call, environment, one_shot=False, **size)
+    def create(self, call: Call[Any], environment: str, **options: Any) -> Vm:
+        _, row = self._born(call, environment, one_shot=False, **options)
         self._fleet.admit(row)
         try:
             self._images.lease(row)
@@ -131,19 +132,27 @@ class Vms:
         return row
 
     def _born(
-        self, call: Call[Any], environment: str, *, one_shot: bool, network: bool, **size: Any
+        self,
+        call: Call[Any],
+        environment: str,
+        *,
+        one_shot: bool,
+        vcpu_count: int,
+        mem_mib: int,
+        ttl_seconds: int,
+        network: bool,
+        allow_host_compat: bool,
+        allow_hosts: list[str] | None = None,
+        allow_addresses: list[str] | None = None,
+        host_ca: bool = False,
     ) -> tuple[BootSpec, MachineRow]:
-        narrowed = {name: size.pop(name, None) for name in ("allow_hosts", "allow_addresses")}
-        policy = "egress" if network else "off"
-        asked = self._networks.asked(policy, **narrowed, host_ca=size.pop("host_ca", False))
-        allowed = size.pop("allow_host_compat")
-        boot = self._provisioner.prepare(
-            call, environment, vcpu_count=size["vcpu_count"], mem_mib=size["mem_mib"], allow_host_compat=allowed
+        size = MachineSize(vcpu_count, mem_mib, SCRATCH_MIB)
+        asked = self._networks.asked(
+            "egress" if network else "off", allow_hosts=allow_hosts, allow_addresses=allow_addresses, host_ca=host_ca
         )
+        boot = self._provisioner.prepare(call, environment, size, allow_host_compat=allow_host_compat)
         self._networks.check(call, boot.driver.capabilities, asked)
-        made = self._provisioner.row(
-            environment, boot, one_shot=one_shot, scratch_mib=SCRATCH_MIB, network=asked, **size
-        )
+        made = self._provisioner.row(environment, boot, size, one_shot=one_shot, ttl_seconds=ttl_seconds, network=asked)
         return boot, made
 
     def _start(self, call: Call[Any], machine_id: str, boot: BootSpec) -> Machine:

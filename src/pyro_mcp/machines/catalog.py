@@ -14,6 +14,7 @@ from pyro_mcp.machines.preflight import Verdict, kvm_verdict, remembered_verdict
 from pyro_mcp.machines.qemu.command import BINARY
 from pyro_mcp.machines.qemu.driver import QemuDriver
 from pyro_mcp.machines.qemu.vmm import bury
+from pyro_mcp.model.size import MachineSize
 from pyro_mcp.settings import Settings
 from pyro_mcp.system.process import find_program
 
@@ -88,7 +89,7 @@ class DriverCatalog:
                 shutil.rmtree(left, ignore_errors=True)
             directory = Path(tempfile.mkdtemp(prefix="probe-", dir=state))
             try:
-                spec = MachineSpec("probe", directory, environment, runtime, 1, PROBE_MEM_MIB, 64)
+                spec = MachineSpec("probe", directory, environment, runtime, MachineSize(1, PROBE_MEM_MIB, 64))
                 QemuDriver(cache, accelerator="kvm", boot_seconds=seconds).boot(spec, mortal=True).terminate()
             finally:
                 shutil.rmtree(directory, ignore_errors=True)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from pyro_mcp.model.size import MachineSize
 from pyro_mcp.protocol.channel import Channel, Handler
 from pyro_mcp.system.progress import Progress
 
@@ -84,9 +85,7 @@ class MachineSpec:
     directory: Path
     environment: Image | None
     runtime: GuestRuntime | None
-    vcpu_count: int
-    mem_mib: int
-    scratch_mib: int
+    size: MachineSize
     seed: Path | None = None
     workspace: WorkspaceMount | None = None
     network: NetworkLink | None = None

@@ -56,8 +56,8 @@ def _pooled(place: Pooled) -> NodePooled:
     memory = _memory(pid)
     return NodePooled(
         environment=place.environment,
-        vcpu_count=place.spec.vcpu_count,
-        mem_mib=place.spec.mem_mib,
+        vcpu_count=place.spec.size.vcpu_count,
+        mem_mib=place.spec.size.mem_mib,
         pid=pid,
         resident_bytes=memory["Rss"],
         proportional_bytes=memory["Pss"],

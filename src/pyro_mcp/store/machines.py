@@ -11,6 +11,7 @@ import sqlite3
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
 
+from pyro_mcp.model.size import MachineSize
 from pyro_mcp.store.database import Database
 
 State = Literal["creating", "created", "starting", "running", "stopping", "stopped", "failed", "deleting"]
@@ -45,6 +46,10 @@ class MachineRow:
     reason: str | None = None
     workspace_id: str | None = None
     network: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def size(self) -> MachineSize:
+        return MachineSize(self.vcpu_count, self.mem_mib, self.scratch_mib)
 
 
 _COLUMNS = tuple(one.name for one in fields(MachineRow))

@@ -11,6 +11,7 @@ import sqlite3
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
 
+from pyro_mcp.model.size import MachineSize
 from pyro_mcp.store.database import Database
 
 WorkspaceState = Literal["creating", "ready", "deleting"]
@@ -41,6 +42,10 @@ class WorkspaceRow:
     generation: int = 0
     last_reset_at: float | None = None
     network: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def size(self) -> MachineSize:
+        return MachineSize(self.vcpu_count, self.mem_mib, self.scratch_mib)
 
 
 _COLUMNS = tuple(one.name for one in fields(WorkspaceRow))

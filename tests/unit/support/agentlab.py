@@ -17,6 +17,7 @@ import pytest
 from pyro_mcp.engine.session import Session
 from pyro_mcp.machines.driver import MachineSpec
 from pyro_mcp.machines.host.driver import HostDriver
+from pyro_mcp.model.size import MachineSize
 from pyro_mcp.operations.call import Call
 from pyro_mcp.protocol.channel import Channel, Stream
 from pyro_mcp.protocol.pipe import Pipe
@@ -69,7 +70,9 @@ def lab(tmp_path: Path) -> Iterator[Lab]:
     directory = tmp_path / "machine"
     directory.mkdir(mode=0o700)
     # An id of this run's own: whoever carries its mark is ended with it, in all of the host.
-    machine = HostDriver().launch(MachineSpec(f"vm-{os.getpid():012x}", directory, None, None, 1, 512, 0), silent)
+    machine = HostDriver().launch(
+        MachineSpec(f"vm-{os.getpid():012x}", directory, None, None, MachineSize(1, 512, 0)), silent
+    )
     notes: list[tuple[str, dict[str, Any]]] = []
     try:
         yield Lab(

@@ -66,8 +66,7 @@ class Pooled:
     def serves(self, row: MachineRow | None) -> bool:
         """Whether it may well become the machine `row`."""
         image = self.spec.environment
-        mine = (image and image.digest, self.spec.vcpu_count, self.spec.mem_mib, self.spec.scratch_mib)
-        return row is not None and mine == (row.digest, row.vcpu_count, row.mem_mib, row.scratch_mib)
+        return row is not None and (image and image.digest, self.spec.size) == (row.digest, row.size)
 
 
 @dataclass
@@ -122,7 +121,7 @@ class Pool:
             machine = None if place is None else self._hand_out(preparer, place, spec)
             machine = machine or otherwise()
         plain = replace(spec, seed=None, workspace=None, network=None)
-        self._used(preparer, plain, spec.mem_mib + driver.capabilities.overhead_mib, environment)
+        self._used(preparer, plain, spec.size.mem_mib + driver.capabilities.overhead_mib, environment)
         return machine
 
     @contextlib.contextmanager

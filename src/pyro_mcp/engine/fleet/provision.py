@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from dataclasses import asdict
 from typing import Any
 
 from pyro_mcp.engine.fleet import admission
@@ -10,6 +11,7 @@ from pyro_mcp.engine.fleet.drivers import Drivers
 from pyro_mcp.engine.fleet.fleet import BootSpec, Fleet
 from pyro_mcp.engine.fleet.images import Images
 from pyro_mcp.errors import IsolationUnavailable, MissingDependency
+from pyro_mcp.model.size import MachineSize
 from pyro_mcp.operations.call import Call
 from pyro_mcp.settings import Settings
 from pyro_mcp.store.machines import MachineRow
@@ -27,14 +29,12 @@ class Provisioner:
         self._drivers = drivers
         self._clock = clock
 
-    def prepare(
-        self, call: Call[Any], environment: str, *, vcpu_count: int, mem_mib: int, allow_host_compat: bool
-    ) -> BootSpec:
+    def prepare(self, call: Call[Any], environment: str, size: MachineSize, *, allow_host_compat: bool) -> BootSpec:
         """Refuse early what cannot be, then have everything at hand that a machine is born from."""
-        admission.check_size(vcpu_count)
+        admission.check_size(size.vcpu_count)
         admission.check_place(self._fleet.rows(), self._settings)
         besides = self._drivers.likely().capabilities.overhead_mib
-        admission.check_memory(self._fleet.committed_mib(), mem_mib, besides, self._settings)
+        admission.check_memory(self._fleet.committed_mib(), size.mem_mib, besides, self._settings)
         try:
             return self._guest(call, environment)
         except (IsolationUnavailable, MissingDependency) as error:
@@ -53,11 +53,9 @@ class Provisioner:
         self,
         environment: str,
         boot: BootSpec,
+        size: MachineSize,
         *,
         one_shot: bool,
-        vcpu_count: int,
-        mem_mib: int,
-        scratch_mib: int,
         ttl_seconds: int,
         workspace_id: str | None = None,
         network: dict[str, Any] | None = None,
@@ -72,9 +70,7 @@ class Provisioner:
             driver=boot.driver.name,
             isolation=promised.isolation,
             execution_mode=promised.execution_mode,
-            vcpu_count=vcpu_count,
-            mem_mib=mem_mib,
-            scratch_mib=scratch_mib,
+            **asdict(size),
             state="creating",
             one_shot=one_shot,
             ttl_seconds=ttl_seconds,
@@ -102,9 +98,7 @@ def announced(machine: MachineRow, name: str | None, labels: dict[str, str], all
         name=name,
         labels=labels,
         environment=machine.environment,
-        vcpu_count=machine.vcpu_count,
-        mem_mib=machine.mem_mib,
-        scratch_mib=machine.scratch_mib,
+        **asdict(machine.size),
         network_policy=machine.network.get("mode", "off"),
         allow_host_compat=allow_host_compat,
         seed={},

@@ -29,6 +29,7 @@ from pyro_mcp.engine.workspaces.snapshots import Snapshots
 from pyro_mcp.engine.workspaces.view import WorkspaceView
 from pyro_mcp.errors import InvalidArgument, PyroError
 from pyro_mcp.model.names import check_labels, check_name
+from pyro_mcp.model.size import MachineSize
 from pyro_mcp.model.workspace import Workspace, WorkspaceDeleted, WorkspaceList
 from pyro_mcp.operations.call import Call
 from pyro_mcp.operations.encode import encode
@@ -102,9 +103,7 @@ class Lifecycle:
         name: str | None,
         labels: dict[str, str] | None,
         network: dict[str, Any],
-        vcpu_count: int,
-        mem_mib: int,
-        scratch_mib: int,
+        size: MachineSize,
         ttl_seconds: int,
         allow_host_compat: bool,
         secrets: dict[str, str] | None = None,
@@ -115,17 +114,13 @@ class Lifecycle:
         name = None if name is None else check_name(name)
         labels = check_labels(labels or {})
         values = Values(secrets, secret_files)
-        boot = self._provisioner.prepare(
-            call, environment, vcpu_count=vcpu_count, mem_mib=mem_mib, allow_host_compat=allow_host_compat
-        )
+        boot = self._provisioner.prepare(call, environment, size, allow_host_compat=allow_host_compat)
         self._networks.check(call, boot.driver.capabilities, network)
         machine = self._provisioner.row(
             environment,
             boot,
+            size,
             one_shot=False,
-            vcpu_count=vcpu_count,
-            mem_mib=mem_mib,
-            scratch_mib=scratch_mib,
             ttl_seconds=ttl_seconds,
             workspace_id=f"ws-{token_hex(6)}",
             network=network,

@@ -195,10 +195,8 @@ class Snapshots:
         row = self._provisioner.row(
             workspace.environment,
             boot,
+            workspace.size,
             one_shot=False,
-            vcpu_count=workspace.vcpu_count,
-            mem_mib=workspace.mem_mib,
-            scratch_mib=workspace.scratch_mib,
             ttl_seconds=workspace.ttl_seconds,
             workspace_id=workspace.workspace_id,
             network=workspace.network,

@@ -108,7 +108,7 @@ class QemuDriver:
         """A configured machine booted cold, without a template. A `mortal` one dies with the calling thread."""
         scratch = spec.directory / SCRATCH
         if not scratch.exists():
-            new_scratch(self._cache_dir, scratch, spec.scratch_mib, device_bytes=DISK_BYTES)
+            new_scratch(self._cache_dir, scratch, spec.size.scratch_mib, device_bytes=DISK_BYTES)
         process = self._spawn(spec, scratch, Memory(), mortal=mortal)
         return self._configured(spec, process, self._boot_seconds)
 
@@ -220,7 +220,7 @@ class QemuDriver:
         found = self._templates.get(kind)
         if found is not None:
             return found
-        size = f"{spec.vcpu_count} vCPU, {spec.mem_mib} MiB"
+        size = f"{spec.size.vcpu_count} vCPU, {spec.size.mem_mib} MiB"
         progress(f"The first guest of this size ({size}) is booted once and frozen; later ones start from it", 0.0)
         tries = 0
         while True:
@@ -241,14 +241,14 @@ class QemuDriver:
         return Kind(
             environment=spec.environment.digest,
             runtime=spec.runtime.digest,
-            vcpu_count=spec.vcpu_count,
-            mem_mib=spec.mem_mib,
+            vcpu_count=spec.size.vcpu_count,
+            mem_mib=spec.size.mem_mib,
             driver=self.name,
             accelerator=self._accelerator,
             vmm_version=qemu_version(self._binary),
             command=f"{COMMAND_VERSION} {kernel_parameters(self._accelerator)}",
             cpu_model=_cpu_model(),
-            scratch_mib=0 if (spec.directory / SCRATCH).exists() else spec.scratch_mib,
+            scratch_mib=0 if (spec.directory / SCRATCH).exists() else spec.size.scratch_mib,
         )
 
     def _freeze(self, spec: MachineSpec, scratch_mib: int, directory: Path, progress: Progress) -> None:

@@ -13,6 +13,7 @@ from pyro_mcp.api import diff, export, patch, sync
 from pyro_mcp.api import file as files
 from pyro_mcp.engine.engine import Engine
 from pyro_mcp.errors import Conflict, NotFound
+from pyro_mcp.model.size import MachineSize
 from pyro_mcp.operations.operation import Operation
 
 
@@ -29,9 +30,7 @@ class Lab:
             name="w",
             labels=None,
             network={},
-            vcpu_count=1,
-            mem_mib=128,
-            scratch_mib=512,
+            size=MachineSize(1, 128, 512),
             ttl_seconds=600,
             allow_host_compat=True,
         )

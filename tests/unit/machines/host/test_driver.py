@@ -18,6 +18,7 @@ from pyro_mcp.machines.driver import MachineSpec
 from pyro_mcp.machines.host.driver import IDENTITY, HostDriver, HostMachine
 from pyro_mcp.machines.host.leftovers import _marked
 from pyro_mcp.machines.watched import WatchedProcess, held
+from pyro_mcp.model.size import MachineSize
 from pyro_mcp.protocol.channel import ChannelClosed, Data, Result
 from pyro_mcp.system.progress import silent
 
@@ -46,7 +47,7 @@ def spec(tmp_path: Path) -> MachineSpec:
     # Longer than the kernel allows for a socket's path.
     directory = tmp_path / ("d" * 120)
     directory.mkdir(mode=0o700)
-    return MachineSpec(ID, directory, None, None, 1, 512, 0)
+    return MachineSpec(ID, directory, None, None, MachineSize(1, 512, 0))
 
 
 @pytest.fixture
