@@ -74,19 +74,16 @@ class AgentClient:
 
         Raises what `exchange` raises, `ProtocolError` for an answer that is no `kind`, and what the callbacks raise.
         """
+
+        def take(message: Data | Event) -> None:
+            if isinstance(message, Data):
+                if on_data is not None and message.tag == STDOUT:
+                    on_data(bytes(message.data))
+            elif on_event is not None:
+                on_event(message.value)
+
         with self.exchange(call, verb, params, send=send, purpose=purpose) as exchange:
-            messages = exchange.messages(seconds, patience)
-            while True:
-                try:
-                    message = next(messages)
-                except StopIteration as done:
-                    answer = done.value
-                    break
-                if isinstance(message, Data):
-                    if on_data is not None and message.tag == STDOUT:
-                        on_data(bytes(message.data))
-                elif on_event is not None:
-                    on_event(message.value)
+            answer = exchange.answer(take, seconds, patience)
         return checked(verb, answer, kind)
 
     def stream(self, call: Call[Any], verb: str, params: dict[str, Any], *, send: Input | None = None) -> Messages:
@@ -163,6 +160,19 @@ class Exchange:
                 return message.value
             if isinstance(message, Data | Event):
                 yield message
+
+    def answer(
+        self, take: Callable[[Data | Event], None], seconds: float | None = None, patience: float | None = None
+    ) -> dict[str, Any]:
+        """The answer; `take` gets what comes before it. Times are those of `messages`."""
+        messages = self.messages(seconds, patience)
+        while True:
+            try:
+                message = next(messages)
+            except StopIteration as done:
+                answer: dict[str, Any] = done.value
+                return answer
+            take(message)
 
     def _next(self, seconds: float, patience: float) -> Message:
         sent = -1

@@ -20,8 +20,9 @@ from pyro_mcp.engine.secrets.redact import Masks
 from pyro_mcp.engine.secrets.store import Secrets
 from pyro_mcp.engine.seed import IMAGE, seed_of
 from pyro_mcp.engine.staging import ExportStaging
-from pyro_mcp.errors import Conflict, NotFound
+from pyro_mcp.errors import NotFound
 from pyro_mcp.machines.driver import Machine, WorkspaceMount
+from pyro_mcp.model.refusals import changed_meanwhile, not_started
 from pyro_mcp.model.workspace import shown_state
 from pyro_mcp.operations.call import Call
 from pyro_mcp.store.machines import MachineRow
@@ -105,10 +106,7 @@ class Sessions:
             if now is not None and (now.state, now.machine_id) == ("ready", row.machine_id):
                 # It is something else that is missing, such as the image it was made on.
                 raise
-            raise Conflict(
-                f"cannot use {row.workspace_id}: it was reset or deleted meanwhile",
-                hint="Look at it with <<status_workspace>> and try again",
-            ) from None
+            raise changed_meanwhile(f"use {row.workspace_id}") from None
 
     def start(self, call: Call[Any], ref: str) -> WorkspaceRow:
         """Start a stopped workspace on the disk it had; its row. One that runs is left as it is."""
@@ -132,8 +130,5 @@ class Sessions:
             call.notice(f"{row.workspace_id} had stopped ({machine.reason}); starting it again")
             self.start(call, row.workspace_id)
         elif machine.state != "running":
-            raise Conflict(
-                f"cannot use {row.workspace_id}: it is {shown_state(row.state, machine.state)}",
-                hint="Start it with <<start_workspace>> first",
-            )
+            raise not_started(row.workspace_id, shown_state(row.state, machine.state), "start_workspace")
         return self._fleet.live(row.machine_id)

@@ -30,6 +30,7 @@ from pyro_mcp.machines.driver import Machine
 from pyro_mcp.model.command import shown
 from pyro_mcp.model.network import NetworkRefusal
 from pyro_mcp.model.process import ExecutionMode, Isolation
+from pyro_mcp.model.refusals import changed_meanwhile
 from pyro_mcp.model.workspace_exec import CommandEntry, CommandOutput, WorkspaceExec, WorkspaceLogs
 from pyro_mcp.operations.call import STDERR, STDOUT, Call
 from pyro_mcp.store.commands import CommandRow, Tally
@@ -231,10 +232,7 @@ class Commands:
                 started_at=self._clock.wall(),
             )
             if row is None:
-                raise Conflict(
-                    f"cannot run the command: {workspace.workspace_id} was reset or deleted meanwhile",
-                    hint="Look at it with <<status_workspace>> and try again",
-                )
+                raise changed_meanwhile("run the command", workspace.workspace_id)
             mark = None if alone_seconds is None else self._mark(row, alone_seconds)
             journal = Journal(*self._place(row), None if mark is None else mark.places)
             job = self._job(row, machine, journal, masks, mark)

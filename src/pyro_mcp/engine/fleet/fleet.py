@@ -24,6 +24,7 @@ from pyro_mcp.errors import Capacity, Conflict, DiskFull, NotFound, PyroError
 from pyro_mcp.machines.driver import Driver, GuestRuntime, Image, Machine, MachineSpec, WorkspaceMount
 from pyro_mcp.model.environment import PruneResult
 from pyro_mcp.model.names import there_are
+from pyro_mcp.model.refusals import not_started
 from pyro_mcp.protocol.channel import ChannelClosed, RemoteError
 from pyro_mcp.settings import Settings
 from pyro_mcp.store.machines import MachineRow, Machines
@@ -114,8 +115,8 @@ class Fleet:
         row = self.get(machine_id)
         machine = self._live.get(machine_id)
         if row.state != "running" or machine is None:
-            why = f": {row.reason}" if row.reason else ""
-            raise Conflict(f"cannot use {machine_id}: it is {row.state}{why}", hint="Start it first")
+            start = "start_workspace" if row.workspace_id else "start_vm"
+            raise not_started(machine_id, row.state, start, row.reason)
         return machine
 
     def list_processes(self) -> list[MachineProcess]:

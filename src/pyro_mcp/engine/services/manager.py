@@ -28,6 +28,7 @@ from pyro_mcp.machines.driver import Machine
 from pyro_mcp.model.command import shown, words
 from pyro_mcp.model.names import there_are
 from pyro_mcp.model.paths import absolute
+from pyro_mcp.model.refusals import changed_meanwhile
 from pyro_mcp.model.service import (
     RestartPolicy,
     Service,
@@ -36,7 +37,7 @@ from pyro_mcp.model.service import (
     StartedService,
 )
 from pyro_mcp.operations.call import STDERR, STDOUT, Call
-from pyro_mcp.protocol.channel import Data
+from pyro_mcp.protocol.channel import Data, Event
 from pyro_mcp.protocol.readiness import parse
 from pyro_mcp.store.database import Database
 from pyro_mcp.store.machines import Machines
@@ -235,10 +236,7 @@ class Services:
         )
         begun = self._table.begin(row)
         if begun is False:
-            raise Conflict(
-                f"cannot start {name}: {workspace.workspace_id} was reset or deleted meanwhile",
-                hint="Look at it with <<status_workspace>> and try again",
-            )
+            raise changed_meanwhile(f"start {name}", workspace.workspace_id)
         if isinstance(begun, ServiceRow):
             raise Conflict(
                 f"cannot start {name}: a service of that name is {begun.state} already",
@@ -277,18 +275,15 @@ class Services:
         """Both streams as the machine has them, masked."""
         params = {"run": row.run} | ({} if lines is None else {"tail_lines": lines})
         streams = {STDOUT: bytearray(), STDERR: bytearray()}
+
+        def take(message: Data | Event) -> None:
+            if isinstance(message, Data) and message.tag in streams:
+                streams[message.tag] += message.data
+            if sum(map(len, streams.values())) > LOG_BYTES:
+                raise MachineFailed("cannot read the log: the machine's agent sends too much")
+
         with AgentClient(machine).exchange(call, "service_logs", params) as exchange:
-            messages = exchange.messages(ANSWER_SECONDS, PATIENCE_SECONDS)
-            while True:
-                try:
-                    message = next(messages)
-                except StopIteration as done:
-                    answer = done.value
-                    break
-                if isinstance(message, Data) and message.tag in streams:
-                    streams[message.tag] += message.data
-                if sum(map(len, streams.values())) > LOG_BYTES:
-                    raise MachineFailed("cannot read the log: the machine's agent sends too much")
+            answer = exchange.answer(take, ANSWER_SECONDS, PATIENCE_SECONDS)
         masks = self._secrets.masks(row.workspace_id)
         out, err = (masks.data(bytes(streams[tag])).decode("utf-8", "replace") for tag in (STDOUT, STDERR))
         return out, err, answer.get("truncated") is True

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import stat
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,15 +12,19 @@ from urllib.parse import quote
 
 import msgspec
 import pytest
+from agentlab import Scripted
 from fleetlab import Ears, engine_at
 
 from pyro_mcp.api import diff, export, snapshot, workspace
 from pyro_mcp.api import exec as workspace_exec
 from pyro_mcp.api import file as files
+from pyro_mcp.engine.cancel import SILENT
 from pyro_mcp.engine.engine import Engine
+from pyro_mcp.engine.secrets import store
 from pyro_mcp.engine.secrets.store import MOST_BYTES, Values
-from pyro_mcp.errors import InvalidArgument, NotFound, PyroError
+from pyro_mcp.errors import InvalidArgument, MachineFailed, NotFound, PyroError
 from pyro_mcp.operations.operation import Operation
+from pyro_mcp.protocol.channel import Stream
 
 CANARY = "c4nary/vèry+secret value"
 FILED = "filed-canary-0123456789"
@@ -198,3 +203,31 @@ def test_an_export_holds_what_the_workspace_does(lab: Lab, tmp_path: Path) -> No
     lab.run("echo plain > file")
     lab.ask(export.export_workspace, workspace_id="w", path="/workspace", output=str(tmp_path / "out"))
     assert [path.name for path in (tmp_path / "out").rglob("*")] == ["file"]
+
+
+def test_one_that_is_overdue_is_cancelled_and_told_of_an_agent_that_lives(
+    lab: Lab, scripted: Scripted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store, "PUT_SECONDS", 0.05)
+    monkeypatch.setattr(store, "PATIENCE_SECONDS", 0.2)
+    cancelled, asked = threading.Event(), []
+
+    def handler(stream: Stream) -> None:
+        asked.append(stream)
+        if len(asked) == 1:
+            stream.on_cancel(cancelled.set)
+            assert cancelled.wait(30)
+        stream.result({})
+
+    machine = scripted(handler).machine
+    workspace_id = lab.engine.registry.find("w").workspace_id
+    told = r"cannot hand over the secret TOKEN: the agent of vm-\w+ is alive and has not answered within 0.2 s"
+    with pytest.raises(MachineFailed, match=told) as failed:
+        lab.engine.secrets.deliver(workspace_id, machine, ["TOKEN"])
+    assert failed.value.hint == SILENT
+    assert cancelled.wait(30)
+    assert not machine.channel.closed
+    monkeypatch.undo()
+    lab.engine.secrets.deliver(workspace_id, machine, ["TOKEN"])
+    lab.engine.secrets.deliver(workspace_id, machine, ["TOKEN"])
+    assert len(asked) == 2, "it was not taken for delivered, and is delivered once"
