@@ -8,17 +8,10 @@ follows some characters.) What it does not know it leaves out.
 
 from __future__ import annotations
 
-import re
-
 from pyro_mcp.engine.shells.grid import Grid
+from pyro_mcp.model.escapes import scan
 
 NUMBER_MAX = 9999
-_TEXT = re.compile(r"[^\x00-\x1f\x7f-\x9f]+")
-_STRING = r"[\]PX^_k][^\x07\x1b\x9c\n\x18\x1a]{0,65536}"
-_ENDED = r"(?:\x07|\x9c|\x1b\\|(?=[\n\x18\x1a]|\x1b[^\\]))"
-_SIMPLE = r"([ -/]{0,4})(?![\[\]PX^_k])([0-~])"
-_ESCAPE = re.compile(rf"\x1b(?:\[([0-?]{{0,64}})([ -/]{{0,4}})([@-~])|{_STRING}{_ENDED}|{_SIMPLE})")
-_BEGUN = re.compile(rf"\x1b(?:\[[0-?]{{0,64}}[ -/]{{0,4}}|{_STRING}\x1b?|[ -/]{{0,4}})?\Z")
 _ALTERNATE = {47, 1047, 1049}
 
 
@@ -31,23 +24,7 @@ class Screen(Grid):
 
     def feed(self, text: str) -> None:
         """Take the next piece of output."""
-        text = self._pending + text
-        self._pending = ""
-        at, end = 0, len(text)
-        while at < end:
-            found = _TEXT.match(text, at)
-            if found:
-                self._draw(found.group())
-            elif text[at] == "\x1b":
-                found = _ESCAPE.match(text, at)
-                if found is None and _BEGUN.match(text, at):
-                    self._pending = text[at:]
-                    return
-                if found:
-                    self._escape(*found.groups(default=""))
-            else:
-                self._control(text[at])
-            at = found.end() if found else at + 1
+        self._pending = scan(self._pending + text, self._draw, self._control, self._escape)
 
     # -- controls
 

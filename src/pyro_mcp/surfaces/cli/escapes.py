@@ -12,12 +12,25 @@ import codecs
 import re
 from typing import Literal
 
-_BIDI = "\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"
-_SPECIAL = re.compile(f"[\x00-\x07\x0b\x0c\x0e-\x1f\x7f-\x9f{_BIDI}]")
-_IS_BIDI = re.compile(f"[{_BIDI}]")
+from pyro_mcp.model.escapes import (
+    ABORTS,
+    BIDI,
+    CONTROLS,
+    ESC,
+    FINALS,
+    INTERMEDIATES,
+    PARAMETERS,
+    SEQUENCE,
+    SEQUENCE_8BIT,
+    STRING_ENDS,
+    STRINGS,
+    STRINGS_8BIT,
+)
+
+_SPECIAL = re.compile(f"[\x00-\x07\x0b\x0c\x0e-\x1f\x7f-\x9f{BIDI}]")
+_IS_BIDI = re.compile(f"[{BIDI}]")
 _COLOUR = re.compile(r"[0-9;:]{0,64}")
-_STRINGS_7BIT = frozenset("]PX^_k")
-_STRINGS_8BIT = frozenset("\x90\x98\x9d\x9e\x9f")
+_IN_SEQUENCE = PARAMETERS + INTERMEDIATES
 _MAX_SEQUENCE = 128
 
 State = Literal["ground", "escape", "sequence", "string", "string_escape"]
@@ -57,8 +70,7 @@ class EscapeFilter:
                 if special:
                     kept.append(self._control(text[at]))
                     at += 1
-            elif text[at] == "\n" or text[at] in "\x18\x1a":
-                # A sequence never spans a line, so an unfinished one cannot swallow what follows.
+            elif text[at] in ABORTS:
                 self._state = "ground"
                 at += text[at] != "\n"
             else:
@@ -68,11 +80,11 @@ class EscapeFilter:
 
     def _control(self, char: str) -> str:
         """A special character in plain text: what is shown of it."""
-        if char == "\x1b":
+        if char == ESC:
             self._state = "escape"
-        elif char == "\x9b":
+        elif char == SEQUENCE_8BIT:
             self._state, self._sequence = "sequence", ""
-        elif char in _STRINGS_8BIT:
+        elif char in STRINGS_8BIT:
             self._state = "string"
         elif _IS_BIDI.match(char):
             return "\ufffd"
@@ -88,31 +100,31 @@ class EscapeFilter:
             self._state = "ground"
             if char != "\\":
                 self._after_escape(char)
-        elif char == "\x1b":
+        elif char == ESC:
             self._state = "string_escape"
-        elif char in "\x07\x9c":
+        elif char in STRING_ENDS:
             self._state = "ground"
         return ""
 
     def _after_escape(self, char: str) -> None:
-        if char == "[":
+        if char == SEQUENCE:
             self._state, self._sequence = "sequence", ""
-        elif char in _STRINGS_7BIT:
+        elif char in STRINGS:
             self._state = "string"
-        elif char == "\x1b" or " " <= char <= "/":
+        elif char == ESC or char in INTERMEDIATES:
             self._state = "escape"
         else:
             self._state = "ground"
 
     def _in_sequence(self, char: str) -> str:
-        if char == "\x1b":
+        if char == ESC:
             self._state = "escape"
-        elif "@" <= char <= "~":
+        elif char in FINALS:
             self._state = "ground"
             if char == "m" and _COLOUR.fullmatch(self._sequence):
                 self._coloured = self._sequence not in ("", "0")
                 return f"\x1b[{self._sequence}m"
-        elif " " <= char <= "?" and len(self._sequence) < _MAX_SEQUENCE:
+        elif char in _IN_SEQUENCE and len(self._sequence) < _MAX_SEQUENCE:
             self._sequence += char
         else:
             self._state = "ground"
@@ -121,4 +133,4 @@ class EscapeFilter:
 
 def plain(text: str) -> str:
     """`text` on one line without any control: for names and messages that a guest or a file had a hand in."""
-    return re.sub(f"[\x00-\x1f\x7f-\x9f{_BIDI}]", "\ufffd", text)
+    return re.sub(f"[{CONTROLS}{BIDI}]", "\ufffd", text)

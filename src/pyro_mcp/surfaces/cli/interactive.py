@@ -12,16 +12,13 @@ from __future__ import annotations
 import codecs
 import re
 
+from pyro_mcp.model.escapes import BIDI, scan
+
 MODES = frozenset({1, 6, 7, 12, 25, 47, 66, 1000, 1002, 1003, 1004, 1005, 1006, 1015, 1047, 1048, 1049, 2004, 2026})
 """Private modes that programs may set: cursor keys and shape, origin, wrap, alternate screen, mouse, paste."""
 _ON_BY_DEFAULT = frozenset({7, 25})
-_BIDI = "\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"
-_PLAIN = re.compile(f"[^\x00-\x06\x0e\x10-\x1f\x7f-\x9f{_BIDI}]+")
-_STRING = r"[\]PX^_k][^\x07\x1b\x9c\n\x18\x1a]{0,65536}"
-_ENDED = r"(?:\x07|\x9c|\x1b\\|(?=[\n\x18\x1a]|\x1b[^\\]))"
-_SIMPLE = r"([ -/]{0,4})(?![\[\]PX^_k])([0-~])"
-_ESCAPE = re.compile(rf"\x1b(?:\[([0-?]{{0,64}})([ -/]{{0,4}})([@-~])|{_STRING}{_ENDED}|{_SIMPLE})")
-_BEGUN = re.compile(rf"\x1b(?:\[[0-?]{{0,64}}[ -/]{{0,4}}|{_STRING}\x1b?|[ -/]{{0,4}})?\Z")
+_PLAIN = re.compile(f"[^\x00-\x06\x0e\x10-\x1f\x7f-\x9f{BIDI}]+")
+_TURNS = re.compile(f"[{BIDI}]")
 _NUMBERS = re.compile(r"[0-9;:]*")
 _DRAWING = frozenset("@ABCDEFGHIJKLMPSTXZ`abdefgmrsu")
 """What ends a sequence that draws, with nothing but numbers before it."""
@@ -39,26 +36,14 @@ class InteractiveFilter:
     def feed(self, data: bytes) -> str:
         """What of `data` may reach the terminal, as far as it can be judged yet."""
         text = self._pending + self._decoder.decode(data)
-        self._pending = ""
         kept: list[str] = []
-        at, end = 0, len(text)
-        while at < end:
-            found = _PLAIN.match(text, at)
-            if found:
-                kept.append(found.group())
-            elif text[at] == "\x1b":
-                found = _ESCAPE.match(text, at)
-                if found is None and _BEGUN.match(text, at):
-                    self._pending = text[at:]
-                    break
-                if found:
-                    kept.append(self._escape(*found.groups(default="")))
-            elif text[at] == "\x0e":
-                kept.append("\x0e")
-                self._drawn = True
-            elif re.match(f"[{_BIDI}]", text[at]):
-                kept.append("\ufffd")
-            at = found.end() if found else at + 1
+        self._pending = scan(
+            text,
+            kept.append,
+            lambda char: kept.append(self._control(char)),
+            lambda *parts: kept.append(self._escape(*parts)),
+            plain=_PLAIN,
+        )
         return "".join(kept)
 
     def finish(self) -> str:
@@ -74,6 +59,14 @@ class InteractiveFilter:
         self._changed.clear()
         self._drawn = False
         return back
+
+    def _control(self, char: str) -> str:
+        """What is shown of a character that is not plain: the shift to the drawing characters, and U+FFFD for what
+        would turn text round."""
+        if char == "\x0e":
+            self._drawn = True
+            return char
+        return "\ufffd" if _TURNS.match(char) else ""
 
     def _escape(self, params: str, between: str, final: str, before: str, char: str) -> str:
         """The sequence as it may pass, or nothing."""
