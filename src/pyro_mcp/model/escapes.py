@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from functools import cache
 
 ESC = "\x1b"
 SEQUENCE, SEQUENCE_8BIT = "[", "\x9b"
@@ -34,8 +35,15 @@ _PARAMETERS, _BETWEEN = f"{_one_of(PARAMETERS)}{{0,64}}", f"{_one_of(INTERMEDIAT
 _STRING = f"{_one_of(STRINGS)}[^{re.escape(STRING_ENDS + ABORTS + ESC)}]{{0,65536}}"
 _ENDED = rf"(?:{_one_of(STRING_ENDS)}|{ESC}\\|(?={_one_of(ABORTS)}|{ESC}[^\\]))"
 _SIMPLE = f"({_BETWEEN})(?!{_one_of(SEQUENCE + STRINGS)})({_one_of(PARAMETERS + FINALS)})"
-_ESCAPE = re.compile(rf"{ESC}(?:\[({_PARAMETERS})({_BETWEEN})({_one_of(FINALS)})|{_STRING}{_ENDED}|{_SIMPLE})")
-_BEGUN = re.compile(rf"{ESC}(?:\[{_PARAMETERS}{_BETWEEN}|{_STRING}{ESC}?|{_BETWEEN})?\Z")
+_ESCAPE = rf"{ESC}(?:\[({_PARAMETERS})({_BETWEEN})({_one_of(FINALS)})|{_STRING}{_ENDED}|{_SIMPLE})"
+_BEGUN = rf"{ESC}(?:\[{_PARAMETERS}{_BETWEEN}|{_STRING}{ESC}?|{_BETWEEN})?\Z"
+
+
+@cache
+def _patterns() -> tuple[re.Pattern[str], re.Pattern[str]]:
+    """A whole sequence, and the beginning of one. They take milliseconds to compile, and few programs that import this
+    meet any."""
+    return re.compile(_ESCAPE), re.compile(_BEGUN)
 
 
 def scan(
@@ -58,8 +66,9 @@ def scan(
         if found:
             on_text(found.group())
         elif text[at] == ESC:
-            found = _ESCAPE.match(text, at)
-            if found is None and _BEGUN.match(text, at):
+            whole, begun = _patterns()
+            found = whole.match(text, at)
+            if found is None and begun.match(text, at):
                 return text[at:]
             if found:
                 on_escape(*found.groups(default=""))
