@@ -189,7 +189,7 @@ PageBytes = Annotated[
         ge=16,
         le=1 << 20,
         metavar="N",
-        tool_most=8_000,
+        tool_max=8_000,
     ),
 ]
 EndCommand = Annotated[bool, Param(help="end that command and everything it has started")]

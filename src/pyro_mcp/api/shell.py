@@ -39,7 +39,7 @@ ShellCursor = Annotated[
     int, Param(help="where to read on, the next_cursor of an earlier answer; 0 is the beginning", ge=0, metavar="N")
 ]
 MaxChars = Annotated[
-    int, Param(help="most to answer with", ge=1, le=1_048_576, metavar="N", tool_most=8_000, flag="--max-chars")
+    int, Param(help="most to answer with", ge=1, le=1_048_576, metavar="N", tool_max=8_000, flag="--max-chars")
 ]
 Plain = Annotated[
     bool,

@@ -16,7 +16,7 @@ from pyro_mcp.engine.cancel import SILENT, beside, cancellable, patient
 from pyro_mcp.errors import MachineFailed, ProtocolError, PyroError
 from pyro_mcp.machines.driver import Machine
 from pyro_mcp.operations.call import STDOUT, Call
-from pyro_mcp.protocol.channel import ChannelClosed, Data, Event, Message, RemoteError, Result, Stream
+from pyro_mcp.protocol.channel import ChannelClosed, Data, Event, Message, RemoteError, Stream, StreamResult
 from pyro_mcp.protocol.stream import BODY_MAX
 
 T = TypeVar("T")
@@ -105,7 +105,7 @@ class AgentClient:
         send: Input | None = None,
         purpose: str | None = None,
         hint: Callable[[], str] = lambda: RESTART,
-    ) -> Iterator[Exchange]:
+    ) -> Iterator[AgentExchange]:
         """While inside, the request is under way; to leave by an error is to cancel it. `purpose` completes "cannot",
         `hint` says what to do when the machine is gone.
 
@@ -120,7 +120,7 @@ class AgentClient:
             with cancellable(call, self._machine, stream):
                 feeder = _feed(stream, send if body is None else None)
                 try:
-                    yield Exchange(self._machine, stream, feeder)
+                    yield AgentExchange(self._machine, stream, feeder)
                 except (ChannelClosed, RemoteError):
                     raise
                 except BaseException:
@@ -144,7 +144,7 @@ class AgentClient:
             self._machine.channel.open(verb, params)
 
 
-class Exchange:
+class AgentExchange:
     """A request under way."""
 
     def __init__(self, machine: Machine, stream: Stream, feeder: _Feeder | None) -> None:
@@ -159,7 +159,7 @@ class Exchange:
         patience = PATIENCE_SECONDS if patience is None else patience
         while True:
             message = self._next(seconds, patience)
-            if isinstance(message, Result):
+            if isinstance(message, StreamResult):
                 return message.value
             if isinstance(message, Data | Event):
                 yield message

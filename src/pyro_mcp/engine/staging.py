@@ -33,7 +33,7 @@ class ExportStaging:
         self._faults = faults
 
     @contextlib.contextmanager
-    def announced(self, work: Path) -> Iterator[None]:
+    def tracked(self, work: Path) -> Iterator[None]:
         """While inside, `work` may exist. Raises `OSError`."""
         note = self._home / secrets.token_hex(8)
         try:

@@ -110,7 +110,7 @@ class Machine(Protocol):
     def terminate(self) -> None:
         """End the machine now and wait until its process is gone. Idempotent."""
 
-    def last_words(self) -> str:
+    def console_tail(self) -> str:
         """The bounded, printable end of the console, for error messages. Untrusted."""
 
 

@@ -69,8 +69,8 @@ class Publisher:
         listener_connections: int = LISTENER_CONNECTIONS,
         half_open_seconds: float = HALF_OPEN_SECONDS,
     ) -> None:
-        self._most = connections
-        self._most_each = listener_connections
+        self._max = connections
+        self._max_each = listener_connections
         self._half_open_seconds = half_open_seconds
         self._lock = threading.Lock()
         self._listeners: set[Listener] = set()
@@ -173,13 +173,13 @@ class Publisher:
             self._listeners.discard(listener)
 
     def _with_room(self) -> Iterable[Listener]:
-        if len(self._connections) < self._most:
-            yield from (each for each in self._listeners if each.connection_count < self._most_each)
+        if len(self._connections) < self._max:
+            yield from (each for each in self._listeners if each.connection_count < self._max_each)
 
     def _accept(self, listener: Listener) -> bool:
         """Take one connection. False when this process is out of means for now."""
         with self._lock:
-            if listener._closing or len(self._connections) >= self._most:
+            if listener._closing or len(self._connections) >= self._max:
                 return True
             try:
                 sock, _ = listener._sock.accept()

@@ -16,7 +16,7 @@ from pyro_mcp.errors import PyroError
 from pyro_mcp.operations.fields import Field
 from pyro_mcp.operations.operation import Operation
 
-MARK = re.compile(r"<<([a-z_]+)(?:\.([a-z_]+)(?:=([^<>]*))?)?>>")
+PLACEHOLDER = re.compile(r"<<([a-z_]+)(?:\.([a-z_]+)(?:=([^<>]*))?)?>>")
 _HINTS = frozenset({"hint", "remedy"})
 """The fields of results that hold hints."""
 
@@ -36,7 +36,7 @@ class Wording:
 
     def text(self, text: str) -> str:
         """`text` with its marks replaced. What only looks like a mark stays."""
-        return MARK.sub(self._named, text) if "<<" in text else text
+        return PLACEHOLDER.sub(self._named, text) if "<<" in text else text
 
     def error(self, error: PyroError) -> PyroError:
         """The same error, its hint in the reader's words."""
@@ -53,15 +53,15 @@ class Wording:
             }
         return [self.result(part) for part in value] if isinstance(value, list) else value
 
-    def _named(self, mark: re.Match[str]) -> str:
-        verb, name, value = mark.groups()
+    def _named(self, placeholder: re.Match[str]) -> str:
+        verb, name, value = placeholder.groups()
         operation = self._operations().get(verb)
         if operation is None:
-            return mark[0]
+            return placeholder[0]
         if name is None:
             return self._verb(operation)
         field = next((one for one in operation.fields if one.name == name), None)
-        return self._option(operation, field, value) if field else mark[0]
+        return self._option(operation, field, value) if field else placeholder[0]
 
 
 def command_line(operation: Operation[Any, Any]) -> str:

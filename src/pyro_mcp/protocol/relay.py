@@ -18,7 +18,7 @@ import struct
 from enum import Enum
 
 from pyro_mcp.protocol.exchange import buffer
-from pyro_mcp.protocol.stream import ChannelClosed, Data, End, Message, RemoteError, Result, Stream
+from pyro_mcp.protocol.stream import ChannelClosed, Data, End, Message, RemoteError, Stream, StreamResult
 from pyro_mcp.protocol.wake import Wake
 
 SMALL_READ = 16 * 1024
@@ -189,11 +189,11 @@ class Relay:
     def _take(self, message: Message) -> None:
         if isinstance(message, Data):
             self._pending = memoryview(message.data)
-        elif isinstance(message, End | Result):
+        elif isinstance(message, End | StreamResult):
             if self._hearing:
                 self._hearing = False
                 self._sock.shutdown(_socket.SHUT_WR)
-            if isinstance(message, Result):
+            if isinstance(message, StreamResult):
                 self._answered, self._reading = True, False
 
     def _write(self) -> bool:

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from pyro_mcp.protocol.frames import Kind
+from pyro_mcp.protocol.frames import FrameKind
 from pyro_mcp.protocol.pipe import FOREVER, Pipe
 from pyro_mcp.protocol.stream import RemoteError, Stream
 
@@ -28,7 +28,7 @@ class Requests(Protocol):
 
     def _begin(self, verb: str, params: dict[str, Any] | None) -> Stream: ...
 
-    def _write(self, kind: Kind, stream: int, *payload: bytes | memoryview) -> None: ...
+    def _write(self, kind: FrameKind, stream: int, *payload: bytes | memoryview) -> None: ...
 
 
 class Standstill:
@@ -58,7 +58,7 @@ class Standstill:
         self._pipe.patience = time.monotonic() + RECOVERY_SECONDS
         refused, self._refused = self._refused, []
         for number in refused:
-            self._channel._write(Kind.CANCEL, number)
+            self._channel._write(FrameKind.CANCEL, number)
         self._channel._begin(verb, params).leave()
         self.forget()
 

@@ -63,7 +63,7 @@ _TALLY = f"total(state='finished' AND exit_code=0), total{_FAILED}, total(state=
 _OUTPUT = f"{_KEY} AND stdout_kept + stderr_kept > 0"
 
 
-class Commands:
+class CommandTable:
     """The only code that writes the commands table. Every method is one transaction."""
 
     def __init__(self, database: Database) -> None:

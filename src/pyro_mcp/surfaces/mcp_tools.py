@@ -89,8 +89,8 @@ class BoundTool:
             if value is not None or (known[name].required and not known[name].optional)
         }
         for field in self._fields:
-            if field.param.tool_most is not None and isinstance(wish := given.get(field.name, field.default), int):
-                given[field.name] = min(wish, field.param.tool_most)
+            if field.param.tool_max is not None and isinstance(requested := given.get(field.name, field.default), int):
+                given[field.name] = min(requested, field.param.tool_max)
         self.operation.validate(given)
         local = self.operation.localized(given)
         require_inside(self.name, self._fields, local, self._roots)

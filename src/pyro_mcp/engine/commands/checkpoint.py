@@ -23,7 +23,7 @@ _FORM = struct.Struct("<4sQd5Q5Q")
 
 
 @dataclass(slots=True)
-class Place:
+class StreamOffset:
     """Where one stream is. `covered` bytes from `offset` on belong to a secret whose mask is in the journal already;
     `size`, `tailed` and `lost` are the journal's: written, set aside past its bound, and dropped by a full disk."""
 
@@ -34,32 +34,32 @@ class Place:
     lost: int = 0
 
 
-class Mark:
+class Checkpoint:
     """One command's mark. `begun_ns` is on the host's boot clock."""
 
-    def __init__(self, path: Path, begun_ns: int, timeout_seconds: float, places: dict[int, Place]) -> None:
+    def __init__(self, path: Path, begun_ns: int, timeout_seconds: float, offsets: dict[int, StreamOffset]) -> None:
         self.begun_ns = begun_ns
         self.timeout_seconds = timeout_seconds
-        self.places = places
+        self.offsets = offsets
         self._path = path
         self._descriptor = -1
         self._complained = False
 
     @classmethod
-    def create(cls, path: Path, begun_ns: int, timeout_seconds: float) -> Mark:
+    def create(cls, path: Path, begun_ns: int, timeout_seconds: float) -> Checkpoint:
         """A new mark, at the beginning of both streams. Raises `OSError`."""
-        mark = cls(path, begun_ns, timeout_seconds, {STDOUT: Place(), STDERR: Place()})
+        checkpoint = cls(path, begun_ns, timeout_seconds, {STDOUT: StreamOffset(), STDERR: StreamOffset()})
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
-        mark._descriptor = os.open(path, flags, 0o600)
+        checkpoint._descriptor = os.open(path, flags, 0o600)
         try:
-            mark._write()
+            checkpoint._write()
         except OSError:
-            mark.remove()
+            checkpoint.remove()
             raise
-        return mark
+        return checkpoint
 
     @classmethod
-    def load(cls, path: Path) -> Mark | None:
+    def load(cls, path: Path) -> Checkpoint | None:
         """The mark that an earlier node has left; None if there is none to go by."""
         try:
             descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
@@ -70,12 +70,14 @@ class Mark:
             os.close(descriptor)
             return None
         _, begun_ns, timeout_seconds, *numbers = _FORM.unpack(data)
-        mark = cls(path, begun_ns, timeout_seconds, {STDOUT: Place(*numbers[:5]), STDERR: Place(*numbers[5:])})
-        mark._descriptor = descriptor
-        return mark
+        checkpoint = cls(
+            path, begun_ns, timeout_seconds, {STDOUT: StreamOffset(*numbers[:5]), STDERR: StreamOffset(*numbers[5:])}
+        )
+        checkpoint._descriptor = descriptor
+        return checkpoint
 
     def save(self) -> None:
-        """Write `places` down. A failure is told once: going on may then fail, and never with wrong output."""
+        """Write `offsets` down. A failure is told once: going on may then fail, and never with wrong output."""
         try:
             self._write()
         except OSError as error:
@@ -95,7 +97,7 @@ class Mark:
         self._path.unlink(missing_ok=True)
 
     def _write(self) -> None:
-        out, err = self.places[STDOUT], self.places[STDERR]
+        out, err = self.offsets[STDOUT], self.offsets[STDERR]
         data = _FORM.pack(
             _MAGIC,
             self.begun_ns,
@@ -106,5 +108,5 @@ class Mark:
         os.pwrite(self._descriptor, data, 0)
 
 
-def mark_path(directory: Path, sequence: int) -> Path:
+def checkpoint_path(directory: Path, sequence: int) -> Path:
     return directory / f"{sequence}.mark"

@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pyro_mcp.engine.commands.capture import Capture, Captured
-from pyro_mcp.engine.commands.checkpoint import Place
-from pyro_mcp.engine.commands.ring import Ring
+from pyro_mcp.engine.commands.checkpoint import StreamOffset
+from pyro_mcp.engine.commands.ring import JournalRing
 from pyro_mcp.model.count import count_of
 from pyro_mcp.model.cursor import parse_cursor
 from pyro_mcp.model.text import without_broken_end
@@ -30,7 +30,7 @@ _log = logging.getLogger(__name__)
 
 HEAD_BYTES = 8 * 1024 * 1024
 PIECE = 256 * 1024
-TORN_MOST = 3
+TORN_MAX = 3
 """So many bytes may be the beginning of a character; more that are none are told as they are."""
 _SUFFIXES = {STDOUT: "out", STDERR: "err"}
 
@@ -51,14 +51,14 @@ class Reading:
 class Journal:
     """The writer of one command's output. `directory` is made when there is something to write.
 
-    `places`, if given, are where an earlier writer was; they are kept current.
+    `offsets`, if given, are where an earlier writer was; they are kept current.
     """
 
-    def __init__(self, directory: Path, sequence: int, places: dict[int, Place] | None = None) -> None:
+    def __init__(self, directory: Path, sequence: int, offsets: dict[int, StreamOffset] | None = None) -> None:
         self._moved = threading.Condition()
-        places = places or {}
+        offsets = offsets or {}
         self._writers = {
-            tag: _Writer(path_of(directory, sequence, tag), places.get(tag) or Place()) for tag in _SUFFIXES
+            tag: _Writer(path_of(directory, sequence, tag), offsets.get(tag) or StreamOffset()) for tag in _SUFFIXES
         }
         self._finished = False
 
@@ -116,12 +116,12 @@ class Journal:
 
 
 class _Writer:
-    def __init__(self, path: Path, place: Place) -> None:
+    def __init__(self, path: Path, place: StreamOffset) -> None:
         self.tail_path = _tail_of(path)
         self._path = path
         self._place = place
         self._descriptor = -1
-        self._tail: Ring | None = None
+        self._tail: JournalRing | None = None
         self._complained = False
         self._noted = 0
 
@@ -132,7 +132,7 @@ class _Writer:
     def tells_past(self, offset: int) -> bool:
         """Whether a page from `offset` on would not be empty."""
         ahead = self.size - offset
-        return ahead > TORN_MOST or (ahead > 0 and bool(without_broken_end(_read(self._path, offset, ahead))))
+        return ahead > TORN_MAX or (ahead > 0 and bool(without_broken_end(_read(self._path, offset, ahead))))
 
     @property
     def kept(self) -> int:
@@ -175,7 +175,7 @@ class _Writer:
 
     def _set_aside(self, data: bytes) -> None:
         try:
-            self._tail = self._tail or Ring(self.tail_path, self._place.tailed)
+            self._tail = self._tail or JournalRing(self.tail_path, self._place.tailed)
             self._tail.write(data, self._place.tailed)
         except OSError as error:
             # The next piece begins another one: what a ring holds is whole.
@@ -185,7 +185,7 @@ class _Writer:
 
     def _kept_aside(self) -> bytes:
         try:
-            self._tail = self._tail or Ring(self.tail_path, self._place.tailed)
+            self._tail = self._tail or JournalRing(self.tail_path, self._place.tailed)
             return self._tail.read(self._place.tailed)
         except OSError as error:
             self._complain(self.tail_path, error)
@@ -218,18 +218,18 @@ class _Writer:
         self._complained = True
 
 
-def places_left(directory: Path, sequence: int) -> dict[int, Place]:
+def offsets_left(directory: Path, sequence: int) -> dict[int, StreamOffset]:
     """Where a writer was that died without a mark, as far as its files tell."""
     return {tag: _place_left(path_of(directory, sequence, tag)) for tag in _SUFFIXES}
 
 
-def _place_left(path: Path) -> Place:
-    place, tail_path = Place(), _tail_of(path)
+def _place_left(path: Path) -> StreamOffset:
+    place, tail_path = StreamOffset(), _tail_of(path)
     try:
         if path.exists():
             place.size = path.stat().st_size
         if tail_path.exists():
-            ring = Ring(tail_path, 0)
+            ring = JournalRing(tail_path, 0)
             place.size, place.tailed = min(place.size, HEAD_BYTES), ring.end
             ring.close()
     except OSError as error:
@@ -250,9 +250,9 @@ def _places(cursor: str) -> dict[int, int]:
     return {STDOUT: out, STDERR: err}
 
 
-def read_page(directory: Path, sequence: int, cursor: str, limit: int, *, over: bool) -> Reading:
+def read_page(directory: Path, sequence: int, cursor: str, limit: int, *, done: bool) -> Reading:
     """At most `limit` bytes from `cursor` on, of which each stream gets at least half if it has as much, nothing left
-    out; `over`: nothing more will be written."""
+    out; `done`: nothing more will be written."""
     at = _places(cursor)
     found = {tag: _read(path_of(directory, sequence, tag), at[tag], limit + 1) for tag in _SUFFIXES}
     streams, more = {}, False
@@ -261,7 +261,7 @@ def read_page(directory: Path, sequence: int, cursor: str, limit: int, *, over: 
         data, last = found[tag][:room], len(found[tag]) <= room
         whole = without_broken_end(data)
         # A character that is cut comes with the next page, unless this is all there ever will be.
-        data = data if over and last else whole or (data if len(data) > TORN_MOST else whole)
+        data = data if done and last else whole or (data if len(data) > TORN_MAX else whole)
         at[tag] += len(data)
         more = more or not last
         capture = Capture(limit)
@@ -270,11 +270,11 @@ def read_page(directory: Path, sequence: int, cursor: str, limit: int, *, over: 
     return Reading(streams, f"{at[STDOUT]}:{at[STDERR]}", more)
 
 
-def read_digest(directory: Path, sequence: int, limit: int, *, over: bool) -> Reading:
+def read_digest(directory: Path, sequence: int, limit: int, *, done: bool) -> Reading:
     """The first and last part of each stream, at most `limit` bytes; the cursor is where it ends now."""
     streams, at = {}, {}
     for tag in _SUFFIXES:
-        streams[tag], at[tag] = _digest(path_of(directory, sequence, tag), limit, over)
+        streams[tag], at[tag] = _digest(path_of(directory, sequence, tag), limit, done)
     return Reading(streams, f"{at[STDOUT]}:{at[STDERR]}")
 
 
@@ -283,8 +283,12 @@ def read_gone(dropped: dict[int, int], cursor: str | None) -> Reading:
     at = _places(cursor or "0:0")
     streams = {}
     for tag in _SUFFIXES:
-        told = dropped[tag] > at[tag]
-        text = f"[pyro: {count_of(dropped[tag], 'byte')} dropped: later output has taken their place]\n" if told else ""
+        reported = dropped[tag] > at[tag]
+        text = (
+            f"[pyro: {count_of(dropped[tag], 'byte')} dropped: later output has taken their place]\n"
+            if reported
+            else ""
+        )
         streams[tag] = Captured(text, 0, False)
         at[tag] = max(at[tag], dropped[tag])
     return Reading(streams, f"{at[STDOUT]}:{at[STDERR]}")
@@ -296,16 +300,16 @@ def remove_output(directory: Path, sequence: int) -> None:
         path_of(directory, sequence, tag).unlink(missing_ok=True)
 
 
-def _digest(path: Path, limit: int, over: bool) -> tuple[Captured, int]:
+def _digest(path: Path, limit: int, done: bool) -> tuple[Captured, int]:
     capture, offset = Capture(limit), 0
     while data := _read(path, offset, PIECE):
-        if len(data) < PIECE and not over:
+        if len(data) < PIECE and not done:
             data = without_broken_end(data)
             if not data:
                 break
         capture.add(data)
         offset += len(data)
-        if len(data) < PIECE and not over:
+        if len(data) < PIECE and not done:
             break
     return capture.finish(), offset
 

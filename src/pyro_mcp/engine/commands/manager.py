@@ -14,26 +14,26 @@ from pathlib import Path
 from typing import Any, cast
 
 from pyro_mcp.engine.commands.capture import CAPTURE_BYTES
-from pyro_mcp.engine.commands.checkpoint import Mark, mark_path
+from pyro_mcp.engine.commands.checkpoint import Checkpoint, checkpoint_path
 from pyro_mcp.engine.commands.job import UNATTENDED, Job
-from pyro_mcp.engine.commands.journal import Journal, Reading, places_left, read_digest, read_gone, read_page
+from pyro_mcp.engine.commands.journal import Journal, Reading, offsets_left, read_digest, read_gone, read_page
 from pyro_mcp.engine.commands.retention import Retention
 from pyro_mcp.engine.faults import Faults
 from pyro_mcp.engine.fleet.fleet import Fleet
 from pyro_mcp.engine.fleet.networks import Networks
 from pyro_mcp.engine.registry import Registry
 from pyro_mcp.engine.secrets.redact import Masks
-from pyro_mcp.engine.secrets.store import Secrets
+from pyro_mcp.engine.secrets.store import SecretManager
 from pyro_mcp.engine.session import Sessions
 from pyro_mcp.errors import Capacity, Conflict, InvalidArgument, NotFound, PyroError
 from pyro_mcp.machines.driver import Machine
-from pyro_mcp.model.command import shown
+from pyro_mcp.model.command import display_text
 from pyro_mcp.model.network import NetworkRefusal
 from pyro_mcp.model.process import ExecutionMode, Isolation
 from pyro_mcp.model.workspace_exec import CommandEntry, CommandOutput, WorkspaceExec, WorkspaceLogs
 from pyro_mcp.operations.call import STDERR, STDOUT, Call
 from pyro_mcp.store.commands import CommandRow, Tally
-from pyro_mcp.store.commands import Commands as Table
+from pyro_mcp.store.commands import CommandTable as Table
 from pyro_mcp.store.database import Database
 from pyro_mcp.store.workspaces import WorkspaceRow
 from pyro_mcp.system.atomic import disk_errors, make_directory
@@ -45,7 +45,7 @@ RUNNING_MAX = 64
 JOIN_SECONDS = 10.0
 END_SECONDS = 10.0
 LOGS_BYTES = 2 * 1024 * 1024
-ENTRY_BYTES, ENTRY_LEAST = 64 * 1024, 1024
+ENTRY_BYTES, ENTRY_MIN = 64 * 1024, 1024
 FOLLOW_PIECE = 64 * 1024
 START = "0:0"
 WORKSPACE = "/workspace"
@@ -53,7 +53,7 @@ WORKSPACE = "/workspace"
 Key = tuple[str, int, int]
 
 
-class Commands:
+class CommandManager:
     """The commands of all workspaces."""
 
     def __init__(
@@ -62,7 +62,7 @@ class Commands:
         registry: Registry,
         sessions: Sessions,
         fleet: Fleet,
-        secrets: Secrets,
+        secrets: SecretManager,
         networks: Networks,
         clock: Clock,
         faults: Faults,
@@ -99,19 +99,19 @@ class Commands:
                 hint="Leave out <<exec_workspace.wait_seconds>>, or write the input to a file and give it by `< file`",
             )
         workspace = self._registry.find(ref)
-        wanted = self._secrets.wanted(workspace.workspace_id, secret_env)
+        requested = self._secrets.requested(workspace.workspace_id, secret_env)
         machine = self._sessions.machine(call, workspace)
-        self._secrets.deliver(workspace.workspace_id, machine, set(wanted.values()))
+        self._secrets.deliver(workspace.workspace_id, machine, set(requested.values()))
         job = self._begin(workspace, machine, command, None if wait_seconds is None else timeout_seconds)
         if wait_seconds is None:
             run = partial(job.run, stdin=stdin, live=call.output)
-            self._attend(call, job, partial(run, command, timeout_seconds=timeout_seconds, secret_env=wanted))
+            self._attend(call, job, partial(run, command, timeout_seconds=timeout_seconds, secret_env=requested))
         else:
-            self._detach(job, partial(job.run, command, timeout_seconds=timeout_seconds, secret_env=wanted))
+            self._detach(job, partial(job.run, command, timeout_seconds=timeout_seconds, secret_env=requested))
             self._watch(call, job, wait_seconds)
-        if job.error is not None and job.over and job.row.state == "lost":
+        if job.error is not None and job.done and job.row.state == "lost":
             raise job.error
-        output = self._followed(job.row, None, CAPTURE_BYTES, over=job.over)
+        output = self._followed(job.row, None, CAPTURE_BYTES, done=job.done)
         return WorkspaceExec(workspace_id=workspace.workspace_id, **dict(output.items()))
 
     def logs(
@@ -145,8 +145,8 @@ class Commands:
             forget = call.on_cancel(job.journal.wake)
             job.journal.wait(cursor or START, wait_seconds, lambda: call.cancelled)
             forget()
-        most = CAPTURE_BYTES if cursor is None else max_bytes
-        entry = self._followed(job.row if job else row, cursor, most, over=job is None or job.over)
+        max_ = CAPTURE_BYTES if cursor is None else max_bytes
+        entry = self._followed(job.row if job else row, cursor, max_, done=job is None or job.done)
         count = self._table.count(workspace.workspace_id, workspace.generation)
         return WorkspaceLogs(workspace_id=workspace.workspace_id, count=1, command_count=count, entries=[entry])
 
@@ -170,12 +170,12 @@ class Commands:
 
     def failures(self, workspace: WorkspaceRow, limit: int) -> list[tuple[CommandEntry, str, str]]:
         """The last `limit` commands that failed, the latest first, each with some of both streams."""
-        told = []
+        reported = []
         for row in self._table.failures(workspace.workspace_id, workspace.generation, limit):
-            row, reading = self._read(row, None, ENTRY_LEAST, over=True)
+            row, reading = self._read(row, None, ENTRY_MIN, done=True)
             streams = reading.streams
-            told.append((CommandEntry(**self._facts(row)), streams[STDOUT].text, streams[STDERR].text))
-        return told
+            reported.append((CommandEntry(**self._facts(row)), streams[STDOUT].text, streams[STDERR].text))
+        return reported
 
     def running(self, workspace_id: str) -> int:
         """How many commands are under way."""
@@ -214,7 +214,7 @@ class Commands:
     ) -> Job:
         """Record the command; with `alone_seconds` as one that goes on by itself for at most so long."""
         masks = self._secrets.masks(workspace.workspace_id)
-        told = masks.text(command) if isinstance(command, str) else [masks.text(word) for word in command]
+        reported = masks.text(command) if isinstance(command, str) else [masks.text(word) for word in command]
         with self._lock:
             if self.running(workspace.workspace_id) >= RUNNING_MAX:
                 raise Capacity(
@@ -224,7 +224,7 @@ class Commands:
             row = self._table.begin(
                 workspace_id=workspace.workspace_id,
                 generation=workspace.generation,
-                command=masks.text(shown(told)),
+                command=masks.text(display_text(reported)),
                 cwd=WORKSPACE,
                 execution_mode=machine.capabilities.execution_mode,
                 isolation=machine.capabilities.isolation,
@@ -235,22 +235,24 @@ class Commands:
                     f"cannot run the command: {workspace.workspace_id} was reset or deleted meanwhile",
                     hint="Look at it with <<status_workspace>> and try again",
                 )
-            mark = None if alone_seconds is None else self._mark(row, alone_seconds)
-            journal = Journal(*self._place(row), None if mark is None else mark.places)
-            job = self._job(row, machine, journal, masks, mark)
+            checkpoint = None if alone_seconds is None else self._checkpoint(row, alone_seconds)
+            journal = Journal(*self._location(row), None if checkpoint is None else checkpoint.offsets)
+            job = self._job(row, machine, journal, masks, checkpoint)
             self._jobs[_key(row)] = job
         self._faults("command recorded")
         return job
 
-    def _job(self, row: CommandRow, machine: Machine, journal: Journal, masks: Masks, mark: Mark | None) -> Job:
+    def _job(
+        self, row: CommandRow, machine: Machine, journal: Journal, masks: Masks, checkpoint: Checkpoint | None
+    ) -> Job:
         refused = self._networks.watch(machine.machine_id)
-        return Job(self._table, self._clock, self._faults, row, machine, journal, masks, refused, mark)
+        return Job(self._table, self._clock, self._faults, row, machine, journal, masks, refused, checkpoint)
 
-    def _mark(self, row: CommandRow, seconds: int) -> Mark | None:
+    def _checkpoint(self, row: CommandRow, seconds: int) -> Checkpoint | None:
         """A mark for a command that is about to start. Without room for one it ends with this node."""
         try:
-            make_directory(self._place(row)[0])
-            return Mark.create(mark_path(*self._place(row)), self._clock.boot_ns(), seconds)
+            make_directory(self._location(row)[0])
+            return Checkpoint.create(checkpoint_path(*self._location(row)), self._clock.boot_ns(), seconds)
         except OSError as error:
             _log.warning(f"cannot mark command {row.sequence} of {row.workspace_id}: {error}")
             return None
@@ -262,7 +264,7 @@ class Commands:
             run()
         finally:
             forget()
-            self._over(job)
+            self._done(job)
         call.check()
 
     def _detach(self, job: Job, run: Callable[[], None]) -> None:
@@ -272,15 +274,15 @@ class Commands:
             try:
                 run()
             finally:
-                self._over(job)
+                self._done(job)
 
         try:
             begin(work, f"exec-{job.row.sequence}")
         except Capacity as error:
             job.refuse(error)
-            self._over(job)
+            self._done(job)
 
-    def _over(self, job: Job) -> None:
+    def _done(self, job: Job) -> None:
         self._jobs.pop(_key(job.row), None)
         self._retention.trim(job.row)
 
@@ -288,27 +290,29 @@ class Commands:
 
     def _take_up(self, row: CommandRow) -> None:
         """Watch it again, or record that it is lost."""
-        mark = None
+        checkpoint = None
         try:
             with disk_errors(f"read the mark of command {row.sequence}"):
-                mark = Mark.load(mark_path(*self._place(row)))
-            if mark is None:
+                checkpoint = Checkpoint.load(checkpoint_path(*self._location(row)))
+            if checkpoint is None:
                 raise Conflict(f"{UNATTENDED}, and it was ended")
             machine = self._fleet.live(self._registry.find(row.workspace_id).machine_id)
             masks = self._secrets.masks(row.workspace_id)
         except PyroError as error:
-            self._lose(row, mark, error.message)
+            self._lose(row, checkpoint, error.message)
             return
-        job = self._job(row, machine, Journal(*self._place(row), mark.places), masks, mark)
+        job = self._job(row, machine, Journal(*self._location(row), checkpoint.offsets), masks, checkpoint)
         self._jobs[_key(row)] = job
         self._detach(job, job.resume)
 
-    def _lose(self, row: CommandRow, mark: Mark | None, reason: str) -> None:
+    def _lose(self, row: CommandRow, checkpoint: Checkpoint | None, reason: str) -> None:
         """Record that nobody knows how it ended. What it said as far as the mark goes is told as ever."""
-        journal = Journal(*self._place(row), mark.places if mark else places_left(*self._place(row)))
+        journal = Journal(
+            *self._location(row), checkpoint.offsets if checkpoint else offsets_left(*self._location(row))
+        )
         dropped, kept = journal.finish(), journal.kept
-        if mark is not None:
-            mark.close()
+        if checkpoint is not None:
+            checkpoint.close()
         self._table.lose(
             replace(
                 row,
@@ -329,12 +333,12 @@ class Commands:
                 remaining = deadline - time.monotonic()
                 if remaining <= 0 or not job.journal.wait(cursor, remaining, lambda: call.cancelled):
                     break
-                over = job.over
-                page = read_page(*self._place(job.row), cursor, FOLLOW_PIECE, over=over)
+                done = job.done
+                page = read_page(*self._location(job.row), cursor, FOLLOW_PIECE, done=done)
                 for tag, stream in page.streams.items():
                     if stream.text:
                         call.output(tag, stream.text.encode())
-                if over and page.empty:
+                if done and page.empty:
                     break
                 if page.next_cursor == cursor:
                     # The pipes are closed and the outcome is about to be written.
@@ -357,8 +361,8 @@ class Commands:
 
     def _history(self, workspace: WorkspaceRow, limit: int) -> WorkspaceLogs:
         rows = self._table.latest(workspace.workspace_id, workspace.generation, limit)
-        each = max(ENTRY_LEAST, min(ENTRY_BYTES, LOGS_BYTES // (2 * max(1, len(rows)))))
-        entries = [self._output(*self._read(row, None, each, over=row.state != "running")) for row in rows]
+        each = max(ENTRY_MIN, min(ENTRY_BYTES, LOGS_BYTES // (2 * max(1, len(rows)))))
+        entries = [self._output(*self._read(row, None, each, done=row.state != "running")) for row in rows]
         return WorkspaceLogs(
             workspace_id=workspace.workspace_id,
             count=len(entries),
@@ -366,17 +370,17 @@ class Commands:
             entries=entries,
         )
 
-    def _followed(self, row: CommandRow, cursor: str | None, limit: int, *, over: bool) -> CommandOutput:
-        return self._output(*self._read(row, cursor, limit, over=over))
+    def _followed(self, row: CommandRow, cursor: str | None, limit: int, *, done: bool) -> CommandOutput:
+        return self._output(*self._read(row, cursor, limit, done=done))
 
-    def _read(self, row: CommandRow, cursor: str | None, limit: int, *, over: bool) -> tuple[CommandRow, Reading]:
+    def _read(self, row: CommandRow, cursor: str | None, limit: int, *, done: bool) -> tuple[CommandRow, Reading]:
         """Both ends of each stream, or what follows `cursor`; and `row`, or what it is since its output is gone."""
         if cursor is None:
-            reading = read_digest(*self._place(row), limit, over=over)
+            reading = read_digest(*self._location(row), limit, done=done)
         else:
-            reading = read_page(*self._place(row), cursor, limit, over=over)
+            reading = read_page(*self._location(row), cursor, limit, done=done)
         # In this order: what was let go of while it was read is told as gone.
-        now = self._table.get(*_key(row)) if over else None
+        now = self._table.get(*_key(row)) if done else None
         if now is not None and now.output_gone:
             row = now
             reading = read_gone({STDOUT: row.stdout_dropped, STDERR: row.stderr_dropped}, cursor)
@@ -421,7 +425,7 @@ class Commands:
             "reason": row.reason,
         }
 
-    def _place(self, row: CommandRow) -> tuple[Path, int]:
+    def _location(self, row: CommandRow) -> tuple[Path, int]:
         return self._journals(row.workspace_id, row.generation), row.sequence
 
     def _journals(self, workspace_id: str, generation: int) -> Path:

@@ -16,7 +16,7 @@ _HEADER = 3 * _POSITION
 _BASE, _END, _GOAL = range(3)
 
 
-class Ring:
+class JournalRing:
     """The file at `path`, made for a stream that is at `position` if there is none. Every method raises `OSError`."""
 
     def __init__(self, path: Path, position: int) -> None:

@@ -24,7 +24,7 @@ from pyro_mcp.model.export import ExportResult
 from pyro_mcp.model.sync import Skipped
 from pyro_mcp.operations.call import Call
 from pyro_mcp.protocol.channel import Data, Event
-from pyro_mcp.protocol.entries import Decoder, Entry, Piece
+from pyro_mcp.protocol.entries import Entry, EntryDecoder, Piece
 from pyro_mcp.system.atomic import disk_errors
 from pyro_mcp.trees.destination import export_tree, refuse_existing
 from pyro_mcp.trees.ext4_reader import SeedImage
@@ -75,7 +75,7 @@ def _export(
             kind=head.artifact_type,
             progress=call.progress,
             cancelled=cancelled,
-            announce=session.announce,
+            track=session.track,
             treat=lambda built: masked.extend(scrub_tree(session.masks, built)),
         )
     finally:
@@ -128,7 +128,7 @@ class _Incoming:
             yield item
 
     def _sent(self) -> Iterator[Entry | Piece]:
-        decoder = Decoder()
+        decoder = EntryDecoder()
         while True:
             try:
                 message = next(self._messages)

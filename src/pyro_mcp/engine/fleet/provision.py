@@ -92,7 +92,7 @@ class Provisioner:
         return BootSpec(self._drivers.guest(image, runtime, call.notice), image, runtime)
 
 
-def announced(machine: MachineRow, name: str | None, labels: dict[str, str], allow_host_compat: bool) -> WorkspaceRow:
+def planned_row(machine: MachineRow, name: str | None, labels: dict[str, str], allow_host_compat: bool) -> WorkspaceRow:
     """The row of a workspace that will live in `machine` and as long as that was made for."""
     assert machine.workspace_id is not None
     return WorkspaceRow(

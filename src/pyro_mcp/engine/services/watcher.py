@@ -15,15 +15,15 @@ from dataclasses import replace
 from typing import Any
 
 from pyro_mcp.engine.faults import Faults
-from pyro_mcp.engine.secrets.store import Secrets
-from pyro_mcp.engine.services.ports import Ports
+from pyro_mcp.engine.secrets.store import SecretManager
+from pyro_mcp.engine.services.ports import PublishedPorts
 from pyro_mcp.engine.services.record import applied, run_of, tails_of, version_of
 from pyro_mcp.errors import DiskFull, PyroError
 from pyro_mcp.machines.driver import Machine
 from pyro_mcp.protocol.channel import ChannelClosed, Event, RemoteError, Stream
 from pyro_mcp.store.machines import Machines
 from pyro_mcp.store.services import ServiceRow
-from pyro_mcp.store.services import Services as Table
+from pyro_mcp.store.services import ServiceTable as Table
 from pyro_mcp.system.clock import Clock
 from pyro_mcp.system.threads import begin
 
@@ -43,7 +43,7 @@ class ServiceWatch:
         self,
         table: Table,
         machines: Machines,
-        secrets: Secrets,
+        secrets: SecretManager,
         clock: Clock,
         faults: Faults,
         workspace_id: str,
@@ -51,7 +51,7 @@ class ServiceWatch:
         runs: set[str],
     ) -> None:
         self.machine = machine
-        self.ports = Ports(machine)
+        self.ports = PublishedPorts(machine)
         self._machines = machines
         self._secrets = secrets
         self._clock = clock
@@ -133,7 +133,7 @@ class ServiceWatch:
         with self._lock:
             return self._tails.get(run, ("", ""))
 
-    def over(self, run: str, reason: str) -> None:
+    def done(self, run: str, reason: str) -> None:
         """End the run's record, if the agent has not."""
         self.ports.end(run)
         row = self._table.get(run)
@@ -156,7 +156,7 @@ class ServiceWatch:
             stopping = self._stopping()
             for row in self._table.alive():
                 if row.machine_id == self.machine.machine_id and row.run in self._left | set(self._versions):
-                    self.over(row.run, STOPPED if stopping else DIED)
+                    self.done(row.run, STOPPED if stopping else DIED)
         except PyroError as error:
             _log.warning(f"cannot record the end of the services of {self._workspace_id}: {error}")
 
@@ -201,19 +201,19 @@ class ServiceWatch:
         try:
             for message in stream.messages():
                 if isinstance(message, Event):
-                    self._hear(message.value)
+                    self._on_event(message.value)
         finally:
             stream.cancel()
             stream.leave()
 
-    def _hear(self, told: Mapping[str, Any]) -> None:
-        if told.get("complete") is True:
+    def _on_event(self, event: Mapping[str, Any]) -> None:
+        if event.get("complete") is True:
             for run in self._left:
-                self.over(run, LOST)
+                self.done(run, LOST)
             self._left = set()
             self._synced.set()
             return
-        row = self.take(told)
+        row = self.take(event)
         if row is not None and row.run in self._left:
             self._left.discard(row.run)
             if row.alive and row.published_ports:

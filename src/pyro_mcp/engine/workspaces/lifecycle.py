@@ -13,19 +13,19 @@ from collections.abc import Iterator
 from secrets import token_hex
 from typing import Any
 
-from pyro_mcp.engine.commands.manager import Commands
+from pyro_mcp.engine.commands.manager import CommandManager
 from pyro_mcp.engine.faults import Faults
 from pyro_mcp.engine.fleet.fleet import BootSpec, Fleet
 from pyro_mcp.engine.fleet.images import Images
 from pyro_mcp.engine.fleet.networks import Networks
-from pyro_mcp.engine.fleet.provision import Provisioner, announced
+from pyro_mcp.engine.fleet.provision import Provisioner, planned_row
 from pyro_mcp.engine.registry import Registry
-from pyro_mcp.engine.secrets.store import Secrets, Values
+from pyro_mcp.engine.secrets.store import SecretManager, Values
 from pyro_mcp.engine.seed import create_seed, populate
-from pyro_mcp.engine.services.manager import Services
+from pyro_mcp.engine.services.manager import ServiceManager
 from pyro_mcp.engine.session import Sessions
 from pyro_mcp.engine.staging import ExportStaging
-from pyro_mcp.engine.workspaces.snapshots import Snapshots
+from pyro_mcp.engine.workspaces.snapshots import SnapshotManager
 from pyro_mcp.engine.workspaces.view import WorkspaceView
 from pyro_mcp.errors import InvalidArgument, PyroError
 from pyro_mcp.model.names import check_labels, check_name
@@ -54,10 +54,10 @@ class Lifecycle:
         provisioner: Provisioner,
         images: Images,
         networks: Networks,
-        secrets: Secrets,
-        commands: Commands,
-        services: Services,
-        snapshots: Snapshots,
+        secrets: SecretManager,
+        commands: CommandManager,
+        services: ServiceManager,
+        snapshots: SnapshotManager,
         staging: ExportStaging,
         view: WorkspaceView,
         clock: Clock,
@@ -130,7 +130,7 @@ class Lifecycle:
             workspace_id=f"ws-{token_hex(6)}",
             network=network,
         )
-        row = announced(machine, name, labels, allow_host_compat)
+        row = planned_row(machine, name, labels, allow_host_compat)
         # Held throughout: one that expires meanwhile is removed as soon as it is whole.
         with self._registry.lock(row.workspace_id):
             self._registry.table.insert(row)
@@ -159,26 +159,26 @@ class Lifecycle:
         clear_labels: list[str] | None,
     ) -> Workspace:
         """Change name and labels. Raises `InvalidArgument` when there is nothing to change or two wishes collide."""
-        wished = check_labels(labels or {})
+        requested = check_labels(labels or {})
         dropped = set(clear_labels or ())
         if name is not None and clear_name:
             raise InvalidArgument(
                 "cannot update the workspace: its name is both set and cleared",
                 hint="Give <<update_workspace.name>> or <<update_workspace.clear_name>>",
             )
-        if name is None and not clear_name and not wished and not dropped:
+        if name is None and not clear_name and not requested and not dropped:
             raise InvalidArgument(
                 "cannot update the workspace: nothing to change",
                 hint="Give <<update_workspace.name>>, <<update_workspace.clear_name>>, <<update_workspace.labels>> or"
                 " <<update_workspace.clear_labels>>",
             )
-        if both := dropped & set(wished):
+        if both := dropped & set(requested):
             raise InvalidArgument(f"cannot update the workspace: {min(both)!r} is both set and cleared")
         with self._registry.locked(ref) as row:
             kept = {key: value for key, value in row.labels.items() if key not in dropped}
             new_name = None if clear_name else row.name if name is None else check_name(name)
             now = self._clock.wall()
-            self._registry.table.describe(row.workspace_id, new_name, check_labels({**kept, **wished}), now)
+            self._registry.table.describe(row.workspace_id, new_name, check_labels({**kept, **requested}), now)
             return self.status(row.workspace_id)
 
     def start(self, call: Call[Any], ref: str) -> Workspace:

@@ -6,15 +6,15 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any
 
-from pyro_mcp.engine.commands.manager import Commands
+from pyro_mcp.engine.commands.manager import CommandManager
 from pyro_mcp.engine.files.diff import diff
 from pyro_mcp.engine.fleet.fleet import Fleet
 from pyro_mcp.engine.fleet.networks import Networks
 from pyro_mcp.engine.registry import Registry
-from pyro_mcp.engine.services.manager import Services
+from pyro_mcp.engine.services.manager import ServiceManager
 from pyro_mcp.engine.session import Session, Sessions
-from pyro_mcp.engine.shells.manager import Shells
-from pyro_mcp.engine.workspaces.snapshots import Snapshots
+from pyro_mcp.engine.shells.manager import ShellManager
+from pyro_mcp.engine.workspaces.snapshots import SnapshotManager
 from pyro_mcp.engine.workspaces.view import WorkspaceView
 from pyro_mcp.errors import Cancelled, PyroError
 from pyro_mcp.model.diff import DiffResult
@@ -49,10 +49,10 @@ class Summaries:
         sessions: Sessions,
         fleet: Fleet,
         networks: Networks,
-        commands: Commands,
-        services: Services,
-        shells: Shells,
-        snapshots: Snapshots,
+        commands: CommandManager,
+        services: ServiceManager,
+        shells: ShellManager,
+        snapshots: SnapshotManager,
         view: WorkspaceView,
     ) -> None:
         self._registry = registry

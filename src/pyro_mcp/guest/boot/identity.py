@@ -14,7 +14,7 @@ import os
 import struct
 from collections.abc import Callable
 
-from pyro_mcp.guest.boot import place
+from pyro_mcp.guest.boot import root_files
 from pyro_mcp.guest.errors import invalid
 
 RNDADDENTROPY = 0x40085203
@@ -58,7 +58,7 @@ def name_host(hostname: str, machine_id: str, log: Callable[[str], None], root: 
     }
     for path, content in files.items():
         try:
-            place.put(root + path, content.encode())
+            root_files.put(root + path, content.encode())
         except OSError as error:
             log(f"{path}: {error.strerror}")
 

@@ -21,7 +21,7 @@ from pyro_mcp.guest.exec.children import Child, SpawnError, spawn
 from pyro_mcp.guest.exec.run import programs
 from pyro_mcp.guest.services.poller import Poller
 from pyro_mcp.guest.services.readiness import PROBE_SECONDS, READY, Outcome, Probe, probe_of
-from pyro_mcp.guest.services.service_group import MARK, Group, Groups
+from pyro_mcp.guest.services.service_group import RUN_TAG, Group, Groups
 from pyro_mcp.guest.services.service_log import Log
 from pyro_mcp.protocol.readiness import Readiness
 
@@ -35,11 +35,11 @@ FINAL_READS = 16
 FLOOD_SECONDS, FLOOD_BYTES = 0.05, 512 * 1024
 """Of one service no more output than that is read in that time; then it waits in its pipe, and the service with it."""
 NEWS_SECONDS = 1.0
-RESTARTS_MOST, BACKOFF_SECONDS, BACKOFF_MOST = 5, 1.0, 16.0
+RESTARTS_MAX, BACKOFF_SECONDS, BACKOFF_MAX = 5, 1.0, 16.0
 ALIVE = frozenset({"starting", "ready", "running"})
 
 
-class Plan(NamedTuple):
+class ServicePlan(NamedTuple):
     """What to run and how. `real_path` is where this agent finds a path of the workspace's user."""
 
     name: str
@@ -54,15 +54,17 @@ class Plan(NamedTuple):
     real_path: Callable[[str], bytes]
 
 
-class Service:
+class ServiceRun:
     """A run of `plan`. `changed` is called after each change of `record`, and now and then when the logs have grown;
     `version` counts both, the record's own `version` only the former."""
 
-    def __init__(self, plan: Plan, poller: Poller, groups: Groups, segment: int, changed: Callable[[], None]) -> None:
+    def __init__(
+        self, plan: ServicePlan, poller: Poller, groups: Groups, segment: int, changed: Callable[[], None]
+    ) -> None:
         self.plan = plan
         self.log = {1: Log(segment), 2: Log(segment)}
         self.settled = threading.Event()
-        self.over = threading.Event()
+        self.done = threading.Event()
         self.version = 0
         self.record: dict[str, Any] = {}
         self._poller = poller
@@ -75,7 +77,7 @@ class Service:
         self._allowance = FLOOD_BYTES
         self._pause = 0.0
         self._why_not = "not tried yet"
-        self._wish: tuple[str, str] | None = None
+        self._requested: tuple[str, str] | None = None
         self._begun = time.monotonic()
         self._ready_at: float | None = None
         self._was_up = False
@@ -89,14 +91,14 @@ class Service:
 
     def begin(self) -> None:
         """Start the first process, unless a stop has come first."""
-        if not self.over.is_set():
+        if not self.done.is_set():
             self._spawn()
 
     def stop(self, state: str, reason: str, grace: float) -> None:
         """End it: TERM to its processes, after `grace` KILL to all. The first reason to end stays."""
-        if self.over.is_set() or self._wish is not None:
+        if self.done.is_set() or self._requested is not None:
             return
-        self._wish, self._grace = (state, reason), grace
+        self._requested, self._grace = (state, reason), grace
         self._drop_probe()
         for timer in ("late", "settle"):
             self._poller.drop(self, timer)
@@ -113,7 +115,7 @@ class Service:
     # -- being born
 
     def _spawn(self) -> None:
-        self._wish, self._ready_at, self._ending = None, None, False
+        self._requested, self._ready_at, self._ending = None, None, False
         self._begun = time.monotonic()
         try:
             self._group = self._groups(f"{self.plan.run}.{self._restarts}")
@@ -145,7 +147,7 @@ class Service:
                 os.close(fd)
 
     def _start(self, argv: list[bytes], fds: tuple[int, int, int], enter: Callable[[], None] | None) -> Child:
-        environment = {**self.plan.environment, MARK: f"{self.plan.run}.{self._restarts}".encode()}
+        environment = {**self.plan.environment, RUN_TAG: f"{self.plan.run}.{self._restarts}".encode()}
         found = programs(argv[0], environment.get(b"PATH", b"/usr/bin:/bin"))
         flat = [name + b"=" + value for name, value in environment.items()]
         return spawn(argv, found, self.plan.directory, flat, fds, enter)
@@ -307,12 +309,12 @@ class Service:
         self._close()
         self._ending = False
         code = os.waitstatus_to_exitcode(self._status)
-        state, reason = self._wish or self._verdict(code)
-        if self._wish is None and state == "failed" and self._was_up and self.plan.restart:
-            if self._restarts < RESTARTS_MOST:
+        state, reason = self._requested or self._verdict(code)
+        if self._requested is None and state == "failed" and self._was_up and self.plan.restart:
+            if self._restarts < RESTARTS_MAX:
                 self._rest(reason)
                 return
-            reason = f"{reason}; it was restarted {RESTARTS_MOST} times"
+            reason = f"{reason}; it was restarted {RESTARTS_MAX} times"
         self._finish(state, reason, code)
 
     def _verdict(self, code: int) -> tuple[str, str]:
@@ -324,7 +326,7 @@ class Service:
         return "failed", f"{how} before it was {'running' if self.plan.readiness is None else 'ready'}"
 
     def _rest(self, reason: str) -> None:
-        pause = min(BACKOFF_SECONDS * 2**self._restarts, BACKOFF_MOST)
+        pause = min(BACKOFF_SECONDS * 2**self._restarts, BACKOFF_MAX)
         self._restarts += 1
         self._tell("starting", f"{reason}; it starts again in {pause:g} s")
         self._poller.after(self, "restart", pause, self._spawn)
@@ -348,7 +350,7 @@ class Service:
         self._poller.drop(self, "news")
         self._tell(state, reason, code)
         self.settled.set()
-        self.over.set()
+        self.done.set()
 
     def _tell(self, state: str, reason: str | None = None, code: int | None = None) -> None:
         """Replace the record. Times are seconds on the agent's clock; whoever sends it turns them into ages."""

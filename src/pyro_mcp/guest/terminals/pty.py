@@ -22,7 +22,7 @@ import time
 from collections.abc import Callable
 
 from pyro_mcp.guest.exec.children import Child, spawn
-from pyro_mcp.guest.terminals.ring import Ring
+from pyro_mcp.guest.terminals.ring import OutputRing
 
 READ_BYTES = 4096
 TURN_READS = 16
@@ -56,7 +56,7 @@ class Pty:
     def __init__(self, master: int, child: Child) -> None:
         self.master = master
         self.child = child
-        self.ring = Ring()
+        self.ring = OutputRing()
         self.condition = threading.Condition()
         self.exit_code: int | None = None
         self.ended_at: float | None = None
@@ -152,7 +152,7 @@ class Pty:
             finally:
                 self._goals.remove(goal)
 
-    def settle(self, edits: bool, given_up: Callable[[], bool]) -> None:
+    def wait_ready(self, edits: bool, given_up: Callable[[], bool]) -> None:
         """Wait until it has said its prompt: until it is quiet after having said something, and with `edits` after its
         line editor has taken the terminal. What is typed before that is echoed by the terminal and by the editor."""
         deadline = time.monotonic() + SETTLE_SECONDS

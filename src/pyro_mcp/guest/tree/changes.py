@@ -39,9 +39,9 @@ def changes(layers: Layers, stream: Stream) -> dict[str, Any]:
     differ = _Differ(
         layers,
         flow,
-        text_limit=read.integer(p, "text_limit", least=0, most=16 << 20),
-        total_limit=read.integer(p, "total_limit", least=0, most=1 << 30),
-        limit=read.integer(p, "limit", least=1, most=1_000_000),
+        text_limit=read.integer(p, "text_limit", min_=0, max_=16 << 20),
+        total_limit=read.integer(p, "total_limit", min_=0, max_=1 << 30),
+        limit=read.integer(p, "limit", min_=1, max_=1_000_000),
     )
     try:
         return differ.run()
@@ -59,7 +59,7 @@ class _Side:
         self.status = os.fstat(fd)
         self.kind = artifact_type(self.status.st_mode)
 
-    def facts(self) -> dict[str, Any]:
+    def fields(self) -> dict[str, Any]:
         target = os.fsdecode(os.readlink(b"", dir_fd=self.fd)) if self.kind == "symlink" else None
         size = self.status.st_size if self.kind == "file" else 0
         mode = stat.S_IMODE(self.status.st_mode)
@@ -226,8 +226,8 @@ class _Differ:
                 "path": os.fsdecode(path),
                 "status": status,
                 "artifact_type": shown.kind,
-                "old": old.facts() if old else None,
-                "new": new.facts() if new else None,
+                "old": old.fields() if old else None,
+                "new": new.fields() if new else None,
                 "text": [len(content) for content in contents] if contents is not None else None,
             }
         )

@@ -29,7 +29,7 @@ from pyro_mcp.surfaces.cli.interactive import InteractiveFilter
 from pyro_mcp.surfaces.cli.invoke import arguments, settings_of
 from pyro_mcp.surfaces.cli.keyboard import DETACH_KEY, KEY_RULE, Keyboard, parse_key
 from pyro_mcp.surfaces.cli.output import STDERR, STDOUT, Output, is_terminal, write_all
-from pyro_mcp.surfaces.client import Client, Listener, Request, deaf
+from pyro_mcp.surfaces.client import Callbacks, Client, Request, noop
 
 STDIN = 0
 SIDE_MAX = 1000
@@ -115,7 +115,7 @@ class _Session:
             while True:
                 try:
                     return attached.wait(
-                        Listener(progress=deaf, notice=deaf, output=self._show, position=self._reached)
+                        Callbacks(progress=noop, notice=noop, output=self._show, position=self._reached)
                     )
                 except NodeUnavailable as error:
                     attached = self._again(operation, error)
@@ -198,7 +198,7 @@ class _Session:
     def _call(self, verb: str, **params: Any) -> dict[str, Any]:
         operation = self._verbs[verb]
         operation.validate(params)
-        return self._client.call(operation, params, None, self._output.listener())
+        return self._client.call(operation, params, None, self._output.callbacks())
 
 
 @contextlib.contextmanager

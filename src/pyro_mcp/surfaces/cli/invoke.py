@@ -30,7 +30,7 @@ def run_operation(namespace: argparse.Namespace) -> int:
     params = operation.localized(params)
     client = Client(settings_of(namespace))
     try:
-        payload = CLI.result(client.call(operation, params, inputs, output.listener()))
+        payload = CLI.result(client.call(operation, params, inputs, output.callbacks()))
     finally:
         output.finish()
         client.close()

@@ -1,4 +1,4 @@
-"""steps: several changes of names that all happen or none, whenever the agent, the machine or its disk gives up.
+"""transaction: several changes of names that all happen or none, whenever the agent, the machine or its disk gives up.
 
 The list of steps is written into the staging directory, and is on disk before the first step (intent); each step keeps
 what it replaces beside it. `done` replaces the name `intent` after the last one. Whoever finds an intent takes the
@@ -18,7 +18,7 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from pyro_mcp.guest.errors import AgentError, cause
-from pyro_mcp.guest.tree.paths import STAGE_PREFIX, Place, Tree, absolute, failure, show
+from pyro_mcp.guest.tree.paths import STAGE_PREFIX, ResolvedPath, Tree, absolute, failure, show
 from pyro_mcp.guest.tree.stage import Stage, listing, remove
 from pyro_mcp.protocol.frames import encode_json
 
@@ -47,7 +47,7 @@ class Step(NamedTuple):
     seen: tuple[int, ...] = ()
 
 
-def look(place: Place) -> tuple[int, ...]:
+def look(place: ResolvedPath) -> tuple[int, ...]:
     """What tells that somebody else has changed the file since."""
     status = place.stat()
     return (stat.S_IFMT(status.st_mode), status.st_size, status.st_mtime_ns)
@@ -67,7 +67,7 @@ def commit(tree: Tree, stage: Stage, steps: list[Step]) -> None:
         os.rename(INTENT, DONE, src_dir_fd=stage.fd, dst_dir_fd=stage.fd)
         stage.flush()
     except BaseException as error:
-        _give_back(tree, stage, steps)
+        _rollback(tree, stage, steps)
         if isinstance(error, OSError):
             raise failure("apply changes in", absolute([]), error) from None
         raise
@@ -122,30 +122,30 @@ def _do(tree: Tree, stage: Stage, step: Step) -> None:
         raise failure(_VERBS[step.kind], absolute(parts), error) from None
 
 
-def _make(stage: Stage, step: Step, place: Place) -> None:
+def _make(stage: Stage, step: Step, place: ResolvedPath) -> None:
     os.mkdir(place.name, 0o755, dir_fd=place.parent)
 
 
-def _put(stage: Stage, step: Step, place: Place) -> None:
+def _put(stage: Stage, step: Step, place: ResolvedPath) -> None:
     with stage.find(step.staged) as staged:
         os.rename(staged.name, place.name, src_dir_fd=staged.parent, dst_dir_fd=place.parent)
 
 
-def _swap(stage: Stage, step: Step, place: Place) -> None:
+def _swap(stage: Stage, step: Step, place: ResolvedPath) -> None:
     """The old one is held by a second name first, so that its own is never missing."""
     os.link(place.name, step.backup, src_dir_fd=place.parent, dst_dir_fd=stage.fd, follow_symlinks=False)
     _put(stage, step, place)
 
 
-def _take(stage: Stage, step: Step, place: Place) -> None:
+def _take(stage: Stage, step: Step, place: ResolvedPath) -> None:
     os.rename(place.name, step.backup, src_dir_fd=place.parent, dst_dir_fd=stage.fd)
 
 
-def _mode(stage: Stage, step: Step, place: Place) -> None:
+def _mode(stage: Stage, step: Step, place: ResolvedPath) -> None:
     os.chmod(f"/proc/self/fd/{place.fd}", step.after)
 
 
-def _drop(stage: Stage, step: Step, place: Place) -> None:
+def _drop(stage: Stage, step: Step, place: ResolvedPath) -> None:
     os.rmdir(place.name, dir_fd=place.parent)
 
 
@@ -155,13 +155,13 @@ _DO = {"make": _make, "put": _put, "swap": _swap, "take": _take, "mode": _mode, 
 # -- back
 
 
-def _give_back(tree: Tree, stage: Stage, steps: list[Step]) -> None:
+def _rollback(tree: Tree, stage: Stage, steps: list[Step]) -> None:
     """Take the steps back now or, if that fails too, leave their intent for later."""
     if _has(stage.fd, DONE) and not _revoke(stage):
         # All has happened, and on this disk nothing can be said against it any more.
         raise AgentError("internal", f"cannot apply changes in /workspace: {IN_DOUBT}")
     try:
-        _take_back(tree, stage, steps)
+        _undo_all(tree, stage, steps)
     except OSError as error:
         stage.keep = True
         tree.unfinished.add(stage.name)
@@ -177,7 +177,7 @@ def _revoke(stage: Stage) -> bool:
     return True
 
 
-def _take_back(tree: Tree, stage: Stage, steps: Iterable[Step]) -> None:
+def _undo_all(tree: Tree, stage: Stage, steps: Iterable[Step]) -> None:
     for step in reversed(list(steps)):
         _undo(tree, stage, step)
     stage.flush()
@@ -198,17 +198,17 @@ def _undo(tree: Tree, stage: Stage, step: Step) -> None:
             raise
 
 
-def _unmake(stage: Stage, step: Step, place: Place) -> None:
+def _unmake(stage: Stage, step: Step, place: ResolvedPath) -> None:
     os.rmdir(place.name, dir_fd=place.parent)
 
 
-def _unput(stage: Stage, step: Step, place: Place) -> None:
+def _unput(stage: Stage, step: Step, place: ResolvedPath) -> None:
     with stage.find(step.staged) as staged:
         if not staged.exists and place.exists:
             os.rename(place.name, staged.name, src_dir_fd=place.parent, dst_dir_fd=staged.parent)
 
 
-def _restore(stage: Stage, step: Step, place: Place) -> None:
+def _restore(stage: Stage, step: Step, place: ResolvedPath) -> None:
     if not _has(stage.fd, step.backup):
         return
     os.rename(step.backup, place.name, src_dir_fd=stage.fd, dst_dir_fd=place.parent)
@@ -217,12 +217,12 @@ def _restore(stage: Stage, step: Step, place: Place) -> None:
         os.unlink(step.backup, dir_fd=stage.fd)
 
 
-def _unmode(stage: Stage, step: Step, place: Place) -> None:
+def _unmode(stage: Stage, step: Step, place: ResolvedPath) -> None:
     if place.is_file():
         os.chmod(f"/proc/self/fd/{place.fd}", step.before)
 
 
-def _undrop(stage: Stage, step: Step, place: Place) -> None:
+def _undrop(stage: Stage, step: Step, place: ResolvedPath) -> None:
     if not place.exists:
         os.mkdir(place.name, 0o700, dir_fd=place.parent)
     with stage.tree.find(step.path.split(b"/"), links=False) as again:
@@ -250,7 +250,7 @@ def _has(parent: int, name: bytes) -> bool:
 def recover(tree: Tree) -> None:
     """Take back what an agent that died left half done, and remove what it had staged. Before any other use of `tree`.
 
-    What cannot be taken back yet, the disk being full, is kept, and `settle` tries again.
+    What cannot be taken back yet, the disk being full, is kept, and `retry_rollback` tries again.
     """
     root = tree.open_root()
     try:
@@ -265,7 +265,7 @@ def recover(tree: Tree) -> None:
         os.close(root)
 
 
-def settle(tree: Tree) -> None:
+def retry_rollback(tree: Tree) -> None:
     """Before the next change: take back what could not be taken back before. Raises `AgentError` while it cannot be."""
     for name in sorted(tree.unfinished):
         error = _recover(tree, name)
@@ -288,7 +288,7 @@ def _recover(tree: Tree, name: bytes) -> OSError | None:
     with stage:
         stage.keep = True
         try:
-            _take_back(tree, stage, _read_intent(stage))
+            _undo_all(tree, stage, _read_intent(stage))
         except OSError as error:
             return error
     return None

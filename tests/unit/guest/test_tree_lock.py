@@ -7,8 +7,8 @@ import threading
 import pytest
 
 from pyro_mcp.guest.errors import AgentError
-from pyro_mcp.guest.tree import turns
-from pyro_mcp.guest.tree.turns import Turn
+from pyro_mcp.guest.tree import tree_lock
+from pyro_mcp.guest.tree.tree_lock import TreeLock
 
 
 def nothing() -> None:
@@ -16,7 +16,7 @@ def nothing() -> None:
 
 
 def test_one_at_a_time() -> None:
-    turn, inside = Turn(), []
+    turn, inside = TreeLock(), []
 
     def visit() -> None:
         for _ in range(200):
@@ -34,7 +34,7 @@ def test_one_at_a_time() -> None:
 
 
 def test_it_is_given_back_by_who_fails() -> None:
-    turn = Turn()
+    turn = TreeLock()
     with pytest.raises(ValueError, match="inside"), turn(nothing):
         raise ValueError("inside")
     with turn(nothing):
@@ -42,8 +42,8 @@ def test_it_is_given_back_by_who_fails() -> None:
 
 
 def test_who_waits_may_give_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(turns, "LOOK_SECONDS", 0.01)
-    turn, asked = Turn(), []
+    monkeypatch.setattr(tree_lock, "LOOK_SECONDS", 0.01)
+    turn, asked = TreeLock(), []
 
     def cancelled() -> None:
         asked.append(1)
@@ -57,9 +57,9 @@ def test_who_waits_may_give_up(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_who_waits_too_long_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(turns, "LOOK_SECONDS", 0.01)
-    monkeypatch.setattr(turns, "WAIT_SECONDS", 0.05)
-    turn = Turn()
+    monkeypatch.setattr(tree_lock, "LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(tree_lock, "WAIT_SECONDS", 0.05)
+    turn = TreeLock()
     with turn(nothing), pytest.raises(AgentError) as caught, turn(nothing):
         raise AssertionError
     assert caught.value.code == "conflict"

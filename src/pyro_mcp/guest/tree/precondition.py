@@ -1,4 +1,4 @@
-"""expect: what a caller says is there, so that two writers cannot overwrite each other unseen."""
+"""precondition: what a caller says is there, so that two writers cannot overwrite each other unseen."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ ANY = object()
 """The expectation of one who does not care."""
 
 
-def expectation(params: dict[str, Any]) -> object:
+def precondition(params: dict[str, Any]) -> object:
     """`ANY`, None for "must not exist", or the digest that the present content must have."""
     if "expected_sha256" not in params:
         return ANY
