@@ -193,7 +193,7 @@ PageBytes = Annotated[
     ),
 ]
 EndCommand = Annotated[bool, Param(help="end that command and everything it has started")]
-LogLimit = Annotated[int, Param(help="how many of the latest commands to tell", ge=1, le=1000, metavar="N")]
+LogLimit = Annotated[int, Param(help="how many of the latest commands to list", ge=1, le=1000, metavar="N")]
 Cwd = Annotated[
     str,
     Param(

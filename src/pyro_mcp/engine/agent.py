@@ -206,7 +206,7 @@ class _Feeder:
         except PyroError as error:
             self.failure = error
         except BaseException:
-            # A bug of ours, which this thread's log tells; whoever waits must not take it for a cancelled request.
+            # A bug of ours, which this thread logs; whoever waits must not take it for a cancelled request.
             self.failure = PyroError("cannot read what is to be sent: see the log of the node")
             raise
         finally:

@@ -128,7 +128,7 @@ class Engine:
                 self.fleet.stop(row.machine_id)
 
     def close(self) -> None:
-        """Let go of the store. Machines that run go on running; the next node adopts them. What was made ahead ends."""
+        """Close the store. Machines that run go on running; the next node adopts them. What was made ahead ends."""
         self.fleet.pool.close()
         self.commands.detach()
         self.services.detach()

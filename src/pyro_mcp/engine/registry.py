@@ -90,7 +90,7 @@ class Registry:
     def note(
         self, workspace_id: str, kind: str, detail: dict[str, Any], tell: Callable[[str], None] = _log.warning
     ) -> None:
-        """Record what was done, for the summary. What is done is done: a full disk is told and does not undo it."""
+        """Record what was done, for the summary. What is done is done: a full disk is reported and does not undo it."""
         try:
             self.events.add(workspace_id, kind, detail, self._clock.wall())
         except DiskFull as error:

@@ -32,7 +32,7 @@ from pyro_mcp.trees.work import Track
 @dataclass(frozen=True)
 class Session:
     """A workspace that can be worked in now. `note(kind, detail)` records what was done, for the summary; `track` is
-    told of a directory of this host before something is built there; `masks` are those of its secrets; `seed` is the
+    called with a directory of this host before anything is built in it; `masks` are those of its secrets; `seed` is the
     image of which the machine's overlay shows what was not changed, if there is one."""
 
     workspace_id: str

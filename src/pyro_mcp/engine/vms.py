@@ -1,4 +1,4 @@
-"""The bodies of the `vm` verbs: from a name to a machine, one command in it, and its end.
+"""The `vm` verbs: create a machine, run one command in it, and delete it.
 
 `run` makes a machine that nobody else knows and always removes it: after the result, an error, a cancel, and, through
 the store, after the node's own death.
@@ -179,7 +179,7 @@ class Vms:
 
 class _Removal:
     """Removes a machine on leaving the block. A failure to do so is the block's error only if it has none itself;
-    after a result it is told in `outcome`, because the result is worth more."""
+    after a result it is reported in `outcome`, because the result is worth more."""
 
     def __init__(self, fleet: Fleet, machine_id: str, why: str) -> None:
         self._fleet = fleet

@@ -22,7 +22,7 @@ Verb = Callable[[Stream], dict[str, Any] | None]
 
 
 class Dispatcher:
-    """Answers requests from a table of verbs. `hello` is what each new peer is told about this agent."""
+    """Answers requests from a table of verbs. `hello` describes this agent to each new peer."""
 
     def __init__(self, verbs: Mapping[str, Verb], hello: dict[str, Any], exchange: Exchange | None = None) -> None:
         self._verbs = verbs

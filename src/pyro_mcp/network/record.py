@@ -1,4 +1,4 @@
-"""Record: what became of every connection that guests asked for, told to whoever keeps it.
+"""Record: what became of every connection that guests asked for, reported to whoever keeps it.
 
 Nothing here waits for a disk on a connection's way: what happened is collected and written a moment later, all that
 happened in that moment as one. Equal refusals and failures become one entry with a count, so a guest that knocks on
@@ -201,12 +201,12 @@ class Watch:
             return list(self._seen.values())
 
     def refusals(self) -> list[NetworkRefusal]:
-        """The same as results tell it."""
+        """The same as a result shows it."""
         return [refusal_of(vars(one)) for one in self.seen()]
 
 
 class Ledger:
-    """The entries of one machine. Without a `recorder` they are told to those who watch, and then forgotten."""
+    """The entries of one machine. Without a `recorder` they are reported to those who watch, and then forgotten."""
 
     def __init__(
         self,

@@ -35,7 +35,7 @@ class NameUnknown(Exception):
 
 
 class LookupFailed(Exception):
-    """Nobody could say; `str` tells why."""
+    """No answer; `str` says why."""
 
 
 class Resolver:

@@ -45,7 +45,7 @@ def answer(stream: Stream, operation: Operation[Any, Any], engine: Any, settings
 
 
 class _Wire:
-    """A stream as a call's ears and mouth. Nothing here waits for a caller that has cancelled."""
+    """A call's callbacks on a stream. Nothing here waits for a caller that has cancelled."""
 
     def __init__(self, stream: Stream) -> None:
         self._stream = stream

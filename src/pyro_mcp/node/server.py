@@ -235,7 +235,7 @@ class Node:
     # -- the end
 
     def _shut(self, reason: str) -> None:
-        """Cancel what is under way, give it time to clean up, and let go of everything."""
+        """Cancel what is under way, give it time to clean up, and release everything."""
         _log.info(f"leaving: {reason}")
         assert self._listener is not None
         if self._listener.fileno() >= 0:

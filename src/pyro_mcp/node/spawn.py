@@ -137,7 +137,7 @@ def _other_version(about: About) -> str | None:
 
 
 def _other_settings(about: About, settings: Settings) -> str | None:
-    """What was asked for here and is otherwise there. A default is nobody's wish."""
+    """The settings requested here that differ in the running node. A default is no request."""
     requested = settings.values()
     for name in sorted(settings.given & about.settings.keys()):
         if not _same(name, requested[name], about.settings[name]):

@@ -19,7 +19,7 @@ STDIN, STDOUT, STDERR = 0, 1, 2
 
 
 def _noop(*_: Any) -> None:
-    """The sink of a caller who does not listen."""
+    """The default callback: does nothing."""
 
 
 @dataclass(slots=True)
@@ -27,7 +27,7 @@ class Call(Generic[EngineT]):
     """One request under way. Every method may be called from any thread.
 
     `engine` is the owner of the machines, `settings` what the process was started with. The remaining fields are
-    the caller's ears; each one left out is deaf.
+    the caller's callbacks; each one left out does nothing.
     """
 
     engine: EngineT
@@ -46,7 +46,7 @@ class Call(Generic[EngineT]):
         self.report(message, fraction)
 
     def notice(self, text: str) -> None:
-        """Tell the person one line that is neither progress nor result, such as a fallback that was taken."""
+        """Send the person one line that is neither progress nor result, such as a fallback that was taken."""
         self.emit(text)
 
     def output(self, tag: int, data: bytes) -> None:

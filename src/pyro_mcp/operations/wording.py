@@ -1,9 +1,9 @@
 """Wording: operations and parameters by the names of whoever reads a text.
 
-A hint, a docstring or a help text names them by a mark: `<<start_workspace>>`, `<<create_workspace.allow_hosts>>`, or
+A hint, a docstring or a help text holds a placeholder: `<<start_workspace>>`, `<<create_workspace.allow_hosts>>`, or
 with the value to give, `<<create_workspace.allow_hosts=example.com>>`. It travels as it stands; each surface, and the
-node's log, put in the name that the operation's declaration has for it. Messages hold no marks: code and message are
-the same everywhere.
+node's log, put in the name that the operation's declaration has for it. Messages hold no placeholders: code and
+message are the same everywhere.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Operations = Callable[[], Mapping[str, Operation[Any, Any]]]
 
 class Wording:
     """One reader's words: `verb` names an operation, `option` a parameter with or without a value. `operations` are
-    asked for when the first mark is met."""
+    asked for when the first placeholder is met."""
 
     def __init__(self, verb: NameVerb, option: NameOption, operations: Operations) -> None:
         self._verb = verb
@@ -35,7 +35,7 @@ class Wording:
         self._operations = operations
 
     def text(self, text: str) -> str:
-        """`text` with its marks replaced. What only looks like a mark stays."""
+        """`text` with its placeholders replaced. What only looks like one stays."""
         return PLACEHOLDER.sub(self._named, text) if "<<" in text else text
 
     def error(self, error: PyroError) -> PyroError:

@@ -372,7 +372,7 @@ class Channel:
             raise FrameError("OPEN without a verb or parameters")
         stream = Stream(self, number, verb, params)
         with self._condition:
-            # One that begins after the end would never hear of it.
+            # One that begins after the end would never learn of it.
             self._require_open()
             crowded = self._serving >= MAX_STREAMS
             if not crowded:

@@ -178,18 +178,18 @@ class Loans:
             raise FrameError(f"a piece on the exchange cannot be read: {error}") from None
 
     def take(self, slot: int) -> None:
-        """The piece in `slot` is read or not wanted; the peer is told with what is written next."""
+        """The piece in `slot` is read or not wanted; the receipt goes with what is written next."""
         with self._lock:
             self._taken.append(slot)
 
     @property
     def owed(self) -> int:
-        """Of how many pieces taken the peer is still to be told. Each frame costs an emulated guest a millisecond, so
-        they are told together, and along with others if that is soon enough."""
+        """How many pieces taken still need a receipt. Each frame costs an emulated guest a millisecond, so
+        receipts go together, and along with other frames if that is soon enough."""
         return len(self._taken)
 
     def receipt(self) -> bytes:
-        """What the peer is to be told of now."""
+        """The receipt to send now."""
         with self._lock:
             taken, self._taken = bytes(self._taken), []
         return taken

@@ -54,7 +54,7 @@ class Standstill:
                 self._refused.append(stream._number)
 
     def end(self, verb: str, params: dict[str, Any]) -> None:
-        """The peer runs again. It is told that nobody waits for what was refused, and `verb`, before anything else."""
+        """The peer runs again. It learns that nobody waits for what was refused, and `verb`, before anything else."""
         self._pipe.patience = time.monotonic() + RECOVERY_SECONDS
         refused, self._refused = self._refused, []
         for number in refused:

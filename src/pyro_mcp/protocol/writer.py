@@ -1,4 +1,4 @@
-"""Writer: frames onto a pipe, each whole, from many threads. What was taken from the exchange is told along the way."""
+"""Writer: frames onto a pipe, each whole, from many threads. Receipts for exchange pieces travel along."""
 
 from __future__ import annotations
 

@@ -37,12 +37,12 @@ Input = bytes | Iterable[bytes] | int
 
 
 def noop(*_: Any) -> None:
-    """The listener of somebody who does not listen."""
+    """The default callback: does nothing."""
 
 
 @dataclass(frozen=True, slots=True)
 class Callbacks:
-    """Who hears what happens before the answer. Called on the thread that waits for it."""
+    """Callbacks for what happens before the answer. Called on the thread that waits for it."""
 
     progress: Callable[[str, float | None], None] = noop
     notice: Callable[[str], None] = noop
@@ -134,7 +134,7 @@ class Client:
 
     def _went_silent(self, channel: Channel) -> bool:
         """Whether a connection unused for a while leads nowhere. Asked before a request is sent, because one that was
-        sent into a closing connection may or may not have been heard, and must not be sent twice."""
+        sent into a closing connection may or may not have arrived, and must not be sent twice."""
         if time.monotonic() - self._used < STALE_SECONDS:
             return False
         try:
@@ -236,7 +236,7 @@ def call_running_node(settings: Settings, verb: str, params: dict[str, Any] | No
     from pyro_mcp.node.spawn import connect_node
 
     channel = None
-    # A node that was just killed may still take a connection, and hang up on it.
+    # A node that was just killed may still take a connection, and close it.
     for attempt in range(DYING_TRIES):
         connection = connect_node(settings)
         if connection is None:

@@ -108,7 +108,7 @@ def build_server(
 
 
 def instructions(tools: Container[str]) -> str:
-    """What a model is told of the tools it sees, and of no others; it reads this every time."""
+    """The instructions for a model: the tools it sees, and no others; it reads this every time."""
     text = INSTRUCTIONS
     if "workspace_create" in tools:
         text += WORKSPACE_INSTRUCTIONS

@@ -16,7 +16,7 @@ MIN_CHARS = 1_000
 
 
 def fit(payload: Mapping[str, Any], limit: int) -> dict[str, Any]:
-    """`payload` in about `limit` characters of JSON; `truncated` and `…_left_out` tell what is missing."""
+    """`payload` in about `limit` characters of JSON; `truncated` and `…_left_out` say what is missing."""
     shown = dict(payload)
     entries = shown.get("entries")
     if isinstance(entries, list):

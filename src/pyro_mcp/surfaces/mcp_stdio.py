@@ -1,4 +1,4 @@
-"""Mcp stdio: serve over standard input and output, and leave at once when told to.
+"""Mcp stdio: serve over standard input and output, and stop at once when asked to.
 
 While serving, descriptor 0 is the null device and descriptor 1 is stderr, so that stray output of a library or a child
 never reaches the protocol. Lines are bounded. On a signal and at the end of input the process leaves through

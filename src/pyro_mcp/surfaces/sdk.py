@@ -57,7 +57,7 @@ def _signature(operation: Operation[P, R]) -> inspect.Signature:
 class Pyro:
     """Disposable machines from Python. A context manager; safe to share between threads; one connection.
 
-    `state_dir` and `cache_dir` replace the configured directories. `on_progress(message, fraction)` hears what long
+    `state_dir` and `cache_dir` replace the configured directories. `on_progress(message, fraction)` gets what long
     calls do (`fraction` is 0 to 1, or None), `on_notice(text)` the fallbacks they take, and `on_output(tag, data)` a
     command's output as it comes (tag 1 is stdout, 2 stderr). All are called on the thread that made the call.
 

@@ -1,4 +1,4 @@
-"""How long work tells what it is doing: one callable of a message and, when known, a fraction."""
+"""How long work reports progress: one callable of a message and, when known, a fraction."""
 
 from __future__ import annotations
 

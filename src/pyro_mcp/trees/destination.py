@@ -56,7 +56,7 @@ def export_tree(
     treat: Callable[[Path], None] = lambda built: None,
 ) -> ExportReport:
     """Write `items` to the new path `output`, durably. For a `directory` their paths are below it; a `file` is one file
-    entry of any name. `track` is told of the directory beside `output` in which it is built, and `treat` may change
+    entry of any name. `track` is called with the directory beside `output` in which it is built, and `treat` may change
     the content of what was built there before it is seen.
 
     Raises `Conflict` when `output` exists, `NotFound` when its parent does not, `DiskFull`, `PermissionDenied`,

@@ -85,7 +85,7 @@ class DirectorySource:
         self, level: _Level, meter: Meter, above: frozenset[tuple[int, int]], links: set[tuple[int, int]]
     ) -> None:
         """Count what is below `level` before anything is read, so that too much is refused at once. What goes wrong
-        here goes wrong again, and is told then."""
+        here goes wrong again, and is reported then."""
         self._require_wanted()
         above |= {level.identity}
         below = []

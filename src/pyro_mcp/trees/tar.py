@@ -48,7 +48,7 @@ class ByteStream(Protocol):
 
 
 class Member(NamedTuple):
-    """One member as the archive tells it. `size` is that of the file, `offset` and `stored` say where its bytes are,
+    """One member, as archived. `size` is that of the file, `offset` and `stored` say where its bytes are,
     and `extents` where in the file they belong if it is sparse."""
 
     name: str

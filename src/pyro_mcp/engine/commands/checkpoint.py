@@ -1,9 +1,9 @@
-"""Marks: how far a command's output has come into its journal, so that another node can go on where this one died.
+"""Checkpoint: how far a command's output has come into its journal, so that the next node goes on from there.
 
-A mark is one small file beside the journal, there from before the command starts until its outcome is recorded, and
-rewritten in place after every piece of output. It is never flushed: it outlives the node in the page cache, and with
-the host ends the machine it is about. What the guest wrote up to `offset` is in the journal, masked; what was read
-after that, and held back because a secret may begin in it, is asked for again.
+A checkpoint is one small file beside the journal. It exists from before the command starts until its outcome is
+recorded, and is rewritten in place after every piece of output. It is never flushed: it outlives the node in the page
+cache, and a host that ends takes the machine with it. What the guest wrote up to `offset` is in the journal, masked.
+What was read after that, and held back because a secret may begin in it, is requested again.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class StreamOffset:
 
 
 class Checkpoint:
-    """One command's mark. `begun_ns` is on the host's boot clock."""
+    """One command's checkpoint. `begun_ns` is on the host's boot clock."""
 
     def __init__(self, path: Path, begun_ns: int, timeout_seconds: float, offsets: dict[int, StreamOffset]) -> None:
         self.begun_ns = begun_ns
@@ -47,7 +47,7 @@ class Checkpoint:
 
     @classmethod
     def create(cls, path: Path, begun_ns: int, timeout_seconds: float) -> Checkpoint:
-        """A new mark, at the beginning of both streams. Raises `OSError`."""
+        """A new checkpoint, at the beginning of both streams. Raises `OSError`."""
         checkpoint = cls(path, begun_ns, timeout_seconds, {STDOUT: StreamOffset(), STDERR: StreamOffset()})
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
         checkpoint._descriptor = os.open(path, flags, 0o600)
@@ -60,7 +60,7 @@ class Checkpoint:
 
     @classmethod
     def load(cls, path: Path) -> Checkpoint | None:
-        """The mark that an earlier node has left; None if there is none to go by."""
+        """The checkpoint that an earlier node has left; None if there is none."""
         try:
             descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
         except FileNotFoundError:
@@ -77,7 +77,7 @@ class Checkpoint:
         return checkpoint
 
     def save(self) -> None:
-        """Write `offsets` down. A failure is told once: going on may then fail, and never with wrong output."""
+        """Write `offsets` down. A failure is logged once: going on may then fail, but never gives wrong output."""
         try:
             self._write()
         except OSError as error:

@@ -99,7 +99,7 @@ class Job:
         secret_env: dict[str, str] | None = None,
         live: Output | None = None,
     ) -> None:
-        """Run `command`, tell `live` its output too, and record how it ended. Never raises for the command's fate."""
+        """Run `command`, pass its output to `live` too, and record how it ended. No outcome of it raises."""
         self._live = live
         self._finish(
             lambda on_data: execute(
@@ -124,7 +124,7 @@ class Job:
         self._finish(refused)
 
     def resume(self) -> None:
-        """Go on from the mark that another node has left, and record how the command ended, like `run`."""
+        """Go on from the checkpoint that another node has left, and record how the command ended, like `run`."""
         checkpoint = self._checkpoint
         assert checkpoint is not None
         self._finish(lambda on_data: self._resumed(checkpoint, on_data))
@@ -207,7 +207,7 @@ class Job:
 
 
 class _JournalFeed:
-    """Masks what a command says on its way into the journal, and marks after each piece how far that has come."""
+    """Masks a command's output on its way into the journal, and saves a checkpoint after each piece."""
 
     def __init__(self, masks: Masks, on_data: Output, checkpoint: Checkpoint | None, faults: Faults) -> None:
         offsets = {} if checkpoint is None else checkpoint.offsets

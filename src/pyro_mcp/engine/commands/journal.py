@@ -31,7 +31,7 @@ _log = logging.getLogger(__name__)
 HEAD_BYTES = 8 * 1024 * 1024
 PIECE = 256 * 1024
 TORN_MAX = 3
-"""So many bytes may be the beginning of a character; more that are none are told as they are."""
+"""So many bytes may be the beginning of a character; more that are none are output as they are."""
 _SUFFIXES = {STDOUT: "out", STDERR: "err"}
 
 
@@ -69,7 +69,7 @@ class Journal:
             self._moved.notify_all()
 
     def finish(self) -> dict[int, int]:
-        """Make it durable and tell readers that nothing follows; the dropped bytes of each stream. May be repeated by
+        """Make it durable and mark it as complete; the dropped bytes of each stream. May be repeated by
         the next node, until `settled`."""
         dropped = {tag: writer.finish() for tag, writer in self._writers.items()}
         self.close()
@@ -219,7 +219,7 @@ class _Writer:
 
 
 def offsets_left(directory: Path, sequence: int) -> dict[int, StreamOffset]:
-    """Where a writer was that died without a mark, as far as its files tell."""
+    """Where a writer was that died without a checkpoint, as far as its files show."""
     return {tag: _place_left(path_of(directory, sequence, tag)) for tag in _SUFFIXES}
 
 
@@ -279,7 +279,7 @@ def read_digest(directory: Path, sequence: int, limit: int, *, done: bool) -> Re
 
 
 def read_gone(dropped: dict[int, int], cursor: str | None) -> Reading:
-    """What takes the place of output that was let go of: a line that says how much it was. Reading on gives nothing."""
+    """A line in place of dropped output that says how much it was. Reading on gives nothing."""
     at = _places(cursor or "0:0")
     streams = {}
     for tag in _SUFFIXES:

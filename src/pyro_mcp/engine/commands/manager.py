@@ -1,4 +1,4 @@
-"""The bodies of the workspace's exec verbs: run a command, wait for it or not, follow it, end it, tell the history."""
+"""The workspace's exec verbs: run a command, wait for it or not, follow it, end it, list the history."""
 
 from __future__ import annotations
 
@@ -249,12 +249,12 @@ class CommandManager:
         return Job(self._table, self._clock, self._faults, row, machine, journal, masks, refused, checkpoint)
 
     def _checkpoint(self, row: CommandRow, seconds: int) -> Checkpoint | None:
-        """A mark for a command that is about to start. Without room for one it ends with this node."""
+        """A checkpoint for a command that is about to start. Without room for one it ends with this node."""
         try:
             make_directory(self._location(row)[0])
             return Checkpoint.create(checkpoint_path(*self._location(row)), self._clock.boot_ns(), seconds)
         except OSError as error:
-            _log.warning(f"cannot mark command {row.sequence} of {row.workspace_id}: {error}")
+            _log.warning(f"cannot write a checkpoint for command {row.sequence} of {row.workspace_id}: {error}")
             return None
 
     def _attend(self, call: Call[Any], job: Job, run: Callable[[], None]) -> None:
@@ -292,7 +292,7 @@ class CommandManager:
         """Watch it again, or record that it is lost."""
         checkpoint = None
         try:
-            with disk_errors(f"read the mark of command {row.sequence}"):
+            with disk_errors(f"read the checkpoint of command {row.sequence}"):
                 checkpoint = Checkpoint.load(checkpoint_path(*self._location(row)))
             if checkpoint is None:
                 raise Conflict(f"{UNATTENDED}, and it was ended")
@@ -306,7 +306,7 @@ class CommandManager:
         self._detach(job, job.resume)
 
     def _lose(self, row: CommandRow, checkpoint: Checkpoint | None, reason: str) -> None:
-        """Record that nobody knows how it ended. What it said as far as the mark goes is told as ever."""
+        """Record that nobody knows how it ended. Its output up to the checkpoint stays readable."""
         journal = Journal(
             *self._location(row), checkpoint.offsets if checkpoint else offsets_left(*self._location(row))
         )
@@ -379,7 +379,7 @@ class CommandManager:
             reading = read_digest(*self._location(row), limit, done=done)
         else:
             reading = read_page(*self._location(row), cursor, limit, done=done)
-        # In this order: what was let go of while it was read is told as gone.
+        # In this order: output dropped during the read is reported as gone.
         now = self._table.get(*_key(row)) if done else None
         if now is not None and now.output_gone:
             row = now

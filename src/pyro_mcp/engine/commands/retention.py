@@ -34,7 +34,7 @@ class Retention:
         self._faults = faults
 
     def trim(self, row: CommandRow) -> None:
-        """Make room after the command `row`. A store or disk that refuses is told, and asked again after the next."""
+        """Make room after the command `row`. A failure is logged, and tried again after the next."""
         place = row.workspace_id, row.generation
         try:
             gone = self._table.forget_output(*place, OUTPUT_BYTES)

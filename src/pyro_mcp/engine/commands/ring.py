@@ -61,7 +61,7 @@ class JournalRing:
         return first + os.pread(self._descriptor, count - len(first), _HEADER)
 
     def close(self) -> None:
-        """Let go of the file. Idempotent."""
+        """Close the file. Idempotent."""
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1

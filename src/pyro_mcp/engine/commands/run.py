@@ -92,7 +92,7 @@ def resume_command(
     *,
     timeout_seconds: float,
 ) -> dict[str, Any]:
-    """Go on with a job from `offsets` of its streams; the outcome, with `ran_ms` as far as the agent tells it.
+    """Go on with a job from `offsets` of its streams; the outcome, with `ran_ms` as far as the agent reports it.
 
     Raises what `execute` raises, and `NotFound` when the machine does not know the job.
     """
@@ -166,4 +166,4 @@ def _first_line(command: str | list[str]) -> str:
 
 def _after_death(machine: Machine) -> str:
     said = machine.console_tail().strip().splitlines()[-3:]
-    return f"The machine's last words: {' / '.join(said)[-600:]}" if said else "Try again in a new machine"
+    return f"The machine's console ends with: {' / '.join(said)[-600:]}" if said else "Try again in a new machine"

@@ -1,4 +1,4 @@
-"""The body of `diff`: the agent tells what changed with both contents, the host makes the text of it.
+"""The verb `diff`: the agent sends what changed with both contents, the host makes a unified diff of it.
 
 The work follows the changes, not the workspace; what is too much for one answer is counted and said to be missing.
 """

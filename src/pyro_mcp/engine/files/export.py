@@ -1,4 +1,4 @@
-"""The body of `export`: the agent packs, the host unpacks beside the output and renames, and nothing is overwritten.
+"""The verb `export`: the agent packs, the host unpacks beside the output and renames, and nothing is overwritten.
 
 What was seeded and not changed since comes from the seed's image here, so a guest sends what it has changed.
 """
@@ -53,7 +53,7 @@ def export(call: Call[Any], session: Session, path: str, output: str) -> ExportR
             if session.seed is not None:
                 with disk_errors("read the seed"):
                     seed = held.enter_context(SeedImage(session.seed))
-                with contextlib.suppress(Unsupported):  # The layers do not tell all: the whole tree does.
+                with contextlib.suppress(Unsupported):  # The layers do not show all changes: pack the whole tree.
                     return _export(call, session, path, target, cancelled, seed)
             return _export(call, session, path, target, cancelled, None)
     finally:

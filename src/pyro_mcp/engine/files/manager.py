@@ -1,4 +1,4 @@
-"""The bodies of the file verbs: each opens the workspace's session and works in that."""
+"""The file verbs: each opens the workspace's session and works in it."""
 
 from __future__ import annotations
 

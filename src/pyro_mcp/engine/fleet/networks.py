@@ -1,8 +1,8 @@
-"""The bodies of what the verbs know of networks: what a machine is given, what it did with it, and what it was refused.
+"""Networks: the policy that a machine gets, what it reached, and what it was refused.
 
 A machine's policy stands in its row, so every node that comes finds it; the host's side of its way out is made here
-when the machine starts or is adopted, and ends with its channel. Commands of one machine share it, so a refusal is told
-to every command that ran at that moment.
+when the machine starts or is adopted, and ends with its channel. Commands of one machine share it, so a refusal is
+reported to every command that ran at that moment.
 """
 
 from __future__ import annotations
@@ -203,7 +203,7 @@ class Networks:
 
 
 def shown(kept: Mapping[str, Any]) -> dict[str, Any]:
-    """What statuses tell of a policy as it is kept."""
+    """The policy as a status reports it."""
     policy = Policy.from_json(kept)
     return {
         "allow_hosts": None if policy.allow_hosts is None else list(policy.allow_hosts),

@@ -37,7 +37,7 @@ class Values:
     """Secrets that a new workspace shall have: checked, and not to be printed."""
 
     def __init__(self, literal: Mapping[str, str] | None, files: Mapping[str, str] | None) -> None:
-        """Raises `InvalidArgument`, `NotFound` and `PermissionDenied`, none of which tells a value."""
+        """Raises `InvalidArgument`, `NotFound` and `PermissionDenied`, none of which contains a value."""
         literal, files = literal or {}, files or {}
         if both := set(literal) & set(files):
             raise InvalidArgument(f"cannot make the secret {min(both)}: it is given as a value and as a file")

@@ -1,7 +1,7 @@
-"""The bodies of the service verbs: start one and wait for it, look at all, read what one said, stop it.
+"""The service verbs: start a service and wait until it is ready, list services, read logs, stop a service.
 
 A service belongs to its machine: callers and nodes come and go. The row is written before the machine is asked, and
-from then on changed by what the machine tells (`service_watch`), so looking asks nobody.
+from then on changed by the machine's events (`service_watch`), so a list needs no request.
 """
 
 from __future__ import annotations
@@ -333,7 +333,7 @@ class ServiceManager:
             return None
 
     def _current(self, ref: str) -> WorkspaceRow:
-        """The workspace, once what its machine has to tell after an adoption is told."""
+        """The workspace, once the events that its machine has kept since an adoption are recorded."""
         workspace = self._registry.find(ref)
         with self._lock:
             watch = self._watches.get(workspace.machine_id)

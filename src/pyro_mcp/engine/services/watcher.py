@@ -1,6 +1,6 @@
-"""Service watch: a node's open ear at one machine that has services.
+"""Service watch: the node's subscription to the service events of one machine.
 
-The agent tells every change while it happens, so rows are right and ports are closed without anybody asking. On
+The agent sends every change as it happens, so rows are right and ports are closed without a request. On
 adoption the first thing told is everything there is: what the agent does not know any more is over.
 """
 
@@ -73,7 +73,7 @@ class ServiceWatch:
         self.machine.on_exit(self.machine_ended)
 
     def wait(self) -> None:
-        """Let the agent tell what there is, if it has not yet; a moment at most."""
+        """Wait for the agent's first list of its services, if it is still to come; a moment at most."""
         self._synced.wait(SYNC_SECONDS)
 
     def detach(self) -> None:
@@ -83,7 +83,7 @@ class ServiceWatch:
         if self._stream is not None:
             self._stream.cancel()
 
-    # -- what is told
+    # -- events
 
     def take(self, answer: Mapping[str, Any]) -> ServiceRow | None:
         """Record what the agent says of a run, unless something later is known; the row as it is then.
@@ -114,10 +114,10 @@ class ServiceWatch:
             if not changed.alive:
                 changed = replace(changed, stdout=tails[0], stderr=tails[1])
                 if self._stopping():
-                    # Whatever the agent calls it: it ended because its machine was told to.
+                    # Whatever the agent calls it: it ended because its machine was asked to stop.
                     changed = replace(changed, state="stopped", stop_reason=STOPPED)
             recorded = self._table.update(changed, only_alive=True)
-            # Only now: what could not be recorded is told again.
+            # Only now: an event that could not be recorded is sent again.
             self._versions.pop(run, None)
             self._tails.pop(run, None)
             if changed.alive:
@@ -129,7 +129,7 @@ class ServiceWatch:
         return changed
 
     def tails(self, run: str) -> tuple[str, str]:
-        """What the run was last heard to say."""
+        """The last record of the run."""
         with self._lock:
             return self._tails.get(run, ("", ""))
 
@@ -149,7 +149,7 @@ class ServiceWatch:
         if self._leaving:
             return
         self.ports.close()
-        # What the agent said last may be heard later than its machine's end.
+        # The agent's last event may arrive after its machine's end.
         if self._thread is not None:
             self._thread.join(SYNC_SECONDS)
         try:
@@ -166,7 +166,7 @@ class ServiceWatch:
         return machine is None or machine.state in ("stopping", "stopped", "deleting")
 
     def _end(self, run: str) -> None:
-        """It runs, but is over here: a stop was there before its start. Its end is told like any other."""
+        """It runs, but is over here: a stop was there before its start. Its end is reported like any other."""
         with contextlib.suppress(ChannelClosed, RemoteError):
             self.machine.channel.open("service_stop", {"run": run}).leave()
 
@@ -178,7 +178,7 @@ class ServiceWatch:
             self._versions.setdefault(run, 0)
 
     def _listen(self) -> None:
-        """Until the machine ends or the node leaves. After a lack of room, here or there, all is told again."""
+        """Until the machine ends or the node leaves. After a lack of room, here or there, all events are sent again."""
         try:
             while not self._leaving:
                 try:

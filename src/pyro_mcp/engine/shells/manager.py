@@ -1,7 +1,7 @@
-"""The bodies of the shell verbs.
+"""The shell verbs: open a shell, type into it, read its output, attach to it, close it.
 
-Shells live in the workspace's machine and nowhere else: its agent keeps them and what they said, so they outlive the
-node, and end with the machine. What the agent tells of them is checked, masked and counted here.
+Shells live in the workspace's machine only: its agent keeps them and their output, so they outlive the node and end
+with the machine. The manager checks, masks and counts what the agent reports.
 """
 
 from __future__ import annotations
@@ -219,9 +219,9 @@ class ShellManager:
         cursor: int | None,
         stdin: bytes | Iterable[bytes] | None,
     ) -> ShellAttached:
-        """Pass keys in and output out until either side has enough. The output that came before is told first.
+        """Pass keys in and output out until either side has enough. The earlier output comes first.
 
-        After each piece the caller is told how far it has come, to go on from there when a node has died.
+        After each piece the caller gets its position, to go on from there when a node has died.
         """
         session = self._used(call, ref)
         begin = -REPLAY_BYTES if cursor is None else cursor

@@ -1,7 +1,7 @@
-"""The bodies of the workspace verbs: from a name to a workspace in a machine of its own, and its end.
+"""The workspace verbs: create a workspace in a machine of its own, start, stop, update and delete it.
 
-Everything of a workspace outside its machine is in `state_dir/workspaces/<id>`. Its row announces a creation or a
-deletion before anything is made or removed, so that a node that comes after a crash can finish the one or the other.
+Everything of a workspace outside its machine is in `state_dir/workspaces/<id>`. Its row records a creation or a
+deletion before anything is made or removed, so the next node after a crash can finish either.
 """
 
 from __future__ import annotations
@@ -158,7 +158,7 @@ class Lifecycle:
         labels: dict[str, str] | None,
         clear_labels: list[str] | None,
     ) -> Workspace:
-        """Change name and labels. Raises `InvalidArgument` when there is nothing to change or two wishes collide."""
+        """Change name and labels. Raises `InvalidArgument` when there is nothing to change or two requests collide."""
         requested = check_labels(labels or {})
         dropped = set(clear_labels or ())
         if name is not None and clear_name:
@@ -226,7 +226,7 @@ class Lifecycle:
     # -- after a crash
 
     def recover(self) -> None:
-        """A node has come: finish what its predecessor had begun. One that resists is told and left as it is."""
+        """At the node's start: finish what its predecessor began. What fails is logged and left as it is."""
         self._staging.sweep()
         for row in self._registry.table.list():
             try:
@@ -235,7 +235,7 @@ class Lifecycle:
                 else:
                     self._tidy(row)
             except PyroError as error:
-                _log.warning(f"cannot settle {row.workspace_id}: {error}")
+                _log.warning(f"cannot recover {row.workspace_id}: {error}")
         self._remove_unknown()
         self._commands.recover()
         self._services.recover()

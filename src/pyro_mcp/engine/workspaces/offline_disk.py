@@ -1,4 +1,4 @@
-"""The bodies of the `disk` verbs: a stopped workspace's disk, read without booting it and without mounting it.
+"""The `disk` verbs: a stopped workspace's disk, read without booting it and without mounting it.
 
 /workspace is put together from the upper directory on the disk and the seed below it, as the guest's overlay would.
 Everything happens on a copy, which ends with the request.

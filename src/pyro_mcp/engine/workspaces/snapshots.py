@@ -1,4 +1,4 @@
-"""The bodies of the snapshot verbs and of reset.
+"""The snapshot verbs and reset.
 
 A snapshot is one file outside the guest's reach: what differs from the baseline, as entries, known by its SHA-256. A
 reset builds another machine beside the old one and moves the workspace into it in one transaction, so until then the

@@ -1,4 +1,4 @@
-"""The body of `summary`: put together from the journal, the events and the live difference, each in bounds."""
+"""The verb `summary`: put together from the journal, the events and the live difference, each in bounds."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ class Summaries:
         except Cancelled:
             raise
         except PyroError:
-            # `_changes` asks the same machine, and tells.
+            # `_changes` asks the same machine, and says why.
             found = []
         return SummaryShells(now=[one for one in found if one.state == "running"], opened=opened)
 
@@ -135,7 +135,7 @@ class Summaries:
         )
 
     def _changes(self, call: Call[Any], row: WorkspaceRow) -> tuple[SummaryChanges | None, str | None]:
-        """What differs from the baseline, or why that cannot be told."""
+        """What differs from the baseline, or why that is unknown."""
         try:
             machine = self._fleet.live(row.machine_id)
         except PyroError:

@@ -140,7 +140,7 @@ class HostedAgent:
         os.write(self._wake_write, bytes((signal.SIGTERM,)))
 
     def _watch_signals(self) -> None:
-        """Signals arrive as bytes on the wake pipe, next to the agent's own wish to stop. What the agent inherited as
+        """Signals arrive as bytes on the wake pipe, beside the agent's own request to stop. What the agent inherited as
         ignored or blocked, its commands must not inherit."""
         for number in signal.valid_signals() - {signal.SIGPIPE, signal.SIGXFSZ}:
             if signal.getsignal(number) is signal.SIG_IGN:

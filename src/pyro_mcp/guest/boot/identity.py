@@ -48,7 +48,7 @@ def reseed(entropy: str) -> None:
 def name_host(hostname: str, machine_id: str, log: Callable[[str], None], root: str = "") -> None:
     """Set the host name and write `/etc/hostname`, `/etc/hosts` and `/etc/machine-id` below `root`.
 
-    One that cannot be written is told and left: its user has made it so, and the machine must start all the same.
+    One that cannot be written is logged and left: its user has made it so, and the machine must start all the same.
     """
     _socket.sethostname(hostname)
     files = {

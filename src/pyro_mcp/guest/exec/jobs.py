@@ -44,7 +44,7 @@ class Jobs:
 
     def begin(self, name: str, stream: Stream) -> AgentJob:
         """A new job, attended by `stream`, to be ended by `finish`. Raises `ChannelClosed`: a peer that has gone may be
-        followed by one that was told already that there is no such job."""
+        followed by one that has already got the answer that there is no such job."""
         with self._lock:
             if stream.lost:
                 raise ChannelClosed("the peer has gone away")

@@ -23,7 +23,7 @@ from pyro_mcp.protocol.relay import Ending, Relay, close_socket
 from pyro_mcp.protocol.workers import Workers
 
 MOST = 128
-"""Connections under way: a few more than the host allows, so that it is the host who refuses, and tells."""
+"""Connections under way: a few more than the host allows, so that the host refuses, and records it."""
 HALF_OPEN_SECONDS = 3600.0
 ARRIVAL_SECONDS = 10.0
 _ORIGINAL_DESTINATION = 80

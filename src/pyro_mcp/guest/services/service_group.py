@@ -1,8 +1,8 @@
 """service_group: everything that a service has started, as one thing that can be ended.
 
-In a guest it is a control group, which a process is born into and leaves with nothing but root's intent: sessions,
+In a guest it is a control group, which a process leaves only if root moves it out: sessions,
 double forks and a cleared environment make no difference. Without control groups (`host_compat`) it is every process
-that carries the service's mark in its environment, which a program can shed; the end of the workspace gets that too.
+that carries the service's run tag in its environment, which a program can shed; the end of the workspace gets that too.
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ FIRST_PROBE_SECONDS = 0.05
 GONE_SECONDS = 10.0
 READ_PIECE = 64 * 1024
 FINAL_READS = 16
-"""The largest pipe is read up in so many; whoever writes on (`host_compat`) has shed the service's mark."""
+"""The largest pipe is read up in so many; whoever writes on (`host_compat`) has shed the service's run tag."""
 FLOOD_SECONDS, FLOOD_BYTES = 0.05, 512 * 1024
 """Of one service no more output than that is read in that time; then it waits in its pipe, and the service with it."""
 NEWS_SECONDS = 1.0
@@ -112,7 +112,7 @@ class ServiceRun:
         self._child.kill_group(signal.SIGCONT)
         self._poller.after(self, "kill", grace, self._kill)
 
-    # -- being born
+    # -- start
 
     def _spawn(self) -> None:
         self._requested, self._ready_at, self._ending = None, None, False
@@ -332,7 +332,7 @@ class ServiceRun:
         self._poller.after(self, "restart", pause, self._spawn)
 
     def _close(self) -> None:
-        """Take what is left in the pipes, then let go of everything."""
+        """Take what is left in the pipes, then release everything."""
         for fd in list(self._outputs):
             self._poller.forget(fd)
             for _ in range(FINAL_READS):

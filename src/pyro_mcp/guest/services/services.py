@@ -153,7 +153,7 @@ class AgentServices:
     # -- the end of the machine
 
     def close(self) -> None:
-        """End every service, for good, and let those who watch hear its last words. Takes some seconds at most."""
+        """End every service, for good, and send watchers its last events. Takes some seconds at most."""
         with self._lock:
             self._closing = True
             alive = [one for one in self._runs.values() if not one.done.is_set()]

@@ -39,7 +39,7 @@ _EDGE = select.EPOLLIN | select.EPOLLET
 
 
 class Follower:
-    """Somebody who takes output as it comes. `cursor` is how far it got; `wake` tells it that there is more."""
+    """Somebody who takes output as it comes. `cursor` is how far it got; `wake` signals that there is more."""
 
     def __init__(self, cursor: int, wake: Callable[[], None]) -> None:
         self.cursor = cursor

@@ -346,7 +346,7 @@ def _prompt(bash: bool) -> dict[bytes, bytes]:
 
 
 def _room_by(fd: int, wake_fd: int, deadline: float) -> bool:
-    """Wait until the terminal takes input or the wish to type is taken back, at most until `deadline`."""
+    """Wait until the terminal takes input or the request to type is cancelled, at most until `deadline`."""
     poll = select.poll()
     poll.register(fd, select.POLLOUT)
     poll.register(wake_fd, select.POLLIN)

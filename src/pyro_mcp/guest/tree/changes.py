@@ -31,7 +31,7 @@ def changes(layers: Layers, stream: Stream) -> dict[str, Any]:
     artifact_type, old, new, text: null | [old bytes, new bytes]} and, after one with text, the old and then the new
     content as DATA 1. Result: total, added, modified, deleted, type_changed, truncated, skipped, skipped_count.
 
-    `old` and `new` are null or {artifact_type, mode, size_bytes, target}. Directories are told when they are empty, or
+    `old` and `new` are null or {artifact_type, mode, size_bytes, target}. Directories count when they are empty, or
     when they became or ceased to be one.
     """
     p = {"text_limit": 1 << 20, "total_limit": 32 << 20, "limit": 100_000, **stream.params}
@@ -191,7 +191,7 @@ class _Differ:
             self._directory(path, new.fd, None)
 
     def _differs(self, new: _Side, old: _Side) -> bool:
-        """Whether two of a kind differ in what a patch would tell: content, target, permission bits."""
+        """Whether two of a kind differ in what a patch would show: content, target, permission bits."""
         if new.kind == "symlink":
             return os.readlink(b"", dir_fd=new.fd) != os.readlink(b"", dir_fd=old.fd)
         if stat.S_IMODE(new.status.st_mode) != stat.S_IMODE(old.status.st_mode):

@@ -19,7 +19,7 @@ def overlay_pack(tree: Tree, layers: Layers, stream: Stream) -> dict[str, Any]:
     """path → EVENT as of tree_pack, and `lower`: which directory of the seed shows below, null for none; then what
     differs from that on DATA 1, with the overlay's marks; counts as of tree_pack.
 
-    Answers `unsupported` for what is no directory, or when everything may differ: `tree_pack` tells all.
+    Answers `unsupported` for what is no directory, or when everything may differ: `tree_pack` packs all.
     """
     parts = relative("export", stream.params.get("path", "."))
     flow = Flow(stream)

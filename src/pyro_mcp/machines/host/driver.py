@@ -2,7 +2,7 @@
 
 Only ever used by explicit choice (`host_compat`). The agent outlives the node, in a session of its own, and a
 later node finds it by its identity. What its commands leave behind dies with it: the agent is their reaper and
-kills them on SIGTERM; should it have been killed itself, they are found by a mark in their environment.
+kills them on SIGTERM; should it have been killed itself, they are found by a tag in their environment.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class HostDriver:
         identity = Identity.load(directory / IDENTITY)
         pidfd = identity.open_pidfd() if identity else None
         if identity is None or pidfd is None:
-            # The node may have died between the birth and the note of it: whoever listens there is to stop.
+            # The node may have died between the start and the record of it: stop whatever listens there.
             _stop_nameless(directory)
             kill_tagged(machine_id)
             return None

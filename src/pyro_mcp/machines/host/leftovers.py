@@ -1,4 +1,4 @@
-"""Leftovers: processes of a host machine whose agent is gone, found by the mark in their environment."""
+"""Leftovers: processes of a host machine whose agent is gone, found by the run tag in their environment."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _ROUNDS = 200
 
 
 def kill_tagged(machine_id: str) -> None:
-    """Kill every process of this user that carries the mark of `machine_id`, until none is left.
+    """Kill every process of this user that carries the run tag of `machine_id`, until none is left.
 
     Repeated, because a process may fork between the look and the kill; bounded, because one may refuse to die.
     """

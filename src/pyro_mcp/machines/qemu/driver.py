@@ -155,7 +155,7 @@ class QemuDriver:
                 ahead.channel.answer(spec.network.handler)
             return self._identified(spec, ahead.process, ahead.channel)
 
-    # -- birth
+    # -- provisioning
 
     def _restore(self, spec: MachineSpec, frozen: Template) -> QemuMachine:
         scratch = spec.directory / SCRATCH
@@ -382,5 +382,5 @@ def _ended_on_failure(
 
 def _explain(error: Exception, process: Vmm, kind: type[MachineFailed] = MachineFailed) -> MachineFailed:
     words = process.console_tail()
-    hint = f"its last words were:\n{words}" if words else "run <<diagnose>> to check this host"
+    hint = f"its console ends with:\n{words}" if words else "run <<diagnose>> to check this host"
     return kind(f"cannot start the guest: {error}", hint=hint)

@@ -191,7 +191,7 @@ class _Session:
             self._resize(size)
 
     def _resize(self, size: dict[str, int]) -> None:
-        # One that has ended has no size any more, and the attachment tells what became of it.
+        # One that has ended has no size any more, and the attachment reports what became of it.
         with contextlib.suppress(PyroError):
             self._call("resize_shell", **{name: self._params[name] for name in ("workspace_id", "shell_id")}, **size)
 

@@ -34,7 +34,7 @@ class Output:
         self._view: ProgressView | None = None
 
     def callbacks(self) -> Callbacks:
-        """Ears for a request: progress and notices to stderr, output to where it belongs."""
+        """Callbacks for a request: progress and notices to stderr, output to where it belongs."""
         return Callbacks(progress=self.progress, notice=self.notice, output=self.live)
 
     def progress(self, message: str, fraction: float | None) -> None:

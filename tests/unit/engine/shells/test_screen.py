@@ -62,7 +62,7 @@ def test_long_lines_wrap_and_scroll_back_is_kept() -> None:
 
 
 @pytest.mark.parametrize(
-    ("before", "new", "told"),
+    ("before", "new", "changed_text"),
     [
         ("root# ", "ls\r\nfile\r\nroot# ", "ls\nfile\nroot# "),
         ("hello", "\r\nworld", "\nworld"),
