@@ -54,7 +54,7 @@ class Vms:
         **size: Any,
     ) -> RunResult:
         """Make, use and remove one machine. Raises what making and using it raise; it is removed in any case."""
-        boot, row = self._born(call, environment, one_shot=True, **size)
+        boot, row = self._provisioned(call, environment, one_shot=True, **size)
         self._fleet.admit(row)
         removal = _Removal(self._fleet, row.machine_id, "one-shot machine")
         with removal:
@@ -65,7 +65,7 @@ class Vms:
         return RunResult(**done, vm_id=row.machine_id, environment=environment, cleanup=removal.outcome)
 
     def create(self, call: Call[Any], environment: str, **size: Any) -> Vm:
-        _, row = self._born(call, environment, one_shot=False, **size)
+        _, row = self._provisioned(call, environment, one_shot=False, **size)
         self._fleet.admit(row)
         try:
             self._images.lease(row)
@@ -130,7 +130,7 @@ class Vms:
             )
         return row
 
-    def _born(
+    def _provisioned(
         self, call: Call[Any], environment: str, *, one_shot: bool, network: bool, **size: Any
     ) -> tuple[BootSpec, MachineRow]:
         narrowed = {name: size.pop(name, None) for name in ("allow_hosts", "allow_addresses")}

@@ -37,9 +37,9 @@ class Dispatcher:
         channel = self._channel
         return channel if channel is not None and channel.peer and not channel.closed else None
 
-    def introduce(self, **facts: str) -> None:
-        """Add `facts` to the hello that later peers get."""
-        self._hello = {**self._hello, **facts}
+    def introduce(self, **fields: str) -> None:
+        """Add `fields` to the hello that later peers get."""
+        self._hello = {**self._hello, **fields}
 
     def handle(self, stream: Stream) -> None:
         """Answer one request."""

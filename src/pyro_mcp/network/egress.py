@@ -97,7 +97,7 @@ class Egress:
         given, family = stream.params.get("name"), stream.params.get("family")
         if not isinstance(given, str) or family not in (4, 6) or isinstance(family, bool):
             raise InvalidArgument("cannot look up: name and family (4 or 6) are needed")
-        shown_name = self._told(given)
+        shown_name = self._record_name(given)
         try:
             name = host_name(given)
         except ValueError:
@@ -113,7 +113,7 @@ class Egress:
         with self._lookups.one():
             return {"addresses": self._addresses(name, shown_name, family, stream), "ttl": TTL_SECONDS}
 
-    def _told(self, name: str) -> str:
+    def _record_name(self, name: str) -> str:
         """A name as it may be written down: short, printable, without what is secret."""
         return repr(self._mask(name[:GIVEN_MAX]))[1:-1][:NAME_MAX]
 

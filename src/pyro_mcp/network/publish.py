@@ -124,7 +124,7 @@ class Publisher:
             self._wake = wake
         return self._wake
 
-    def _tell(self) -> None:
+    def _emit(self) -> None:
         if self._wake is not None:
             self._wake.set()
 
@@ -132,7 +132,7 @@ class Publisher:
         with self._lock:
             for listener in listeners:
                 listener._closing = True
-        self._tell()
+        self._emit()
         for listener in listeners:
             # A port is free only once nobody polls its descriptor, so the accepting thread closes it.
             listener._gone.wait()
@@ -228,7 +228,7 @@ class _Connection:
             self._serve()
         finally:
             self.ended = True
-            self._publisher._tell()
+            self._publisher._emit()
 
     def _serve(self) -> None:
         try:

@@ -43,7 +43,7 @@ def main(argv: list[str]) -> int:
         node = _open(json.loads(argv[1]))
     except PyroError as error:
         logging.getLogger("pyro_mcp.node").error(f"cannot start: {error}")
-        _tell(ready, {"error": error.to_wire()})
+        _emit(ready, {"error": error.to_wire()})
         return error.exit_code
     # Machines may take a while to answer, on a busy host above all; meanwhile this node can already say how it is.
     threading.Thread(target=_take_over, args=(node, ready), name="take-over", daemon=True).start()
@@ -65,7 +65,7 @@ def _take_over(node: Any, ready: int) -> None:
         answer = {"error": error.to_wire()}
     finally:
         node.serve() if "ready" in answer else node.leave("it could not start")
-        _tell(ready, answer)
+        _emit(ready, answer)
 
 
 def _open(values: dict[str, Any]) -> Any:
@@ -120,7 +120,7 @@ def _raise_limit() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
 
 
-def _tell(ready: int, answer: dict[str, Any]) -> None:
+def _emit(ready: int, answer: dict[str, Any]) -> None:
     with contextlib.suppress(BrokenPipeError):
         os.write(ready, json.dumps(answer).encode())
     os.close(ready)

@@ -353,7 +353,7 @@ class Stream:
             self._queued += price
             self._inbox.append((price, message))
             self._condition.notify_all()
-        self._tell()
+        self._emit()
 
     def _grant(self, frame: Frame) -> None:
         if len(frame.payload) != HEADER.size:
@@ -366,9 +366,9 @@ class Stream:
                 raise FrameError("more credit than was spent")
             self._credit += grant
             self._condition.notify_all()
-        self._tell()
+        self._emit()
 
-    def _tell(self) -> None:
+    def _emit(self) -> None:
         watcher = self._watcher
         if watcher:
             watcher()
@@ -386,17 +386,17 @@ class Stream:
             callback, self._on_cancel = self._on_cancel, None
         if callback:
             callback()
-        self._tell()
+        self._emit()
 
     def _lost(self, reason: str) -> None:
         self._cancel()
         self._give_up(reason)
-        self._tell()
+        self._emit()
 
     def _refuse(self, error: RemoteError) -> None:
         self._channel._forget(self._number)
         self._end_with(error)
-        self._tell()
+        self._emit()
 
     def _give_up(self, reason: str) -> None:
         self._end_with(ChannelClosed(reason))

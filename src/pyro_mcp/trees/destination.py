@@ -85,7 +85,7 @@ def export_tree(
                 writer.finish()
             built = tree / _ONLY if kind == "file" else tree
             treat(built)
-            _settle(built, output)
+            _make_durable(built, output)
     single = kind == "file"
     found = [output.name] if single else [*writer.files, *writer.links]
     skipped += [SkippedEntries(output.name if single else path, XATTRS) for path in writer.bare]
@@ -144,7 +144,7 @@ def _flush(built: Path) -> None:
         os.close(descriptor)
 
 
-def _settle(built: Path, output: Path) -> None:
+def _make_durable(built: Path, output: Path) -> None:
     """What was built becomes `output`, durably or not at all."""
     _flush(built)
     _publish(built, output)

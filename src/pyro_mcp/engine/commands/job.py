@@ -130,7 +130,7 @@ class Job:
         self._finish(lambda on_data: self._resumed(checkpoint, on_data))
 
     def _resumed(self, checkpoint: Checkpoint, on_data: Output) -> dict[str, Any]:
-        offsets = {tag: place.offset for tag, place in checkpoint.offsets.items()}
+        offsets = {tag: offset.offset for tag, offset in checkpoint.offsets.items()}
         left = max(0.0, checkpoint.timeout_seconds - self._spent_ms() / 1000)
         try:
             done = resume_command(
@@ -211,19 +211,19 @@ class _JournalFeed:
 
     def __init__(self, masks: Masks, on_data: Output, checkpoint: Checkpoint | None, faults: Faults) -> None:
         offsets = {} if checkpoint is None else checkpoint.offsets
-        covered = {tag: place.covered for tag, place in offsets.items()}
+        covered = {tag: offset.covered for tag, offset in offsets.items()}
         self._output = MaskedOutput(masks, on_data, covered=covered)
         self._checkpoint = checkpoint
         self._faults = faults
-        self._read = {tag: place.offset for tag, place in offsets.items()}
+        self._read = {tag: offset.offset for tag, offset in offsets.items()}
 
     def on_data(self, tag: int, data: bytes) -> None:
         stream = self._output.feed(tag, data)
         if self._checkpoint is not None:
             self._faults("output journalled")
             self._read[tag] += len(data)
-            place = self._checkpoint.offsets[tag]
-            place.offset, place.covered = self._read[tag] - stream.held, stream.covered
+            offset = self._checkpoint.offsets[tag]
+            offset.offset, offset.covered = self._read[tag] - stream.held, stream.covered
             self._checkpoint.save()
             self._faults("output marked")
 

@@ -100,7 +100,7 @@ class Journal:
     def wait(self, cursor: str, seconds: float, given_up: Callable[[], bool] = lambda: False) -> bool:
         """Wait until there is a whole character past `cursor` or nothing more will come; False when neither has
         happened in time, or when `given_up` was true after a `wake`."""
-        at = _places(cursor)
+        at = _positions(cursor)
 
         def news() -> bool:
             return self._finished or any(self._writers[tag].tells_past(at[tag]) for tag in _SUFFIXES)
@@ -116,10 +116,10 @@ class Journal:
 
 
 class _Writer:
-    def __init__(self, path: Path, place: StreamOffset) -> None:
+    def __init__(self, path: Path, offset: StreamOffset) -> None:
         self.tail_path = _tail_of(path)
         self._path = path
-        self._place = place
+        self._position = offset
         self._descriptor = -1
         self._tail: JournalRing | None = None
         self._complained = False
@@ -127,7 +127,7 @@ class _Writer:
 
     @property
     def size(self) -> int:
-        return self._place.size
+        return self._position.size
 
     def tells_past(self, offset: int) -> bool:
         """Whether a page from `offset` on would not be empty."""
@@ -139,7 +139,7 @@ class _Writer:
         return self.size - self._noted
 
     def add(self, data: bytes) -> None:
-        room = 0 if self._place.tailed else max(0, HEAD_BYTES - self.size)
+        room = 0 if self._position.tailed else max(0, HEAD_BYTES - self.size)
         if room:
             self._write(data[:room])
         if len(data) > room:
@@ -148,9 +148,9 @@ class _Writer:
     def finish(self) -> int:
         """The number of bytes that were dropped."""
         missing = 0
-        if self._place.tailed:
+        if self._position.tailed:
             tail = self._kept_aside()
-            missing = self._place.tailed - len(tail)
+            missing = self._position.tailed - len(tail)
             if missing:
                 before = self.size
                 self._write(f"\n[pyro: {count_of(missing, 'byte')} dropped here]\n".encode())
@@ -158,13 +158,13 @@ class _Writer:
             self._write(tail)
         if self._descriptor >= 0:
             try:
-                if self._place.tailed:
+                if self._position.tailed:
                     os.ftruncate(self._descriptor, self.size)
                 os.fdatasync(self._descriptor)
             except OSError as error:
                 _log.warning(f"cannot make {self._path} durable: {error}")
         self.close()
-        return missing + self._place.lost
+        return missing + self._position.lost
 
     def close(self) -> None:
         if self._descriptor >= 0:
@@ -175,18 +175,18 @@ class _Writer:
 
     def _set_aside(self, data: bytes) -> None:
         try:
-            self._tail = self._tail or JournalRing(self.tail_path, self._place.tailed)
-            self._tail.write(data, self._place.tailed)
+            self._tail = self._tail or JournalRing(self.tail_path, self._position.tailed)
+            self._tail.write(data, self._position.tailed)
         except OSError as error:
             # The next piece begins another one: what a ring holds is whole.
             self._complain(self.tail_path, error)
             self._drop_tail()
-        self._place.tailed += len(data)
+        self._position.tailed += len(data)
 
     def _kept_aside(self) -> bytes:
         try:
-            self._tail = self._tail or JournalRing(self.tail_path, self._place.tailed)
-            return self._tail.read(self._place.tailed)
+            self._tail = self._tail or JournalRing(self.tail_path, self._position.tailed)
+            return self._tail.read(self._position.tailed)
         except OSError as error:
             self._complain(self.tail_path, error)
             return b""
@@ -205,12 +205,12 @@ class _Writer:
                 flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
                 self._descriptor = os.open(self._path, flags, 0o600)
             while view:
-                count = os.pwrite(self._descriptor, view, self._place.size)
-                self._place.size += count
+                count = os.pwrite(self._descriptor, view, self._position.size)
+                self._position.size += count
                 view = view[count:]
         except OSError as error:
             self._complain(self._path, error)
-            self._place.lost += len(view)
+            self._position.lost += len(view)
 
     def _complain(self, path: Path, error: OSError) -> None:
         if not self._complained:
@@ -224,17 +224,17 @@ def offsets_left(directory: Path, sequence: int) -> dict[int, StreamOffset]:
 
 
 def _place_left(path: Path) -> StreamOffset:
-    place, tail_path = StreamOffset(), _tail_of(path)
+    offset, tail_path = StreamOffset(), _tail_of(path)
     try:
         if path.exists():
-            place.size = path.stat().st_size
+            offset.size = path.stat().st_size
         if tail_path.exists():
             ring = JournalRing(tail_path, 0)
-            place.size, place.tailed = min(place.size, HEAD_BYTES), ring.end
+            offset.size, offset.tailed = min(offset.size, HEAD_BYTES), ring.end
             ring.close()
     except OSError as error:
         _log.warning(f"cannot read {path}: {error}")
-    return place
+    return offset
 
 
 def _tail_of(path: Path) -> Path:
@@ -245,7 +245,7 @@ def path_of(directory: Path, sequence: int, tag: int) -> Path:
     return directory / f"{sequence}.{_SUFFIXES[tag]}"
 
 
-def _places(cursor: str) -> dict[int, int]:
+def _positions(cursor: str) -> dict[int, int]:
     out, err = parse_cursor(cursor)
     return {STDOUT: out, STDERR: err}
 
@@ -253,7 +253,7 @@ def _places(cursor: str) -> dict[int, int]:
 def read_page(directory: Path, sequence: int, cursor: str, limit: int, *, done: bool) -> Reading:
     """At most `limit` bytes from `cursor` on, of which each stream gets at least half if it has as much, nothing left
     out; `done`: nothing more will be written."""
-    at = _places(cursor)
+    at = _positions(cursor)
     found = {tag: _read(path_of(directory, sequence, tag), at[tag], limit + 1) for tag in _SUFFIXES}
     streams, more = {}, False
     for tag, other in ((STDOUT, STDERR), (STDERR, STDOUT)):
@@ -280,7 +280,7 @@ def read_digest(directory: Path, sequence: int, limit: int, *, done: bool) -> Re
 
 def read_gone(dropped: dict[int, int], cursor: str | None) -> Reading:
     """A line in place of dropped output that says how much it was. Reading on gives nothing."""
-    at = _places(cursor or "0:0")
+    at = _positions(cursor or "0:0")
     streams = {}
     for tag in _SUFFIXES:
         reported = dropped[tag] > at[tag]

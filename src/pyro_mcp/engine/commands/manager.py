@@ -105,7 +105,7 @@ class CommandManager:
         job = self._begin(workspace, machine, command, None if wait_seconds is None else timeout_seconds)
         if wait_seconds is None:
             run = partial(job.run, stdin=stdin, live=call.output)
-            self._attend(call, job, partial(run, command, timeout_seconds=timeout_seconds, secret_env=requested))
+            self._supervise(call, job, partial(run, command, timeout_seconds=timeout_seconds, secret_env=requested))
         else:
             self._detach(job, partial(job.run, command, timeout_seconds=timeout_seconds, secret_env=requested))
             self._watch(call, job, wait_seconds)
@@ -158,12 +158,12 @@ class CommandManager:
     def last(self, workspace: WorkspaceRow) -> CommandEntry | None:
         """The command that was started last."""
         found = self._table.latest(workspace.workspace_id, workspace.generation, 1)
-        return CommandEntry(**self._facts(found[0])) if found else None
+        return CommandEntry(**self._fields(found[0])) if found else None
 
     def recent(self, workspace: WorkspaceRow, limit: int) -> list[CommandEntry]:
         """The last `limit` commands, the latest first."""
         found = self._table.latest(workspace.workspace_id, workspace.generation, limit)
-        return [CommandEntry(**self._facts(row)) for row in reversed(found)]
+        return [CommandEntry(**self._fields(row)) for row in reversed(found)]
 
     def tally(self, workspace: WorkspaceRow) -> Tally:
         return self._table.tally(workspace.workspace_id, workspace.generation)
@@ -174,7 +174,7 @@ class CommandManager:
         for row in self._table.failures(workspace.workspace_id, workspace.generation, limit):
             row, reading = self._read(row, None, ENTRY_MIN, done=True)
             streams = reading.streams
-            reported.append((CommandEntry(**self._facts(row)), streams[STDOUT].text, streams[STDERR].text))
+            reported.append((CommandEntry(**self._fields(row)), streams[STDOUT].text, streams[STDERR].text))
         return reported
 
     def running(self, workspace_id: str) -> int:
@@ -204,8 +204,8 @@ class CommandManager:
         for row in self._table.running():
             self._take_up(row)
         for workspace in self._registry.rows():
-            place = workspace.workspace_id, workspace.generation
-            self._retention.sweep(*place, {key[2] for key in self._jobs if key[:2] == place})
+            history = workspace.workspace_id, workspace.generation
+            self._retention.sweep(*history, {key[2] for key in self._jobs if key[:2] == history})
 
     # -- running
 
@@ -257,7 +257,7 @@ class CommandManager:
             _log.warning(f"cannot write a checkpoint for command {row.sequence} of {row.workspace_id}: {error}")
             return None
 
-    def _attend(self, call: Call[Any], job: Job, run: Callable[[], None]) -> None:
+    def _supervise(self, call: Call[Any], job: Job, run: Callable[[], None]) -> None:
         """Run it here; the caller's going away ends it. Raises `Cancelled` then."""
         forget = call.on_cancel(job.end)
         try:
@@ -352,8 +352,8 @@ class CommandManager:
     def _row(self, workspace: WorkspaceRow, sequence: int) -> CommandRow:
         row = self._table.get(workspace.workspace_id, workspace.generation, sequence)
         if row is None:
-            place = workspace.workspace_id, workspace.generation
-            first, last = self._table.first(*place), self._table.count(*place)
+            history = workspace.workspace_id, workspace.generation
+            first, last = self._table.first(*history), self._table.count(*history)
             there = f"It has the commands {first} to {last}" if last else "Nothing was run in it since the last reset"
             cause = "it is so old that it is no longer kept" if 0 < sequence < first else "no such sequence"
             raise NotFound(f"cannot find command {sequence} of {workspace.workspace_id}: {cause}", hint=there)
@@ -390,7 +390,7 @@ class CommandManager:
         out, err = reading.streams[STDOUT], reading.streams[STDERR]
         dropped = (out.dropped_bytes + row.stdout_dropped, err.dropped_bytes + row.stderr_dropped)
         return CommandOutput(
-            **self._facts(row),
+            **self._fields(row),
             next_cursor=reading.next_cursor,
             more=reading.more,
             truncated=any(dropped),
@@ -406,7 +406,7 @@ class CommandManager:
         job = self._jobs.get(_key(row))
         return [NetworkRefusal(**one) for one in row.network_refusals] if job is None else job.network_refusals
 
-    def _facts(self, row: CommandRow) -> dict[str, Any]:
+    def _fields(self, row: CommandRow) -> dict[str, Any]:
         job = self._jobs.get(_key(row))
         if row.duration_ms is None and job is not None:
             row = replace(row, duration_ms=(self._clock.boot_ns() - job.begun_ns) // 1_000_000)

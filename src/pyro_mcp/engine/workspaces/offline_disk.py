@@ -220,16 +220,16 @@ class _View:
             entry = inside[part]
         return entry
 
-    def children(self, places: list[_OverlayEntry]) -> list[dict[str, _OverlayEntry]]:
+    def children(self, entries_above: list[_OverlayEntry]) -> list[dict[str, _OverlayEntry]]:
         """What each of the directories holds."""
-        uppers = [entry.upper for entry in places if entry.upper]
+        uppers = [entry.upper for entry in entries_above if entry.upper]
         listings = iter(self._image.listing([node.inode for node in uppers]))
-        return [self._merge(next(listings) if entry.upper else {}, entry.lower) for entry in places]
+        return [self._merge(next(listings) if entry.upper else {}, entry.lower) for entry in entries_above]
 
     def walk(self, start: _OverlayEntry, path: str, recursive: bool, limit: int) -> list[FileEntry]:
         """Entries below `start`, or itself; one more than `limit` when there are more."""
         if start.kind != "directory":
-            return self._shown([(path, start)])
+            return self._entries([(path, start)])
         found: list[tuple[str, _OverlayEntry]] = []
         level = [(path, start)]
         for _ in range(DEPTH_MAX):
@@ -243,7 +243,7 @@ class _View:
             level = [(below, entry) for below, entry in here if entry.kind == "directory"]
             if not recursive or not level or len(found) > limit:
                 break
-        return self._shown(found[: limit + 1])
+        return self._entries(found[: limit + 1])
 
     def read(self, entry: _OverlayEntry, path: str, limit: int) -> tuple[bytes, int]:
         """The beginning of a file, and its size."""
@@ -296,7 +296,7 @@ class _View:
         start = self._seed.root if target.startswith("/") else directory
         return None if start is None else seed_directory(self._seed, target.removeprefix("/"), start)
 
-    def _shown(self, found: list[tuple[str, _OverlayEntry]]) -> list[FileEntry]:
+    def _entries(self, found: list[tuple[str, _OverlayEntry]]) -> list[FileEntry]:
         links = [entry.upper for _, entry in found if entry.upper and entry.kind == "symlink"]
         targets = iter(self._image.targets(links))
         shown = []

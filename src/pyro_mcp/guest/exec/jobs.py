@@ -131,7 +131,7 @@ class AgentJob:
             try:
                 return stream.room
             except ChannelClosed:
-                self._let_go(stream)
+                self._detach(stream)
         with self._condition:
             return max(0, AWAY_BYTES - sum(tail.unsent for tail in self._tails.values()))
 
@@ -146,7 +146,7 @@ class AgentJob:
         try:
             stream.send(data, tag)
         except ChannelClosed:
-            self._let_go(stream)
+            self._detach(stream)
             return
         with self._condition:
             if self._first is stream:
@@ -263,7 +263,7 @@ class AgentJob:
         if expire is not None:
             expire()
 
-    def _let_go(self, stream: Stream) -> None:
+    def _detach(self, stream: Stream) -> None:
         with self._condition:
             if self._first is stream:
                 self._first = None

@@ -42,7 +42,7 @@ class AgentEgress:
         self._queue = queue
         self._workers = Workers()
         self._under_way = 0
-        self._asking: set[ConnectionKey] = set()
+        self._requesting: set[ConnectionKey] = set()
         self._ready: dict[Target, deque[tuple[float, Stream]]] = {}
         self._sweeping = False
         loop.add(queue.fileno(), self._judge)
@@ -57,12 +57,12 @@ class AgentEgress:
 
     def _ask(self, packet: Packet) -> None:
         flow = packet.flow
-        if flow is not None and flow in self._asking:
+        if flow is not None and flow in self._requesting:
             self._queue.drop(packet.number)  # Sent again, for want of an answer; the first one still waits.
         elif flow is None or self._under_way >= MOST:
             self._queue.mark(packet.number, rules.UNREACHABLE)
         else:
-            self._asking.add(flow)
+            self._requesting.add(flow)
             self._under_way += 1
             params = {"address": flow.address, "port": flow.port}
             self._host.request(
@@ -70,7 +70,7 @@ class AgentEgress:
             )
 
     def _decide(self, number: int, flow: ConnectionKey, answer: Answer, stream: Stream | None) -> None:
-        self._asking.discard(flow)
+        self._requesting.discard(flow)
         if stream is not None:
             self._expect((flow.address, flow.port), stream)
             self._queue.accept(number)

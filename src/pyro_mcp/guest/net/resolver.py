@@ -77,9 +77,9 @@ class DnsServer:
             if time.monotonic() < question.until:
                 self._open += 1
                 params = {"name": question.query.name, "family": dns.FAMILIES[question.query.kind]}
-                self._host.request("net_resolve", params, partial(self._tell, question))
+                self._host.request("net_resolve", params, partial(self._emit, question))
 
-    def _tell(self, question: Question, answer: Answer, _stream: Stream | None) -> None:
+    def _emit(self, question: Question, answer: Answer, _stream: Stream | None) -> None:
         query, limit, send, _ = question
         self._open -= 1
         if self._waiting:

@@ -85,7 +85,7 @@ class ServiceRun:
         self._ending = False
         self._grace = 0.0
         self._status = 0
-        self._tell("starting")
+        self._emit("starting")
 
     # -- commands of the verbs, posted to the poller
 
@@ -128,7 +128,7 @@ class ServiceRun:
         else:
             self._poller.watch(self._child.pidfd, select.POLLIN, self._ended)
             self._listen()
-            self._tell("starting")
+            self._emit("starting")
             self._await_readiness()
 
     def _process(self) -> Child:
@@ -229,7 +229,7 @@ class ServiceRun:
     def _up(self, state: str) -> None:
         self._poller.drop(self, "late")
         self._ready_at, self._was_up = time.monotonic(), True
-        self._tell(state)
+        self._emit(state)
         self.settled.set()
 
     def _late(self) -> None:
@@ -240,9 +240,9 @@ class ServiceRun:
     def _listen(self) -> None:
         self._allowance = FLOOD_BYTES
         for fd in self._outputs:
-            self._poller.watch(fd, select.POLLIN, lambda fd=fd: self._hear(fd))  # type: ignore[misc]
+            self._poller.watch(fd, select.POLLIN, lambda fd=fd: self._on_event(fd))  # type: ignore[misc]
 
-    def _hear(self, fd: int) -> None:
+    def _on_event(self, fd: int) -> None:
         count = self._read(fd)
         if not count:
             self._poller.forget(fd)
@@ -328,7 +328,7 @@ class ServiceRun:
     def _rest(self, reason: str) -> None:
         pause = min(BACKOFF_SECONDS * 2**self._restarts, BACKOFF_MAX)
         self._restarts += 1
-        self._tell("starting", f"{reason}; it starts again in {pause:g} s")
+        self._emit("starting", f"{reason}; it starts again in {pause:g} s")
         self._poller.after(self, "restart", pause, self._spawn)
 
     def _close(self) -> None:
@@ -348,11 +348,11 @@ class ServiceRun:
 
     def _finish(self, state: str, reason: str, code: int | None) -> None:
         self._poller.drop(self, "news")
-        self._tell(state, reason, code)
+        self._emit(state, reason, code)
         self.settled.set()
         self.done.set()
 
-    def _tell(self, state: str, reason: str | None = None, code: int | None = None) -> None:
+    def _emit(self, state: str, reason: str | None = None, code: int | None = None) -> None:
         """Replace the record. Times are seconds on the agent's clock; whoever sends it turns them into ages."""
         self.record = {
             "version": self.record.get("version", 0) + 1,

@@ -131,7 +131,7 @@ class AgentShells:
             shell = self._shells[shell_id] = AgentShell(shell_id, pty, os.fsdecode(cwd), cols, rows)
         self._pump.add(pty)
         if argv is None:
-            self._settle(shell, stream, edits=bool(bash))
+            self._wait_ready(shell, stream, edits=bool(bash))
         return shell.fields()
 
     def read(self, stream: Stream) -> dict[str, Any]:
@@ -253,7 +253,7 @@ class AgentShells:
 
     # -- parts
 
-    def _settle(self, shell: AgentShell, stream: Stream, *, edits: bool) -> None:
+    def _wait_ready(self, shell: AgentShell, stream: Stream, *, edits: bool) -> None:
         """Wait for the prompt. A shell that nobody waits for any more ends: nobody knows its id."""
         pty = shell.pty
         stream.on_cancel(lambda: _rouse(pty))

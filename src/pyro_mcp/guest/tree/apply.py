@@ -112,7 +112,7 @@ def tree_apply(tree: Tree, stream: Stream) -> dict[str, Any]:
             for operation in operations:
                 operation.stage(stage, flow)
             flow.require_end()
-            with tree.turn(flow.check):
+            with tree.lock(flow.check):
                 retry_rollback(tree)
                 plan = ChangePlan(tree, stage)
                 for operation in operations:

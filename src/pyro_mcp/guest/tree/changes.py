@@ -139,7 +139,7 @@ class _Differ:
         elif new.kind == "directory":
             self._inside(path, new.fd, old.fd, upper)
         elif self._differs(new, old):
-            self._tell("modified", path, old, new)
+            self._emit("modified", path, old, new)
 
     def _inside(self, path: bytes, new: int, old: int, upper: Upper | None) -> None:
         if upper is None:
@@ -150,12 +150,12 @@ class _Differ:
 
     def _added(self, path: bytes, new: _Side) -> None:
         if new.kind != "directory":
-            self._tell("added", path, None, new)
+            self._emit("added", path, None, new)
             return
         before = sum(self._counts.values())
         self._directory(path, new.fd, None)
         if sum(self._counts.values()) == before:
-            self._tell("added", path, None, new)
+            self._emit("added", path, None, new)
 
     def _deleted(self, path: bytes, old: _Side) -> None:
         if old.kind == "directory":
@@ -175,10 +175,10 @@ class _Differ:
                 return
         if old.kind != "other":
             self._flow.check()
-            self._tell("deleted", path, old, None)
+            self._emit("deleted", path, old, None)
 
     def _type_changed(self, path: bytes, new: _Side, old: _Side) -> None:
-        self._tell("type_changed", path, old, new)
+        self._emit("type_changed", path, old, new)
         if old.kind == "directory":
             for name in self._names(path, old.fd):
                 inner = _look(old.fd, name)
@@ -214,7 +214,7 @@ class _Differ:
         finally:
             os.close(one)
 
-    def _tell(self, status: str, path: bytes, old: _Side | None, new: _Side | None) -> None:
+    def _emit(self, status: str, path: bytes, old: _Side | None, new: _Side | None) -> None:
         self._counts[status] += 1
         if sum(self._counts.values()) > self._limit:
             return

@@ -120,9 +120,9 @@ class AgentFiles:
                 else:
                     _write_large(staged.fd, flow, size)
                 flow.require_end()
-                with self._tree.turn(flow.check):
+                with self._tree.lock(flow.check):
                     retry_rollback(self._tree)
-                    path, known = self._tree.settled(parts)
+                    path, known = self._tree.resolved(parts)
                     if not path:
                         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
                     with self._tree.find(path[: known + 1], links=False) as place:

@@ -114,7 +114,7 @@ class Overlay:
         flow = Flow(stream)
         try:
             packer = Packer(flow.send, flow.check)
-            with self.tree.turn(flow.check):
+            with self.tree.lock(flow.check):
                 retry_rollback(self.tree)
                 require_none("save", self.tree, [])
                 self._pack(packer)

@@ -265,7 +265,7 @@ def tree_pack(tree: Tree, stream: Stream) -> dict[str, Any]:
             flow.event({**head, "mode": stat.S_IMODE(status.st_mode), "mtime_ns": status.st_mtime_ns})
             packer = Packer(flow.send, flow.check)
             if still:
-                with tree.turn(flow.check):
+                with tree.lock(flow.check):
                     retry_rollback(tree)
                     packer.place(place)
             else:

@@ -185,7 +185,7 @@ class Tree:
     def __init__(self, real: bytes, disk: KernelSync | None = None) -> None:
         self.real = real
         self.disk = disk or KernelSync()
-        self.turn = TreeLock()
+        self.lock = TreeLock()
         self.unfinished: set[bytes] = set()
         """Names of stages whose steps could not be taken back yet."""
 
@@ -209,7 +209,7 @@ class Tree:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
         return place
 
-    def settled(self, parts: list[bytes]) -> tuple[list[bytes], int]:
+    def resolved(self, parts: list[bytes]) -> tuple[list[bytes], int]:
         """The canonical path of what may be missing with its parents, and how many of its parts exist already.
 
         Links that stay inside are followed as far as there is something. Raises as `find` does.

@@ -47,9 +47,9 @@ class Step(NamedTuple):
     seen: tuple[int, ...] = ()
 
 
-def look(place: ResolvedPath) -> tuple[int, ...]:
+def look(target: ResolvedPath) -> tuple[int, ...]:
     """What tells that somebody else has changed the file since."""
-    status = place.stat()
+    status = target.stat()
     return (stat.S_IFMT(status.st_mode), status.st_size, status.st_mtime_ns)
 
 
@@ -112,41 +112,41 @@ def _declare(stage: Stage, steps: list[Step]) -> None:
 def _do(tree: Tree, stage: Stage, step: Step) -> None:
     parts = step.path.split(b"/")
     try:
-        with tree.find(parts, links=False) as place:
-            if place.exists == (step.kind in ("make", "put")) or (step.seen and look(place) != step.seen):
+        with tree.find(parts, links=False) as target:
+            if target.exists == (step.kind in ("make", "put")) or (step.seen and look(target) != step.seen):
                 hint = "Someone else changed it. Read it again, then decide."
                 verb = _VERBS[step.kind]
-                raise AgentError("conflict", f"cannot {verb} {show(place.path)}: it changed meanwhile", hint)
-            _DO[step.kind](stage, step, place)
+                raise AgentError("conflict", f"cannot {verb} {show(target.path)}: it changed meanwhile", hint)
+            _DO[step.kind](stage, step, target)
     except OSError as error:
         raise failure(_VERBS[step.kind], absolute(parts), error) from None
 
 
-def _make(stage: Stage, step: Step, place: ResolvedPath) -> None:
-    os.mkdir(place.name, 0o755, dir_fd=place.parent)
+def _make(stage: Stage, step: Step, target: ResolvedPath) -> None:
+    os.mkdir(target.name, 0o755, dir_fd=target.parent)
 
 
-def _put(stage: Stage, step: Step, place: ResolvedPath) -> None:
+def _put(stage: Stage, step: Step, target: ResolvedPath) -> None:
     with stage.find(step.staged) as staged:
-        os.rename(staged.name, place.name, src_dir_fd=staged.parent, dst_dir_fd=place.parent)
+        os.rename(staged.name, target.name, src_dir_fd=staged.parent, dst_dir_fd=target.parent)
 
 
-def _swap(stage: Stage, step: Step, place: ResolvedPath) -> None:
+def _swap(stage: Stage, step: Step, target: ResolvedPath) -> None:
     """The old one is held by a second name first, so that its own is never missing."""
-    os.link(place.name, step.backup, src_dir_fd=place.parent, dst_dir_fd=stage.fd, follow_symlinks=False)
-    _put(stage, step, place)
+    os.link(target.name, step.backup, src_dir_fd=target.parent, dst_dir_fd=stage.fd, follow_symlinks=False)
+    _put(stage, step, target)
 
 
-def _take(stage: Stage, step: Step, place: ResolvedPath) -> None:
-    os.rename(place.name, step.backup, src_dir_fd=place.parent, dst_dir_fd=stage.fd)
+def _take(stage: Stage, step: Step, target: ResolvedPath) -> None:
+    os.rename(target.name, step.backup, src_dir_fd=target.parent, dst_dir_fd=stage.fd)
 
 
-def _mode(stage: Stage, step: Step, place: ResolvedPath) -> None:
-    os.chmod(f"/proc/self/fd/{place.fd}", step.after)
+def _mode(stage: Stage, step: Step, target: ResolvedPath) -> None:
+    os.chmod(f"/proc/self/fd/{target.fd}", step.after)
 
 
-def _drop(stage: Stage, step: Step, place: ResolvedPath) -> None:
-    os.rmdir(place.name, dir_fd=place.parent)
+def _drop(stage: Stage, step: Step, target: ResolvedPath) -> None:
+    os.rmdir(target.name, dir_fd=target.parent)
 
 
 _DO = {"make": _make, "put": _put, "swap": _swap, "take": _take, "mode": _mode, "drop": _drop}
@@ -190,41 +190,41 @@ def _undo_all(tree: Tree, stage: Stage, steps: Iterable[Step]) -> None:
 def _undo(tree: Tree, stage: Stage, step: Step) -> None:
     """Take `step` back if it has happened. What somebody else has removed meanwhile stays removed."""
     try:
-        with tree.find(step.path.split(b"/"), links=False) as place:
-            _UNDO[step.kind](stage, step, place)
+        with tree.find(step.path.split(b"/"), links=False) as target:
+            _UNDO[step.kind](stage, step, target)
     except OSError as error:
         # A link may stand on the way by now, too: whose ever it is, it is not followed.
         if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ENOTEMPTY, errno.EISDIR, errno.ELOOP):
             raise
 
 
-def _unmake(stage: Stage, step: Step, place: ResolvedPath) -> None:
-    os.rmdir(place.name, dir_fd=place.parent)
+def _unmake(stage: Stage, step: Step, target: ResolvedPath) -> None:
+    os.rmdir(target.name, dir_fd=target.parent)
 
 
-def _unput(stage: Stage, step: Step, place: ResolvedPath) -> None:
+def _unput(stage: Stage, step: Step, target: ResolvedPath) -> None:
     with stage.find(step.staged) as staged:
-        if not staged.exists and place.exists:
-            os.rename(place.name, staged.name, src_dir_fd=place.parent, dst_dir_fd=staged.parent)
+        if not staged.exists and target.exists:
+            os.rename(target.name, staged.name, src_dir_fd=target.parent, dst_dir_fd=staged.parent)
 
 
-def _restore(stage: Stage, step: Step, place: ResolvedPath) -> None:
+def _restore(stage: Stage, step: Step, target: ResolvedPath) -> None:
     if not _has(stage.fd, step.backup):
         return
-    os.rename(step.backup, place.name, src_dir_fd=stage.fd, dst_dir_fd=place.parent)
+    os.rename(step.backup, target.name, src_dir_fd=stage.fd, dst_dir_fd=target.parent)
     if _has(stage.fd, step.backup):
         # Two names of one file: rename(2) leaves both.
         os.unlink(step.backup, dir_fd=stage.fd)
 
 
-def _unmode(stage: Stage, step: Step, place: ResolvedPath) -> None:
-    if place.is_file():
-        os.chmod(f"/proc/self/fd/{place.fd}", step.before)
+def _unmode(stage: Stage, step: Step, target: ResolvedPath) -> None:
+    if target.is_file():
+        os.chmod(f"/proc/self/fd/{target.fd}", step.before)
 
 
-def _undrop(stage: Stage, step: Step, place: ResolvedPath) -> None:
-    if not place.exists:
-        os.mkdir(place.name, 0o700, dir_fd=place.parent)
+def _undrop(stage: Stage, step: Step, target: ResolvedPath) -> None:
+    if not target.exists:
+        os.mkdir(target.name, 0o700, dir_fd=target.parent)
     with stage.tree.find(step.path.split(b"/"), links=False) as again:
         if again.is_directory():
             own = f"/proc/self/fd/{again.fd}"
@@ -319,10 +319,10 @@ def _from_wire(value: Any) -> Step:
     kind, path, staged, backup, *numbers = value
     if kind not in _UNDO or len(numbers) != 4 or not all(type(number) is int for number in numbers):
         raise ValueError("no step")
-    place, new, old = _plain(path), _plain(staged) if staged else b"", _plain(backup) if backup else b""
-    if place.startswith(STAGE_PREFIX) or b"/" in old:
+    target, new, old = _plain(path), _plain(staged) if staged else b"", _plain(backup) if backup else b""
+    if target.startswith(STAGE_PREFIX) or b"/" in old:
         raise ValueError("no place of a step")
-    return Step(kind, place, new, old, *numbers)
+    return Step(kind, target, new, old, *numbers)
 
 
 def _plain(name: Any) -> bytes:

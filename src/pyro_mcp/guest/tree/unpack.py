@@ -212,10 +212,10 @@ def tree_unpack(tree: Tree, stream: Stream) -> dict[str, Any]:
             fresh = os.open(b"new", _DIRECTORY, dir_fd=stage.fd)
             try:
                 counts = Unpacker(fresh).run(flow.pieces())
-                with tree.turn(flow.check):
+                with tree.lock(flow.check):
                     retry_rollback(tree)
                     flow.check()
-                    dest, known = tree.settled(parts)
+                    dest, known = tree.resolved(parts)
                     merge = Merge(dest, replace=replace, check=flow.check)
                     if known == len(dest):
                         with tree.existing(dest, links=False) as place:

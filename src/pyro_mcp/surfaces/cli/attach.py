@@ -65,7 +65,7 @@ def attach(namespace: argparse.Namespace) -> int:
     with contextlib.closing(Client(settings_of(namespace))) as client:
         session = _Session(client, output, params, key, raw_escapes=namespace.raw_escapes)
         answer = session.run(namespace.operation)
-    return _tell(output, params, answer)
+    return _emit(output, params, answer)
 
 
 def _require_terminal(params: dict[str, Any]) -> None:
@@ -184,9 +184,9 @@ class _Session:
     def _follow_size(self) -> None:
         """Tell the shell each new size; one that is not quite right first makes a full-screen program draw anew."""
         os.set_blocking(self._sizes_read, True)
-        while told := os.read(self._sizes_read, 4096):
+        while reported := os.read(self._sizes_read, 4096):
             size = _size()
-            if REDRAW in told:
+            if REDRAW in reported:
                 self._resize({**size, "rows": size["rows"] - 1 or 2})
             self._resize(size)
 
@@ -222,7 +222,7 @@ def _command(params: dict[str, Any]) -> str:
     return shlex.join(["pyro", "workspace", "shell", "attach", params["workspace_id"], params["shell_id"]])
 
 
-def _tell(output: Output, params: dict[str, Any], answer: dict[str, Any]) -> int:
+def _emit(output: Output, params: dict[str, Any], answer: dict[str, Any]) -> int:
     """Say how it ended."""
     if output.as_json:
         output.document(answer)
