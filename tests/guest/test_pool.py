@@ -215,8 +215,8 @@ def test_one_on_its_way_is_given_to_who_asks_meanwhile(engine: Engine, lab: Modu
     run(engine, lab)
     pool = engine.fleet.pool
     with pool._changed:
-        assert pool._changed.wait_for(lambda: pool._places and pool._places[0].ahead, END_SECONDS)
-    (place,) = pool._places
+        assert pool._changed.wait_for(lambda: pool._pooled and pool._pooled[0].ahead, END_SECONDS)
+    (place,) = pool._pooled
     _, pid = start(engine, lab)
     assert pid == place.ahead.pid  # type: ignore[union-attr]
 
@@ -312,7 +312,7 @@ def test_it_is_off_by_setting_and_where_memory_is_short(
             assert idle
             assert len(pool._uses) == (0 if size == 0 else 1)
             assert pool._next() is None
-            assert pool._places == []
+            assert pool._pooled == []
     finally:
         engine.close()
 

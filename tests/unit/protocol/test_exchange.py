@@ -361,14 +361,14 @@ def test_only_readers_get_a_wide_window_and_few_at_a_time(connect: Connect) -> N
         # The handler has read all but what was sent last: by now it has granted what it ever will.
         client.ping()
         widened.append(stream)
-    assert sum(stream._most == WIDE for stream in widened) <= WIDE_STREAMS
-    assert any(stream._most == WIDE for stream in widened)
+    assert sum(stream._max == WIDE for stream in widened) <= WIDE_STREAMS
+    assert any(stream._max == WIDE for stream in widened)
     for stream in widened:
         stream.end()
         assert isinstance(list(stream.messages())[-1], StreamResult)
     stream = client.open("swallow")
     stream.send(bytes(WIDE * 2))
-    assert stream._most == WIDE, "what ended did not make room"
+    assert stream._max == WIDE, "what ended did not make room"
     stream.end()
 
 

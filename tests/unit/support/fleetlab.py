@@ -79,7 +79,7 @@ def waiting_ahead(engine: Engine, count: int = 1) -> list[Any]:
     """The machines that wait in the pool, once there are `count`."""
     pool = engine.fleet.pool
     with pool._changed:
-        assert pool._changed.wait_for(lambda: len(pool.waiting()) == count, AHEAD_SECONDS), pool._places
+        assert pool._changed.wait_for(lambda: len(pool.waiting()) == count, AHEAD_SECONDS), pool._pooled
     return pool.waiting()
 
 

@@ -173,7 +173,7 @@ def test_pages_cut_no_character_and_lose_no_byte(tmp_path: Path) -> None:
     writer.add(2, b"\xff\xfe")
     writer.finish()
     cursor, seen = "0:0", ""
-    while not (page := journal.read_page(tmp_path / "j", 1, cursor, 7, over=True)).empty:
+    while not (page := journal.read_page(tmp_path / "j", 1, cursor, 7, done=True)).empty:
         seen += page.streams[1].text
         cursor = page.next_cursor
     assert seen == text
@@ -186,7 +186,7 @@ def test_whoever_waits_waits_for_a_whole_character(tmp_path: Path) -> None:
     assert not writer.wait("2:0", 0)
     writer.add(1, "€".encode()[2:])
     assert writer.wait("2:0", 0)
-    assert journal.read_page(tmp_path / "j", 1, "2:0", 7, over=False).streams[1].text == "€"
+    assert journal.read_page(tmp_path / "j", 1, "2:0", 7, done=False).streams[1].text == "€"
     writer.add(2, b"\xff\xfe\xfd")
     assert writer.wait("5:0", 0)
     writer.finish()
@@ -199,7 +199,7 @@ def test_a_page_holds_what_was_asked_for_of_both_streams_and_says_if_there_is_mo
     writer.finish()
 
     def page(cursor: str, limit: int) -> tuple[int, int, str, bool]:
-        found = journal.read_page(tmp_path / "j", 1, cursor, limit, over=True)
+        found = journal.read_page(tmp_path / "j", 1, cursor, limit, done=True)
         return len(found.streams[1].text), len(found.streams[2].text), found.next_cursor, found.more
 
     assert page("0:0", 40) == (20, 20, "20:20", True)

@@ -341,7 +341,7 @@ def test_from_each_position_told_the_rest_is_what_was_shown_after_it(lab: Lab) -
     shell_id = lab.open(secret_env=["TOKEN=KEY"])
     recorder, keys = CallRecorder(lab.engine), Keys()
     told: list[tuple[int, int]] = []
-    recorder.call.mark = lambda cursor: told.append((cursor, len(recorder.output[1])))
+    recorder.call.emit_position = lambda cursor: told.append((cursor, len(recorder.output[1])))
     person = attach(lab, recorder, shell_id, keys, cursor=0)
     for line, answer in (
         (b"echo o''ne $KEY\r", b"one"),
