@@ -1,4 +1,4 @@
-"""The one way to ask a machine's agent. Nothing that it answers is believed unchecked.
+"""The one request path to a machine's agent. Every answer is checked before use.
 
 Data may flow both ways. A request ends when the agent answers, breaks the rules, falls silent or is late, and when the
 caller leaves; whichever it is, the agent is told, and the error says what could not be done and why.
@@ -153,8 +153,8 @@ class AgentExchange:
         self._feeder = feeder
 
     def messages(self, seconds: float | None = None, patience: float | None = None) -> Messages:
-        """What the agent says until it answers. One that is silent for so many `seconds` is asked whether it lives, and
-        if it does, may be so for `patience`. Raises `TimeoutError`, which says what it did instead."""
+        """The agent's messages until its answer. After `seconds` of silence the agent is pinged; if it
+        answers, it may be silent for `patience` more. Raises `TimeoutError`, which names what happened."""
         seconds = SILENCE_SECONDS if seconds is None else seconds
         patience = PATIENCE_SECONDS if patience is None else patience
         while True:

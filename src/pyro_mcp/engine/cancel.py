@@ -1,4 +1,4 @@
-"""Cancel: what a cancelled call does to the request it has under way in a machine."""
+"""Cancel: how cancelling a call ends its request in a machine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Diagnosis: what this host can do, looked at and never changed. Works without a node and without any program.
+"""Diagnosis: what this host can do, read-only. Works without a node and without any program.
 
 Each finding is `ok`, a `warning` (guests run, but), or `missing` (no guest runs), with the remedy.
 """
@@ -191,7 +191,7 @@ def _memory(view: _View) -> Iterator[DoctorCheck]:
     available = available_mib()
     detail = f"{available} MiB available; guests may take {limit} MiB together"
     tight = min(limit, available) < 1024
-    yield _check("memory", "warning" if tight else "ok", detail, "A guest takes 1024 MiB unless told otherwise")
+    yield _check("memory", "warning" if tight else "ok", detail, "A guest takes 1024 MiB by default")
 
 
 def _pool(view: _View) -> Iterator[DoctorCheck]:

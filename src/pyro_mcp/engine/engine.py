@@ -1,4 +1,4 @@
-"""Engine: the composition root. It builds every manager of a node, from the ground up, and hands each what it uses.
+"""Engine: the composition root. It builds every manager of a node in dependency order and passes each what it uses.
 
 The verbs of `api/` find the managers here; no manager knows the engine.
 """

@@ -1,4 +1,4 @@
-"""Egress: the host's side of a guest's way out. The guest has no network card, only streams that it opens here.
+"""Egress: the host's side of a guest's outgoing connections. The guest has no network card; it opens streams here.
 
     net_resolve {name, family: 4|6} -> {addresses, ttl}
     net_connect {address, port}     -> EVENT {connected: true}, then DATA 0 both ways, END for each direction; {}

@@ -1,4 +1,4 @@
-"""Publish: ports of this host whose connections are carried to somewhere else.
+"""Publish: ports of this host whose connections are forwarded over streams.
 
 A `Publisher` listens and joins every accepted connection with a stream that the caller's `open_stream` gives; it knows
 no machine. All listening is done by one thread, each connection has one of its own, and both stay within fixed

@@ -1,4 +1,4 @@
-"""Reconcile on open: make the world agree with the store after whatever ended the last node.
+"""Reconcile on open: bring processes and directories in line with the store, whatever ended the last node.
 
 Machines that run go on running and are taken over. What belonged to a one-shot call is removed, because its caller
 lost the connection when the node died. An intent without an outcome is undone, and a directory or process that the

@@ -1,4 +1,4 @@
-"""One request from a client: the stream it came on becomes a `Call`, its answer goes back.
+"""One request from a client: its stream becomes a `Call`, and the answer goes back.
 
 On the wire: DATA 0 is the caller's input, DATA 1 and 2 are live output; EVENT is `{"progress": text, "fraction":
 number or null}`, `{"notice": text}` or `{"cursor": how far live output has come}`; CANCEL and a lost connection both

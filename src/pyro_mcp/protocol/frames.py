@@ -1,4 +1,4 @@
-"""Frames: how bytes on the wire become messages, and the caps a peer cannot talk its way around.
+"""Frames: how bytes on the wire become messages, and the limits that hold for every peer.
 
 A frame is a 9-byte header (payload length u32, stream u32, kind u8, network order) and its payload. The decoder
 is a pure state machine over bytes, so hostile input can be tested without a socket. Standard library only: the

@@ -1,4 +1,4 @@
-"""Standstill: the time in which a peer is known to be stopped and not dead.
+"""Standstill: the time in which a peer is stopped and not dead.
 
 No deadline of the wire counts while it lasts. Requests that somebody waits for are refused with its reason; what goes
 on by itself waits.

@@ -1,4 +1,4 @@
-"""Putting hunks into a file: where the header says, or where their lines stand by now."""
+"""Applies hunks to a file: at the line of the header, or where their lines are now."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a tree may amount to before it is refused, and the note of what was left out of one."""
+"""The limits of a tree, and the record of what was left out of it."""
 
 from __future__ import annotations
 

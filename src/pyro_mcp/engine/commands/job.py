@@ -1,4 +1,4 @@
-"""Job: one command of a workspace under way, recorded before it starts and when it has ended.
+"""Job: one running command of a workspace, recorded before it starts and after it ends.
 
 It belongs to the node and not to the caller: whoever waits for it may go away, and anybody may look at it or end it.
 """

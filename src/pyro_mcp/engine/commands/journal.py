@@ -1,4 +1,4 @@
-"""Journal: a command's output on disk, in bounds, readable from any place while it is still being written.
+"""Journal: a command's output on disk, in bounds, readable from any offset while it is being written.
 
 Each stream is one plain file. Past `HEAD_BYTES` only the latest (`ring`) are kept aside, in a second file that is
 written round and round, and follow a line that says how much is missing once the command has ended. A cursor is the

@@ -1,4 +1,4 @@
-"""Limit: what becomes of a command whose time is up, by this host's clock.
+"""Limit: how a command's timeout is enforced, by this host's clock.
 
 A guest's clock may go wrong and its agent may be late, so the node measures, and says when it is time. The limit that
 the agent gets is a later one, for when no node is there to say so.

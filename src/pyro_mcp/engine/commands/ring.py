@@ -1,4 +1,4 @@
-"""Ring: the last bytes of a stream of any length in a file of fixed size, written round and round.
+"""Ring: the last bytes of a stream of any length in a file of fixed size, written as a ring.
 
 The file begins with three positions in the stream, so that whoever opens it later knows what in it can be trusted: from
 where it was kept, up to where it is whole, and up to where somebody was about to write. Its space is taken at once: a

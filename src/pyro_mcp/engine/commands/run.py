@@ -1,4 +1,4 @@
-"""Exec: one command in a live machine, its output passed on as it comes and captured in bounds.
+"""Exec: one command in a live machine, its output streamed and captured in bounds.
 
 The agent is the guest's, so nothing it answers is believed: numbers are checked, time is the host's, silence ends.
 """

@@ -1,4 +1,4 @@
-"""Pool: machines made ahead, for each kind that was used of late, so that its next user finds one up and warm.
+"""Pool: machines started ahead of demand, for each kind used lately, so that the next request gets one at once.
 
 They are nobody's, and hold only memory that nobody else asks for: admission counts them and ends them first. They are
 made while nobody waits for a machine. The store knows nothing of them: they end with their node, and what one that was

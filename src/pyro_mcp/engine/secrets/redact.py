@@ -1,4 +1,4 @@
-"""Redact: secrets masked in whatever leaves a workspace, also when a value comes split over many pieces.
+"""Redact: masks secrets in everything that leaves a workspace, also when a value is split over several pieces.
 
 Masked are, of each secret: its exact bytes, without surrounding blanks, each of its longer lines, and the whole as
 JSON, URL, base64 or hexadecimal text writes it. Not covered: any other encoding (base64 of a text around the secret,

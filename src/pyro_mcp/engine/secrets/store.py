@@ -1,4 +1,4 @@
-"""Secrets: values that the commands of a workspace get by name, and that nobody sees otherwise.
+"""Secrets: values that the commands of a workspace get by name, and that are shown nowhere else.
 
 A value is kept as a file of mode 0600 in the workspace's own directory, outside the database, which holds the name and
 where it came from. It reaches a machine's memory when a command first asks for it.

@@ -1,4 +1,4 @@
-"""Service ports: the ports of a machine's services that this host carries to it.
+"""Service ports: ports of this host that are forwarded to the services of a machine.
 
 A listener lives exactly as long as its service: it stands before the service starts, so that a taken port is told
 before anything has happened, and is closed the moment the service is over. None outlives the node; the next one opens

@@ -1,4 +1,4 @@
-"""Service record: what an agent says about a run of a service, checked before anything of it is believed.
+"""Service record: the agent's record of a service run, checked before use.
 
 The host keeps its own times: a record tells how long ago something was, which is held between the start and now.
 """

@@ -1,4 +1,4 @@
-"""identity: what makes a restored guest this guest and no other. Random pool, names.
+"""identity: what a restored guest gets of its own: random pool, host name, machine id.
 
 Guests restored from one template wake with the same random pool, the same clock and the same names. `adopt` gives each
 its own before the first user command; the boot id is read only afterwards, because the kernel draws it on first

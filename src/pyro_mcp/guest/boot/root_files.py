@@ -1,4 +1,4 @@
-"""root_files: the agent's own small files in the guest's tree, whatever its root has left in their place.
+"""root_files: the agent's own small files in the guest's root, safe whatever stands at their paths.
 
 A machine that starts again finds its disk as its user left it. A pipe there would keep the agent waiting for ever, and
 a link or a device would lead its writing elsewhere: so nothing here waits, and nothing but a regular file is written.

@@ -1,4 +1,4 @@
-"""sysfs: devices by what they say of themselves, since the kernel numbers them in no fixed order."""
+"""sysfs: finds devices by their attributes, since the kernel numbers them in no fixed order."""
 
 from __future__ import annotations
 

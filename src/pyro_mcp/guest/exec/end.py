@@ -1,4 +1,4 @@
-"""The ends of a command: it could not be started, its time was up, or it ended by itself.
+"""How a command ends: it cannot be started, it times out, or it exits.
 
 Each is told as a shell would: 127 and 126 for what cannot be started, 124 after a timeout, 128 and the number after a
 signal.

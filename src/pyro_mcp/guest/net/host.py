@@ -1,4 +1,4 @@
-"""host: questions to whoever is on the other end of the channel, answered on the loop's thread.
+"""host: requests to the node at the other end of the channel, answered on the loop's thread.
 
 The channel changes when a node goes and the next one comes. While there is none, a question is answered `Absent`: at
 first `soon` is set, since a node that restarts is back within seconds and the asker may let its program try again.

@@ -1,4 +1,4 @@
-"""service_group: everything that a service has started, as one thing that can be ended.
+"""service_group: all processes of a service, ended together.
 
 In a guest it is a control group, which a process leaves only if root moves it out: sessions,
 double forks and a cleared environment make no difference. Without control groups (`host_compat`) it is every process

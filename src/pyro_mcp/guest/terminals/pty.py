@@ -1,4 +1,4 @@
-"""pty: a process in a terminal of its own, and the one thread that reads what all terminals say.
+"""pty: a process in a terminal of its own, and the one thread that reads the output of all terminals.
 
 Output goes into a ring that belongs to the terminal and to no channel, so it is there for whoever comes later. The
 pump sleeps in one epoll over all terminals; under a flood it takes short turns with a rest between them, because on one

@@ -1,4 +1,4 @@
-"""precondition: what a caller says is there, so that two writers cannot overwrite each other unseen."""
+"""precondition: the content a caller expects, so that two writers cannot overwrite each other unseen."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from pyro_mcp.guest.errors import AgentError, invalid
 
 ANY = object()
-"""The expectation of one who does not care."""
+"""No precondition."""
 
 
 def precondition(params: dict[str, Any]) -> object:

@@ -1,9 +1,9 @@
-"""transaction: several changes of names that all happen or none, whenever the agent, the machine or its disk gives up.
+"""transaction: several changes of names that all happen or none, whenever the agent, the machine or its disk fails.
 
-The list of steps is written into the staging directory, and is on disk before the first step (intent); each step keeps
-what it replaces beside it. `done` replaces the name `intent` after the last one. Whoever finds an intent takes the
-steps back, from the last to the first; whoever finds none only sweeps. No two steps at a path can be taken for each
-other: what is on disk says which have happened, and taking back may itself be cut short and begun anew.
+The list of steps is written into the staging directory and is on disk before the first step (intent); each step keeps
+what it replaces in a backup. After the last step, `intent` is renamed to `done`. Recovery rolls an intent back, from
+the last step to the first; without an intent it only removes what is staged. What is on disk shows which steps have
+happened, so a rollback that is cut short can start again.
 
 Order is all that a guest's disk must keep: ext4 commits changes of names in the order in which they were made.
 """
@@ -48,7 +48,7 @@ class Step(NamedTuple):
 
 
 def look(target: ResolvedPath) -> tuple[int, ...]:
-    """What tells that somebody else has changed the file since."""
+    """What changes when somebody else changes the file."""
     status = target.stat()
     return (stat.S_IFMT(status.st_mode), status.st_size, status.st_mtime_ns)
 
@@ -152,13 +152,13 @@ def _drop(stage: Stage, step: Step, target: ResolvedPath) -> None:
 _DO = {"make": _make, "put": _put, "swap": _swap, "take": _take, "mode": _mode, "drop": _drop}
 
 
-# -- back
+# -- rollback
 
 
 def _rollback(tree: Tree, stage: Stage, steps: list[Step]) -> None:
-    """Take the steps back now or, if that fails too, leave their intent for later."""
+    """Roll the steps back now or, if that fails too, leave their intent for later."""
     if _has(stage.fd, DONE) and not _revoke(stage):
-        # All has happened, and on this disk nothing can be said against it any more.
+        # All steps have happened, and this disk takes no revocation any more.
         raise AgentError("internal", f"cannot apply changes in /workspace: {IN_DOUBT}")
     try:
         _undo_all(tree, stage, steps)
@@ -188,7 +188,7 @@ def _undo_all(tree: Tree, stage: Stage, steps: Iterable[Step]) -> None:
 
 
 def _undo(tree: Tree, stage: Stage, step: Step) -> None:
-    """Take `step` back if it has happened. What somebody else has removed meanwhile stays removed."""
+    """Undo `step` if it has happened. What somebody else has removed meanwhile stays removed."""
     try:
         with tree.find(step.path.split(b"/"), links=False) as target:
             _UNDO[step.kind](stage, step, target)
@@ -248,9 +248,9 @@ def _has(parent: int, name: bytes) -> bool:
 
 
 def recover(tree: Tree) -> None:
-    """Take back what an agent that died left half done, and remove what it had staged. Before any other use of `tree`.
+    """Roll back what an agent that died left half done, and remove what it had staged. Before any other use of `tree`.
 
-    What cannot be taken back yet, the disk being full, is kept, and `retry_rollback` tries again.
+    What cannot be rolled back yet, the disk being full, is kept, and `retry_rollback` tries again.
     """
     root = tree.open_root()
     try:
@@ -266,7 +266,7 @@ def recover(tree: Tree) -> None:
 
 
 def retry_rollback(tree: Tree) -> None:
-    """Before the next change: take back what could not be taken back before. Raises `AgentError` while it cannot be."""
+    """Before the next change: retry every rollback that failed. Raises `AgentError` while one still fails."""
     for name in sorted(tree.unfinished):
         error = _recover(tree, name)
         if error is not None:
@@ -280,7 +280,7 @@ def retry_rollback(tree: Tree) -> None:
 
 
 def _recover(tree: Tree, name: bytes) -> OSError | None:
-    """Take back the steps of the stage `name`, if any; what kept it from that."""
+    """Roll back the stage `name`; the error that prevented it, if any."""
     try:
         stage = Stage.reopen(tree, name)
     except OSError:

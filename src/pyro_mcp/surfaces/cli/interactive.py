@@ -1,4 +1,4 @@
-"""Interactive: what a guest's program may say to the terminal of a person who is attached to it.
+"""Interactive: which escape sequences of a guest's program reach an attached terminal.
 
 Programs that draw (vim, less, top, a REPL) move the cursor, erase, scroll, colour, switch to the alternate screen, and
 ask for mouse and paste reports: all that passes. What acts on the terminal beyond its screen is dropped: titles,
