@@ -526,7 +526,7 @@ def test_the_hosts_authorities_stand_behind_the_images_own(tmp_path: Any) -> Non
     bundle.write_bytes(b"own")
     trust.install(b"first\n", root)
     trust.install(b"second\n", root)
-    assert bundle.read_bytes() == b"own\n" + trust.MARK + b"second\n"
+    assert bundle.read_bytes() == b"own\n" + trust.MARKER + b"second\n"
     assert (tmp_path / trust.SOURCE[1:]).read_bytes() == b"second\n"
     assert bundle.stat().st_mode & 0o777 == 0o644
     assert [entry.name for entry in bundle.parent.iterdir()] == [bundle.name]
@@ -534,4 +534,4 @@ def test_the_hosts_authorities_stand_behind_the_images_own(tmp_path: Any) -> Non
 
 def test_an_image_without_authorities_gets_the_hosts(tmp_path: Any) -> None:
     trust.install(b"host\n", str(tmp_path))
-    assert (tmp_path / trust.BUNDLE[1:]).read_bytes() == trust.MARK + b"host\n"
+    assert (tmp_path / trust.BUNDLE[1:]).read_bytes() == trust.MARKER + b"host\n"
