@@ -20,7 +20,7 @@ from typing import Any
 from pyro_mcp.machines.driver import GuestRuntime, Image, MachineSpec
 from pyro_mcp.machines.qemu.driver import QemuDriver, QemuMachine
 from pyro_mcp.model.size import MachineSize
-from pyro_mcp.protocol.channel import Channel, Data, Result
+from pyro_mcp.protocol.channel import Channel, Data, StreamResult
 from pyro_mcp.settings import Settings
 from pyro_mcp.system.progress import silent
 
@@ -29,7 +29,7 @@ PYRO = str(Path(sys.executable).with_name("pyro"))
 
 @dataclass
 class Row:
-    """One measured line. `bound` is the most (or with `least`, the least) that is acceptable."""
+    """One measured line. `bound` is the most (or with `min_`, the least) that is acceptable."""
 
     name: str
     value: float
@@ -37,13 +37,13 @@ class Row:
     bound: float | None = None
     raw: float | None = None
     raw_is: str = ""
-    least: bool = False
+    min_: bool = False
 
     @property
     def verdict(self) -> str:
         if self.bound is None:
             return "reported"
-        met = self.value >= self.bound if self.least else self.value <= self.bound
+        met = self.value >= self.bound if self.min_ else self.value <= self.bound
         return "met" if met else "MISSED"
 
 
@@ -120,7 +120,7 @@ def ask(
     for message in stream.messages():
         if isinstance(message, Data):
             received += len(message.data)
-        elif isinstance(message, Result):
+        elif isinstance(message, StreamResult):
             return received, message.value
     raise AssertionError("a stream ends with its result")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -106,3 +106,28 @@ def functions(path: Path) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
 
 def raises_again(handler: ast.ExceptHandler) -> bool:
     return any(isinstance(node, ast.Raise) and node.exc is None for node in ast.walk(handler))
+
+
+def repeated(classes: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
+    """The public class names that stand more than once, and the modules they stand in."""
+    modules: dict[str, list[str]] = {}
+    for module, name in classes:
+        modules.setdefault(name, []).append(module)
+    return {name: found for name, found in modules.items() if len(found) > 1 and not name.startswith("_")}
+
+
+def test_a_class_name_stands_once() -> None:
+    """A name found by search means one thing. Private names are each module's own."""
+    classes = [
+        (name_of(path), node.name)
+        for path in MODULES
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.ClassDef)
+    ]
+    assert repeated(classes) == {}
+
+
+def test_a_class_name_that_stands_twice_is_found() -> None:
+    assert repeated([("a", "Place"), ("b", "Place"), ("a", "_View"), ("b", "_View"), ("a", "One")]) == {
+        "Place": ["a", "b"]
+    }

@@ -17,7 +17,7 @@ from pyro_mcp.machines.host.driver import HostDriver
 from pyro_mcp.machines.qemu.command import BINARY
 from pyro_mcp.machines.qemu.driver import QemuDriver
 from pyro_mcp.model.size import MachineSize
-from pyro_mcp.protocol.channel import Data, Result
+from pyro_mcp.protocol.channel import Data, StreamResult
 from pyro_mcp.settings import Settings
 from pyro_mcp.system.progress import silent
 
@@ -63,7 +63,7 @@ class Sandbox:
         for message in stream.messages():
             if isinstance(message, Data):
                 streams[message.tag] += message.data
-            elif isinstance(message, Result):
+            elif isinstance(message, StreamResult):
                 return Outcome(bytes(streams[1]), bytes(streams[2]), message.value)
         raise AssertionError("no result")
 

@@ -14,8 +14,8 @@ import pytest
 from pyro_mcp.machines import exchange
 from pyro_mcp.machines.driver import MachineSpec, WorkspaceMount
 from pyro_mcp.machines.qemu.driver import QemuDriver, QemuMachine
-from pyro_mcp.protocol.channel import Channel, ChannelClosed, Data, RemoteError, Result, Stream
-from pyro_mcp.protocol.entries import Decoder, Encoder, Entry, Piece
+from pyro_mcp.protocol.channel import Channel, ChannelClosed, Data, RemoteError, Stream, StreamResult
+from pyro_mcp.protocol.entries import Encoder, Entry, EntryDecoder, Piece
 from pyro_mcp.protocol.exchange import DISK_BYTES
 from pyro_mcp.system.progress import silent
 
@@ -55,7 +55,7 @@ def finish(stream: Stream) -> tuple[dict[str, Any], bytes]:
     for message in stream.messages():
         if isinstance(message, Data):
             output += message.data
-        elif isinstance(message, Result):
+        elif isinstance(message, StreamResult):
             return message.value, bytes(output)
     raise AssertionError("no result")
 
@@ -83,7 +83,7 @@ def tree(data: bytes, step: int = MIB) -> list[bytes]:
 
 
 def content(output: bytes) -> bytes:
-    decoder = Decoder()
+    decoder = EntryDecoder()
     found = b"".join(bytes(item.data) for item in decoder.feed(output) if isinstance(item, Piece))
     decoder.close()
     return found

@@ -17,7 +17,7 @@ import pytest
 from pyro_mcp.machines.driver import MachineSpec, WorkspaceMount
 from pyro_mcp.machines.qemu.command import DISK_BYTES
 from pyro_mcp.machines.qemu.driver import QemuDriver, QemuMachine
-from pyro_mcp.protocol.channel import ChannelClosed, Data, Event, Result
+from pyro_mcp.protocol.channel import ChannelClosed, Data, Event, StreamResult
 from pyro_mcp.protocol.entries import Encoder, Entry
 from pyro_mcp.system.progress import silent
 from pyro_mcp.trees.seed import build_seed
@@ -50,7 +50,7 @@ def talk(machine: QemuMachine, verb: str, params: dict[str, Any], data: bytes = 
     for message in stream.messages():
         if isinstance(message, Data):
             output += message.data
-        elif isinstance(message, Result):
+        elif isinstance(message, StreamResult):
             return bytes(output)
         else:
             assert isinstance(message, Event)

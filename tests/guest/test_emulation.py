@@ -19,7 +19,7 @@ from pyro_mcp.machines.driver import MachineSpec
 from pyro_mcp.machines.qemu import command
 from pyro_mcp.machines.qemu.driver import CLOCK_TRIES, QemuDriver, QemuMachine
 from pyro_mcp.operations.call import Call
-from pyro_mcp.protocol.channel import Data, Result
+from pyro_mcp.protocol.channel import Data, StreamResult
 from pyro_mcp.system.progress import silent
 
 pytestmark = pytest.mark.guest
@@ -35,7 +35,7 @@ def run(machine: QemuMachine, *argv: str) -> str:
     for message in stream.messages():
         if isinstance(message, Data):
             output += message.data
-        elif isinstance(message, Result):
+        elif isinstance(message, StreamResult):
             assert message.value["exit_code"] == 0, output
     return output.decode().strip()
 
@@ -113,7 +113,7 @@ def test_time_that_a_guest_has_missed_is_made_up_with_its_next_command(launch: L
     machine = launch()
     ahead = time.time_ns() + 3600 * 10**9
     stream = machine.channel.open("exec", {"argv": ["true"], "time_ns": ahead})
-    assert [message for message in stream.messages() if isinstance(message, Result)]
+    assert [message for message in stream.messages() if isinstance(message, StreamResult)]
     least, most = behind(machine)
     assert least < -3590
     assert most > -3610

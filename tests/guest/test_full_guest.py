@@ -44,7 +44,7 @@ def lab(tmp_path: Path, environment: Image) -> Iterator[Lab]:
     import fleetlab
 
     engine = fleetlab.guest_engine_at(tmp_path / "state")
-    lab = Lab(engine, fleetlab.Ears(engine).call)
+    lab = Lab(engine, fleetlab.CallRecorder(engine).call)
     seed = tmp_path / "seed"
     seed.mkdir()
     (seed / "kept").write_text("kept\n")

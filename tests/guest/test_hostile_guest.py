@@ -50,7 +50,7 @@ def lab(tmp_path: Path, environment: Image) -> Iterator[Lab]:
     import fleetlab
 
     engine = fleetlab.guest_engine_at(tmp_path / "state")
-    call: Callable[[], Any] = lambda: fleetlab.Ears(engine).call  # noqa: E731
+    call: Callable[[], Any] = lambda: fleetlab.CallRecorder(engine).call  # noqa: E731
     for name in ("bad", "good"):
         given = {"environment": "debian:12", "name": name, "mem_mib": 256, "scratch_mib": 64}
         workspace.create_workspace.answer(call(), given)

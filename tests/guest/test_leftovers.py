@@ -62,5 +62,5 @@ def test_a_qemu_that_somebody_left_is_buried(tmp_path: Path, named: bool) -> Non
     left = vmm.spawn(tmp_path, command)
     if not named:
         (tmp_path / vmm.IDENTITY).unlink()
-    vmm.bury(tmp_path)
+    vmm.kill_orphan(tmp_path)
     assert left.wait(10)

@@ -16,7 +16,7 @@ import pytest
 
 from pyro_mcp.machines.driver import MachineSpec, NetworkLink
 from pyro_mcp.machines.qemu.driver import QemuDriver, QemuMachine
-from pyro_mcp.protocol.channel import ChannelClosed, Data, Result, Stream
+from pyro_mcp.protocol.channel import ChannelClosed, Data, Stream, StreamResult
 from pyro_mcp.protocol.relay import Ending, Relay
 from pyro_mcp.system.progress import silent
 
@@ -142,7 +142,7 @@ def run(machine: QemuMachine, argv: list[str]) -> str:
     for message in stream.messages():
         if isinstance(message, Data):
             output += message.data
-        elif isinstance(message, Result):
+        elif isinstance(message, StreamResult):
             assert message.value["exit_code"] == 0, output.decode()
     return output.decode().strip()
 

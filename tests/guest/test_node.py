@@ -63,16 +63,16 @@ def test_a_guest_killed_during_its_command_is_told_and_removed(
     tmp_path: Path, lab: ModuleType, next_node: Callable[[Path], Engine]
 ) -> None:
     engine = next_node(tmp_path)
-    ears = lab.Ears(engine)
+    recorder = lab.CallRecorder(engine)
 
     def kill() -> None:
-        ears.wrote.wait()
+        recorder.wrote.wait()
         os.kill(engine.fleet.list_processes()[0].pid or 0, signal.SIGKILL)
 
     threading.Thread(target=kill).start()
     with pytest.raises(MachineFailed, match="is gone"):
         engine.vms.run(
-            ears.call, "debian:12", command="echo here; sleep 99", timeout_seconds=60, stdin=None, **lab.GUEST_SIZE
+            recorder.call, "debian:12", command="echo here; sleep 99", timeout_seconds=60, stdin=None, **lab.GUEST_SIZE
         )
     assert engine.fleet.rows() == []
     assert list(lab.processes_of(tmp_path)) == []
@@ -83,7 +83,7 @@ def test_a_guest_is_adopted_stopped_and_started_with_its_disk(
     tmp_path: Path, lab: ModuleType, next_node: Callable[[Path], Engine]
 ) -> None:
     engine = next_node(tmp_path)
-    call = lab.Ears(engine).call
+    call = lab.CallRecorder(engine).call
     made = engine.vms.create(call, "debian:12", **lab.GUEST_SIZE)
     engine.vms.start(call, made.vm_id)
     pid = engine.fleet.list_processes()[0].pid
@@ -92,14 +92,14 @@ def test_a_guest_is_adopted_stopped_and_started_with_its_disk(
     engine.close()
 
     engine = next_node(tmp_path)
-    call = lab.Ears(engine).call
+    call = lab.CallRecorder(engine).call
     assert engine.fleet.list_processes()[0].pid == pid
     assert engine.vms.stop(made.vm_id).state == "stopped"
     assert list(lab.processes_of(tmp_path)) == []
     engine.close()
 
     engine = next_node(tmp_path)
-    call = lab.Ears(engine).call
+    call = lab.CallRecorder(engine).call
     engine.vms.start(call, made.vm_id)
     done = engine.vms.exec(call, made.vm_id, command="cat /root/note", timeout_seconds=60, stdin=None)
     assert (done.stdout, done.isolation) == ("kept\n", "emulated")

@@ -28,7 +28,7 @@ from pyro_mcp.machines.qemu.command import DISK_BYTES
 from pyro_mcp.machines.qemu.driver import QemuDriver, QemuMachine
 from pyro_mcp.machines.template import RAM
 from pyro_mcp.node.adopt import reconcile
-from pyro_mcp.protocol.channel import Data, RemoteError, Result
+from pyro_mcp.protocol.channel import Data, RemoteError, StreamResult
 from pyro_mcp.system.progress import silent
 
 pytestmark = pytest.mark.guest
@@ -86,20 +86,20 @@ def sh(machine: QemuMachine, line: str) -> str:
     for message in stream.messages():
         if isinstance(message, Data):
             output += message.data
-        elif isinstance(message, Result):
+        elif isinstance(message, StreamResult):
             assert message.value["exit_code"] == 0, output
     return output.decode().strip()
 
 
 def run(engine: Engine, lab: ModuleType, command: str = "true", **size: Any) -> Any:
-    call = lab.Ears(engine).call
+    call = lab.CallRecorder(engine).call
     options = {**lab.GUEST_SIZE, **size}
     return engine.vms.run(call, "debian:12", command=command, timeout_seconds=60, stdin=None, **options)
 
 
 def start(engine: Engine, lab: ModuleType, **size: Any) -> Any:
     """A machine that runs: its id, and its process."""
-    call = lab.Ears(engine).call
+    call = lab.CallRecorder(engine).call
     vm_id = engine.vms.create(call, "debian:12", **{**lab.GUEST_SIZE, **size}).vm_id
     engine.vms.start(call, vm_id)
     return vm_id, next(seen.pid for seen in engine.fleet.list_processes() if seen.row.machine_id == vm_id)
@@ -215,8 +215,8 @@ def test_one_on_its_way_is_given_to_who_asks_meanwhile(engine: Engine, lab: Modu
     run(engine, lab)
     pool = engine.fleet.pool
     with pool._changed:
-        assert pool._changed.wait_for(lambda: pool._places and pool._places[0].ahead, END_SECONDS)
-    (place,) = pool._places
+        assert pool._changed.wait_for(lambda: pool._pooled and pool._pooled[0].ahead, END_SECONDS)
+    (place,) = pool._pooled
     _, pid = start(engine, lab)
     assert pid == place.ahead.pid  # type: ignore[union-attr]
 
@@ -312,7 +312,7 @@ def test_it_is_off_by_setting_and_where_memory_is_short(
             assert idle
             assert len(pool._uses) == (0 if size == 0 else 1)
             assert pool._next() is None
-            assert pool._places == []
+            assert pool._pooled == []
     finally:
         engine.close()
 
@@ -333,7 +333,7 @@ def test_a_node_killed_at_every_step_of_the_pool_leaves_nothing(tmp_path: Path, 
         assert not engine.fleet.pool.home.exists(), names[-1]
         assert list(lab.processes_of(state_dir)) == [], names[-1]
         for row in engine.fleet.rows():
-            engine.vms.start(lab.Ears(engine).call, row.machine_id)
+            engine.vms.start(lab.CallRecorder(engine).call, row.machine_id)
             engine.vms.delete(row.machine_id)
         assert list((state_dir / "machines").glob("*")) == [], names[-1]
         engine.close()

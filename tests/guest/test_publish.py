@@ -19,7 +19,7 @@ from pyro_mcp.machines.driver import GuestRuntime, Image, MachineSpec
 from pyro_mcp.machines.qemu.driver import QemuDriver, QemuMachine
 from pyro_mcp.model.size import MachineSize
 from pyro_mcp.network.publish import Listener, Publisher
-from pyro_mcp.protocol.channel import Data, Event, RemoteError, Result, Stream
+from pyro_mcp.protocol.channel import Data, Event, RemoteError, Stream, StreamResult
 from pyro_mcp.settings import Settings
 from pyro_mcp.system.progress import silent
 
@@ -80,7 +80,7 @@ def digest(machine: QemuMachine) -> str:
     for message in stream.messages():
         if isinstance(message, Data):
             output += message.data
-        elif isinstance(message, Result):
+        elif isinstance(message, StreamResult):
             assert message.value["exit_code"] == 0, output
     await_server(machine, PORT)
     return output.decode().strip()

@@ -23,7 +23,7 @@ from pyro_mcp.machines.driver import MachineSpec, NetworkLink
 from pyro_mcp.machines.preflight import kvm_verdict
 from pyro_mcp.machines.qemu.driver import QemuDriver, QemuMachine
 from pyro_mcp.machines.template import RAM, SCRATCH, STATE
-from pyro_mcp.protocol.channel import ChannelClosed, Data, Result
+from pyro_mcp.protocol.channel import ChannelClosed, Data, StreamResult
 from pyro_mcp.settings import Settings
 from pyro_mcp.system.progress import silent
 
@@ -40,7 +40,7 @@ def sh(machine: QemuMachine, line: str) -> str:
     for message in stream.messages():
         if isinstance(message, Data):
             output += message.data
-        elif isinstance(message, Result):
+        elif isinstance(message, StreamResult):
             assert message.value["exit_code"] == 0, output
     return output.decode().strip()
 

@@ -11,7 +11,7 @@ import pytest
 from pyro_mcp.machines.qemu.command import DISK_BYTES
 from pyro_mcp.machines.qemu.driver import QemuMachine
 from pyro_mcp.protocol.channel import RemoteError
-from pyro_mcp.protocol.entries import Decoder, Entry
+from pyro_mcp.protocol.entries import Entry, EntryDecoder
 from pyro_mcp.trees.seed import build_seed
 from pyro_mcp.trees.source import DirectorySource
 
@@ -85,7 +85,7 @@ def test_only_what_changed_is_packed(launch_workspace: Any) -> None:
         ("emptied", "emptied", {}),
     ):  # fmt: skip
         _, data, events = talk(one.channel, "overlay_pack", {"path": path})
-        items = [item for item in Decoder().feed(data) if isinstance(item, Entry)]
+        items = [item for item in EntryDecoder().feed(data) if isinstance(item, Entry)]
         assert ({item.path: item.type for item in items}, events[0]["lower"]) == (wanted, lower)
     sh(one, "rm -r dir; mkdir -p dir/sub; touch dir/sub/only")
     _, data, events = talk(one.channel, "overlay_pack", {"path": "dir/sub"})

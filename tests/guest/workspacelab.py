@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from pyro_mcp.machines.qemu.driver import QemuMachine
-from pyro_mcp.protocol.channel import Channel, Data, Event, Result
+from pyro_mcp.protocol.channel import Channel, Data, Event, StreamResult
 
 
 def talk(channel: Channel, verb: str, params: dict[str, Any], data: bytes = b"") -> tuple[Any, bytes, list[Any]]:
@@ -18,7 +18,7 @@ def talk(channel: Channel, verb: str, params: dict[str, Any], data: bytes = b"")
             output += message.data
         elif isinstance(message, Event):
             events.append(message.value)
-        elif isinstance(message, Result):
+        elif isinstance(message, StreamResult):
             return message.value, bytes(output), events
     raise AssertionError("no result")
 
@@ -29,7 +29,7 @@ def sh(machine: QemuMachine, line: str, **params: Any) -> str:
     for message in stream.messages():
         if isinstance(message, Data):
             output += message.data
-        elif isinstance(message, Result):
+        elif isinstance(message, StreamResult):
             assert message.value["exit_code"] == 0, output
     return output.decode().strip()
 

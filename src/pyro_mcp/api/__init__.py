@@ -1,4 +1,4 @@
-"""The verbs and their bodies. Importing this package imports none of them."""
+"""The declared verbs, one module per noun. Importing this package imports none of them."""
 
 VERB_MODULES = (
     *("run", "vm", "environment", "doctor", "workspace", "exec"),

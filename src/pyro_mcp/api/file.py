@@ -51,7 +51,7 @@ Text = Annotated[
 ExpectedSha256 = Annotated[
     str,
     Param(
-        help="refuse unless the file's present content has this SHA-256, as read or write told it; absent: unless there"
+        help="refuse unless the file's present content has this SHA-256, from read or write; absent: unless there"
         " is no file yet",
         pattern=r"^([0-9a-f]{64}|absent)$",
         rule="64 lower-case hex digits, or absent",
@@ -94,7 +94,7 @@ def read_workspace_file(
 ) -> FileContent:
     """Read a text file of the workspace, or a part of a longer one.
 
-    A truncated answer says where to read on: `next_offset`. A binary file is told apart and has no content.
+    A truncated answer says where to read on: `next_offset`. A binary file is reported as such and has no content.
     """
     return call.engine.files.read(call, workspace_id, path, max_bytes=max_bytes, offset=offset)
 

@@ -189,11 +189,11 @@ PageBytes = Annotated[
         ge=16,
         le=1 << 20,
         metavar="N",
-        tool_most=8_000,
+        tool_max=8_000,
     ),
 ]
 EndCommand = Annotated[bool, Param(help="end that command and everything it has started")]
-LogLimit = Annotated[int, Param(help="how many of the latest commands to tell", ge=1, le=1000, metavar="N")]
+LogLimit = Annotated[int, Param(help="how many of the latest commands to list", ge=1, le=1000, metavar="N")]
 Cwd = Annotated[
     str,
     Param(

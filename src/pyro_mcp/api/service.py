@@ -68,9 +68,9 @@ PublishedPorts = Annotated[
     ),
 ]
 TailLines = Annotated[
-    int, Param(help="how many of the last lines of each stream to tell", ge=1, le=100_000, metavar="N")
+    int, Param(help="how many of the last lines of each stream to show", ge=1, le=100_000, metavar="N")
 ]
-All = Annotated[bool, Param(help="tell all that is kept instead")]
+All = Annotated[bool, Param(help="show all that is kept instead")]
 
 
 @operation(cli=("workspace", "service", "start"), tool="service_start", title="Start a service", effects=Effects())

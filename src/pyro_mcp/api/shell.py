@@ -39,7 +39,7 @@ ShellCursor = Annotated[
     int, Param(help="where to read on, the next_cursor of an earlier answer; 0 is the beginning", ge=0, metavar="N")
 ]
 MaxChars = Annotated[
-    int, Param(help="most to answer with", ge=1, le=1_048_576, metavar="N", tool_most=8_000, flag="--max-chars")
+    int, Param(help="most to answer with", ge=1, le=1_048_576, metavar="N", tool_max=8_000, flag="--max-chars")
 ]
 Plain = Annotated[
     bool,
@@ -129,7 +129,7 @@ def read_shell(
     """Read what a shell has said from <<read_shell.cursor>> on; pass next_cursor to read on.
 
     With <<read_shell.wait_for_idle_ms>> it waits until the shell has been quiet for so long: usually the command is
-    done then. The last megabyte is kept. With <<read_shell.plain>>, lines that changed since the cursor are told as
+    done then. The last megabyte is kept. With <<read_shell.plain>>, lines that changed since the cursor are shown as
     they are now.
     """
     return call.engine.shells.read(
@@ -153,7 +153,7 @@ def write_shell(
     input: Input,
     append_newline: AppendNewline = True,
 ) -> ShellWritten:
-    """Type into a shell, as a person would. What comes of it is told by <<read_shell>>."""
+    """Type into a shell, as a person would. <<read_shell>> returns its output."""
     return call.engine.shells.write(call, workspace_id, shell_id, text=input, append_newline=append_newline)
 
 
@@ -195,7 +195,7 @@ def attach_shell(
 ) -> ShellAttached:
     """Be at a shell's terminal: stdin is typed as it comes, output is live, until stdin or the shell ends.
 
-    Without <<attach_shell.cursor>> the last of what was said before is told first. The shell waits for a reader that is
+    Without <<attach_shell.cursor>> the end of the earlier output comes first. The shell waits for a reader that is
     slow.
     """
     return call.engine.shells.attach(call, workspace_id, shell_id, cursor=cursor, stdin=stdin)

@@ -1,4 +1,4 @@
-"""The one way to ask a machine's agent. Nothing that it answers is believed unchecked.
+"""The one request path to a machine's agent. Every answer is checked before use.
 
 Data may flow both ways. A request ends when the agent answers, breaks the rules, falls silent or is late, and when the
 caller leaves; whichever it is, the agent is told, and the error says what could not be done and why.
@@ -16,7 +16,7 @@ from pyro_mcp.engine.cancel import SILENT, beside, cancellable, patient
 from pyro_mcp.errors import MachineFailed, ProtocolError, PyroError
 from pyro_mcp.machines.driver import Machine
 from pyro_mcp.operations.call import STDOUT, Call
-from pyro_mcp.protocol.channel import ChannelClosed, Data, Event, Message, RemoteError, Result, Stream
+from pyro_mcp.protocol.channel import ChannelClosed, Data, Event, Message, RemoteError, Stream, StreamResult
 from pyro_mcp.protocol.stream import BODY_MAX
 
 T = TypeVar("T")
@@ -102,7 +102,7 @@ class AgentClient:
         send: Input | None = None,
         purpose: str | None = None,
         hint: Callable[[], str] = lambda: RESTART,
-    ) -> Iterator[Exchange]:
+    ) -> Iterator[AgentExchange]:
         """While inside, the request is under way; to leave by an error is to cancel it. `purpose` completes "cannot",
         `hint` says what to do when the machine is gone.
 
@@ -117,7 +117,7 @@ class AgentClient:
             with cancellable(call, self._machine, stream):
                 feeder = _feed(stream, send if body is None else None)
                 try:
-                    yield Exchange(self._machine, stream, feeder)
+                    yield AgentExchange(self._machine, stream, feeder)
                 except (ChannelClosed, RemoteError):
                     raise
                 except BaseException:
@@ -141,7 +141,7 @@ class AgentClient:
             self._machine.channel.open(verb, params)
 
 
-class Exchange:
+class AgentExchange:
     """A request under way."""
 
     def __init__(self, machine: Machine, stream: Stream, feeder: _Feeder | None) -> None:
@@ -150,13 +150,13 @@ class Exchange:
         self._feeder = feeder
 
     def messages(self, seconds: float | None = None, patience: float | None = None) -> Messages:
-        """What the agent says until it answers. One that is silent for so many `seconds` is asked whether it lives, and
-        if it does, may be so for `patience`. Raises `TimeoutError`, which says what it did instead."""
+        """The agent's messages until its answer. After `seconds` of silence the agent is pinged; if it
+        answers, it may be silent for `patience` more. Raises `TimeoutError`, which names what happened."""
         seconds = SILENCE_SECONDS if seconds is None else seconds
         patience = PATIENCE_SECONDS if patience is None else patience
         while True:
             message = self._next(seconds, patience)
-            if isinstance(message, Result):
+            if isinstance(message, StreamResult):
                 return message.value
             if isinstance(message, Data | Event):
                 yield message
@@ -216,7 +216,7 @@ class _Feeder:
         except PyroError as error:
             self.failure = error
         except BaseException:
-            # A bug of ours, which this thread's log tells; whoever waits must not take it for a cancelled request.
+            # A bug of ours, which this thread logs; whoever waits must not take it for a cancelled request.
             self.failure = PyroError("cannot read what is to be sent: see the log of the node")
             raise
         finally:

@@ -1,4 +1,4 @@
-"""Cancel: what a cancelled call does to the request it has under way in a machine."""
+"""Cancel: how cancelling a call ends its request in a machine."""
 
 from __future__ import annotations
 
@@ -40,10 +40,10 @@ def cancellable(call: Call[Any], machine: Machine, stream: Stream) -> Iterator[N
     """While inside, a cancelled call ends the request; if the agent does not react, its answer is not waited for, and
     if it shows no other sign of life either, the machine's channel is closed. So it goes at once when a `TimeoutError`
     says that the answer is overdue."""
-    over = threading.Event()
+    done = threading.Event()
 
     def give_up() -> None:
-        if not over.wait(CANCEL_SECONDS):
+        if not done.wait(CANCEL_SECONDS):
             _leave(machine, stream)
 
     def cancel() -> None:
@@ -67,7 +67,7 @@ def cancellable(call: Call[Any], machine: Machine, stream: Stream) -> Iterator[N
         raise
     finally:
         forget()
-        over.set()
+        done.set()
 
 
 def require_life(machine: Machine) -> None:
@@ -81,17 +81,17 @@ def require_life(machine: Machine) -> None:
             raise TimeoutError("stopped answering") from None
 
 
-def patient(machine: Machine, stream: Stream, seconds: float, most: float) -> Message:
+def patient(machine: Machine, stream: Stream, seconds: float, max_: float) -> Message:
     """The next message of a request that an agent needs long for, within `seconds`, or while it shows that it lives,
-    within `most`. Raises `TimeoutError`, which says what it did instead, and what `Stream.receive` raises."""
-    until = time.monotonic() + most
+    within `max_`. Raises `TimeoutError`, which says what it did instead, and what `Stream.receive` raises."""
+    until = time.monotonic() + max_
     while True:
         try:
             return stream.receive(seconds)
         except TimeoutError:
             require_life(machine)
             if time.monotonic() >= until:
-                raise TimeoutError(f"is alive and has not answered within {most:g} s") from None
+                raise TimeoutError(f"is alive and has not answered within {max_:g} s") from None
 
 
 def _leave(machine: Machine, stream: Stream) -> None:

@@ -1,4 +1,4 @@
-"""Diagnosis: what this host can do, looked at and never changed. Works without a node and without any program.
+"""Diagnosis: what this host can do, read-only. Works without a node and without any program.
 
 Each finding is `ok`, a `warning` (guests run, but), or `missing` (no guest runs), with the remedy.
 """
@@ -21,8 +21,8 @@ from pyro_mcp.system.process import PACKAGES, find_program, run
 from pyro_mcp.version import VERSION
 
 GIB = 1024**3
-DISK_LEAST, DISK_AMPLE = 2 * GIB, 8 * GIB
-PYTHON_LEAST = (3, 11)
+DISK_MIN, DISK_AMPLE = 2 * GIB, 8 * GIB
+PYTHON_MIN = (3, 11)
 SQLITE_SHARED_WAL = (3, 51, 3)
 SUPPORTED = ("linux-x86_64",)
 PROGRAMS = {
@@ -99,7 +99,7 @@ def _platform(view: _View) -> Iterator[DoctorCheck]:
 
 
 def _python(view: _View) -> Iterator[DoctorCheck]:
-    good = sys.version_info[:2] >= PYTHON_LEAST
+    good = sys.version_info[:2] >= PYTHON_MIN
     yield _check("python", "ok" if good else "missing", view.versions["python"], "Install Python 3.11 or newer")
 
 
@@ -191,7 +191,7 @@ def _memory(view: _View) -> Iterator[DoctorCheck]:
     available = available_mib()
     detail = f"{available} MiB available; guests may take {limit} MiB together"
     tight = min(limit, available) < 1024
-    yield _check("memory", "warning" if tight else "ok", detail, "A guest takes 1024 MiB unless told otherwise")
+    yield _check("memory", "warning" if tight else "ok", detail, "A guest takes 1024 MiB by default")
 
 
 def _pool(view: _View) -> Iterator[DoctorCheck]:
@@ -214,7 +214,7 @@ def _disks(view: _View) -> Iterator[DoctorCheck]:
             yield _check(name, "warning" if enough else "missing", detail, remedy)
             continue
         free = shutil.disk_usage(existing).free
-        status: CheckStatus = "ok" if free >= DISK_AMPLE else "warning" if free >= DISK_LEAST else "missing"
+        status: CheckStatus = "ok" if free >= DISK_AMPLE else "warning" if free >= DISK_MIN else "missing"
         detail = f"{path}, {free / GIB:.1f} GiB free"
         yield _check(name, status, detail, f"Have {DISK_AMPLE // GIB} GiB free; <<prune_environments>> helps")
 

@@ -1,4 +1,4 @@
-"""Engine: the composition root. It builds every manager of a node, from the ground up, and hands each what it uses.
+"""Engine: the composition root. It builds every manager of a node in dependency order and passes each what it uses.
 
 The verbs of `api/` find the managers here; no manager knows the engine.
 """
@@ -8,24 +8,24 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from pyro_mcp.engine.commands.manager import Commands
+from pyro_mcp.engine.commands.manager import CommandManager
 from pyro_mcp.engine.faults import Faults, no_faults
-from pyro_mcp.engine.files.manager import Files
+from pyro_mcp.engine.files.manager import FileManager
 from pyro_mcp.engine.fleet.drivers import Drivers
 from pyro_mcp.engine.fleet.fleet import Fleet
 from pyro_mcp.engine.fleet.images import Images
 from pyro_mcp.engine.fleet.networks import Networks
 from pyro_mcp.engine.fleet.provision import Provisioner
 from pyro_mcp.engine.registry import Registry
-from pyro_mcp.engine.secrets.store import Secrets
-from pyro_mcp.engine.services.manager import Services
+from pyro_mcp.engine.secrets.store import SecretManager
+from pyro_mcp.engine.services.manager import ServiceManager
 from pyro_mcp.engine.session import Sessions
-from pyro_mcp.engine.shells.manager import Shells
+from pyro_mcp.engine.shells.manager import ShellManager
 from pyro_mcp.engine.staging import ExportStaging
 from pyro_mcp.engine.vms import Vms
 from pyro_mcp.engine.workspaces.lifecycle import Lifecycle
 from pyro_mcp.engine.workspaces.offline_disk import OfflineDisk
-from pyro_mcp.engine.workspaces.snapshots import Snapshots
+from pyro_mcp.engine.workspaces.snapshots import SnapshotManager
 from pyro_mcp.engine.workspaces.summary import Summaries
 from pyro_mcp.engine.workspaces.view import WorkspaceView
 from pyro_mcp.environments.store import EnvironmentStore
@@ -58,7 +58,7 @@ class Engine:
         self.drivers = drivers = drivers or DriverCatalog(settings)
 
         self.registry = registry = Registry(database, state / "workspaces", clock)
-        self.secrets = secrets = Secrets(database, registry)
+        self.secrets = secrets = SecretManager(database, registry)
         self.images = images = Images(settings, environments or EnvironmentStore(settings), state / "machines", faults)
         self.networks = networks = Networks(database, secrets, drivers, clock, settings.ca_file)
         self.fleet = fleet = Fleet(settings, Machines(database), images, networks, drivers, clock, faults)
@@ -66,13 +66,13 @@ class Engine:
 
         self.staging = staging = ExportStaging(state / "outgoing", faults)
         self.sessions = sessions = Sessions(registry, fleet, provisioner, secrets, staging, faults)
-        self.commands = commands = Commands(database, registry, sessions, fleet, secrets, networks, clock, faults)
-        self.services = services = Services(database, registry, sessions, fleet, secrets, clock, faults)
-        self.shells = shells = Shells(registry, sessions, secrets)
-        self.files = Files(sessions)
+        self.commands = commands = CommandManager(database, registry, sessions, fleet, secrets, networks, clock, faults)
+        self.services = services = ServiceManager(database, registry, sessions, fleet, secrets, clock, faults)
+        self.shells = shells = ShellManager(registry, sessions, secrets)
+        self.files = FileManager(sessions)
 
         view = WorkspaceView(fleet, secrets, commands, services)
-        self.snapshots = snapshots = Snapshots(
+        self.snapshots = snapshots = SnapshotManager(
             database, registry, sessions, fleet, provisioner, images, commands, view, clock, faults
         )
         self.summaries = Summaries(registry, sessions, fleet, networks, commands, services, shells, snapshots, view)
@@ -128,7 +128,7 @@ class Engine:
                 self.fleet.stop(row.machine_id)
 
     def close(self) -> None:
-        """Let go of the store. Machines that run go on running; the next node adopts them. What was made ahead ends."""
+        """Close the store. Machines that run go on running; the next node adopts them. What was made ahead ends."""
         self.fleet.pool.close()
         self.commands.detach()
         self.services.detach()

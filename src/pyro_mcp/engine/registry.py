@@ -88,10 +88,10 @@ class Registry:
         self.table.touch(workspace_id, self._clock.wall())
 
     def note(
-        self, workspace_id: str, kind: str, detail: dict[str, Any], tell: Callable[[str], None] = _log.warning
+        self, workspace_id: str, kind: str, detail: dict[str, Any], emit: Callable[[str], None] = _log.warning
     ) -> None:
-        """Record what was done, for the summary. What is done is done: a full disk is told and does not undo it."""
+        """Record what was done, for the summary. What is done is done: a full disk is reported and does not undo it."""
         try:
             self.events.add(workspace_id, kind, detail, self._clock.wall())
         except DiskFull as error:
-            tell(f"{kind} of {workspace_id} is done but not in its summary: {error.message}")
+            emit(f"{kind} of {workspace_id} is done but not in its summary: {error.message}")

@@ -17,7 +17,7 @@ from pyro_mcp.engine.fleet.fleet import BootSpec, Fleet
 from pyro_mcp.engine.fleet.provision import Provisioner
 from pyro_mcp.engine.registry import Registry
 from pyro_mcp.engine.secrets.redact import Masks
-from pyro_mcp.engine.secrets.store import Secrets
+from pyro_mcp.engine.secrets.store import SecretManager
 from pyro_mcp.engine.seed import IMAGE, seed_of
 from pyro_mcp.engine.staging import ExportStaging
 from pyro_mcp.errors import NotFound
@@ -27,19 +27,19 @@ from pyro_mcp.model.workspace import shown_state
 from pyro_mcp.operations.call import Call
 from pyro_mcp.store.machines import MachineRow
 from pyro_mcp.store.workspaces import WorkspaceRow
-from pyro_mcp.trees.work import Announce
+from pyro_mcp.trees.work import Track
 
 
 @dataclass(frozen=True)
 class Session:
-    """A workspace that can be worked in now. `note(kind, detail)` records what was done, for the summary; `announce` is
-    told of a directory of this host before something is built there; `masks` are those of its secrets; `seed` is the
+    """A workspace that can be worked in now. `note(kind, detail)` records what was done, for the summary; `track` is
+    called with a directory of this host before anything is built in it; `masks` are those of its secrets; `seed` is the
     image of which the machine's overlay shows what was not changed, if there is one."""
 
     workspace_id: str
     machine: Machine
     note: Callable[[str, dict[str, Any]], None]
-    announce: Announce = contextlib.nullcontext
+    track: Track = contextlib.nullcontext
     masks: Masks = field(default_factory=Masks)
     seed: Path | None = None
 
@@ -67,7 +67,7 @@ class Sessions:
         registry: Registry,
         fleet: Fleet,
         provisioner: Provisioner,
-        secrets: Secrets,
+        secrets: SecretManager,
         staging: ExportStaging,
         faults: Faults,
     ) -> None:
@@ -90,7 +90,7 @@ class Sessions:
         machine, masks = self.machine(call, row), self._secrets.masks(row.workspace_id)
         image = self._registry.directory(row.workspace_id) / IMAGE
         seed = image if machine.capabilities.overlay and image.exists() else None
-        return Session(row.workspace_id, machine, note, self._staging.announced, masks, seed)
+        return Session(row.workspace_id, machine, note, self._staging.tracked, masks, seed)
 
     def machine_row(self, row: WorkspaceRow) -> MachineRow:
         """The machine the workspace lives in. Raises `NotFound` when there is none any more."""

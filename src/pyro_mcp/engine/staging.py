@@ -1,4 +1,4 @@
-"""Staging: where on this host something is being built beside its destination, noted before it begins.
+"""Staging: directories of this host in which an export is being built, recorded before the build begins.
 
 Exports are built outside the state directory, where no node would look for what a killed one has left. A note per
 directory under way, made before it and removed after it, tells the next node.
@@ -33,7 +33,7 @@ class ExportStaging:
         self._faults = faults
 
     @contextlib.contextmanager
-    def announced(self, work: Path) -> Iterator[None]:
+    def tracked(self, work: Path) -> Iterator[None]:
         """While inside, `work` may exist. Raises `OSError`."""
         note = self._home / secrets.token_hex(8)
         try:

@@ -1,4 +1,4 @@
-"""The bodies of the `vm` verbs: from a name to a machine, one command in it, and its end.
+"""The `vm` verbs: create a machine, run one command in it, and delete it.
 
 `run` makes a machine that nobody else knows and always removes it: after the result, an error, a cancel, and, through
 the store, after the node's own death.
@@ -55,7 +55,7 @@ class Vms:
         **options: Any,
     ) -> RunResult:
         """Make, use and remove one machine. Raises what making and using it raise; it is removed in any case."""
-        boot, row = self._born(call, environment, one_shot=True, **options)
+        boot, row = self._provisioned(call, environment, one_shot=True, **options)
         self._fleet.admit(row)
         removal = _Removal(self._fleet, row.machine_id, "one-shot machine")
         with removal:
@@ -66,7 +66,7 @@ class Vms:
         return RunResult(**done, vm_id=row.machine_id, environment=environment, cleanup=removal.outcome)
 
     def create(self, call: Call[Any], environment: str, **options: Any) -> Vm:
-        _, row = self._born(call, environment, one_shot=False, **options)
+        _, row = self._provisioned(call, environment, one_shot=False, **options)
         self._fleet.admit(row)
         try:
             self._images.lease(row)
@@ -131,7 +131,7 @@ class Vms:
             )
         return row
 
-    def _born(
+    def _provisioned(
         self,
         call: Call[Any],
         environment: str,
@@ -188,7 +188,7 @@ class Vms:
 
 class _Removal:
     """Removes a machine on leaving the block. A failure to do so is the block's error only if it has none itself;
-    after a result it is told in `outcome`, because the result is worth more."""
+    after a result it is reported in `outcome`, because the result is worth more."""
 
     def __init__(self, fleet: Fleet, machine_id: str, why: str) -> None:
         self._fleet = fleet

@@ -24,9 +24,9 @@ def host_sources(suite: str) -> list[str]:
         listed = run(argv, timeout=30.0).stdout
     except CommandFailed:
         return []
-    wanted = {suite, f"{suite}-updates", f"{suite}-security"}
+    requested = {suite, f"{suite}-updates", f"{suite}-security"}
     fields = (line.split() for line in dict.fromkeys(listed.splitlines()))
-    found = [row for row in fields if len(row) == 3 and row[1] in wanted and row[2] == "main"]
+    found = [row for row in fields if len(row) == 3 and row[1] in requested and row[2] == "main"]
     usable = [row for row in found if urlsplit(row[0]).scheme in _SCHEMES]
     # A host with the updates but not the release itself cannot serve as the mirror.
     return [f"deb {' '.join(row)}" for row in usable] if any(row[1] == suite for row in usable) else []

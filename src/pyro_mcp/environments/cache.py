@@ -19,11 +19,11 @@ MANIFEST = "manifest.json"
 
 
 @dataclass(frozen=True)
-class Entry:
+class CacheEntry:
     """A published directory: its path and what its manifest says, without the bookkeeping of files."""
 
     path: Path
-    facts: dict[str, Any]
+    fields: dict[str, Any]
 
 
 def digest_file(path: Path) -> str:
@@ -37,15 +37,15 @@ def digest_json(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
-def seal(directory: Path, facts: dict[str, Any], files: dict[str, str] | None = None) -> None:
+def seal(directory: Path, fields: dict[str, Any], files: dict[str, str] | None = None) -> None:
     """Write the manifest over all files of `directory`. `files` gives digests that are known already."""
     known = files or {}
     names = sorted(entry.name for entry in os.scandir(directory) if entry.name != MANIFEST)
     digests = {name: known.get(name) or digest_file(directory / name) for name in names}
-    _write(directory, facts, digests)
+    _write(directory, fields, digests)
 
 
-def open_entry(directory: Path) -> Entry | None:
+def open_entry(directory: Path) -> CacheEntry | None:
     """The entry in `directory`; None when it is absent, incomplete or damaged. Raises `OSError` for unreadable."""
     manifest = read_manifest(directory)
     if manifest is None:
@@ -59,7 +59,7 @@ def open_entry(directory: Path) -> Entry | None:
             _write(directory, manifest["facts"], {name: file["sha256"] for name, file in files.items()})
     except FileNotFoundError:  # damaged, or pruned at this moment
         return None
-    return Entry(directory, manifest["facts"])
+    return CacheEntry(directory, manifest["facts"])
 
 
 def read_manifest(directory: Path) -> dict[str, Any] | None:
@@ -89,9 +89,9 @@ def file_name(name: str) -> str:
     return name.replace(":", "_")
 
 
-def _write(directory: Path, facts: dict[str, Any], digests: dict[str, str]) -> None:
+def _write(directory: Path, fields: dict[str, Any], digests: dict[str, str]) -> None:
     files = {name: {"sha256": sha, "identity": _identity(directory / name)} for name, sha in digests.items()}
-    text = json.dumps({"facts": facts, "files": files}, indent=1, sort_keys=True)
+    text = json.dumps({"facts": fields, "files": files}, indent=1, sort_keys=True)
     write_file(directory / MANIFEST, text.encode(), mode=0o644)
 
 

@@ -107,10 +107,10 @@ def current_packages(settings: Settings) -> Packages | None:
     """The packages in use: built by today's recipe and undamaged; None when there are none."""
     link = settings.cache_dir / "packages" / "current"
     entry = cache.open_entry(link)
-    if entry is None or entry.facts.get("recipe") != cache.digest_json(recipe()):
+    if entry is None or entry.fields.get("recipe") != cache.digest_json(recipe()):
         return None
-    facts = entry.facts
-    return Packages(link.resolve(), facts["digest"], facts["kernel_version"], facts["versions"])
+    fields = entry.fields
+    return Packages(link.resolve(), fields["digest"], fields["kernel_version"], fields["versions"])
 
 
 def build_packages(settings: Settings, progress: Progress, cancelled: threading.Event | None = None) -> Packages:
@@ -128,12 +128,12 @@ def build_packages(settings: Settings, progress: Progress, cancelled: threading.
         options = ["--skip=cleanup/apt"]
         bootstrap(root, variant="extract", include=names, options=options, progress=progress, cancelled=cancelled)
         progress("Compiling the guest's Python", 0.6)
-        facts = _harvest(root, product)
-        target = base / facts["digest"]
+        fields = _harvest(root, product)
+        target = base / fields["digest"]
         if cache.open_entry(target) is None:
-            cache.seal(product, facts)
+            cache.seal(product, fields)
             publish_directory(product, target)
-        replace_link(base / "current", facts["digest"])
+        replace_link(base / "current", fields["digest"])
     finally:
         remove_tree(work)
     packages = current_packages(settings)
@@ -157,13 +157,13 @@ def _harvest(root: Path, product: Path) -> dict[str, Any]:
         (product / f"{name}.ko").write_bytes(unsigned(found[0].read_bytes()))
     _pack_python(root, product.with_name("python"), product / "python.tar")
     versions = archive_versions(root)
-    wanted = {name: versions[name] for name in versions if name in recipe()["packages"] or name.endswith(version)}
+    requested = {name: versions[name] for name in versions if name in recipe()["packages"] or name.endswith(version)}
     contents = {entry.name: cache.digest_file(entry) for entry in sorted(product.iterdir())}
     return {
         "digest": cache.digest_json([recipe(), contents]),
         "kernel_version": version,
         "recipe": cache.digest_json(recipe()),
-        "versions": wanted,
+        "versions": requested,
     }
 
 

@@ -94,8 +94,8 @@ class _Sweep:
         """Frozen guests whose image or runtime is gone. Guests that run from one keep what they mapped."""
         images = {path.name for path in _digests(self._environments)}
         for manifest in (self._cache / "templates").glob("*/manifest.json"):
-            facts = cache.read_json(manifest)
-            if facts.get("environment") not in images or facts.get("runtime") != keep_runtime:
+            fields = cache.read_json(manifest)
+            if fields.get("environment") not in images or fields.get("runtime") != keep_runtime:
                 self._delete(manifest.parent)
 
     def _names(self, image: Path) -> list[Path]:

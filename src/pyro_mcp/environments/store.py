@@ -108,7 +108,7 @@ class EnvironmentStore:
         if entry is None:
             hint = "Create the machine again; its disk fits only the image it was made on"
             raise NotFound(f"cannot open environment {digest[:12]}: its image is gone or damaged", hint=hint)
-        return EnvironmentImage(str(entry.facts["name"]), digest, entry.path / IMAGE)
+        return EnvironmentImage(str(entry.fields["name"]), digest, entry.path / IMAGE)
 
     def release(self, digest: str, owner_dir: Path) -> None:
         """Give a lease back before its owner goes. Harmless when there is none."""
@@ -142,32 +142,32 @@ class EnvironmentStore:
         with locked(self._base / f".lock-{cache.file_name(name)}", on_wait=waiting, cancelled=cancelled):
             yield
 
-    def _installed(self, recipe: Recipe) -> cache.Entry | None:
+    def _installed(self, recipe: Recipe) -> cache.CacheEntry | None:
         """The entry that the name means, if it is whole and today's recipe made it."""
         entry = cache.open_entry(self._base / "names" / recipe.name)
-        return entry if entry is not None and entry.facts.get("recipe") == _inputs_digest(recipe) else None
+        return entry if entry is not None and entry.fields.get("recipe") == _inputs_digest(recipe) else None
 
-    def _image(self, recipe: Recipe, entry: cache.Entry) -> EnvironmentImage:
-        digest = str(entry.facts["digest"])
+    def _image(self, recipe: Recipe, entry: cache.CacheEntry) -> EnvironmentImage:
+        digest = str(entry.fields["digest"])
         return EnvironmentImage(recipe.name, digest, self._base / digest / IMAGE)
 
-    def _build(self, recipe: Recipe, progress: Progress, cancelled: threading.Event | None) -> cache.Entry:
+    def _build(self, recipe: Recipe, progress: Progress, cancelled: threading.Event | None) -> cache.CacheEntry:
         work = self._base / f".build-{cache.file_name(recipe.name)}"
         remove_tree(work)
         try:
             product = work / "product"
             product.mkdir(parents=True)
-            facts = build_debian(recipe, work, product / IMAGE, progress, cancelled)
+            fields = build_debian(recipe, work, product / IMAGE, progress, cancelled)
             progress("Checking and publishing the image", 0.95)
-            facts["digest"] = cache.digest_file(product / IMAGE)
-            facts["size_bytes"] = os.stat(product / IMAGE).st_size
-            facts |= {"name": recipe.name, "recipe": _inputs_digest(recipe), "installed_at": _now()}
-            cache.seal(product, facts, {IMAGE: facts["digest"]})
-            self._publish(recipe, product, str(facts["digest"]))
+            fields["digest"] = cache.digest_file(product / IMAGE)
+            fields["size_bytes"] = os.stat(product / IMAGE).st_size
+            fields |= {"name": recipe.name, "recipe": _inputs_digest(recipe), "installed_at": _now()}
+            cache.seal(product, fields, {IMAGE: fields["digest"]})
+            self._publish(recipe, product, str(fields["digest"]))
         finally:
             remove_tree(work)
         progress(f"Installed {recipe.name}", 1.0)
-        return cache.Entry(self._base / facts["digest"], facts)
+        return cache.CacheEntry(self._base / fields["digest"], fields)
 
     def _publish(self, recipe: Recipe, product: Path, digest: str) -> None:
         with locked(self._base / ".lock"):
@@ -176,7 +176,7 @@ class EnvironmentStore:
 
     def _describe(self, recipe: Recipe) -> Environment:
         entry = self._installed(recipe)
-        facts = entry.facts if entry else {}
+        fields = entry.fields if entry else {}
         image = None if entry is None else self._image(recipe, entry).path
         return Environment(
             name=recipe.name,
@@ -190,11 +190,11 @@ class EnvironmentStore:
             cache_dir=str(self._settings.cache_dir),
             install_dir=str(image.parent) if image else None,
             catalog_version=CATALOG_VERSION,
-            digest=facts.get("digest"),
-            size_bytes=facts.get("size_bytes"),
-            installed_at=facts.get("installed_at"),
-            source=facts.get("source", []),
-            packages=facts.get("packages", {}),
+            digest=fields.get("digest"),
+            size_bytes=fields.get("size_bytes"),
+            installed_at=fields.get("installed_at"),
+            source=fields.get("source", []),
+            packages=fields.get("packages", {}),
         )
 
 

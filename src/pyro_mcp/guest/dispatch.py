@@ -22,7 +22,7 @@ Verb = Callable[[Stream], dict[str, Any] | None]
 
 
 class Dispatcher:
-    """Answers requests from a table of verbs. `hello` is what each new peer is told about this agent."""
+    """Answers requests from a table of verbs. `hello` describes this agent to each new peer."""
 
     def __init__(self, verbs: Mapping[str, Verb], hello: dict[str, Any], exchange: Exchange | None = None) -> None:
         self._verbs = verbs
@@ -37,9 +37,9 @@ class Dispatcher:
         channel = self._channel
         return channel if channel is not None and channel.peer and not channel.closed else None
 
-    def introduce(self, **facts: str) -> None:
-        """Add `facts` to the hello that later peers get."""
-        self._hello = {**self._hello, **facts}
+    def introduce(self, **fields: str) -> None:
+        """Add `fields` to the hello that later peers get."""
+        self._hello = {**self._hello, **fields}
 
     def handle(self, stream: Stream) -> None:
         """Answer one request."""

@@ -46,8 +46,8 @@ class GuestExchange(Exchange):
     def _load(self, length: int, offset: int) -> bytes | memoryview:
         at = next((at for at in range(BUFFERS) if _references(self._buffers, at) == self._unheld), -1)
         view = memoryview(self._spare if at < 0 else self._buffers[at])
-        wanted = _sectors(length)
-        if os.preadv(self._fd, [view[:wanted]], offset) != wanted:
+        needed = _sectors(length)
+        if os.preadv(self._fd, [view[:needed]], offset) != needed:
             raise OSError(errno.EIO, "the exchange disk is too short")
         return bytes(view[:length]) if at < 0 else view[:length]
 

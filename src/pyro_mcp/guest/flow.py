@@ -1,4 +1,4 @@
-"""flow: a request's data, in and out, that ends at once when the peer cancels instead of waiting for ever."""
+"""flow: a request's data, in and out. A cancel by the peer ends every wait."""
 
 from __future__ import annotations
 

@@ -62,13 +62,13 @@ def directory(params: dict[str, Any], name: str, default: bytes) -> bytes:
     return raw
 
 
-def seconds(params: dict[str, Any], name: str, *, most: float = 30 * 86400.0) -> float | None:
-    """A positive duration of at most `most` seconds, or None when absent."""
+def seconds(params: dict[str, Any], name: str, *, max_: float = 30 * 86400.0) -> float | None:
+    """A positive duration of at most `max_` seconds, or None when absent."""
     value = params.get(name)
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= most:
-        raise invalid(f"{name} must be a number above 0 and at most {most:g}")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= max_:
+        raise invalid(f"{name} must be a number above 0 and at most {max_:g}")
     return float(value)
 
 
@@ -96,9 +96,9 @@ def text(params: dict[str, Any], name: str, *, limit: int = 4096) -> str:
     return value
 
 
-def integer(params: dict[str, Any], name: str, *, least: int, most: int) -> int:
+def integer(params: dict[str, Any], name: str, *, min_: int, max_: int) -> int:
     """A required whole number in a range."""
     value = params.get(name)
-    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
-        raise invalid(f"{name} must be a whole number from {least} to {most}")
+    if isinstance(value, bool) or not isinstance(value, int) or not min_ <= value <= max_:
+        raise invalid(f"{name} must be a whole number from {min_} to {max_}")
     return value

@@ -13,7 +13,7 @@ from pyro_mcp.machines.host.driver import HostDriver
 from pyro_mcp.machines.preflight import Verdict, kvm_verdict, remembered_verdict
 from pyro_mcp.machines.qemu.command import BINARY
 from pyro_mcp.machines.qemu.driver import QemuDriver
-from pyro_mcp.machines.qemu.vmm import bury
+from pyro_mcp.machines.qemu.vmm import kill_orphan
 from pyro_mcp.model.size import MachineSize
 from pyro_mcp.settings import Settings
 from pyro_mcp.system.process import find_program
@@ -28,7 +28,7 @@ class DriverCatalog:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._told = False
+        self._reported = False
         self._drivers: dict[str, Driver] = {
             "tcg": QemuDriver(settings.cache_dir, accelerator="tcg", spare_dir=settings.state_dir),
             "kvm": QemuDriver(settings.cache_dir, accelerator="kvm", spare_dir=settings.state_dir),
@@ -58,8 +58,8 @@ class DriverCatalog:
                 f"cannot start a guest: PYRO_REQUIRE_ISOLATION=kvm, and KVM is not usable here: {verdict.reason}",
                 hint=verdict.remedy,
             )
-        if not self._told:
-            self._told = True
+        if not self._reported:
+            self._reported = True
             notice(f"KVM is not usable here ({verdict.reason}); using software emulation, which is slower")
         return self._drivers["tcg"]
 
@@ -85,7 +85,7 @@ class DriverCatalog:
             cache, state = self._settings.cache_dir, self._settings.state_dir
             # One node at a time lives here, and asks once: these are of nodes that were killed.
             for left in state.glob("probe-*"):
-                bury(left)
+                kill_orphan(left)
                 shutil.rmtree(left, ignore_errors=True)
             directory = Path(tempfile.mkdtemp(prefix="probe-", dir=state))
             try:

@@ -1,4 +1,4 @@
-"""The driver contract: a driver gives birth to a machine and hands back one channel to the agent inside.
+"""The driver contract: a driver provisions a machine and returns one channel to the agent inside.
 
 Everything else (commands, files, shells) is the agent's. What a driver cannot promise it declares as a missing
 capability; nothing above ever asks which driver it is.
@@ -75,7 +75,7 @@ class NetworkLink:
 
 @dataclass(frozen=True)
 class MachineSpec:
-    """A machine to be born. `directory` is its own, mode 0700, made by the caller and removed by the caller.
+    """A machine to provision. `directory` is its own, mode 0700, made by the caller and removed by the caller.
 
     `seed` is what the workspace starts with: a read-only image for a driver with `overlay`, else a directory.
     Without `network` there is no way out.
@@ -92,7 +92,7 @@ class MachineSpec:
 
 
 class Machine(Protocol):
-    """A live machine. Its channel may end (machine died, wire broken); `on_exit` tells death itself."""
+    """A live machine. Its channel may end (machine died, wire broken); `on_exit` reports the death itself."""
 
     machine_id: str
     capabilities: Capabilities
@@ -109,7 +109,7 @@ class Machine(Protocol):
     def terminate(self) -> None:
         """End the machine now and wait until its process is gone. Idempotent."""
 
-    def last_words(self) -> str:
+    def console_tail(self) -> str:
         """The bounded, printable end of the console, for error messages. Untrusted."""
 
 

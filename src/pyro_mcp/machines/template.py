@@ -30,7 +30,7 @@ FILES = (RAM, STATE, SCRATCH)
 
 
 @dataclass(frozen=True)
-class Kind:
+class TemplateKind:
     """Everything that decides whether a frozen guest can stand for a new one."""
 
     environment: str
@@ -92,14 +92,14 @@ def memory_of(template: Template, spare_dir: Path) -> Path:
 class TemplateStore:
     """The templates under `cache_dir`. Safe between threads and processes."""
 
-    def __init__(self, cache_dir: Path, *, bury: Callable[[Path], None] = lambda directory: None) -> None:
-        """`bury(directory)` ends what a builder that died has left running there."""
-        self._bury = bury
+    def __init__(self, cache_dir: Path, *, kill_orphan: Callable[[Path], None] = lambda directory: None) -> None:
+        """`kill_orphan(directory)` ends what a builder that died has left running there."""
+        self._kill_orphan = kill_orphan
         self._root = cache_dir / "templates"
         self._lock = threading.Lock()
         self._verified: dict[str, tuple[tuple[int, ...], ...]] = {}
 
-    def get(self, kind: Kind) -> Template | None:
+    def get(self, kind: TemplateKind) -> Template | None:
         """The template of `kind`, if there is a sound one. A damaged one is removed."""
         directory = self._root / kind.digest
         if not directory.exists():
@@ -110,7 +110,7 @@ class TemplateStore:
         shutil.rmtree(directory, ignore_errors=True)
         return None
 
-    def build(self, kind: Kind, freeze: Callable[[Path], None], progress: Progress = silent) -> Template:
+    def build(self, kind: TemplateKind, freeze: Callable[[Path], None], progress: Progress = silent) -> Template:
         """The template of `kind`, made if need be by `freeze(directory)`, which writes the RAM and state files there.
 
         One builder at a time over all processes; the others wait and share its work.
@@ -151,10 +151,10 @@ class TemplateStore:
     def _clear(self, digest: str) -> None:
         """The caller holds the lock."""
         for leftover in self._root.glob(f"{digest}.tmp-*"):
-            self._bury(leftover)
+            self._kill_orphan(leftover)
             shutil.rmtree(leftover, ignore_errors=True)
 
-    def _seal(self, kind: Kind, directory: Path) -> None:
+    def _seal(self, kind: TemplateKind, directory: Path) -> None:
         manifest = {
             "format": FORMAT,
             **dataclasses.asdict(kind),
@@ -162,7 +162,7 @@ class TemplateStore:
         }
         (directory / MANIFEST).write_text(json.dumps(manifest, indent=1, sort_keys=True))
 
-    def _sound(self, kind: Kind, directory: Path) -> tuple[tuple[int, ...], ...] | None:
+    def _sound(self, kind: TemplateKind, directory: Path) -> tuple[tuple[int, ...], ...] | None:
         """What identifies its files, if they are those that were digested."""
         try:
             identity = tuple(_identity(directory / name) for name in FILES)

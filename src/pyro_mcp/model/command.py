@@ -10,6 +10,6 @@ def words(command: str | list[str]) -> list[str]:
     return ["/bin/sh", "-c", command] if isinstance(command, str) else command
 
 
-def shown(command: str | list[str]) -> str:
+def display_text(command: str | list[str]) -> str:
     """The command as a person would type it."""
     return command if isinstance(command, str) else shlex.join(command)

@@ -108,7 +108,7 @@ class SummaryShells(Result):
 class WorkspaceSummary(Result):
     """What happened in a workspace `since` its last reset, or its creation.
 
-    `changes` is null when it cannot be told, and `changes_unknown` says why: a stopped workspace is not started for it.
+    `changes` is null when it is unknown, and `changes_unknown` says why: a stopped workspace is not started for it.
     """
 
     workspace_id: str

@@ -33,7 +33,7 @@ class WorkspaceSeed(Result):
 
 @dataclass(frozen=True, kw_only=True)
 class WorkspaceSecret(Result):
-    """A secret by its name; the value is never told."""
+    """A secret by its name; the value is never shown."""
 
     name: str
     source_kind: Literal["literal", "file"]
@@ -133,7 +133,7 @@ _RUNNING: dict[str, WorkspaceState] = {
 
 
 def shown_state(workspace: str, machine: str | None) -> WorkspaceState:
-    """What a workspace is shown to be, by the states of its row and of its machine's, None without a machine."""
+    """The state of a workspace, from the states of its row and of its machine's, None without a machine."""
     if workspace != "ready":
         return cast(WorkspaceState, workspace)
     return _RUNNING.get(machine, "stopped") if machine else "stopped"

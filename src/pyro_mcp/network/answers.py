@@ -1,4 +1,4 @@
-"""Answers: which name each address was last given out for, so that a connection can be told and judged by its name."""
+"""Answers: which name each address was last given out for, so that connections are judged by name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Dial: one TCP connection to one address, within a deadline, given up at once when nobody wants it any more."""
+"""Dial: one TCP connection to one address, within a deadline, and cancelled at once on request."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Egress: the host's side of a guest's way out. The guest has no network card, only streams that it opens here.
+"""Egress: the host's side of a guest's outgoing connections. The guest has no network card; it opens streams here.
 
     net_resolve {name, family: 4|6} -> {addresses, ttl}
     net_connect {address, port}     -> EVENT {connected: true}, then DATA 0 both ways, END for each direction; {}
@@ -97,7 +97,7 @@ class Egress:
         given, family = stream.params.get("name"), stream.params.get("family")
         if not isinstance(given, str) or family not in (4, 6) or isinstance(family, bool):
             raise InvalidArgument("cannot look up: name and family (4 or 6) are needed")
-        told = self._told(given)
+        shown_name = self._record_name(given)
         try:
             name = host_name(given)
         except ValueError:
@@ -105,19 +105,19 @@ class Egress:
         else:
             refusal = self.policy.refuse_name(name)
             if self._mask(given) == given:
-                told = name
+                shown_name = name
             elif refusal is not None:
                 refusal = Refusal(refusal.reason, "<<create_workspace.allow_hosts=NAME>>")
         if refusal is not None:
-            raise self._refused(told, None, 0, refusal)
+            raise self._refused(shown_name, None, 0, refusal)
         with self._lookups.one():
-            return {"addresses": self._addresses(name, told, family, stream), "ttl": TTL_SECONDS}
+            return {"addresses": self._addresses(name, shown_name, family, stream), "ttl": TTL_SECONDS}
 
-    def _told(self, name: str) -> str:
+    def _record_name(self, name: str) -> str:
         """A name as it may be written down: short, printable, without what is secret."""
         return repr(self._mask(name[:GIVEN_MAX]))[1:-1][:NAME_MAX]
 
-    def _addresses(self, name: str, told: str, family: int, stream: Stream) -> list[str]:
+    def _addresses(self, name: str, shown_name: str, family: int, stream: Stream) -> list[str]:
         try:
             found = self._resolver.lookup(name, family, stream.on_cancel)
         except NameUnknown:
@@ -126,11 +126,11 @@ class Egress:
             raise Failed("unavailable", f"cannot look up {name}: {error}") from None
         judged = [(address, self._refuse_address(address)) for address in found]
         good = [address for address, refusal in judged if refusal is None][:ANSWERS_MAX]
-        self._answers.learn(told, good, time.monotonic())
+        self._answers.learn(shown_name, good, time.monotonic())
         if judged and not good:
             address, refusal = judged[0]
             assert refusal is not None
-            refused = self._refused(told, str(address), 0, refusal)
+            refused = self._refused(shown_name, str(address), 0, refusal)
             # A name often has an address of the other family that may be dialled; an error would hide it.
             if family == 4:
                 raise refused
@@ -204,18 +204,18 @@ class Egress:
 class _Places:
     """So many at once and no more."""
 
-    def __init__(self, what: str, most: int) -> None:
+    def __init__(self, what: str, max_: int) -> None:
         self.taken = 0
         self._what = what
-        self._most = most
+        self._max = max_
         self._lock = threading.Lock()
 
     @contextlib.contextmanager
     def one(self) -> Iterator[None]:
         """Hold a place. Raises `Capacity` when all are taken."""
         with self._lock:
-            if self.taken >= self._most:
-                raise Capacity(f"{self._most} {self._what} are under way, as many as one machine may have")
+            if self.taken >= self._max:
+                raise Capacity(f"{self._max} {self._what} are under way, as many as one machine may have")
             self.taken += 1
         try:
             yield

@@ -1,4 +1,4 @@
-"""Policy: what a machine with a way out may look up and be connected to, and why not. Pure: no I/O, no clock.
+"""Policy: what a machine with egress may look up and connect to, and why not. Pure: no I/O, no clock.
 
 Two questions, each with its own flag. May this name be looked up? (`--allow-host`) May this very address be dialled?
 (`--allow-address`) With host names given, an address may be dialled only if it came out of an answer for one of them,

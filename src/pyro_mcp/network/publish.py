@@ -1,4 +1,4 @@
-"""Publish: ports of this host whose connections are carried to somewhere else.
+"""Publish: ports of this host whose connections are forwarded over streams.
 
 A `Publisher` listens and joins every accepted connection with a stream that the caller's `open_stream` gives; it knows
 no machine. All listening is done by one thread, each connection has one of its own, and both stay within fixed
@@ -69,8 +69,8 @@ class Publisher:
         listener_connections: int = LISTENER_CONNECTIONS,
         half_open_seconds: float = HALF_OPEN_SECONDS,
     ) -> None:
-        self._most = connections
-        self._most_each = listener_connections
+        self._max = connections
+        self._max_each = listener_connections
         self._half_open_seconds = half_open_seconds
         self._lock = threading.Lock()
         self._listeners: set[Listener] = set()
@@ -124,7 +124,7 @@ class Publisher:
             self._wake = wake
         return self._wake
 
-    def _tell(self) -> None:
+    def _emit(self) -> None:
         if self._wake is not None:
             self._wake.set()
 
@@ -132,7 +132,7 @@ class Publisher:
         with self._lock:
             for listener in listeners:
                 listener._closing = True
-        self._tell()
+        self._emit()
         for listener in listeners:
             # A port is free only once nobody polls its descriptor, so the accepting thread closes it.
             listener._gone.wait()
@@ -173,13 +173,13 @@ class Publisher:
             self._listeners.discard(listener)
 
     def _with_room(self) -> Iterable[Listener]:
-        if len(self._connections) < self._most:
-            yield from (each for each in self._listeners if each.connection_count < self._most_each)
+        if len(self._connections) < self._max:
+            yield from (each for each in self._listeners if each.connection_count < self._max_each)
 
     def _accept(self, listener: Listener) -> bool:
         """Take one connection. False when this process is out of means for now."""
         with self._lock:
-            if listener._closing or len(self._connections) >= self._most:
+            if listener._closing or len(self._connections) >= self._max:
                 return True
             try:
                 sock, _ = listener._sock.accept()
@@ -228,7 +228,7 @@ class _Connection:
             self._serve()
         finally:
             self.ended = True
-            self._publisher._tell()
+            self._publisher._emit()
 
     def _serve(self) -> None:
         try:

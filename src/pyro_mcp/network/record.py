@@ -1,4 +1,4 @@
-"""Record: what became of every connection that guests asked for, told to whoever keeps it.
+"""Record: what became of every connection that guests asked for, reported to whoever keeps it.
 
 Nothing here waits for a disk on a connection's way: what happened is collected and written a moment later, all that
 happened in that moment as one. Equal refusals and failures become one entry with a count, so a guest that knocks on
@@ -34,12 +34,12 @@ address, and resolvers and downloaders ask again, all for one thing that somebod
 @dataclass
 class Batch:
     """What one moment held. `begun` came about in it, `ended` came about earlier and ended in it; a connection that
-    did both is in `begun`. `over` says per machine what the entries without a place add to its totals."""
+    did both is in `begun`. `overflow` says per machine what the entries without a place add to its totals."""
 
     begun: dict[int, Connection] = field(default_factory=dict)
     ended: list[Connection] = field(default_factory=list)
     counted: dict[Key, Connection] = field(default_factory=dict)
-    over: defaultdict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
+    overflow: defaultdict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
     taken: Counter[tuple[str, bool]] = field(default_factory=Counter)
 
     def place(self, machine_id: str, *, counted: bool) -> bool:
@@ -51,17 +51,19 @@ class Batch:
 
     def forget(self, connection: Connection) -> None:
         """Keep of an entry only what it adds to the totals."""
-        self.over[connection.machine_id].update({connection.verdict: connection.count, "forgotten": connection.count})
+        self.overflow[connection.machine_id].update(
+            {connection.verdict: connection.count, "forgotten": connection.count}
+        )
 
     def weigh(self, connection: Connection) -> None:
         """Add the bytes of a connection that is not kept to the totals, those that are not in them yet."""
-        over = self.over[connection.machine_id]
-        over["bytes_in"] += connection.bytes_in - connection.kept_in
-        over["bytes_out"] += connection.bytes_out - connection.kept_out
+        overflow = self.overflow[connection.machine_id]
+        overflow["bytes_in"] += connection.bytes_in - connection.kept_in
+        overflow["bytes_out"] += connection.bytes_out - connection.kept_out
         connection.kept_in, connection.kept_out = connection.bytes_in, connection.bytes_out
 
     def __bool__(self) -> bool:
-        return bool(self.begun or self.ended or self.counted or self.over)
+        return bool(self.begun or self.ended or self.counted or self.overflow)
 
 
 class Recorder:
@@ -152,8 +154,8 @@ class Recorder:
         """A batch that could not be written goes before what has come since, as far as there is room."""
         with self._lock:
             newer, self._pending = self._pending, batch
-            for machine_id, added in newer.over.items():
-                batch.over[machine_id].update(added)
+            for machine_id, added in newer.overflow.items():
+                batch.overflow[machine_id].update(added)
             for connection in newer.begun.values():
                 self.begun(connection)
             for connection in newer.ended:
@@ -199,12 +201,12 @@ class Watch:
             return list(self._seen.values())
 
     def refusals(self) -> list[NetworkRefusal]:
-        """The same as results tell it."""
+        """The same as a result shows it."""
         return [refusal_of(vars(one)) for one in self.seen()]
 
 
 class Ledger:
-    """The entries of one machine. Without a `recorder` they are told to those who watch, and then forgotten."""
+    """The entries of one machine. Without a `recorder` they are reported to those who watch, and then forgotten."""
 
     def __init__(
         self,

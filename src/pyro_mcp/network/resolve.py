@@ -25,7 +25,7 @@ LOOKUP_SECONDS = 10.0
 AT_ONCE = 16
 _NO_DATA = frozenset({socket.EAI_NODATA, socket.EAI_ADDRFAMILY})
 
-Ask = Callable[[str, int], list[Address]]
+Lookup = Callable[[str, int], list[Address]]
 """Takes a name and 4 or 6. Raises `NameUnknown` or `LookupFailed`; an empty list means that there is nothing of that
 family."""
 
@@ -35,14 +35,14 @@ class NameUnknown(Exception):
 
 
 class LookupFailed(Exception):
-    """Nobody could say; `str` tells why."""
+    """No answer; `str` says why."""
 
 
 class Resolver:
     """Look-ups for one machine, `AT_ONCE` under way at most, on threads that all may share."""
 
-    def __init__(self, ask: Ask | None = None, workers: Workers | None = None) -> None:
-        self._ask = ask or ask_host
+    def __init__(self, lookup: Lookup | None = None, workers: Workers | None = None) -> None:
+        self._lookup = lookup or lookup_host
         self._workers = workers or Workers()
         self._slots = threading.BoundedSemaphore(AT_ONCE)
 
@@ -52,27 +52,27 @@ class Resolver:
         Raises `NameUnknown`, or `LookupFailed` also when it takes too long or is cancelled.
         """
         deadline = time.monotonic() + LOOKUP_SECONDS
-        over = threading.Event()
+        done = threading.Event()
         outcome: list[list[Address] | Exception] = []
 
         def run() -> None:
             try:
-                outcome.append(self._ask(name, family))
+                outcome.append(self._lookup(name, family))
             except (NameUnknown, LookupFailed) as error:
                 outcome.append(error)
             finally:
                 self._slots.release()
-                over.set()
+                done.set()
 
         if not self._slots.acquire(timeout=LOOKUP_SECONDS):
             raise LookupFailed("too many look-ups are under way")
-        on_cancel(over.set)
+        on_cancel(done.set)
         try:
             self._workers.submit(run)
         except RuntimeError as error:
             self._slots.release()
             raise LookupFailed(str(error)) from None
-        over.wait(max(0.0, deadline - time.monotonic()))
+        done.wait(max(0.0, deadline - time.monotonic()))
         on_cancel(None)
         if not outcome:
             raise LookupFailed("the resolver of this host gave no answer in time")
@@ -81,14 +81,14 @@ class Resolver:
         return outcome[0]
 
 
-def ask_host(name: str, family: int) -> list[Address]:
+def lookup_host(name: str, family: int) -> list[Address]:
     """What this host's hosts file says of `name`, else what its resolver does."""
     listed = hosts.get(name)
     if listed:
         return [address for address in listed if address.version == family]
-    wanted = socket.AF_INET if family == 4 else socket.AF_INET6
+    requested = socket.AF_INET if family == 4 else socket.AF_INET6
     try:
-        found = socket.getaddrinfo(f"{name}.".encode("ascii"), None, wanted, socket.SOCK_STREAM)
+        found = socket.getaddrinfo(f"{name}.".encode("ascii"), None, requested, socket.SOCK_STREAM)
     except socket.gaierror as error:
         if error.errno in _NO_DATA:
             return []

@@ -43,7 +43,7 @@ def main(argv: list[str]) -> int:
         node = _open(json.loads(argv[1]))
     except PyroError as error:
         logging.getLogger("pyro_mcp.node").error(f"cannot start: {error}")
-        _tell(ready, {"error": error.to_wire()})
+        _emit(ready, {"error": error.to_wire()})
         return error.exit_code
     # Machines may take a while to answer, on a busy host above all; meanwhile this node can already say how it is.
     threading.Thread(target=_take_over, args=(node, ready), name="take-over", daemon=True).start()
@@ -65,32 +65,32 @@ def _take_over(node: Any, ready: int) -> None:
         answer = {"error": error.to_wire()}
     finally:
         node.serve() if "ready" in answer else node.leave("it could not start")
-        _tell(ready, answer)
+        _emit(ready, answer)
 
 
 def _open(values: dict[str, Any]) -> Any:
     from pyro_mcp.node.log import BoundedLog
-    from pyro_mcp.node.place import Place
+    from pyro_mcp.node.paths import NodePaths
     from pyro_mcp.settings import Settings
 
     settings = Settings.load(**values)
-    place = Place.of(settings)
-    place.prepare()
-    _take_for_life(place)
+    paths = NodePaths.of(settings)
+    paths.prepare()
+    _take_for_life(paths)
     _raise_limit()
-    BoundedLog(place.log).install()
+    BoundedLog(paths.log).install()
 
     from pyro_mcp.engine.engine import Engine
     from pyro_mcp.node.lifecycle import VERBS
     from pyro_mcp.node.server import Node
 
-    node = Node(settings, place, Engine.open(settings), VERBS)
+    node = Node(settings, paths, Engine.open(settings), VERBS)
     node.listen()
     signal.signal(signal.SIGTERM, lambda number, frame: node.leave("SIGTERM"))
     return node
 
 
-def _take_for_life(place: Any) -> None:
+def _take_for_life(paths: Any) -> None:
     """Hold `node.lock` until this process ends. A predecessor on its way out is waited for."""
     from pyro_mcp.errors import NodeUnavailable
 
@@ -98,15 +98,15 @@ def _take_for_life(place: Any) -> None:
         raise TimeoutError
 
     # Deliberately never closed: the kernel lets go of the lock when the process ends, however it ends.
-    descriptor = os.open(place.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    descriptor = os.open(paths.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     before = signal.signal(signal.SIGALRM, give_up)
     signal.alarm(LOCK_SECONDS)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
     except TimeoutError:
         raise NodeUnavailable(
-            f"cannot start the node: another one holds {place.lock} and does not answer",
-            hint=f"Find it with `fuser {place.lock}` and end it",
+            f"cannot start the node: another one holds {paths.lock} and does not answer",
+            hint=f"Find it with `fuser {paths.lock}` and end it",
         ) from None
     finally:
         signal.alarm(0)
@@ -115,12 +115,12 @@ def _take_for_life(place: Any) -> None:
 
 def _raise_limit() -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, DESCRIPTORS)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    needed = DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, DESCRIPTORS)
+    if soft != resource.RLIM_INFINITY and soft < needed:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
 
 
-def _tell(ready: int, answer: dict[str, Any]) -> None:
+def _emit(ready: int, answer: dict[str, Any]) -> None:
     with contextlib.suppress(BrokenPipeError):
         os.write(ready, json.dumps(answer).encode())
     os.close(ready)

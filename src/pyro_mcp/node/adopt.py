@@ -1,4 +1,4 @@
-"""Reconcile on open: make the world agree with the store after whatever ended the last node.
+"""Reconcile on open: bring processes and directories in line with the store, whatever ended the last node.
 
 Machines that run go on running and are taken over. What belonged to a one-shot call is removed, because its caller
 lost the connection when the node died. An intent without an outcome is undone, and a directory or process that the
@@ -26,13 +26,13 @@ DEATH_SECONDS = 5.0
 
 
 def reconcile(engine: Engine) -> None:
-    """Bring processes, directories and rows in line. One machine that resists is told in the log and left as it is."""
+    """Bring processes, directories and rows in line. A machine that fails is logged and left as it is."""
     machines = Machines(engine.database)
     for row in machines.list():
         try:
             _recover(engine, machines, row)
         except (PyroError, OSError) as error:
-            _log.warning(f"cannot settle {row.machine_id}: {error}")
+            _log.warning(f"cannot recover {row.machine_id}: {error}")
     engine.lifecycle.recover()
     _remove_unknown(engine, {row.machine_id for row in machines.list()})
     _empty_pool(engine.fleet.pool.home)
@@ -70,9 +70,9 @@ def _end(engine: Engine, machine_id: str, machine: Machine | None) -> None:
 
 
 def _kill_inside(directory: Path) -> None:
-    """End processes of ours that work in a machine's directory: a birth that was cut off before it wrote down whom
-    it had started. Drivers start their process there and nobody else has a reason to be there."""
-    directory = directory.resolve()  # As the kernel tells it, links in the state directory's path followed.
+    """End processes of ours that work in a machine's directory: provisioning that was cut off before it recorded the
+    process. Drivers start their process there and nobody else has a reason to be there."""
+    directory = directory.resolve()  # As the kernel reports it, links in the state directory's path followed.
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit():
             continue

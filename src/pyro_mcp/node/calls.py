@@ -1,4 +1,4 @@
-"""One request from a client: the stream it came on becomes a `Call`, its answer goes back.
+"""One request from a client: its stream becomes a `Call`, and the answer goes back.
 
 On the wire: DATA 0 is the caller's input, DATA 1 and 2 are live output; EVENT is `{"progress": text, "fraction":
 number or null}`, `{"notice": text}` or `{"cursor": how far live output has come}`; CANCEL and a lost connection both
@@ -24,7 +24,7 @@ TEXT_MAX = 4096
 def answer(stream: Stream, operation: Operation[Any, Any], engine: Any, settings: Any) -> None:
     """Run `operation` for `stream` and send its result. Raises what the operation raises."""
     wire = _Wire(stream)
-    call: Call[Any] = Call(engine, settings, wire.report, wire.tell, wire.write, wire.read, wire.mark)
+    call: Call[Any] = Call(engine, settings, wire.report, wire.emit, wire.write, wire.read, wire.emit_position)
 
     def cancel() -> None:
         wire.cancel()
@@ -45,23 +45,23 @@ def answer(stream: Stream, operation: Operation[Any, Any], engine: Any, settings
 
 
 class _Wire:
-    """A stream as a call's ears and mouth. Nothing here waits for a caller that has cancelled."""
+    """A call's callbacks on a stream. Nothing here waits for a caller that has cancelled."""
 
     def __init__(self, stream: Stream) -> None:
         self._stream = stream
         self._moved = threading.Condition()
         self._news = 0
-        self._over = False
+        self._done = False
         self._cancelled = False
         stream.watch(self._wake)
 
     def report(self, message: str, fraction: float | None) -> None:
         self._event({"progress": message[:TEXT_MAX], "fraction": fraction})
 
-    def tell(self, text: str) -> None:
+    def emit(self, text: str) -> None:
         self._event({"notice": text[:TEXT_MAX]})
 
-    def mark(self, cursor: int) -> None:
+    def emit_position(self, cursor: int) -> None:
         self._event({"cursor": cursor})
 
     def write(self, tag: int, data: bytes) -> None:
@@ -79,8 +79,8 @@ class _Wire:
         seen = -1
         while True:
             with self._moved:
-                self._moved.wait_for(lambda: self._over or self._cancelled or self._news != seen)  # noqa: B023
-                if self._over or self._cancelled:
+                self._moved.wait_for(lambda: self._done or self._cancelled or self._news != seen)  # noqa: B023
+                if self._done or self._cancelled:
                     return
                 seen = self._news
             try:
@@ -101,7 +101,7 @@ class _Wire:
         """End a reader that still waits for input nobody will use."""
         self._stream.watch(None)
         with self._moved:
-            self._over = True
+            self._done = True
             self._moved.notify_all()
 
     def _event(self, value: dict[str, Any]) -> None:
@@ -111,10 +111,10 @@ class _Wire:
         except ChannelClosed as error:
             raise _gone(str(error)) from None
 
-    def _room(self, wanted: int) -> int:
-        """Wait until the caller takes `wanted` bytes; how many it takes. Raises `Cancelled` and `ChannelClosed`."""
+    def _room(self, needed: int) -> int:
+        """Wait until the caller takes `needed` bytes; how many it takes. Raises `Cancelled` and `ChannelClosed`."""
         with self._moved:
-            self._moved.wait_for(lambda: self._cancelled or self._stream.room >= wanted)
+            self._moved.wait_for(lambda: self._cancelled or self._stream.room >= needed)
             if self._cancelled:
                 raise _gone("it cancelled")
         return self._stream.room

@@ -40,24 +40,24 @@ def status(node: Node, params: Mapping[str, Any]) -> dict[str, Any]:
             resident_bytes=_memory(os.getpid())["Rss"],
             machine_count=len(machines),
             max_machines=node.settings.max_machines,
-            socket=str(node.place.socket_path),
+            socket=str(node.paths.socket_path),
             client_count=node.client_count,
             memory_committed_mib=node.engine.fleet.committed_mib(),
             memory_limit_mib=node.settings.memory_limit_mib,
             machines=machines,
             pool_size=size_of(node.settings),
-            pool=[_pooled(place) for place in node.engine.fleet.pool.waiting()],
+            pool=[_pooled(pooled) for pooled in node.engine.fleet.pool.waiting()],
         )
     )
 
 
-def _pooled(place: Pooled) -> NodePooled:
-    pid = place.ahead.pid if place.ahead else None
+def _pooled(pooled: Pooled) -> NodePooled:
+    pid = pooled.ahead.pid if pooled.ahead else None
     memory = _memory(pid)
     return NodePooled(
-        environment=place.environment,
-        vcpu_count=place.spec.size.vcpu_count,
-        mem_mib=place.spec.size.mem_mib,
+        environment=pooled.environment,
+        vcpu_count=pooled.spec.size.vcpu_count,
+        mem_mib=pooled.spec.size.mem_mib,
         pid=pid,
         resident_bytes=memory["Rss"],
         proportional_bytes=memory["Pss"],

@@ -20,7 +20,7 @@ from typing import Any
 from pyro_mcp.engine.engine import Engine
 from pyro_mcp.errors import NodeUnavailable, PyroError
 from pyro_mcp.node import calls
-from pyro_mcp.node.place import MAX_CONTROL, About, Place, peer
+from pyro_mcp.node.paths import MAX_CONTROL, About, NodePaths, peer
 from pyro_mcp.node.reap import Reaper
 from pyro_mcp.node.verbs import operations
 from pyro_mcp.operations.operation import find
@@ -45,9 +45,9 @@ Verbs = Mapping[str, Callable[["Node", Mapping[str, Any]], dict[str, Any]]]
 class Node:
     """One process's node. `listen`, then `run` until `leave`. `verbs` are its own, beside the engine's operations."""
 
-    def __init__(self, settings: Settings, place: Place, engine: Engine, verbs: Verbs) -> None:
+    def __init__(self, settings: Settings, paths: NodePaths, engine: Engine, verbs: Verbs) -> None:
         self.settings = settings
-        self.place = place
+        self.paths = paths
         self.engine = engine
         self._verbs = verbs
         self.started_at = time.time()
@@ -68,8 +68,8 @@ class Node:
 
     def listen(self) -> None:
         """Say who this is and open the socket. Holding `node.lock` is the caller's business."""
-        About(os.getpid(), VERSION, sys.executable, self.settings.values()).save(self.place)
-        self._listener = listen_unix(self.place.socket_path, backlog=BACKLOG)
+        About(os.getpid(), VERSION, sys.executable, self.settings.values()).save(self.paths)
+        self._listener = listen_unix(self.paths.socket_path, backlog=BACKLOG)
         self._listener.setblocking(False)
 
     def run(self) -> None:
@@ -108,7 +108,7 @@ class Node:
     def hide(self) -> None:
         """Be found by no new client: whoever comes now starts the next node, which waits until this one is gone."""
         self._hidden = True
-        self.place.socket_path.unlink(missing_ok=True)
+        self.paths.socket_path.unlink(missing_ok=True)
 
     @property
     def client_count(self) -> int:
@@ -132,13 +132,13 @@ class Node:
     def _retire(self) -> bool:
         """Stop listening unless somebody is just arriving. Under `start.lock`: nobody starts a node meanwhile."""
         assert self._listener is not None
-        with try_locked(self.place.start_lock) as free:
+        with try_locked(self.paths.start_lock) as free:
             if free:
-                self.place.socket_path.unlink(missing_ok=True)
+                self.paths.socket_path.unlink(missing_ok=True)
                 # Whoever connected before the unlink is in the queue by now, and nobody can follow.
                 if not self._accept_all():
                     self._listener.close()
-                    self.place.about.unlink(missing_ok=True)
+                    self.paths.about.unlink(missing_ok=True)
                     return True
                 self._listener.close()
                 self.listen()
@@ -235,13 +235,13 @@ class Node:
     # -- the end
 
     def _shut(self, reason: str) -> None:
-        """Cancel what is under way, give it time to clean up, and let go of everything."""
+        """Cancel what is under way, give it time to clean up, and release everything."""
         _log.info(f"leaving: {reason}")
         assert self._listener is not None
         if self._listener.fileno() >= 0:
             self.hide()
             self._listener.close()
-            self.place.about.unlink(missing_ok=True)
+            self.paths.about.unlink(missing_ok=True)
         for channel in list(self._clients):
             channel.close(f"the node is leaving: {reason}")
         served = self._serving.is_set()

@@ -17,7 +17,7 @@ import sys
 import time
 
 from pyro_mcp.errors import Conflict, NodeUnavailable, PyroError
-from pyro_mcp.node.place import MAX_CONTROL, About, Place, peer
+from pyro_mcp.node.paths import MAX_CONTROL, About, NodePaths, peer
 from pyro_mcp.settings import Settings
 from pyro_mcp.system.locks import locked
 from pyro_mcp.version import VERSION
@@ -34,11 +34,11 @@ def ensure_node(settings: Settings) -> socket.socket:
     than those `given`, still owns machines, `PermissionDenied` when the state directory is not this user's, and
     whatever keeps the node from opening its store.
     """
-    place = Place.of(settings)
-    place.prepare()
+    paths = NodePaths.of(settings)
+    paths.prepare()
     for _ in range(_ATTEMPTS):
-        connection = place.connect() or _start_or_join(settings, place)
-        about = _about(place, connection)
+        connection = paths.connect() or _start_or_join(settings, paths)
+        about = _about(paths, connection)
         why = None if about is None else _other_version(about) or _other_settings(about, settings)
         if about is None or why is None:
             return connection
@@ -48,38 +48,44 @@ def ensure_node(settings: Settings) -> socket.socket:
 
 def connect_node(settings: Settings) -> socket.socket | None:
     """A connection to the node that runs, of whatever version; None when none does. Starts nothing."""
-    return Place.of(settings).connect()
+    return NodePaths.of(settings).connect()
 
 
 _LOOK_AT_LOG = "Look at node.log in the state directory"
 
 
-def _start_or_join(settings: Settings, place: Place) -> socket.socket:
-    with locked(place.start_lock):
-        connection = place.connect()
+def _start_or_join(settings: Settings, paths: NodePaths) -> socket.socket:
+    with locked(paths.start_lock):
+        connection = paths.connect()
         if connection is None:
-            _start(settings, place)
-            connection = place.connect()
+            _start(settings, paths)
+            connection = paths.connect()
     if connection is None:
-        raise NodeUnavailable("cannot reach the node: it ended right after its start", hint=_log_tail(place))
+        raise NodeUnavailable("cannot reach the node: it ended right after its start", hint=_log_tail(paths))
     return connection
 
 
-def _start(settings: Settings, place: Place) -> None:
+def _start(settings: Settings, paths: NodePaths) -> None:
     """Start a detached node and wait for its word. Raises what it reports, or `NodeUnavailable`."""
     values = settings.values()
-    ready, told = os.pipe2(os.O_CLOEXEC)
-    argv = [sys.executable, "-P", "-m", "pyro_mcp.node", str(told), json.dumps(values)]
+    ready, report = os.pipe2(os.O_CLOEXEC)
+    argv = [sys.executable, "-P", "-m", "pyro_mcp.node", str(report), json.dumps(values)]
     try:
-        with place.log.open("ab") as log:
+        with paths.log.open("ab") as log:
             child = subprocess.Popen(
-                argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, pass_fds=[told], cwd="/", start_new_session=True
+                argv,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                pass_fds=[report],
+                cwd="/",
+                start_new_session=True,
             )
     except OSError as error:
         os.close(ready)
         raise NodeUnavailable(f"cannot start the node: {error}") from error
     finally:
-        os.close(told)
+        os.close(report)
     try:
         # The child forks at once and leaves, so that the node is nobody's zombie.
         child.wait(START_SECONDS)
@@ -88,12 +94,12 @@ def _start(settings: Settings, place: Place) -> None:
         child.kill()
         child.wait()
         raise NodeUnavailable(
-            f"cannot start the node: not ready after {START_SECONDS:g} s", hint=_log_tail(place)
+            f"cannot start the node: not ready after {START_SECONDS:g} s", hint=_log_tail(paths)
         ) from None
     finally:
         os.close(ready)
     if not answer:
-        raise NodeUnavailable("cannot start the node: it ended before it was ready", hint=_log_tail(place))
+        raise NodeUnavailable("cannot start the node: it ended before it was ready", hint=_log_tail(paths))
     refusal = json.loads(answer).get("error")
     if refusal is not None:
         raise PyroError.from_wire(refusal)
@@ -112,17 +118,17 @@ def _read_all(fd: int, seconds: float) -> bytes:
     raise TimeoutError
 
 
-def _log_tail(place: Place) -> str:
+def _log_tail(paths: NodePaths) -> str:
     with contextlib.suppress(OSError):
-        lines = place.log.read_bytes()[-4096:].decode("utf-8", "replace").strip().splitlines()
+        lines = paths.log.read_bytes()[-4096:].decode("utf-8", "replace").strip().splitlines()
         if lines:
-            return f"Its log {place.log} ends with: {lines[-1][:500]}"
-    return f"Its log is {place.log}"
+            return f"Its log {paths.log} ends with: {lines[-1][:500]}"
+    return f"Its log is {paths.log}"
 
 
-def _about(place: Place, connection: socket.socket) -> About | None:
+def _about(paths: NodePaths, connection: socket.socket) -> About | None:
     """What the node on `connection` says of itself; None when that is not known."""
-    about = About.load(place)
+    about = About.load(paths)
     return about if about is not None and about.pid == peer(connection)[0] else None
 
 
@@ -131,11 +137,11 @@ def _other_version(about: About) -> str | None:
 
 
 def _other_settings(about: About, settings: Settings) -> str | None:
-    """What was asked for here and is otherwise there. A default is nobody's wish."""
-    wanted = settings.values()
+    """The settings requested here that differ in the running node. A default is no request."""
+    requested = settings.values()
     for name in sorted(settings.given & about.settings.keys()):
-        if not _same(name, wanted[name], about.settings[name]):
-            return f"was started with {name} {about.settings[name]}, and {wanted[name]} is asked for"
+        if not _same(name, requested[name], about.settings[name]):
+            return f"was started with {name} {about.settings[name]}, and {requested[name]} is asked for"
     return None
 
 

@@ -18,8 +18,8 @@ EngineT = TypeVar("EngineT")
 STDIN, STDOUT, STDERR = 0, 1, 2
 
 
-def _ignore(*_: Any) -> None:
-    """The sink of a caller who does not listen."""
+def _noop(*_: Any) -> None:
+    """The default callback: does nothing."""
 
 
 @dataclass(slots=True)
@@ -27,16 +27,16 @@ class Call(Generic[EngineT]):
     """One request under way. Every method may be called from any thread.
 
     `engine` is the owner of the machines, `settings` what the process was started with. The remaining fields are
-    the caller's ears; each one left out is deaf.
+    the caller's callbacks; each one left out does nothing.
     """
 
     engine: EngineT
     settings: Any = None
-    report: Callable[[str, float | None], None] = _ignore
-    tell: Callable[[str], None] = _ignore
-    write: Callable[[int, bytes], None] = _ignore
+    report: Callable[[str, float | None], None] = _noop
+    emit: Callable[[str], None] = _noop
+    write: Callable[[int, bytes], None] = _noop
     read: Callable[[], Iterable[bytes]] = tuple
-    mark: Callable[[int], None] = _ignore
+    emit_position: Callable[[int], None] = _noop
     _cancelled: threading.Event = field(default_factory=threading.Event)
     _callbacks: list[Callable[[], None]] = field(default_factory=list)
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -46,8 +46,8 @@ class Call(Generic[EngineT]):
         self.report(message, fraction)
 
     def notice(self, text: str) -> None:
-        """Tell the person one line that is neither progress nor result, such as a fallback that was taken."""
-        self.tell(text)
+        """Send the person one line that is neither progress nor result, such as a fallback that was taken."""
+        self.emit(text)
 
     def output(self, tag: int, data: bytes) -> None:
         """Pass on live output: tag 1 is stdout, 2 is stderr."""
@@ -55,7 +55,7 @@ class Call(Generic[EngineT]):
 
     def position(self, cursor: int) -> None:
         """Say how far live output has come: from there a caller that was cut off may ask for it again."""
-        self.mark(cursor)
+        self.emit_position(cursor)
 
     def input(self) -> Iterator[bytes]:
         """The caller's standard input, piece by piece, until its end."""

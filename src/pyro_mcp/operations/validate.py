@@ -50,10 +50,10 @@ def _value(verb: str, field: Field, params: Mapping[str, Any]) -> Any:
     value = params[field.name]
     if _has_nul(value):
         raise _refused(verb, field, "it contains a NUL character")
-    most = field.param.max_bytes
-    if most is not None and (size := _size(value)) > most:
+    max_ = field.param.max_bytes
+    if max_ is not None and (size := _size(value)) > max_:
         raise InvalidArgument(
-            f"cannot use {field.name}: it takes {count_of(size, 'byte')}, at most {most} fit",
+            f"cannot use {field.name}: it takes {count_of(size, 'byte')}, at most {max_} fit",
             hint="Put it into a file and let a short command read that.",
         )
     if field.param.pattern and isinstance(value, str) and value.endswith("\n"):

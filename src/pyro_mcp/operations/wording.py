@@ -1,9 +1,9 @@
 """Wording: operations and parameters by the names of whoever reads a text.
 
-A hint, a docstring or a help text names them by a mark: `<<start_workspace>>`, `<<create_workspace.allow_hosts>>`, or
+A hint, a docstring or a help text holds a placeholder: `<<start_workspace>>`, `<<create_workspace.allow_hosts>>`, or
 with the value to give, `<<create_workspace.allow_hosts=example.com>>`. It travels as it stands; each surface, and the
-node's log, put in the name that the operation's declaration has for it. Messages hold no marks: code and message are
-the same everywhere.
+node's log, put in the name that the operation's declaration has for it. Messages hold no placeholders: code and
+message are the same everywhere.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pyro_mcp.errors import PyroError
 from pyro_mcp.operations.fields import Field
 from pyro_mcp.operations.operation import Operation
 
-MARK = re.compile(r"<<([a-z_]+)(?:\.([a-z_]+)(?:=([^<>]*))?)?>>")
+PLACEHOLDER = re.compile(r"<<([a-z_]+)(?:\.([a-z_]+)(?:=([^<>]*))?)?>>")
 _HINTS = frozenset({"hint", "remedy"})
 """The fields of results that hold hints."""
 
@@ -27,7 +27,7 @@ Operations = Callable[[], Mapping[str, Operation[Any, Any]]]
 
 class Wording:
     """One reader's words: `verb` names an operation, `option` a parameter with or without a value. `operations` are
-    asked for when the first mark is met."""
+    asked for when the first placeholder is met."""
 
     def __init__(self, verb: NameVerb, option: NameOption, operations: Operations) -> None:
         self._verb = verb
@@ -35,8 +35,8 @@ class Wording:
         self._operations = operations
 
     def text(self, text: str) -> str:
-        """`text` with its marks replaced. What only looks like a mark stays."""
-        return MARK.sub(self._named, text) if "<<" in text else text
+        """`text` with its placeholders replaced. What only looks like one stays."""
+        return PLACEHOLDER.sub(self._named, text) if "<<" in text else text
 
     def error(self, error: PyroError) -> PyroError:
         """The same error, its hint in the reader's words."""
@@ -53,15 +53,15 @@ class Wording:
             }
         return [self.result(part) for part in value] if isinstance(value, list) else value
 
-    def _named(self, mark: re.Match[str]) -> str:
-        verb, name, value = mark.groups()
+    def _named(self, placeholder: re.Match[str]) -> str:
+        verb, name, value = placeholder.groups()
         operation = self._operations().get(verb)
         if operation is None:
-            return mark[0]
+            return placeholder[0]
         if name is None:
             return self._verb(operation)
         field = next((one for one in operation.fields if one.name == name), None)
-        return self._option(operation, field, value) if field else mark[0]
+        return self._option(operation, field, value) if field else placeholder[0]
 
 
 def command_line(operation: Operation[Any, Any]) -> str:

@@ -24,10 +24,10 @@ from pyro_mcp.protocol.frames import (
     HEADER,
     PREAMBLE,
     VERSION,
-    Decoder,
     Frame,
+    FrameDecoder,
     FrameError,
-    Kind,
+    FrameKind,
     encode,
     encode_json,
 )
@@ -43,15 +43,26 @@ from pyro_mcp.protocol.stream import (
     Event,
     Message,
     RemoteError,
-    Result,
     Stream,
+    StreamResult,
 )
 from pyro_mcp.protocol.workers import Workers
 from pyro_mcp.protocol.writer import Writer
 
 __all__ = [
-    "FRAME_COST", "WIDE", "WINDOW", "Channel", "ChannelClosed", "Data", "End", "Event", "Handler", "Message",
-    "RemoteError", "Result", "Stream",
+    "FRAME_COST",
+    "WIDE",
+    "WINDOW",
+    "Channel",
+    "ChannelClosed",
+    "Data",
+    "End",
+    "Event",
+    "Handler",
+    "Message",
+    "RemoteError",
+    "Stream",
+    "StreamResult",
 ]  # fmt: skip
 
 MAX_STREAMS = 256
@@ -201,7 +212,7 @@ class Channel:
                 number = self._next
                 self._next += 2
                 stream = self._streams[number] = Stream(self, number, verb, params or {})
-            self._write(Kind.OPEN, number, payload, behind=b"" if body is None else stream._whole(body))
+            self._write(FrameKind.OPEN, number, payload, behind=b"" if body is None else stream._whole(body))
         return stream
 
     def _requests(self) -> list[Stream]:
@@ -219,7 +230,7 @@ class Channel:
             except TimeoutError:
                 stream.cancel()
                 raise
-            if isinstance(message, Result):
+            if isinstance(message, StreamResult):
                 return message.value
 
     def ping(self, timeout: float = 5.0) -> float:
@@ -227,7 +238,7 @@ class Channel:
         with self._ping_lock:
             self._pongs.clear()
             begun = time.perf_counter()
-            self._write(Kind.PING, 0)
+            self._write(FrameKind.PING, 0)
             with self._condition:
                 if not self._condition.wait_for(lambda: self._pongs or self.closed, timeout):
                     raise TimeoutError(f"no pong within {timeout:g} s")
@@ -240,13 +251,13 @@ class Channel:
 
     # -- for streams
 
-    def _write(self, kind: Kind, stream: int, *payload: bytes | memoryview, behind: bytes = b"") -> None:
+    def _write(self, kind: FrameKind, stream: int, *payload: bytes | memoryview, behind: bytes = b"") -> None:
         self._sending(self._writer.frame, kind, stream, *payload, behind=behind)
 
     def _write_data(self, stream: int, tag: int, data: memoryview) -> None:
         self._sending(self._writer.data, stream, tag, data)
         if stream not in self._streams:  # It was over already, and nobody says so again.
-            self._loans.over(stream)
+            self._loans.stream_done(stream)
 
     def _acknowledge(self, *, last: bool) -> None:
         if self._loans.owed >= (1 if last else SLOTS // 2):
@@ -271,7 +282,7 @@ class Channel:
         with self._condition:
             self._streams.pop(number, None)
             self._wide.discard(number)
-        self._loans.over(number)
+        self._loans.stream_done(number)
 
     def _opened_here(self, number: int) -> bool:
         return number % 2 == (1 if self._initiator else 0)
@@ -284,14 +295,14 @@ class Channel:
 
     def _greet(self) -> None:
         payload = encode_json({**self._hello, "version": VERSION})
-        greeting = b"".join((PREAMBLE, *encode(Kind.HELLO, 0, payload)))
+        greeting = b"".join((PREAMBLE, *encode(FrameKind.HELLO, 0, payload)))
         try:
             self._writer.send(greeting)
         except (PipeClosed, TimeoutError) as error:
             raise ChannelClosed(f"cannot send: {error}") from None
 
     def _read_loop(self) -> None:
-        decoder = Decoder(max_control=self.max_control)
+        decoder = FrameDecoder(max_control=self.max_control)
         deadline: float | None = None
         try:
             received, self._backlog = self._backlog, b""
@@ -322,23 +333,23 @@ class Channel:
             self._welcome(frame)
             return
         match frame.kind:
-            case Kind.PING if not frame.payload:
-                self._write(Kind.PONG, 0)
-            case Kind.PONG:
+            case FrameKind.PING if not frame.payload:
+                self._write(FrameKind.PONG, 0)
+            case FrameKind.PONG:
                 with self._condition:
                     self._pongs.append(time.perf_counter())
                     self._condition.notify_all()
-            case Kind.OPEN:
+            case FrameKind.OPEN:
                 self._accept(frame)
-            case Kind.TAKEN:
+            case FrameKind.TAKEN:
                 self._loans.returned(frame.payload)
-            case Kind.HELLO | Kind.PING:
+            case FrameKind.HELLO | FrameKind.PING:
                 raise FrameError(f"unexpected {frame.kind.name}")
             case _:
                 self._route(frame)
 
     def _welcome(self, frame: Frame) -> None:
-        if frame.kind is not Kind.HELLO:
+        if frame.kind is not FrameKind.HELLO:
             raise FrameError(f"{frame.kind.name} before HELLO")
         peer = frame.json()
         if peer.get("version") != VERSION:
@@ -361,7 +372,7 @@ class Channel:
             raise FrameError("OPEN without a verb or parameters")
         stream = Stream(self, number, verb, params)
         with self._condition:
-            # One that begins after the end would never hear of it.
+            # One that begins after the end would never learn of it.
             self._require_open()
             crowded = self._serving >= MAX_STREAMS
             if not crowded:
@@ -415,5 +426,5 @@ class Channel:
             stream._deliver(frame)
         elif not known or number == 0:
             raise FrameError(f"{frame.kind.name} for stream {number}, which was never opened")
-        elif frame.kind is Kind.PLACED:
-            self._loans.take(self._loans.announced(frame.payload)[0])
+        elif frame.kind is FrameKind.PLACED:
+            self._loans.take(self._loans.parse_notice(frame.payload)[0])

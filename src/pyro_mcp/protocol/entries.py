@@ -154,7 +154,7 @@ class Encoder:
             raise EntryError(f"{self._owed} data bytes are missing from an entry")
 
 
-class Decoder:
+class EntryDecoder:
     """Turns bytes into entries and their pieces, checking everything. Memory stays below one header and one feed.
 
     `max_entries` and `max_bytes` (data bytes, as stored) bound the whole sequence.
@@ -169,7 +169,7 @@ class Decoder:
         self._max_bytes = max_bytes
         self._checksum = 0
         self._buffer = bytearray()
-        self._wanted: int | None = None
+        self._needed: int | None = None
         self._extents: list[tuple[int, int]] = []
         """What is still to come of the current file, the next one last."""
 
@@ -204,21 +204,21 @@ class Decoder:
         return Piece(offset, taken)
 
     def _take_header(self, view: memoryview) -> tuple[memoryview, bytes | None]:
-        wanted = _LENGTH.size if self._wanted is None else self._wanted
-        missing = wanted - len(self._buffer)
+        needed = _LENGTH.size if self._needed is None else self._needed
+        missing = needed - len(self._buffer)
         self._buffer += view[:missing]
         view = view[missing:]
-        if len(self._buffer) < wanted:
+        if len(self._buffer) < needed:
             return view, None
-        if self._wanted is None:
-            self._wanted = _LENGTH.unpack(self._buffer)[0]
+        if self._needed is None:
+            self._needed = _LENGTH.unpack(self._buffer)[0]
             self._buffer.clear()
-            if not 2 <= self._wanted <= MAX_HEADER:
-                raise EntryError(f"a header of {self._wanted} bytes; at most {MAX_HEADER} fit")
+            if not 2 <= self._needed <= MAX_HEADER:
+                raise EntryError(f"a header of {self._needed} bytes; at most {MAX_HEADER} fit")
             return view, None
         raw = bytes(self._buffer)
         self._buffer.clear()
-        self._wanted = None
+        self._needed = None
         return view, raw
 
     def _begin(self, raw: bytes) -> Entry | None:
@@ -355,6 +355,6 @@ def _name_bytes(text: Any) -> bytes:
         raise EntryError("a name is not valid text") from None
 
 
-def _require_integer(name: str, value: Any, least: int, most: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
-        raise EntryError(f"{name} must be a whole number from {least} to {most}")
+def _require_integer(name: str, value: Any, min_: int, max_: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or not min_ <= value <= max_:
+        raise EntryError(f"{name} must be a whole number from {min_} to {max_}")

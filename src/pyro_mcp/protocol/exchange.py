@@ -22,7 +22,7 @@ SLOTS = 8
 """In each half: what four streams at full speed have under way."""
 HALF_BYTES = SLOTS * SLOT_BYTES
 DISK_BYTES = 2 * HALF_BYTES
-PLACE_LEAST = 32 * 1024
+PLACE_MIN = 32 * 1024
 """A smaller piece is sent over the wire in less time than a disk takes to answer."""
 PLACE = struct.Struct("!BIB")
 
@@ -67,7 +67,7 @@ class Exchange(ABC):
         try:
             self._store(data, self._mine + slot * SLOT_BYTES)
         except OSError:
-            self.give_back([slot])
+            self.release_slots([slot])
             return None
         return slot
 
@@ -75,7 +75,7 @@ class Exchange(ABC):
         """Read what the other side has put into its `slot`. Raises `OSError`."""
         return self._load(length, self._theirs + slot * SLOT_BYTES)
 
-    def give_back(self, slots: list[int]) -> None:
+    def release_slots(self, slots: list[int]) -> None:
         """Let these slots of this side be written again."""
         with self._lock:
             # The one used last first: a short transfer then touches few.
@@ -116,7 +116,7 @@ class Loans:
 
     def place(self, number: int, data: memoryview) -> int | None:
         """Put a piece of stream `number` on the disk; its slot, or None when it must go over the wire."""
-        if not self.ready or self._exchange is None or len(data) < PLACE_LEAST:
+        if not self.ready or self._exchange is None or len(data) < PLACE_MIN:
             return None
         slot = self._exchange.put(data)
         if slot is None:
@@ -127,7 +127,7 @@ class Loans:
                 self._lent.add(slot)
                 self._borrowers.add(number)
         if not lent:
-            self._exchange.give_back([slot])
+            self._exchange.release_slots([slot])
         return slot if lent else None
 
     def returned(self, slots: bytes) -> None:
@@ -137,10 +137,10 @@ class Loans:
                 raise FrameError("TAKEN for what was not placed")
             self._lent.difference_update(slots)
         assert self._exchange is not None
-        self._exchange.give_back(list(slots))
+        self._exchange.release_slots(list(slots))
         self._tidy()
 
-    def over(self, number: int) -> None:
+    def stream_done(self, number: int) -> None:
         """The stream `number` sends no more."""
         with self._lock:
             if number not in self._borrowers:
@@ -159,7 +159,7 @@ class Loans:
 
     # -- in
 
-    def announced(self, payload: bytes) -> tuple[int, int, int]:
+    def parse_notice(self, payload: bytes) -> tuple[int, int, int]:
         """Slot, length and tag of a piece that the peer has placed. Raises `FrameError` for what it may not say."""
         if not self.ready or len(payload) != PLACE.size:
             raise FrameError("unexpected or malformed PLACED")
@@ -170,7 +170,7 @@ class Loans:
         return slot, length, tag
 
     def fetch(self, slot: int, length: int) -> bytes | memoryview:
-        """Read a piece that was `announced`. Raises `FrameError` when the disk fails: the bytes are lost then."""
+        """Read a piece that was `parse_notice`. Raises `FrameError` when the disk fails: the bytes are lost then."""
         assert self._exchange is not None
         try:
             return self._exchange.get(slot, length)
@@ -178,18 +178,18 @@ class Loans:
             raise FrameError(f"a piece on the exchange cannot be read: {error}") from None
 
     def take(self, slot: int) -> None:
-        """The piece in `slot` is read or not wanted; the peer is told with what is written next."""
+        """The piece in `slot` is read or not wanted; the receipt goes with what is written next."""
         with self._lock:
             self._taken.append(slot)
 
     @property
     def owed(self) -> int:
-        """Of how many pieces taken the peer is still to be told. Each frame costs an emulated guest a millisecond, so
-        they are told together, and along with others if that is soon enough."""
+        """How many pieces taken still need a receipt. Each frame costs an emulated guest a millisecond, so
+        receipts go together, and along with other frames if that is soon enough."""
         return len(self._taken)
 
     def receipt(self) -> bytes:
-        """What the peer is to be told of now."""
+        """The receipt to send now."""
         with self._lock:
             taken, self._taken = bytes(self._taken), []
         return taken
@@ -200,5 +200,5 @@ class Loans:
             self._closed = True
             lent, self._lent = list(self._lent), set()
         if self._exchange is not None:
-            self._exchange.give_back(lent)
+            self._exchange.release_slots(lent)
             self._exchange.close()

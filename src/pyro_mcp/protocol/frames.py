@@ -1,4 +1,4 @@
-"""Frames: how bytes on the wire become messages, and the caps a peer cannot talk its way around.
+"""Frames: how bytes on the wire become messages, and the limits that hold for every peer.
 
 A frame is a 9-byte header (payload length u32, stream u32, kind u8, network order) and its payload. The decoder
 is a pure state machine over bytes, so hostile input can be tested without a socket. Standard library only: the
@@ -25,7 +25,7 @@ MAX_NOISE = 8 * 1024 * 1024
 CAPACITY = MAX_DATA + 64 * 1024
 
 
-class Kind(IntEnum):
+class FrameKind(IntEnum):
     HELLO = 1
     OPEN = 2
     DATA = 3
@@ -44,7 +44,7 @@ class Kind(IntEnum):
 _PREAMBLE_LENGTH = int.from_bytes(PREAMBLE[:4], "big")
 """A preamble read as a header claims 7 MiB, which no frame has, so that it cannot be mistaken for one."""
 
-BULK = frozenset({Kind.DATA, Kind.EVENT})
+BULK = frozenset({FrameKind.DATA, FrameKind.EVENT})
 """Kinds that spend flow-control credit."""
 
 
@@ -55,7 +55,7 @@ class FrameError(Exception):
 class Frame(NamedTuple):
     """One message. `tag` is that of DATA and not part of its payload."""
 
-    kind: Kind
+    kind: FrameKind
     stream: int
     payload: bytes = b""
     tag: int = 0
@@ -77,7 +77,7 @@ def _refuse_constant(name: str) -> None:
 
 _parse = json.JSONDecoder(parse_constant=_refuse_constant).decode
 _format = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
-_KINDS = {int(kind): kind for kind in Kind}
+_KINDS = {int(kind): kind for kind in FrameKind}
 
 
 def encode_json(value: dict[str, Any]) -> bytes:
@@ -85,12 +85,12 @@ def encode_json(value: dict[str, Any]) -> bytes:
     return _format(value).encode("ascii")
 
 
-def encode(kind: Kind, stream: int, payload: bytes | memoryview = b"") -> tuple[bytes, bytes | memoryview]:
+def encode(kind: FrameKind, stream: int, payload: bytes | memoryview = b"") -> tuple[bytes, bytes | memoryview]:
     """Header and payload, apart, so that a large payload is never copied to be sent."""
     return HEADER.pack(len(payload), stream, kind), payload
 
 
-class Decoder:
+class FrameDecoder:
     """Turns received bytes into frames.
 
     Bytes are received straight into `space()` and taken from there once, into each frame's own payload: under
@@ -127,19 +127,19 @@ class Decoder:
         if not self._synced and not self._sync():
             return []
         frames: list[Frame] = []
-        wanted = HEADER.size
+        needed = HEADER.size
         while self._end - self._start >= HEADER.size:
             length, stream, raw_kind = HEADER.unpack_from(self._buffer, self._start)
             if length == _PREAMBLE_LENGTH and self._buffer.startswith(PREAMBLE[: HEADER.size], self._start):
                 raise FrameError("the peer began a new connection")
             kind = self._check(length, raw_kind)
-            wanted = HEADER.size + length
-            if self._end - self._start < wanted:
+            needed = HEADER.size + length
+            if self._end - self._start < needed:
                 break
-            frames.append(self._take(kind, stream, self._start + HEADER.size, self._start + wanted))
-            self._start += wanted
-            wanted = HEADER.size
-        self._make_room(wanted)
+            frames.append(self._take(kind, stream, self._start + HEADER.size, self._start + needed))
+            self._start += needed
+            needed = HEADER.size
+        self._make_room(needed)
         return frames
 
     def feed(self, data: bytes | memoryview) -> list[Frame]:
@@ -153,20 +153,20 @@ class Decoder:
             data = data[count:]
         return frames
 
-    def _take(self, kind: Kind, stream: int, begin: int, end: int) -> Frame:
-        if kind is not Kind.DATA:
+    def _take(self, kind: FrameKind, stream: int, begin: int, end: int) -> Frame:
+        if kind is not FrameKind.DATA:
             return Frame(kind, stream, bytes(self._view[begin:end]))
         if begin == end:
             raise FrameError("DATA without a tag")
         return Frame(kind, stream, bytes(self._view[begin + 1 : end]), self._buffer[begin])
 
-    def _make_room(self, wanted: int) -> None:
-        """Room for the rest of a frame of `wanted` bytes. A rare large one gets a large buffer, for its time."""
+    def _make_room(self, needed: int) -> None:
+        """Room for the rest of a frame of `needed` bytes. A rare large one gets a large buffer, for its time."""
         held = self._end - self._start
-        size = max(CAPACITY, wanted)
+        size = max(CAPACITY, needed)
         if held == 0 and size == len(self._buffer):
             self._start = self._end = 0
-        elif self._start + wanted > len(self._buffer) or self._end == len(self._buffer) or size < len(self._buffer):
+        elif self._start + needed > len(self._buffer) or self._end == len(self._buffer) or size < len(self._buffer):
             rest = bytes(self._view[self._start : self._end])
             if size != len(self._buffer):
                 self._buffer = bytearray(size)
@@ -174,11 +174,11 @@ class Decoder:
             self._view[:held] = rest
             self._start, self._end = 0, held
 
-    def _check(self, length: int, raw_kind: int) -> Kind:
+    def _check(self, length: int, raw_kind: int) -> FrameKind:
         kind = _KINDS.get(raw_kind)
         if kind is None:
             raise FrameError(f"unknown frame kind {raw_kind}")
-        cap = MAX_DATA if kind is Kind.DATA else self._max_control
+        cap = MAX_DATA if kind is FrameKind.DATA else self._max_control
         if length > cap:
             raise FrameError(f"{kind.name} frame of {length} bytes exceeds the cap of {cap}")
         return kind

@@ -35,32 +35,34 @@ def parse(value: Any) -> Readiness:
     """The condition that `value` states. Raises `ValueError` with the rule that it breaks."""
     if not isinstance(value, dict) or len(value) != 1 or next(iter(value)) not in KINDS:
         raise ValueError(f"readiness takes exactly one of {', '.join(KINDS)}")
-    kind, wish = next(iter(value.items()))
-    if not _is_text(wish):
+    kind, requested = next(iter(value.items()))
+    if not _is_text(requested):
         raise ValueError(f"readiness {kind} takes text")
     if kind == "command":
-        return Readiness(kind, command=_words(wish))
-    if isinstance(wish, list) or not 0 < len(wish) <= MAX_TEXT or "\0" in wish:
+        return Readiness(kind, command=_words(requested))
+    if isinstance(requested, list) or not 0 < len(requested) <= MAX_TEXT or "\0" in requested:
         raise ValueError(f"readiness {kind} takes a text of 1 to {MAX_TEXT} characters without NUL")
     if kind == "file":
-        return Readiness(kind, path=_path(wish))
-    return Readiness(kind, addresses=_addresses(wish, None)) if kind == "tcp" else _http(wish)
+        return Readiness(kind, path=_path(requested))
+    return Readiness(kind, addresses=_addresses(requested, None)) if kind == "tcp" else _http(requested)
 
 
-def _is_text(wish: Any) -> bool:
-    """Whether `wish` is, or holds, nothing that no system call could take."""
+def _is_text(requested: Any) -> bool:
+    """Whether `requested` is, or holds, nothing that no system call could take."""
     try:
-        return all(isinstance(one, str) and one.encode("utf-8", "surrogateescape") is not None for one in _each(wish))
+        return all(
+            isinstance(one, str) and one.encode("utf-8", "surrogateescape") is not None for one in _each(requested)
+        )
     except UnicodeEncodeError:
         return False
 
 
-def _each(wish: Any) -> list[Any]:
-    return wish if isinstance(wish, list) else [wish]
+def _each(requested: Any) -> list[Any]:
+    return requested if isinstance(requested, list) else [requested]
 
 
-def _words(wish: Any) -> tuple[str, ...]:
-    words = ["/bin/sh", "-c", wish] if isinstance(wish, str) else wish
+def _words(requested: Any) -> tuple[str, ...]:
+    words = ["/bin/sh", "-c", requested] if isinstance(requested, str) else requested
     rule = f"readiness command takes a line or a list of up to {MAX_WORDS} words, without NUL"
     if not 0 < len(words) <= MAX_WORDS or not words[0] or not words[-1]:
         raise ValueError(rule)
@@ -69,10 +71,10 @@ def _words(wish: Any) -> tuple[str, ...]:
     return tuple(words)
 
 
-def _path(wish: str) -> str:
-    if ".." in wish.split("/"):
+def _path(requested: str) -> str:
+    if ".." in requested.split("/"):
         raise ValueError("readiness file takes a path without '..'")
-    return wish if wish.startswith("/") else f"/workspace/{wish}"
+    return requested if requested.startswith("/") else f"/workspace/{requested}"
 
 
 def _http(url: str) -> Readiness:

@@ -18,7 +18,7 @@ import struct
 from enum import Enum
 
 from pyro_mcp.protocol.exchange import buffer
-from pyro_mcp.protocol.stream import ChannelClosed, Data, End, Message, RemoteError, Result, Stream
+from pyro_mcp.protocol.stream import ChannelClosed, Data, End, Message, RemoteError, Stream, StreamResult
 from pyro_mcp.protocol.wake import Wake
 
 SMALL_READ = 16 * 1024
@@ -46,7 +46,7 @@ class Relay:
     """Owns `sock`, any connected stream socket, and closes it at the end of `run`, which is called once.
 
     `half_open_seconds` bounds the silence after one of the two directions has ended. `read` and `written` count the
-    socket's bytes and may be looked at any time; `cause` says why it ended, as far as anybody told.
+    socket's bytes and may be looked at any time; `cause` says why it ended, as far as it is known.
     """
 
     def __init__(self, stream: Stream, sock: _socket.socket, *, half_open_seconds: float | None = None) -> None:
@@ -150,7 +150,7 @@ class Relay:
             failure = self._sock.getsockopt(_socket.SOL_SOCKET, _socket.SO_ERROR)
             if failure:
                 raise OSError(failure, os.strerror(failure))
-            # Shut both ways, and what it still holds must wait for credit: nothing more to be told of until then.
+            # Shut both ways, and what it still holds must wait for credit: no more events until then.
             self._hung = True
 
     def _read_socket(self, room: int) -> None:
@@ -189,11 +189,11 @@ class Relay:
     def _take(self, message: Message) -> None:
         if isinstance(message, Data):
             self._pending = memoryview(message.data)
-        elif isinstance(message, End | Result):
+        elif isinstance(message, End | StreamResult):
             if self._hearing:
                 self._hearing = False
                 self._sock.shutdown(_socket.SHUT_WR)
-            if isinstance(message, Result):
+            if isinstance(message, StreamResult):
                 self._answered, self._reading = True, False
 
     def _write(self) -> bool:

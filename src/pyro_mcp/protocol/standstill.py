@@ -1,4 +1,4 @@
-"""Standstill: the time in which a peer is known to be stopped and not dead.
+"""Standstill: the time in which a peer is stopped and not dead.
 
 No deadline of the wire counts while it lasts. Requests that somebody waits for are refused with its reason; what goes
 on by itself waits.
@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from pyro_mcp.protocol.frames import Kind
+from pyro_mcp.protocol.frames import FrameKind
 from pyro_mcp.protocol.pipe import FOREVER, Pipe
 from pyro_mcp.protocol.stream import RemoteError, Stream
 
@@ -28,7 +28,7 @@ class Requests(Protocol):
 
     def _begin(self, verb: str, params: dict[str, Any] | None) -> Stream: ...
 
-    def _write(self, kind: Kind, stream: int, *payload: bytes | memoryview) -> None: ...
+    def _write(self, kind: FrameKind, stream: int, *payload: bytes | memoryview) -> None: ...
 
 
 class Standstill:
@@ -54,11 +54,11 @@ class Standstill:
                 self._refused.append(stream._number)
 
     def end(self, verb: str, params: dict[str, Any]) -> None:
-        """The peer runs again. It is told that nobody waits for what was refused, and `verb`, before anything else."""
+        """The peer runs again. It learns that nobody waits for what was refused, and `verb`, before anything else."""
         self._pipe.patience = time.monotonic() + RECOVERY_SECONDS
         refused, self._refused = self._refused, []
         for number in refused:
-            self._channel._write(Kind.CANCEL, number)
+            self._channel._write(FrameKind.CANCEL, number)
         self._channel._begin(verb, params).leave()
         self.forget()
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, Protocol
 
 from pyro_mcp.protocol.exchange import SLOT_BYTES, Loans
-from pyro_mcp.protocol.frames import HEADER, MAX_PIECE, Frame, FrameError, Kind, encode, encode_json
+from pyro_mcp.protocol.frames import HEADER, MAX_PIECE, Frame, FrameError, FrameKind, encode, encode_json
 
 WINDOW = 384 * 1024
 FRAME_COST = 64
@@ -72,13 +72,13 @@ class End:
     """The peer will send no more DATA on this stream."""
 
 
-class Result(NamedTuple):
+class StreamResult(NamedTuple):
     """The answer; nothing follows it."""
 
     value: dict[str, Any]
 
 
-Message = Data | Event | End | Result
+Message = Data | Event | End | StreamResult
 
 
 class Link(Protocol):
@@ -93,7 +93,7 @@ class Link(Protocol):
     @property
     def reason(self) -> str: ...
 
-    def _write(self, kind: Kind, stream: int, *payload: bytes | memoryview) -> None: ...
+    def _write(self, kind: FrameKind, stream: int, *payload: bytes | memoryview) -> None: ...
 
     def _write_data(self, stream: int, tag: int, data: memoryview) -> None: ...
 
@@ -116,7 +116,7 @@ class Stream:
         self._number = number
         self._condition = threading.Condition()
         self._inbox: deque[tuple[int, Message | RemoteError | ChannelClosed]] = deque()
-        self._credit = self._most = WINDOW
+        self._credit = self._max = WINDOW
         self._window = WINDOW
         self._unread = 0
         self._queued = 0
@@ -142,31 +142,31 @@ class Stream:
         """Send a JSON notice; waits for credit like data."""
         payload = encode_json(value)
         self._take_credit(len(payload), notice=True)
-        self._channel._write(Kind.EVENT, self._number, payload)
+        self._channel._write(FrameKind.EVENT, self._number, payload)
 
     def end(self) -> None:
         """Say that no more data follows from this side."""
-        self._channel._write(Kind.END, self._number)
+        self._channel._write(FrameKind.END, self._number)
 
     def result(self, value: dict[str, Any]) -> None:
         """Answer and finish. Only the handler's side may."""
-        self._finish(Kind.RESULT, value)
+        self._finish(FrameKind.RESULT, value)
 
     def error(self, payload: dict[str, Any]) -> None:
         """Answer with an error (`code`, `message`, `hint`) and finish."""
-        self._finish(Kind.ERROR, payload)
+        self._finish(FrameKind.ERROR, payload)
 
     def cancel(self) -> None:
         """Ask the handler's side to stop. The answer still comes; a stream that is over is left alone."""
         if not self._finished:
             with contextlib.suppress(ChannelClosed):
-                self._channel._write(Kind.CANCEL, self._number)
+                self._channel._write(FrameKind.CANCEL, self._number)
 
     def expire(self) -> None:
         """Tell the handler's side that its time is up. The answer still comes, and may be late or never come."""
         if not self._finished:
             with contextlib.suppress(ChannelClosed):
-                self._channel._write(Kind.CANCEL, self._number, EXPIRED)
+                self._channel._write(FrameKind.CANCEL, self._number, EXPIRED)
 
     def leave(self, reason: str = "left here") -> None:
         """Be done with it: what the handler's side still says is dropped unread, its answer too. Another thread that
@@ -201,9 +201,9 @@ class Stream:
             grant = self._grant_due()
         with contextlib.suppress(ChannelClosed):
             if grant and not self._finished:
-                self._channel._write(Kind.CREDIT, self._number, HEADER.pack(grant, 0, 0))
+                self._channel._write(FrameKind.CREDIT, self._number, HEADER.pack(grant, 0, 0))
             else:
-                self._channel._acknowledge(last=isinstance(message, Result | End))
+                self._channel._acknowledge(last=isinstance(message, StreamResult | End))
         return message
 
     def _grant_due(self) -> int:
@@ -221,7 +221,7 @@ class Stream:
         while True:
             message = self.receive()
             yield message
-            if isinstance(message, Result):
+            if isinstance(message, StreamResult):
                 return
 
     @property
@@ -269,29 +269,29 @@ class Stream:
         data = b""
         if body:
             self._take_credit(len(body))
-            data = b"".join(encode(Kind.DATA, self._number, b"\0" + body))
-        return data + b"".join(encode(Kind.END, self._number))
+            data = b"".join(encode(FrameKind.DATA, self._number, b"\0" + body))
+        return data + b"".join(encode(FrameKind.END, self._number))
 
-    def _take_credit(self, wanted: int, *, notice: bool = False) -> int:
+    def _take_credit(self, needed: int, *, notice: bool = False) -> int:
         """Wait for credit and take it: for all of a notice, for data in whole `MAX_PIECE`s. How many bytes may go."""
-        need = wanted + FRAME_COST if notice else cost(min(wanted, MAX_PIECE))
+        need = needed + FRAME_COST if notice else cost(min(needed, MAX_PIECE))
         if need > NOTICE_MAX:
-            raise ValueError(f"a notice of {wanted} bytes exceeds {NOTICE_MAX}")
+            raise ValueError(f"a notice of {needed} bytes exceeds {NOTICE_MAX}")
         with self._condition:
             self._condition.wait_for(lambda: self._credit >= need or self._finished or self._channel.closed)
             if self._finished or self._channel.closed:
                 raise ChannelClosed(f"{self.verb} is over: {self._channel.reason or 'answered or cancelled'}")
-            taken = wanted if notice else min(wanted, fitting(self._credit))
-            if taken < wanted:
+            taken = needed if notice else min(needed, fitting(self._credit))
+            if taken < needed:
                 taken -= taken % MAX_PIECE
             self._credit -= taken + FRAME_COST if notice else cost(taken)
             return taken
 
-    def _finish(self, kind: Kind, value: dict[str, Any]) -> None:
+    def _finish(self, kind: FrameKind, value: dict[str, Any]) -> None:
         payload = encode_json(value)
         if len(payload) > self._channel.max_control:
             payload = encode_json({"code": "protocol", "message": f"{self.verb} answered with {len(payload)} bytes"})
-            kind = Kind.ERROR
+            kind = FrameKind.ERROR
         self._close()
         self._channel._forget(self._number)
         self._channel._write(kind, self._number, payload)
@@ -304,27 +304,27 @@ class Stream:
     def _deliver(self, frame: Frame) -> None:
         """Take one frame for this stream; raises `FrameError` if the peer may not send it now."""
         match frame.kind:
-            case Kind.DATA:
+            case FrameKind.DATA:
                 if self._peer_ended:
                     raise FrameError("DATA after END")
                 self._put(Data(frame.tag, frame.payload), cost(len(frame.payload)))
-            case Kind.PLACED:
+            case FrameKind.PLACED:
                 self._fetch(frame)
-            case Kind.EVENT:
+            case FrameKind.EVENT:
                 self._put(Event(frame.json()), len(frame.payload) + FRAME_COST)
-            case Kind.END:
+            case FrameKind.END:
                 if self._peer_ended:
                     raise FrameError("END twice")
                 self._peer_ended = True
                 self._put(End(), 0)
-            case Kind.CREDIT:
+            case FrameKind.CREDIT:
                 self._grant(frame)
-            case Kind.RESULT | Kind.ERROR if self._channel._opened_here(self._number):
+            case FrameKind.RESULT | FrameKind.ERROR if self._channel._opened_here(self._number):
                 value = frame.json()
                 self._close()
                 self._channel._forget(self._number)
-                self._put(Result(value) if frame.kind is Kind.RESULT else RemoteError(value), 0)
-            case Kind.CANCEL if not self._channel._opened_here(self._number):
+                self._put(StreamResult(value) if frame.kind is FrameKind.RESULT else RemoteError(value), 0)
+            case FrameKind.CANCEL if not self._channel._opened_here(self._number):
                 if frame.payload == EXPIRED:
                     self._expire()
                 else:
@@ -335,7 +335,7 @@ class Stream:
     def _fetch(self, frame: Frame) -> None:
         """Take a piece from the exchange; one that may not come now is not even read."""
         loans = self._channel._loans
-        slot, length, tag = loans.announced(frame.payload)
+        slot, length, tag = loans.parse_notice(frame.payload)
         if self._peer_ended:
             raise FrameError("DATA after END")
         self._require_room(cost(length))
@@ -353,22 +353,22 @@ class Stream:
             self._queued += price
             self._inbox.append((price, message))
             self._condition.notify_all()
-        self._tell()
+        self._emit()
 
     def _grant(self, frame: Frame) -> None:
         if len(frame.payload) != HEADER.size:
             raise FrameError("malformed CREDIT")
         with self._condition:
             grant = HEADER.unpack(frame.payload)[0]
-            if self._credit + grant > self._most and self._most == WINDOW and grant > WIDE - WINDOW:
-                self._most = WIDE
-            if self._credit + grant > self._most:
+            if self._credit + grant > self._max and self._max == WINDOW and grant > WIDE - WINDOW:
+                self._max = WIDE
+            if self._credit + grant > self._max:
                 raise FrameError("more credit than was spent")
             self._credit += grant
             self._condition.notify_all()
-        self._tell()
+        self._emit()
 
-    def _tell(self) -> None:
+    def _emit(self) -> None:
         watcher = self._watcher
         if watcher:
             watcher()
@@ -386,17 +386,17 @@ class Stream:
             callback, self._on_cancel = self._on_cancel, None
         if callback:
             callback()
-        self._tell()
+        self._emit()
 
     def _lost(self, reason: str) -> None:
         self._cancel()
         self._give_up(reason)
-        self._tell()
+        self._emit()
 
     def _refuse(self, error: RemoteError) -> None:
         self._channel._forget(self._number)
         self._end_with(error)
-        self._tell()
+        self._emit()
 
     def _give_up(self, reason: str) -> None:
         self._end_with(ChannelClosed(reason))

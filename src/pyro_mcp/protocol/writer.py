@@ -1,4 +1,4 @@
-"""Writer: frames onto a pipe, each whole, from many threads. What was taken from the exchange is told along the way."""
+"""Writer: frames onto a pipe, each whole, from many threads. Receipts for exchange pieces travel along."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import threading
 import time
 
 from pyro_mcp.protocol.exchange import PLACE, Loans
-from pyro_mcp.protocol.frames import HEADER, MAX_PIECE, Kind
+from pyro_mcp.protocol.frames import HEADER, MAX_PIECE, FrameKind
 from pyro_mcp.protocol.pipe import Buffer, Pipe
 
 SEND_SECONDS = 60.0
@@ -21,7 +21,7 @@ class Writer:
         self._loans = loans
         self._lock = threading.Lock()
 
-    def frame(self, kind: Kind, stream: int, *payload: bytes | memoryview, behind: bytes = b"") -> None:
+    def frame(self, kind: FrameKind, stream: int, *payload: bytes | memoryview, behind: bytes = b"") -> None:
         """One frame, and in the same message the frames `behind` it."""
         length = sum(map(len, payload))
         header = HEADER.pack(length, stream, kind)
@@ -35,10 +35,10 @@ class Writer:
         """A piece of data, by way of the exchange if it can be."""
         slot = self._loans.place(stream, data)
         if slot is not None:
-            self.frame(Kind.PLACED, stream, PLACE.pack(slot, len(data), tag))
+            self.frame(FrameKind.PLACED, stream, PLACE.pack(slot, len(data), tag))
             return
         for at in range(0, len(data), MAX_PIECE):
-            self.frame(Kind.DATA, stream, bytes((tag,)), data[at : at + MAX_PIECE])
+            self.frame(FrameKind.DATA, stream, bytes((tag,)), data[at : at + MAX_PIECE])
 
     def send(self, *parts: Buffer) -> None:
         """These bytes, with nothing of another thread between them, and with the receipt for what was taken; without
@@ -47,5 +47,5 @@ class Writer:
         with self._lock:
             if self._loans.owed:
                 taken = self._loans.receipt()
-                parts = (HEADER.pack(len(taken), 0, Kind.TAKEN) + taken, *parts)
+                parts = (HEADER.pack(len(taken), 0, FrameKind.TAKEN) + taken, *parts)
             self._pipe.write_all(parts, deadline=time.monotonic() + SEND_SECONDS)

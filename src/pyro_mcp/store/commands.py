@@ -63,7 +63,7 @@ _TALLY = f"total(state='finished' AND exit_code=0), total{_FAILED}, total(state=
 _OUTPUT = f"{_KEY} AND stdout_kept + stderr_kept > 0"
 
 
-class Commands:
+class CommandTable:
     """The only code that writes the commands table. Every method is one transaction."""
 
     def __init__(self, database: Database) -> None:
@@ -171,7 +171,7 @@ class Commands:
         return self._database.rows(f"SELECT min(sequence) FROM commands WHERE {_KEY}", values)[0][0] or 0
 
     def forget_rows(self, workspace_id: str, generation: int, keep: int) -> list[int]:
-        """Let go of all that are over but the latest `keep`; their sequences."""
+        """Forget all that have ended but the latest `keep`; their sequences."""
         values = {"workspace_id": workspace_id, "generation": generation, "keep": keep}
         old = f"{_KEY} AND state<>'running' AND sequence <= (SELECT max(sequence) FROM commands WHERE {_KEY}) - :keep"
         with self._database.transaction() as connection:

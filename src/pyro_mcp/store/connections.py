@@ -56,11 +56,11 @@ class Connections:
         begun: Iterable[Connection],
         ended: Iterable[Connection],
         counted: Iterable[Connection],
-        over: Mapping[str, Mapping[str, int]],
+        overflow: Mapping[str, Mapping[str, int]],
     ) -> None:
         """Keep what came about, what of it has ended, and what did not come about, the last added to its like.
 
-        `over` is what each machine's totals grow by besides.
+        `overflow` is what each machine's totals grow by besides.
         """
         sums: dict[str, dict[str, int]] = {}
         kept: list[tuple[Connection, int | None, int, int]] = []
@@ -77,7 +77,7 @@ class Connections:
             for one in counted:
                 connection.execute(_INSERT + _COUNT, _values(one))
                 _add(sums, one.machine_id, one.verdict, one.count)
-            for machine_id, more in over.items():
+            for machine_id, more in overflow.items():
                 for name, count in more.items():
                     _add(sums, machine_id, name, count)
             for machine_id, added in sums.items():

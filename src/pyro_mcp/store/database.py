@@ -100,7 +100,7 @@ class Database:
         return str(self.rows("PRAGMA quick_check(1)")[0][0])
 
     def close(self) -> None:
-        """Fold the log into the file and let go of it. Idempotent."""
+        """Fold the log into the file and close it. Idempotent."""
         with self._lock:
             self._connection.close()
 

@@ -14,7 +14,7 @@ from pyro_mcp.store.database import Database
 
 @dataclass(frozen=True, slots=True)
 class EventRow:
-    """One thing that was done. `detail` is what its kind tells, JSON values."""
+    """One thing that was done. `detail` holds the fields of its kind, JSON values."""
 
     recorded_at: float
     kind: str

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pyro_mcp.store.database import Database
 
 
-class Secrets:
+class SecretTable:
     """The only code that writes the secrets table."""
 
     def __init__(self, database: Database) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 from pyro_mcp.model.service import ALIVE
 from pyro_mcp.store.database import Database
 
-HISTORY_MOST = 200
+HISTORY_MAX = 200
 """So many ended services of a workspace are remembered."""
 
 
@@ -61,7 +61,7 @@ _LATEST = (
 )
 
 
-class Services:
+class ServiceTable:
     """The only code that writes the services table. Every method is one transaction."""
 
     def __init__(self, database: Database) -> None:
@@ -93,7 +93,7 @@ class Services:
                 f"DELETE FROM services WHERE workspace_id=:workspace_id AND NOT {_ALIVE} AND service_id NOT IN"
                 " (SELECT service_id FROM services WHERE workspace_id=:workspace_id"
                 " ORDER BY service_id DESC LIMIT :most)",
-                {**values, "most": HISTORY_MOST},
+                {**values, "most": HISTORY_MAX},
             )
         return True
 

@@ -23,7 +23,7 @@ class SnapshotRow:
     created_at: float
 
 
-class Snapshots:
+class SnapshotTable:
     """The only code that writes the snapshots table. Every method is one transaction."""
 
     def __init__(self, database: Database) -> None:

@@ -103,8 +103,8 @@ def tool_fields(operation: Operation[Any, Any], profile: str, *, allow_host_comp
 
 
 def _narrowed(field: Field) -> Field:
-    """`field` with the range and the default that a tool has: more than `tool_most` is asked for in vain."""
-    most = field.param.tool_most
-    if most is None:
+    """`field` with the range and the default that a tool has: more than `tool_max` is asked for in vain."""
+    max_ = field.param.tool_max
+    if max_ is None:
         return field
-    return replace(field, default=min(field.default, most), param=replace(field.param, le=most))
+    return replace(field, default=min(field.default, max_), param=replace(field.param, le=max_))

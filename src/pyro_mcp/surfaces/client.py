@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from pyro_mcp.errors import InvalidArgument, NodeUnavailable, ProtocolError, PyroError
 from pyro_mcp.operations.call import Call
-from pyro_mcp.protocol.channel import Channel, ChannelClosed, Data, Event, RemoteError, Result, Stream
+from pyro_mcp.protocol.channel import Channel, ChannelClosed, Data, Event, RemoteError, Stream, StreamResult
 from pyro_mcp.protocol.pipe import Pipe
 from pyro_mcp.version import VERSION
 
@@ -36,18 +36,18 @@ Input = bytes | Iterable[bytes] | int
 """What feeds a command: bytes, pieces of them, or a file descriptor that is read as far as it goes."""
 
 
-def deaf(*_: Any) -> None:
-    """The listener of somebody who does not listen."""
+def noop(*_: Any) -> None:
+    """The default callback: does nothing."""
 
 
 @dataclass(frozen=True, slots=True)
-class Listener:
-    """Who hears what happens before the answer. Called on the thread that waits for it."""
+class Callbacks:
+    """Callbacks for what happens before the answer. Called on the thread that waits for it."""
 
-    progress: Callable[[str, float | None], None] = deaf
-    notice: Callable[[str], None] = deaf
-    output: Callable[[int, bytes], None] = deaf
-    position: Callable[[int], None] = deaf
+    progress: Callable[[str, float | None], None] = noop
+    notice: Callable[[str], None] = noop
+    output: Callable[[int, bytes], None] = noop
+    position: Callable[[int], None] = noop
 
 
 class Client:
@@ -71,14 +71,14 @@ class Client:
         operation: Operation[Any, Any],
         params: dict[str, Any],
         inputs: dict[str, Any] | None = None,
-        listener: Listener | None = None,
+        callbacks: Callbacks | None = None,
     ) -> dict[str, Any]:
         """Run `operation` and return its encoded result. Raises `PyroError`; a `KeyboardInterrupt` ends the command."""
         if operation.local:
             from pyro_mcp.engine.diagnosis import Diagnosis
 
             return operation.answer(Call(Diagnosis(self._settings), self._settings), params)
-        return self.begin(operation.name, params, inputs).wait(listener or Listener())
+        return self.begin(operation.name, params, inputs).wait(callbacks or Callbacks())
 
     def begin(self, verb: str, params: dict[str, Any], inputs: dict[str, Any] | None = None) -> Request:
         """Send a request without waiting for its answer. Raises `PyroError`."""
@@ -128,13 +128,13 @@ class Client:
         """A new connection. A node that hangs up on the first word may have died just now: the next one answers."""
         connect = self._connect or _ensure_node
         try:
-            return converse(connect(self._settings))
+            return open_channel(connect(self._settings))
         except ProtocolError:
-            return converse(connect(self._settings))
+            return open_channel(connect(self._settings))
 
     def _went_silent(self, channel: Channel) -> bool:
         """Whether a connection unused for a while leads nowhere. Asked before a request is sent, because one that was
-        sent into a closing connection may or may not have been heard, and must not be sent twice."""
+        sent into a closing connection may or may not have arrived, and must not be sent twice."""
         if time.monotonic() - self._used < STALE_SECONDS:
             return False
         try:
@@ -160,25 +160,25 @@ class Request:
         """Ask the node to stop. `wait` still returns, with the answer or with `Cancelled`."""
         self._stream.cancel()
 
-    def wait(self, listener: Listener) -> dict[str, Any]:
+    def wait(self, callbacks: Callbacks) -> dict[str, Any]:
         """The encoded result. Raises `PyroError`; a `KeyboardInterrupt` is passed on once the command has ended."""
         try:
-            return self._collect(listener, None)
+            return self._collect(callbacks, None)
         except BaseException as error:
             if not isinstance(error, PyroError):
                 self._abandon()
             raise
 
-    def _collect(self, listener: Listener, timeout: float | None) -> dict[str, Any]:
+    def _collect(self, callbacks: Callbacks, timeout: float | None) -> dict[str, Any]:
         try:
             while True:
                 message = self._stream.receive(timeout)
-                if isinstance(message, Result):
+                if isinstance(message, StreamResult):
                     return message.value
                 if isinstance(message, Data):
-                    listener.output(message.tag, bytes(message.data))
+                    callbacks.output(message.tag, bytes(message.data))
                 elif isinstance(message, Event):
-                    _hear(listener, message.value)
+                    _emit_event(callbacks, message.value)
         except RemoteError as error:
             raise PyroError.from_wire(error.payload) from None
         except ChannelClosed as error:
@@ -189,22 +189,22 @@ class Request:
         """Cancel, and wait a little for the answer, so that the command is dead when the caller goes on."""
         self._stream.cancel()
         with contextlib.suppress(PyroError, TimeoutError):
-            self._collect(Listener(), CANCEL_SECONDS)
+            self._collect(Callbacks(), CANCEL_SECONDS)
 
     def _pump(self, source: Input) -> None:
         pieces = _read_pieces(source) if isinstance(source, int) else (source,) if isinstance(source, bytes) else source
-        over = False
+        done = False
         try:
             with contextlib.suppress(OSError):
                 for piece in pieces:
                     self._stream.send(piece, 0)
                 self._stream.end()
-                over = True
+                done = True
         except ChannelClosed:
-            over = True  # It was answered without taking all, or the node is gone.
+            done = True  # It was answered without taking all, or the node is gone.
         finally:
             # Half an input is none, and a command would wait for the rest.
-            if not over:
+            if not done:
                 self.cancel()
 
 
@@ -214,9 +214,9 @@ def _ensure_node(settings: Settings) -> socket.socket:
     return ensure_node(settings)
 
 
-def converse(connection: socket.socket) -> Channel:
+def open_channel(connection: socket.socket) -> Channel:
     """A started channel over a connected socket. Raises `NodeUnavailable` or `ProtocolError`."""
-    from pyro_mcp.node.place import MAX_CONTROL
+    from pyro_mcp.node.paths import MAX_CONTROL
 
     hello = {"pyro": VERSION, "role": "client"}
     channel = Channel(Pipe(connection.detach()), initiator=True, hello=hello, max_control=MAX_CONTROL)
@@ -236,13 +236,13 @@ def call_running_node(settings: Settings, verb: str, params: dict[str, Any] | No
     from pyro_mcp.node.spawn import connect_node
 
     channel = None
-    # A node that was just killed may still take a connection, and hang up on it.
+    # A node that was just killed may still take a connection, and close it.
     for attempt in range(DYING_TRIES):
         connection = connect_node(settings)
         if connection is None:
             return None
         try:
-            channel = converse(connection)
+            channel = open_channel(connection)
             break
         except ProtocolError:
             if attempt == DYING_TRIES - 1:
@@ -263,15 +263,15 @@ def _read_pieces(fd: int) -> Iterable[bytes]:
         yield piece
 
 
-def _hear(listener: Listener, event: dict[str, Any]) -> None:
+def _emit_event(callbacks: Callbacks, event: dict[str, Any]) -> None:
     if "progress" in event:
         fraction = event.get("fraction")
         share = min(max(float(fraction), 0.0), 1.0) if isinstance(fraction, int | float) else None
-        listener.progress(str(event["progress"]), share)
+        callbacks.progress(str(event["progress"]), share)
     elif "notice" in event:
-        listener.notice(str(event["notice"]))
+        callbacks.notice(str(event["notice"]))
     elif isinstance(cursor := event.get("cursor"), int):
-        listener.position(cursor)
+        callbacks.position(cursor)
 
 
 def _lost(verb: str, reason: str) -> NodeUnavailable:

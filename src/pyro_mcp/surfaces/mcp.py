@@ -23,7 +23,7 @@ from mcp.types import CallToolRequestParams, CallToolResult, ListToolsResult, Pa
 from pyro_mcp.errors import InvalidArgument, PyroError
 from pyro_mcp.settings import Settings
 from pyro_mcp.surfaces import catalog
-from pyro_mcp.surfaces.client import Client, Listener, Request
+from pyro_mcp.surfaces.client import Callbacks, Client, Request
 from pyro_mcp.surfaces.mcp_paths import host_roots
 from pyro_mcp.surfaces.mcp_tools import BoundTool, answer, refusal, tool_wording
 from pyro_mcp.version import VERSION
@@ -108,7 +108,7 @@ def build_server(
 
 
 def instructions(tools: Container[str]) -> str:
-    """What a model is told of the tools it sees, and of no others; it reads this every time."""
+    """The instructions for a model: the tools it sees, and no others; it reads this every time."""
     text = INSTRUCTIONS
     if "workspace_create" in tools:
         text += WORKSPACE_INSTRUCTIONS
@@ -145,7 +145,7 @@ class ToolCalls:
     async def _run(self, context: ServerRequestContext[Any], tool: BoundTool, params: dict[str, Any]) -> CallToolResult:
         if self._limiter is None:
             self._limiter = anyio.CapacityLimiter(MAX_CALLS)
-        job = Job(self._client, tool.operation, params)
+        job = ToolCall(self._client, tool.operation, params)
         try:
             async with anyio.create_task_group() as group:
                 group.start_soon(job.relay, context)
@@ -160,7 +160,7 @@ class ToolCalls:
         return answer(self._wording.result(payload))
 
 
-class Job:
+class ToolCall:
     """One call: the blocking part in a worker thread, its progress on the event loop."""
 
     def __init__(self, client: Client, operation: Operation[Any, Any], params: dict[str, Any]) -> None:
@@ -183,7 +183,7 @@ class Job:
             cancelled = self._cancelled
         if cancelled:
             request.cancel()
-        return request.wait(Listener(progress=self._heard, notice=lambda text: self._heard(text, None)))
+        return request.wait(Callbacks(progress=self._heard, notice=lambda text: self._heard(text, None)))
 
     def cancel(self) -> None:
         """End the guest's command, also when the request is only just being sent."""

@@ -1,4 +1,4 @@
-"""Mcp fit: file contents, patches and lists cut to what a chat host keeps, and the cut said beside them.
+"""Mcp fit: file contents, patches and lists cut to what a chat host keeps, with a note of what is cut.
 
 A text is cut at its end and never marked inside, because a model may write it back as it is.
 """
@@ -11,12 +11,12 @@ from typing import Any
 
 _LISTS = ("entries", "matches", "skipped", "can_run")
 _TEXTS = ("content", "patch")
-LEAST_CHARS = 1_000
+MIN_CHARS = 1_000
 """So much of a text is shown whatever else there is."""
 
 
 def fit(payload: Mapping[str, Any], limit: int) -> dict[str, Any]:
-    """`payload` in about `limit` characters of JSON; `truncated` and `…_left_out` tell what is missing."""
+    """`payload` in about `limit` characters of JSON; `truncated` and `…_left_out` say what is missing."""
     shown = dict(payload)
     entries = shown.get("entries")
     if isinstance(entries, list):
@@ -27,7 +27,7 @@ def fit(payload: Mapping[str, Any], limit: int) -> dict[str, Any]:
     texts = any(shown.get(name) for name in _TEXTS)
     for name in _LISTS:
         if isinstance(shown.get(name), list):
-            _cut_list(shown, name, limit // 2 if texts else limit - LEAST_CHARS)
+            _cut_list(shown, name, limit // 2 if texts else limit - MIN_CHARS)
     for name in _TEXTS:
         if isinstance(shown.get(name), str):
             _cut_text(shown, name, limit)
@@ -51,7 +51,7 @@ def _cut_list(shown: dict[str, Any], name: str, room: int) -> None:
 
 def _cut_text(shown: dict[str, Any], name: str, limit: int) -> None:
     text = shown.pop(name)
-    room = max(LEAST_CHARS, limit - _size(shown))
+    room = max(MIN_CHARS, limit - _size(shown))
     kept = text[:room]
     while _size(kept) > room:
         kept = kept[: len(kept) * 9 // 10]

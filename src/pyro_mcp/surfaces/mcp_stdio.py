@@ -1,4 +1,4 @@
-"""Mcp stdio: serve over standard input and output, and leave at once when told to.
+"""Mcp stdio: serve over standard input and output, and stop at once when asked to.
 
 While serving, descriptor 0 is the null device and descriptor 1 is stderr, so that stray output of a library or a child
 never reaches the protocol. Lines are bounded. On a signal and at the end of input the process leaves through
@@ -23,13 +23,13 @@ from mcp.server import Server
 from mcp.server.stdio import stdio_server
 
 MAX_LINE = 16 * 1024 * 1024
-AHEAD_MOST = 64
+AHEAD_MAX = 64
 """Lines that are read while answers to as many still wait."""
 HANG_UP_SECONDS = 2.0
 """How long after the host has closed its end what it had sent may still be read and answered."""
 
 
-class Answers:
+class AnswerSink:
     """The protocol's text sink, by which the reading of questions goes (`taken`): the SDK bounds nothing, and a host
     that asks without reading would fill this process with answers."""
 
@@ -51,7 +51,7 @@ class Answers:
         """Called before each line is read. With many unanswered, wait until no answer waits for its reader; with few,
         a host may write all it asks before it reads."""
         self._asked = max(self._asked, self._written) + 1
-        if self._asked - self._written > AHEAD_MOST:
+        if self._asked - self._written > AHEAD_MAX:
             with self._writing:
                 pass
 
@@ -120,7 +120,7 @@ def _leave() -> NoReturn:
     os._exit(0)
 
 
-def _claim() -> tuple[BoundedLines, Answers]:
+def _claim() -> tuple[BoundedLines, AnswerSink]:
     """The protocol's two ends, on descriptors of their own; 0 and 1 are diverted."""
     sys.stdout.flush()
     reads = fcntl.fcntl(0, fcntl.F_DUPFD_CLOEXEC, 3)
@@ -130,5 +130,5 @@ def _claim() -> tuple[BoundedLines, Answers]:
     os.close(null)
     os.dup2(2, 1)
     source = os.fdopen(reads, "rb")
-    answers = Answers(TextIOWrapper(os.fdopen(writes, "wb"), encoding="utf-8", write_through=True))
+    answers = AnswerSink(TextIOWrapper(os.fdopen(writes, "wb"), encoding="utf-8", write_through=True))
     return BoundedLines(source, before=answers.taken), answers

@@ -31,7 +31,7 @@ ENTRY_CHARS = 200
 """What each of many entries may at least show."""
 
 COMMAND_CHARS = 400
-"""What is told of a command's own text."""
+"""How much of a command's own text is shown."""
 
 _STREAMS = ("stderr", "stdout")
 
@@ -89,8 +89,8 @@ class BoundTool:
             if value is not None or (known[name].required and not known[name].optional)
         }
         for field in self._fields:
-            if field.param.tool_most is not None and isinstance(wish := given.get(field.name, field.default), int):
-                given[field.name] = min(wish, field.param.tool_most)
+            if field.param.tool_max is not None and isinstance(requested := given.get(field.name, field.default), int):
+                given[field.name] = min(requested, field.param.tool_max)
         self.operation.validate(given)
         local = self.operation.localized(given)
         require_inside(self.name, self._fields, local, self._roots)
@@ -127,7 +127,7 @@ def input_schema(fields: tuple[Field, ...], wording: Wording) -> dict[str, Any]:
 
 def output_schema(kind: Any) -> dict[str, Any]:
     """The JSON schema of a tool's answer: every field and its type. What is inside of objects and the words that a
-    field takes are not told, because hosts hold all tools' schemas at once, and every answer shows its own shape."""
+    field takes are left out, because hosts hold all tools' schemas at once, and every answer shows its own shape."""
     return {"type": "object", "properties": {name: _type(part) for name, part in schema(kind)["properties"].items()}}
 
 
@@ -220,7 +220,7 @@ def clip(payload: Mapping[str, Any], left: int = ANSWER_CHARS) -> dict[str, Any]
 
 
 def _cut(text: str, limit: int, rest: Callable[[str], str]) -> tuple[str, int]:
-    """At most about `limit` characters of `text`, with a mark that says how to get at what is left out behind the head,
+    """At most about `limit` characters of `text`, with a note that says how to get at what is left out behind the head,
     and the number of bytes left out."""
     if len(text) <= limit:
         return text, 0

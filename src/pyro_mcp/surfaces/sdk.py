@@ -19,7 +19,7 @@ from pyro_mcp.errors import PyroError
 from pyro_mcp.operations.operation import Operation
 from pyro_mcp.settings import Settings
 from pyro_mcp.surfaces import wording
-from pyro_mcp.surfaces.client import Client, Listener, deaf
+from pyro_mcp.surfaces.client import Callbacks, Client, noop
 
 if TYPE_CHECKING:
     from mcp.server import Server
@@ -34,7 +34,7 @@ def sdk_method(operation: Operation[P, R]) -> Callable[Concatenate[Pyro, P], R]:
     def method(self: Pyro, *args: Any, **kwargs: Any) -> R:
         try:
             params, inputs = operation.request(args, kwargs)
-            payload = self._client.call(operation, params, inputs, self._listener)
+            payload = self._client.call(operation, params, inputs, self._callbacks)
         except PyroError as error:
             wording.SDK.error(error)
             raise
@@ -57,7 +57,7 @@ def _signature(operation: Operation[P, R]) -> inspect.Signature:
 class Pyro:
     """Disposable machines from Python. A context manager; safe to share between threads; one connection.
 
-    `state_dir` and `cache_dir` replace the configured directories. `on_progress(message, fraction)` hears what long
+    `state_dir` and `cache_dir` replace the configured directories. `on_progress(message, fraction)` gets what long
     calls do (`fraction` is 0 to 1, or None), `on_notice(text)` the fallbacks they take, and `on_output(tag, data)` a
     command's output as it comes (tag 1 is stdout, 2 stderr). All are called on the thread that made the call.
 
@@ -75,7 +75,7 @@ class Pyro:
         on_output: Callable[[int, bytes], None] | None = None,
     ) -> None:
         self._client = Client(Settings.load(state_dir=state_dir, cache_dir=cache_dir))
-        self._listener = Listener(on_progress or deaf, on_notice or deaf, on_output or deaf)
+        self._callbacks = Callbacks(on_progress or noop, on_notice or noop, on_output or noop)
 
     list_environments = sdk_method(environments.list_environments)
     pull_environment = sdk_method(environments.pull_environment)

@@ -1,4 +1,4 @@
-"""The words of each surface: what `operations.wording` puts in for a mark on the command line and in Python."""
+"""The words of each surface: what `operations.wording` puts in for a placeholder on the command line and in Python."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How long work tells what it is doing: one callable of a message and, when known, a fraction."""
+"""How long work reports progress: one callable of a message and, when known, a fraction."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ TICK_SECONDS = 5.0
 @contextlib.contextmanager
 def ticking(progress: Progress, message: str) -> Iterator[None]:
     """Say `message` at once, and again with the seconds that have passed while the block goes on."""
-    over = threading.Event()
+    done = threading.Event()
     begun = time.monotonic()
 
     def tick() -> None:
         # Whoever no longer listens is noticed by the work itself.
         with contextlib.suppress(PyroError):
-            while not over.wait(TICK_SECONDS):
+            while not done.wait(TICK_SECONDS):
                 progress(f"{message} ({int(time.monotonic() - begun)} s)", None)
 
     progress(message, None)
@@ -47,5 +47,5 @@ def ticking(progress: Progress, message: str) -> Iterator[None]:
     try:
         yield
     finally:
-        over.set()
+        done.set()
         thread.join()

@@ -27,9 +27,9 @@ ANSWER_SECONDS = 2.0
 def route_to(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> Route:
     """Where a connection to `address` would go now. Raises `OSError` when the kernel does not say."""
     family = socket.AF_INET if address.version == 4 else socket.AF_INET6
-    wanted = address.packed
-    body = _RTMSG.pack(family, len(wanted) * 8, 0, 0, 0, 0, 0, 0, 0)
-    body += _ATTRIBUTE.pack(_ATTRIBUTE.size + len(wanted), _DST) + wanted
+    target = address.packed
+    body = _RTMSG.pack(family, len(target) * 8, 0, 0, 0, 0, 0, 0, 0)
+    body += _ATTRIBUTE.pack(_ATTRIBUTE.size + len(target), _DST) + target
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE) as kernel:
         kernel.settimeout(ANSWER_SECONDS)
         kernel.sendto(_HEADER.pack(_HEADER.size + len(body), _GETROUTE, _REQUEST, 1, 0) + body, (0, 0))

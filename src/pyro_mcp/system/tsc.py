@@ -1,4 +1,4 @@
-"""The host's time-stamp counter frequency, which an emulated guest must be told.
+"""The host's time-stamp counter frequency, which an emulated guest needs as a parameter.
 
 On QEMU's `microvm` a guest calibrates its TSC against the PIT, fails when the host is busy, and then hangs. The kernel
 parameter `tsc_early_khz` replaces the calibration; under emulation the guest's TSC runs at the host's rate.

@@ -18,9 +18,9 @@ from typing import IO
 from pyro_mcp.errors import Cancelled, InvalidArgument, NotFound
 from pyro_mcp.protocol.entries import MAX_EXTENTS, Entry, EntryError, Piece, check
 from pyro_mcp.system.atomic import disk_errors
-from pyro_mcp.trees.archive_plan import Node, Plan
-from pyro_mcp.trees.limits import Limits, Skipped
-from pyro_mcp.trees.tar import Damaged, Extents, Member, Stream, read_members, show
+from pyro_mcp.trees.archive_plan import ArchivePlan, PlanNode
+from pyro_mcp.trees.limits import Limits, SkippedEntries
+from pyro_mcp.trees.tar import ByteStream, Damaged, Extents, Member, read_members, show
 from pyro_mcp.trees.unpacked import CHUNK, unpacked
 
 BEHIND = "what stands behind the end of the archive was ignored"
@@ -36,7 +36,7 @@ class ArchiveSource:
     mode = "archive"
 
     def __init__(self, path: Path, *, limits: Limits | None = None, cancelled: threading.Event | None = None) -> None:
-        self.skipped: list[Skipped] = []
+        self.skipped: list[SkippedEntries] = []
         self._path = path
         self._limits = limits or Limits()
         self._cancelled = cancelled
@@ -61,13 +61,13 @@ class ArchiveSource:
         )
         return InvalidArgument(f"cannot import {self._path}: {cause}", hint=hint)
 
-    def _require_wanted(self) -> None:
+    def _require_needed(self) -> None:
         if self._cancelled is not None and self._cancelled.is_set():
             raise Cancelled(f"cannot finish reading {self._path}: cancelled")
 
-    def _open(self, file: IO[bytes]) -> Stream:
+    def _open(self, file: IO[bytes]) -> ByteStream:
         limits = self._limits
-        return unpacked(file, ratio=limits.ratio, free_bytes=limits.free_bytes, wanted=self._require_wanted)
+        return unpacked(file, ratio=limits.ratio, free_bytes=limits.free_bytes, still_needed=self._require_needed)
 
     def _entries(self, file: IO[bytes]) -> Iterator[Entry | Piece]:
         seen = os.fstat(file.fileno())
@@ -76,28 +76,28 @@ class ArchiveSource:
         yield from plan.directories()
         stream = self._open(file)
         for node, paths in plan.others():
-            self._require_wanted()
+            self._require_needed()
             yield from _given(stream, node, paths)
         after = os.fstat(file.fileno())
         if (seen.st_size, seen.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
             raise Damaged("it changed while it was read")
 
-    def _plan(self, file: IO[bytes]) -> Plan:
+    def _plan(self, file: IO[bytes]) -> ArchivePlan:
         stream = self._open(file)
-        plan = Plan(self._limits, f"import {self._path}")
+        plan = ArchivePlan(self._limits, f"import {self._path}")
         for member in read_members(stream):
-            self._require_wanted()
+            self._require_needed()
             plan.add(member)
         trailing = False
         while data := stream.read(CHUNK):  # gzip's checksum stands at its very end
-            self._require_wanted()
+            self._require_needed()
             trailing = trailing or any(data)
         if trailing or stream.behind:
-            self.skipped.append(Skipped(".", BEHIND))
+            self.skipped.append(SkippedEntries(".", BEHIND))
         return plan
 
 
-def _given(stream: Stream, node: Node, paths: list[str]) -> Iterator[Entry | Piece]:
+def _given(stream: ByteStream, node: PlanNode, paths: list[str]) -> Iterator[Entry | Piece]:
     """A file or link with all its names, and its bytes from the stream, which has not passed them."""
     first, *others = paths
     if node.kind == "symlink":
@@ -121,9 +121,9 @@ def _joined(extents: Extents) -> Extents:
     return tuple((group[0][0], group[-1][0] + group[-1][1] - group[0][0]) for group in groups)
 
 
-def _data(stream: Stream, member: Member, told: Extents | None) -> Iterator[Piece]:
+def _data(stream: ByteStream, member: Member, declared: Extents | None) -> Iterator[Piece]:
     parts = ((0, member.size),) if member.extents is None else member.extents
-    ends = {begin + length for begin, length in told or ()}
+    ends = {begin + length for begin, length in declared or ()}
     at = parts[0][0] if parts else 0
     for begin, length in parts:
         if at in ends:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from pyro_mcp.protocol.entries import Entry, check, safe_path
 from pyro_mcp.trees.attributes import PRIVILEGED, TIME, kept_time, kept_xattrs
-from pyro_mcp.trees.limits import Limits, Meter, Skipped
+from pyro_mcp.trees.limits import Limits, Meter, SkippedEntries
 from pyro_mcp.trees.tar import Damaged, Member, show
 
 AGAIN = "the archive has it more than once; the last one was taken"
@@ -22,7 +22,7 @@ _LEFT_OUT = {
 
 
 @dataclass(slots=True)
-class Node:
+class PlanNode:
     """A file, link or directory. Names that are hard links to each other have the same one. `inside` counts what a
     directory holds."""
 
@@ -34,19 +34,19 @@ class Node:
     inside: int = 0
 
 
-class Plan:
+class ArchivePlan:
     """Take members by `add`, in their order; then ask. Raises `Damaged`, `EntryError` and, at a limit,
     `InvalidArgument`; `what` completes "cannot …"."""
 
     def __init__(self, limits: Limits, what: str) -> None:
         self._meter = Meter(limits, what)
-        self._nodes: dict[str, Node] = {}
+        self._nodes: dict[str, PlanNode] = {}
         self._notes: dict[tuple[str, str], None] = {}
 
     @property
-    def skipped(self) -> list[Skipped]:
+    def skipped(self) -> list[SkippedEntries]:
         """What was left out or altered."""
-        return [Skipped(*note) for note in self._notes]
+        return [SkippedEntries(*note) for note in self._notes]
 
     def add(self, member: Member) -> None:
         path = plain(member.name)
@@ -68,15 +68,15 @@ class Plan:
             if node.kind == "directory":
                 yield check(Entry(path, "directory", node.mode, node.mtime_ns, xattrs=node.xattrs))
 
-    def others(self) -> Iterator[tuple[Node, list[str]]]:
+    def others(self) -> Iterator[tuple[PlanNode, list[str]]]:
         """Files and links with all their names, in the order of their bytes."""
-        names: dict[int, tuple[Node, list[str]]] = {}
+        names: dict[int, tuple[PlanNode, list[str]]] = {}
         for path, node in self._nodes.items():
             if node.kind != "directory":
                 names.setdefault(id(node), (node, []))[1].append(path)
         yield from sorted(names.values(), key=lambda pair: pair[0].member.offset)
 
-    def _node(self, path: str, member: Member) -> Node:
+    def _node(self, path: str, member: Member) -> PlanNode:
         lost = 0o4000 if member.kind == "directory" else 0o6000
         if member.kind != "symlink" and member.mode & lost:
             self._note(path, PRIVILEGED)
@@ -86,9 +86,9 @@ class Plan:
         xattrs, reasons = kept_xattrs(member.xattrs) if member.kind != "symlink" else ((), [])
         for reason in reasons:
             self._note(path, reason)
-        return Node(member.kind, member.mode & ~lost, mtime_ns, member, xattrs)
+        return PlanNode(member.kind, member.mode & ~lost, mtime_ns, member, xattrs)
 
-    def _put(self, path: str, node: Node) -> None:
+    def _put(self, path: str, node: PlanNode) -> None:
         """Give `path` to the node; who had it before loses it."""
         old = self._nodes.get(path)
         if old is not None and old.kind == node.kind == "directory":
@@ -124,7 +124,7 @@ class Plan:
             node = self._nodes.get(above)
             if node is None:
                 self._meter.add(above, 0)
-                self._put(above, Node("directory", 0o755, kept_time(member.mtime_ns), member))
+                self._put(above, PlanNode("directory", 0o755, kept_time(member.mtime_ns), member))
             elif node.kind != "directory":
                 raise Damaged(f"{show(path)} lies below {show(above)}, which is a {node.kind}")
 

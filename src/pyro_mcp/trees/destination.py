@@ -18,10 +18,10 @@ from pyro_mcp.model.count import count_of
 from pyro_mcp.protocol.entries import Entry, EntryError, Piece
 from pyro_mcp.system.atomic import disk_errors, sync_directory
 from pyro_mcp.system.progress import Progress, silent
-from pyro_mcp.trees.limits import Limits, Skipped
+from pyro_mcp.trees.limits import Limits, SkippedEntries
 from pyro_mcp.trees.links import leading_out
 from pyro_mcp.trees.runnable import runnable
-from pyro_mcp.trees.work import Announce, work_directory
+from pyro_mcp.trees.work import Track, work_directory
 from pyro_mcp.trees.writer import TreeWriter
 
 SAFE_MODE = 0o755
@@ -40,7 +40,7 @@ class ExportReport:
     artifact_type: Literal["file", "directory"]
     entry_count: int
     bytes_written: int
-    skipped: list[Skipped]
+    skipped: list[SkippedEntries]
     runnable: list[str]
 
 
@@ -52,11 +52,11 @@ def export_tree(
     limits: Limits | None = None,
     progress: Progress = silent,
     cancelled: threading.Event | None = None,
-    announce: Announce = contextlib.nullcontext,
+    track: Track = contextlib.nullcontext,
     treat: Callable[[Path], None] = lambda built: None,
 ) -> ExportReport:
     """Write `items` to the new path `output`, durably. For a `directory` their paths are below it; a `file` is one file
-    entry of any name. `announce` is told of the directory beside `output` in which it is built, and `treat` may change
+    entry of any name. `track` is called with the directory beside `output` in which it is built, and `treat` may change
     the content of what was built there before it is seen.
 
     Raises `Conflict` when `output` exists, `NotFound` when its parent does not, `DiskFull`, `PermissionDenied`,
@@ -64,18 +64,18 @@ def export_tree(
     left beside.
     """
 
-    def tell(entries: int, size: int) -> None:
+    def emit(entries: int, size: int) -> None:
         progress(f"Writing {output}: {count_of(entries, 'entry', 'entries', grouped=True)}, {size / 1e6:,.0f} MB", None)
 
     with disk_errors(f"export to {output}"):
         refuse_existing(output)
-        with work_directory(output.parent, ".pyro-export-", announce=announce) as work:
+        with work_directory(output.parent, ".pyro-export-", track=track) as work:
             tree = work / "tree"
             tree.mkdir()
             what = f"export to {output}"
             # A directory its owner cannot enter could not be removed again.
             bits = partial(TreeWriter, mask=SAFE_MODE, directory_bits=0o700)
-            with bits(tree, what=what, limits=limits, cancelled=cancelled, tell=tell) as writer:
+            with bits(tree, what=what, limits=limits, cancelled=cancelled, emit=emit) as writer:
                 try:
                     writer.write(_single(items) if kind == "file" else items)
                 except EntryError as error:
@@ -85,10 +85,10 @@ def export_tree(
                 writer.finish()
             built = tree / _ONLY if kind == "file" else tree
             treat(built)
-            _settle(built, output)
+            _make_durable(built, output)
     single = kind == "file"
     found = [output.name] if single else [*writer.files, *writer.links]
-    skipped += [Skipped(output.name if single else path, XATTRS) for path in writer.bare]
+    skipped += [SkippedEntries(output.name if single else path, XATTRS) for path in writer.bare]
     return ExportReport(str(output), kind, count, writer.meter.bytes, skipped, runnable(found))
 
 
@@ -120,11 +120,11 @@ def _single(items: Iterable[Entry | Piece]) -> Iterator[Entry | Piece]:
         raise EntryError("one file was asked for and none came")
 
 
-def _drop_links(writer: TreeWriter) -> list[Skipped]:
+def _drop_links(writer: TreeWriter) -> list[SkippedEntries]:
     """Remove the links that lead out. They are known by now, and nothing has followed one."""
     dropped = []
     for path in leading_out(writer.links):
-        dropped.append(Skipped(path, f"a link that leads out of the export, to {writer.links[path][:200]!a}"))
+        dropped.append(SkippedEntries(path, f"a link that leads out of the export, to {writer.links[path][:200]!a}"))
         writer.unlink(path)
     return dropped
 
@@ -144,7 +144,7 @@ def _flush(built: Path) -> None:
         os.close(descriptor)
 
 
-def _settle(built: Path, output: Path) -> None:
+def _make_durable(built: Path, output: Path) -> None:
     """What was built becomes `output`, durably or not at all."""
     _flush(built)
     _publish(built, output)

@@ -88,7 +88,7 @@ def is_text(content: bytes) -> bool:
 
 
 def _silence(old: Version | None, new: Version | None) -> str | None:
-    """Why a text patch cannot tell this change; None when it can."""
+    """Why a text patch cannot show this change; None when it can."""
     versions = [version for version in (old, new) if version is not None]
     if all(version.kind == "directory" for version in versions):
         return "directory"

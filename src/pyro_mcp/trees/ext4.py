@@ -24,7 +24,7 @@ _FAST_LINK = re.compile(rb'^Fast link dest: "(.*)"$', re.MULTILINE | re.DOTALL)
 
 
 @dataclass(frozen=True)
-class Node:
+class Inode:
     """One file of the image. `mode` is that of stat(2); sizes are as the image claims."""
 
     inode: int
@@ -54,13 +54,13 @@ class Ext4:
         # Apart, because a run that repairs something gives nothing back.
         self._check("-f", "-y", "-E", "discard")
 
-    def listing(self, inodes: Sequence[int]) -> list[dict[str, Node]]:
+    def listing(self, inodes: Sequence[int]) -> list[dict[str, Inode]]:
         """What each of the directories holds, by name."""
         return [self._entries(output) for output in self._ask([f"ls -p <{inode}>" for inode in inodes])]
 
-    def lookup(self, *names: str) -> Node | None:
+    def lookup(self, *names: str) -> Inode | None:
         """The file at a path of our own making, from the root."""
-        found: Node | None = Node(ROOT, stat.S_IFDIR, 0)
+        found: Inode | None = Inode(ROOT, stat.S_IFDIR, 0)
         for name in names:
             found = self.listing([found.inode])[0].get(name) if found else None
         return found
@@ -79,7 +79,7 @@ class Ext4:
         answers = self._ask([f"ea_get -x -V <{inode}> {name}" for inode in inodes])
         return [bytes.fromhex(answer.decode("ascii")) if _DIGITS.fullmatch(answer) else b"" for answer in answers]
 
-    def targets(self, nodes: Sequence[Node]) -> list[str]:
+    def targets(self, nodes: Sequence[Inode]) -> list[str]:
         """Where each of the symbolic links points."""
         found = []
         for node, answer in zip(nodes, self._ask([f"stat <{node.inode}>" for node in nodes]), strict=True):
@@ -88,11 +88,11 @@ class Ext4:
             found.append(target[:4096].decode("utf-8", "surrogateescape"))
         return found
 
-    def content(self, node: Node, limit: int) -> bytes:
+    def content(self, node: Inode, limit: int) -> bytes:
         """The first `limit` bytes of a file."""
         return self._run([f"cat <{node.inode}>"], limit)
 
-    def remove_below(self, directory: Node) -> int:
+    def remove_below(self, directory: Inode) -> int:
         """Free every file below `directory`, whose names `clean` then takes away; how many."""
         doomed: list[int] = []
         level, seen = [directory.inode], {ROOT, directory.inode}
@@ -111,12 +111,12 @@ class Ext4:
             self._run(requests, LISTING_BYTES, write=True)
         return len(doomed)
 
-    def _entries(self, output: bytes) -> dict[str, Node]:
-        entries: dict[str, Node] = {}
+    def _entries(self, output: bytes) -> dict[str, Inode]:
+        entries: dict[str, Inode] = {}
         for inode, mode, name, size in _ENTRY.findall(output):
             shown = name.decode("utf-8", "surrogateescape")
             if shown not in (".", "..") and int(inode):
-                entries[shown] = Node(int(inode), int(mode, 8), int(size or 0))
+                entries[shown] = Inode(int(inode), int(mode, 8), int(size or 0))
         return entries
 
     def _ask(self, requests: Sequence[str]) -> list[bytes]:

@@ -94,9 +94,9 @@ def _node(places: Sequence[tuple[int, int]]) -> bytes:
     return (_HEAD.pack(0, BLOCK, 0, 0) + _places(places, _NODE_MAX)).ljust(BLOCK, b"\0")
 
 
-def _places(places: Sequence[tuple[int, int]], most: int) -> bytes:
+def _places(places: Sequence[tuple[int, int]], max_: int) -> bytes:
     """The first one's hash is implied: its place holds how many there are."""
-    first = struct.pack("<HHI", most, len(places), places[0][1])
+    first = struct.pack("<HHI", max_, len(places), places[0][1])
     return first + b"".join(_INDEX.pack(*place) for place in places[1:])
 
 

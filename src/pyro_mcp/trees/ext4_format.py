@@ -89,8 +89,8 @@ def extent_root(runs: Sequence[Run], put: Callable[[bytes], int]) -> tuple[bytes
     return _extent_header(len(items), _ROOT_MAX, depth) + b"".join(items), own
 
 
-def _extent_header(entries: int, most: int, depth: int) -> bytes:
-    return struct.pack("<HHHHI", _EXTENT_MAGIC, entries, most, depth, 0)
+def _extent_header(entries: int, max_: int, depth: int) -> bytes:
+    return struct.pack("<HHHHI", _EXTENT_MAGIC, entries, max_, depth, 0)
 
 
 def pack_xattrs(xattrs: Sequence[tuple[str, bytes]]) -> bytes:

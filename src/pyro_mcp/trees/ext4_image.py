@@ -48,14 +48,14 @@ class ImageWriter:
         device_bytes: int,
         limits: Limits | None = None,
         cancelled: threading.Event | None = None,
-        tell: Callable[[int, int], None] | None = None,
+        emit: Callable[[int, int], None] | None = None,
     ) -> None:
         self.meter = Meter(limits or Limits(), what)
         self.checksum = 0
         """Of all paths, as `path_checksum` adds them up."""
         self._what = what
         self._cancelled = cancelled
-        self._tell = tell
+        self._emit = emit
         self._disk = Disk(descriptor, device_bytes)
         self._inodes = [bytes(ext4.INODE_BYTES)] * (ext4.FIRST_INODE - 1)
         """Packed, by number less one; a directory's is empty until its names are known."""
@@ -83,8 +83,8 @@ class ImageWriter:
         self.meter.add(entry.path, entry.size)
         if self._cancelled is not None and self._cancelled.is_set():
             raise Cancelled(f"cannot finish to {self._what}: cancelled")
-        if self._tell is not None and self.meter.entries % _TELL_EVERY == 0:
-            self._tell(self.meter.entries, self.meter.bytes)
+        if self._emit is not None and self.meter.entries % _TELL_EVERY == 0:
+            self._emit(self.meter.entries, self.meter.bytes)
         above, _, name = entry.path.rpartition("/")
         parent = self._directories.get(above)
         if parent is None:
@@ -135,10 +135,10 @@ class ImageWriter:
         return self._inode(mode, entry, size, [(0, self._disk.put(target), 1)], xattrs=0)
 
     def _file(self, entry: Entry) -> bytes:
-        wanted = _block_runs(entry)
-        if wanted and wanted[-1][0] + wanted[-1][1] > ext4.FILE_BLOCKS_MAX:
+        needed = _block_runs(entry)
+        if needed and needed[-1][0] + needed[-1][1] > ext4.FILE_BLOCKS_MAX:
             raise self._refused(f"{entry.path!a} is larger than a file can be")
-        runs = [(logical, self._disk.take(count), count) for logical, count in wanted]
+        runs = [(logical, self._disk.take(count), count) for logical, count in needed]
         self._open = (entry, runs)
         xattrs = self._attributes(entry)
         return self._inode(stat.S_IFREG | entry.mode, entry, entry.size, runs, xattrs=xattrs)

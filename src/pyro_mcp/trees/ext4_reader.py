@@ -1,6 +1,6 @@
 """A seed image read by this host, without mounting it: the counterpart of `ext4_image`, and of nothing else.
 
-Images of a guest's are for `ext4`; here is no journal to replay and no layout but ours. Damage is told, not followed.
+Images of a guest's are for `ext4`; here is no journal to replay and no layout but ours. Damage is an error.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _NAME = struct.Struct("<IHBB")
 
 @dataclass(frozen=True)
 class SeedNode:
-    """One file of the image, as stat(2) would tell it. `number` is the same for all names of one file."""
+    """One file of the image, as stat(2) would report it. `number` is the same for all names of one file."""
 
     number: int
     mode: int

@@ -1,4 +1,4 @@
-"""Putting hunks into a file: where the header says, or where their lines stand by now."""
+"""Applies hunks to a file: at the line of the header, or where their lines are now."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ mark); without any white space at the end. The first way that fits anywhere coun
 
 
 @dataclass
-class _Place:
+class _HunkMatch:
     at: int
     level: int
 
@@ -46,13 +46,13 @@ def _in_order(name: str, content: bytes, hunks: list[Hunk]) -> bytes:
     result: list[bytes] = []
     done, drift = 0, 0
     for hunk in hunks:
-        place = _find(lines, done, hunk, drift)
-        if place is None:
+        match = _find(lines, done, hunk, drift)
+        if match is None:
             raise _misfit(name, lines, done, hunk, drift)
-        result += lines[done : place.at]
-        result += _replaced(lines, place, hunk)
-        done = place.at + len(hunk.side(b"-"))
-        drift = place.at - _expected(hunk, 0) if hunk.start is not None else drift
+        result += lines[done : match.at]
+        result += _replaced(lines, match, hunk)
+        done = match.at + len(hunk.side(b"-"))
+        drift = match.at - _expected(hunk, 0) if hunk.start is not None else drift
     result += lines[done:]
     # Only the last line may lack its end.
     ended = [line if line.endswith(b"\n") else line + b"\n" for line in result[:-1]]
@@ -65,42 +65,42 @@ def _expected(hunk: Hunk, drift: int) -> int:
     return hunk.start - (1 if hunk.side(b"-") else 0) + drift
 
 
-def _find(lines: list[bytes], begin: int, hunk: Hunk, drift: int) -> _Place | None:
+def _find(lines: list[bytes], begin: int, hunk: Hunk, drift: int) -> _HunkMatch | None:
     old = hunk.side(b"-")
     if not old:
         spot = 0 if not lines else _expected(hunk, drift) if hunk.start is not None else -1
-        return _Place(spot, 0) if begin <= spot <= len(lines) else None
+        return _HunkMatch(spot, 0) if begin <= spot <= len(lines) else None
     for level, key in enumerate(_LEVELS):
-        wanted = [key(line) for line in old]
+        target = [key(line) for line in old]
         present = lines if level == 0 else [key(line) for line in lines]
         at = None if hunk.start is None else _expected(hunk, drift)
-        if at is not None and at >= begin and present[at : at + len(old)] == wanted:
-            return _Place(at, level)
-        places = _occurrences(present, wanted, begin)
+        if at is not None and at >= begin and present[at : at + len(old)] == target:
+            return _HunkMatch(at, level)
+        places = _occurrences(present, target, begin)
         if places and (at is not None or len(places) == 1):
-            return _Place(min(places, key=lambda place: abs(place - (at or 0))), level)
+            return _HunkMatch(min(places, key=lambda match: abs(match - (at or 0))), level)
         if places:
             return None
     return None
 
 
-def _occurrences(present: list[bytes], wanted: list[bytes], begin: int) -> list[int]:
+def _occurrences(present: list[bytes], target: list[bytes], begin: int) -> list[int]:
     found = []
     at = begin
     try:
         while True:
-            at = present.index(wanted[0], at)
-            if present[at : at + len(wanted)] == wanted:
+            at = present.index(target[0], at)
+            if present[at : at + len(target)] == target:
                 found.append(at)
             at += 1
     except ValueError:
         return found
 
 
-def _replaced(lines: list[bytes], place: _Place, hunk: Hunk) -> list[bytes]:
-    if place.level == 0:
+def _replaced(lines: list[bytes], match: _HunkMatch, hunk: Hunk) -> list[bytes]:
+    if match.level == 0:
         return hunk.side(b"+")
-    old = lines[place.at : place.at + len(hunk.side(b"-"))]
+    old = lines[match.at : match.at + len(hunk.side(b"-"))]
     crlf = sum(line.endswith(b"\r\n") for line in old) * 2 > len(old)
     result, at = [], 0
     for sign, line in hunk.lines:
@@ -136,21 +136,21 @@ def _misfit(name: str, lines: list[bytes], begin: int, hunk: Hunk, drift: int) -
     return InvalidArgument(f"{what} {cause}", hint=_excerpt(lines, at))
 
 
-def _closest(present: list[bytes], wanted: list[bytes], begin: int, expected: int) -> tuple[int, int]:
-    """Where most of `wanted` stands, near `expected`, and which of its lines is the first that does not."""
+def _closest(present: list[bytes], target: list[bytes], begin: int, expected: int) -> tuple[int, int]:
+    """Where most of `target` stands, near `expected`, and which of its lines is the first that does not."""
     expected = max(begin, min(expected, len(present)))
-    sample = wanted[:_WINDOW]
+    sample = target[:_WINDOW]
     best, best_score = expected, 0
     for at in sorted(
         range(max(begin, expected - _WINDOW), min(len(present), expected + _WINDOW) + 1),
-        key=lambda place: abs(place - expected),
+        key=lambda match: abs(match - expected),
     ):
         score = sum(map(bytes.__eq__, present[at : at + len(sample)], sample))
         if score > best_score:
             best, best_score = at, score
-    found = present[best : best + len(wanted)]
-    wrong = next((index for index, (a, b) in enumerate(zip(found, wanted, strict=False)) if a != b), len(found))
-    return best, min(wrong, len(wanted) - 1)
+    found = present[best : best + len(target)]
+    wrong = next((index for index, (a, b) in enumerate(zip(found, target, strict=False)) if a != b), len(found))
+    return best, min(wrong, len(target) - 1)
 
 
 def _said(line: bytes) -> str:

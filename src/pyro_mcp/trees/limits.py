@@ -1,4 +1,4 @@
-"""What a tree may amount to before it is refused, and the note of what was left out of one."""
+"""The limits of a tree, and the record of what was left out of it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Limits:
 
 
 @dataclass(frozen=True)
-class Skipped:
+class SkippedEntries:
     """A member that was left out or altered, and why. `path` is relative to the root, bytes as lone surrogates."""
 
     path: str
@@ -44,8 +44,8 @@ class Meter:
         if self.entries > self._limits.entries:
             raise self._refused(f"more than {self._limits.entries:,} files and directories")
         if self.bytes > self._limits.bytes:
-            most = f"{self._limits.bytes:,} bytes, holes in sparse files counted"
-            raise self._refused(f"more than {most}; passed at {ascii(path)[1:-1][:300]}")
+            max_ = f"{self._limits.bytes:,} bytes, holes in sparse files counted"
+            raise self._refused(f"more than {max_}; passed at {ascii(path)[1:-1][:300]}")
 
     def _refused(self, cause: str) -> InvalidArgument:
         return InvalidArgument(f"cannot {self._what}: {cause}", hint="Leave out what the work does not need")

@@ -1,4 +1,4 @@
-"""Which exported files could make a program of the host run something, merely because somebody works beside them."""
+"""Which exported files could make a program of the host run code, such as hooks and editor settings."""
 
 from __future__ import annotations
 

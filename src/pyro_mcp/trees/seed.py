@@ -14,7 +14,7 @@ from pyro_mcp.system.progress import Progress, silent
 from pyro_mcp.trees.archive import ArchiveSource
 from pyro_mcp.trees.ext4_image import ImageWriter, path_checksum
 from pyro_mcp.trees.ext4_reader import SeedImage
-from pyro_mcp.trees.limits import Limits, Skipped
+from pyro_mcp.trees.limits import Limits, SkippedEntries
 from pyro_mcp.trees.source import DirectorySource
 from pyro_mcp.trees.work import work_directory
 
@@ -30,7 +30,7 @@ class SeedReport:
     destination: str
     entry_count: int
     bytes_written: int
-    skipped: list[Skipped]
+    skipped: list[SkippedEntries]
 
 
 def open_source(path: Path, *, limits: Limits | None = None, cancelled: threading.Event | None = None) -> Source:
@@ -60,7 +60,7 @@ def build_seed(
     then `image` is as it was.
     """
 
-    def tell(entries: int, size: int) -> None:
+    def emit(entries: int, size: int) -> None:
         progress(
             f"Reading {seed_path}: {count_of(entries, 'entry', 'entries', grouped=True)}, {size / 1e6:,.0f} MB", None
         )
@@ -74,7 +74,7 @@ def build_seed(
                 device_bytes=device_bytes,
                 limits=limits,
                 cancelled=cancelled,
-                tell=tell,
+                emit=emit,
             )
             writer.write(source)
             progress(f"Packing {count_of(writer.meter.entries, 'entry', 'entries', grouped=True)}", None)

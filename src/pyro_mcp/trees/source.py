@@ -21,7 +21,7 @@ from pyro_mcp.protocol.entries import MAX_DEPTH, MAX_EXTENTS, Entry, EntryError,
 from pyro_mcp.system.atomic import disk_errors
 from pyro_mcp.system.sparse import extents
 from pyro_mcp.trees.attributes import PRIVILEGED, TIME, kept_time, kept_xattrs
-from pyro_mcp.trees.limits import Limits, Meter, Skipped
+from pyro_mcp.trees.limits import Limits, Meter, SkippedEntries
 
 CHUNK = 1024 * 1024
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -55,7 +55,7 @@ class DirectorySource:
     mode = "directory"
 
     def __init__(self, root: Path, *, limits: Limits | None = None, cancelled: threading.Event | None = None) -> None:
-        self.skipped: list[Skipped] = []
+        self.skipped: list[SkippedEntries] = []
         self._root = root
         self._limits = limits or Limits()
         self._meter = Meter(self._limits, f"import {root}")
@@ -85,7 +85,7 @@ class DirectorySource:
         self, level: _Level, meter: Meter, above: frozenset[tuple[int, int]], links: set[tuple[int, int]]
     ) -> None:
         """Count what is below `level` before anything is read, so that too much is refused at once. What goes wrong
-        here goes wrong again, and is told then."""
+        here goes wrong again, and is reported then."""
         self._require_wanted()
         above |= {level.identity}
         below = []
@@ -227,7 +227,7 @@ class DirectorySource:
         self._skip(path, _why(error))
 
     def _skip(self, path: str, reason: str) -> None:
-        self.skipped.append(Skipped(path, reason))
+        self.skipped.append(SkippedEntries(path, reason))
 
 
 def _contents(descriptor: int, entry: Entry, about: os.stat_result) -> Iterator[Entry | Piece | None]:

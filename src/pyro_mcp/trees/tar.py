@@ -33,7 +33,7 @@ class Damaged(Exception):
     """Why an archive cannot be read, on its way to a message."""
 
 
-class Stream(Protocol):
+class ByteStream(Protocol):
     """The archive without its packing. `position` counts what was read and skipped; `behind` what stands behind the
     packing's end."""
 
@@ -48,7 +48,7 @@ class Stream(Protocol):
 
 
 class Member(NamedTuple):
-    """One member as the archive tells it. `size` is that of the file, `offset` and `stored` say where its bytes are,
+    """One member, as archived. `size` is that of the file, `offset` and `stored` say where its bytes are,
     and `extents` where in the file they belong if it is sparse."""
 
     name: str
@@ -81,7 +81,7 @@ class _Extras:
         return {key: value for key, value in {**self.everywhere, **dict(self.records)}.items() if value}
 
 
-def read_members(stream: Stream) -> Iterator[Member]:
+def read_members(stream: ByteStream) -> Iterator[Member]:
     """Every member to the mark of the end, the stream then behind that. Raises `Damaged`."""
     extras, last = _Extras(), ""
     while True:
@@ -115,16 +115,16 @@ def show(name: str) -> str:
 
 def _verify(block: bytes, where: str) -> None:
     try:
-        wanted = _number(block[148:156], "a checksum")
+        expected = _number(block[148:156], "a checksum")
     except Damaged:
-        wanted = -1
+        expected = -1
     plain = sum(block) - sum(block[148:156]) + 8 * 32
     signed = plain - 256 * sum(byte > 127 for byte in block[:148] + block[156:])
-    if wanted not in (plain, signed):
+    if expected not in (plain, signed):
         raise Damaged(f"the header {where} is damaged: its checksum differs" if where else "it is no tar archive")
 
 
-def _extension(stream: Stream, size: int, where: str) -> bytes:
+def _extension(stream: ByteStream, size: int, where: str) -> bytes:
     if not 0 <= size <= _EXTENSION_MAX:
         raise Damaged(
             f"an extended header of {count_of(size, 'byte', grouped=True)} {where}; at most {_EXTENSION_MAX:,} fit"
@@ -162,7 +162,7 @@ def _records(data: bytes, where: str) -> Records:
     return found
 
 
-def _member(stream: Stream, block: bytes, extras: _Extras) -> Member:
+def _member(stream: ByteStream, block: bytes, extras: _Extras) -> Member:
     fields = extras.fields()
     raw = fields.get(b"GNU.sparse.name") or fields.get(b"path") or extras.name or _header_name(block)
     name, flag = _text(raw), block[156:157]
@@ -223,7 +223,7 @@ def _mtime(block: bytes, fields: dict[bytes, bytes], name: str) -> int:
 
 
 def _sparse(
-    stream: Stream, block: bytes, extras: _Extras, fields: dict[bytes, bytes], name: str, stored: int
+    stream: ByteStream, block: bytes, extras: _Extras, fields: dict[bytes, bytes], name: str, stored: int
 ) -> tuple[int, Extents | None]:
     """The size of a file and, of a sparse one, where its data belong. A map that precedes the data is read."""
     what = f"the map of {show(name)}"
@@ -239,9 +239,9 @@ def _sparse(
     if b"GNU.sparse.map" in fields:
         numbers = [_decimal(text, what) for text in fields[b"GNU.sparse.map"].split(b",")]
     else:
-        wanted = (b"GNU.sparse.offset", b"GNU.sparse.numbytes")
-        parts = [(key, value) for key, value in extras.records if key in wanted]
-        if any(key != wanted[at % 2] for at, (key, _) in enumerate(parts)):
+        expected = (b"GNU.sparse.offset", b"GNU.sparse.numbytes")
+        parts = [(key, value) for key, value in extras.records if key in expected]
+        if any(key != expected[at % 2] for at, (key, _) in enumerate(parts)):
             raise Damaged(f"{what} is out of order")
         numbers = [_decimal(value, what) for _, value in parts]
     if len(numbers) % 2 or len(numbers) != 2 * _decimal(fields.get(b"GNU.sparse.numblocks", b"0"), what):
@@ -249,7 +249,7 @@ def _sparse(
     return _bounded(_decimal(fields[b"GNU.sparse.size"], what), what), _pairs(numbers)
 
 
-def _old_map(stream: Stream, block: bytes, what: str) -> Extents:
+def _old_map(stream: ByteStream, block: bytes, what: str) -> Extents:
     numbers: list[int] = []
     part, more = block[386:482], block[482]
     while True:
@@ -267,7 +267,7 @@ def _old_map(stream: Stream, block: bytes, what: str) -> Extents:
         part, more = following[:504], following[504]
 
 
-def _leading_map(stream: Stream, stored: int, what: str) -> Extents:
+def _leading_map(stream: ByteStream, stored: int, what: str) -> Extents:
     lines: list[bytes] = []
     rest, read = b"", 0
     while not lines or len(lines) < 1 + 2 * _decimal(lines[0], what):

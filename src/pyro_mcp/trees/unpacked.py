@@ -7,7 +7,7 @@ import zlib
 from collections.abc import Callable
 from typing import IO
 
-from pyro_mcp.trees.tar import Damaged, Stream
+from pyro_mcp.trees.tar import ByteStream, Damaged
 
 CHUNK = 256 * 1024
 _PACKINGS = (("bzip2", b"BZh"), ("xz", b"\xfd7zXZ\0"), ("zstd", b"\x28\xb5\x2f\xfd"), ("zip", b"PK\x03\x04"))
@@ -37,19 +37,19 @@ class Plain:
 
 
 class Gzip:
-    """What a gzip file of one or several members unfolds to. `most` bytes are let out, `wanted` is asked meanwhile.
+    """The content of a gzip file of one or several members: at most `max_` bytes, calling `still_needed` meanwhile.
 
     As other readers do, it ignores what stands `behind` the last member, but counts it unless it is padding.
     """
 
-    def __init__(self, file: IO[bytes], *, most: int, ratio: int, wanted: Callable[[], None]) -> None:
+    def __init__(self, file: IO[bytes], *, max_: int, ratio: int, still_needed: Callable[[], None]) -> None:
         self.position = 0
         self.behind = 0
         self._file = file
         self._at = 0
-        self._most = most
+        self._max = max_
         self._ratio = ratio
-        self._wanted = wanted
+        self._still_needed = still_needed
         self._inflate = zlib.decompressobj(31)
         self._input = b""
         self._ready = bytearray()
@@ -72,7 +72,7 @@ class Gzip:
         return True
 
     def _more(self) -> None:
-        self._wanted()
+        self._still_needed()
         if self._inflate.eof:
             self._next_member()
             return
@@ -86,7 +86,7 @@ class Gzip:
             raise Damaged(f"its gzip stream is damaged ({error})") from None
         self._input = self._inflate.unconsumed_tail or self._inflate.unused_data
         self._ready += data
-        if self.position + len(self._ready) > self._most:
+        if self.position + len(self._ready) > self._max:
             raise Damaged(f"it unfolds to more than {self._ratio} times its size")
 
     def _next_member(self) -> None:
@@ -111,7 +111,7 @@ class Gzip:
         return data
 
 
-def unpacked(file: IO[bytes], *, ratio: int, free_bytes: int, wanted: Callable[[], None]) -> Stream:
+def unpacked(file: IO[bytes], *, ratio: int, free_bytes: int, still_needed: Callable[[], None]) -> ByteStream:
     """The file's content from the beginning. Raises `Damaged` for packings that are not read."""
     magic = os.pread(file.fileno(), 6, 0)
     for name, mark in _PACKINGS:
@@ -119,5 +119,5 @@ def unpacked(file: IO[bytes], *, ratio: int, free_bytes: int, wanted: Callable[[
             raise Damaged(f"it is packed with {name}; {', '.join(SUFFIXES)} are read")
     if not magic.startswith(_GZIP):
         return Plain(file)
-    most = max(free_bytes, os.fstat(file.fileno()).st_size * ratio)
-    return Gzip(file, most=most, ratio=ratio, wanted=wanted)
+    max_ = max(free_bytes, os.fstat(file.fileno()).st_size * ratio)
+    return Gzip(file, max_=max_, ratio=ratio, still_needed=still_needed)

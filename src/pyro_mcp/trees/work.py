@@ -1,7 +1,7 @@
 """Private directories beside a result in which it is built.
 
 What a killed process left there goes at the next turn in the same place, or when the one who was told of it before it
-was made (`Announce`) says so.
+was made (`Track`) says so.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ _FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _SETTLED_SECONDS = 60.0
 """A directory younger than this may not be locked yet by whoever made it."""
 
-Announce = Callable[[Path], contextlib.AbstractContextManager[object]]
-"""`announce(work)`: entered before the directory `work` is made and left after it is gone."""
+Track = Callable[[Path], contextlib.AbstractContextManager[object]]
+"""`track(work)`: entered before the directory `work` is made and left after it is gone."""
 
 
 @contextlib.contextmanager
-def work_directory(parent: Path, prefix: str, *, announce: Announce = contextlib.nullcontext) -> Iterator[Path]:
+def work_directory(parent: Path, prefix: str, *, track: Track = contextlib.nullcontext) -> Iterator[Path]:
     """A new directory `parent/<prefix>…`, 0700, removed at the end whatever happens. Raises `OSError`."""
     sweep(parent, prefix)
     work = parent / f"{prefix}{secrets.token_hex(8)}"
-    with announce(work):
+    with track(work):
         work.mkdir(0o700)
         try:
             descriptor = os.open(work, _FLAGS)

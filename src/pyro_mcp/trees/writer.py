@@ -42,7 +42,7 @@ class TreeWriter:
         xattrs: bool = False,
         limits: Limits | None = None,
         cancelled: threading.Event | None = None,
-        tell: Callable[[int, int], None] | None = None,
+        emit: Callable[[int, int], None] | None = None,
     ) -> None:
         self.root = root
         self.files: dict[str, int] = {}
@@ -58,7 +58,7 @@ class TreeWriter:
         self._directory_bits = directory_bits
         self._xattrs = xattrs
         self._cancelled = cancelled
-        self._tell = tell
+        self._emit = emit
         self._root = os.open(root, _DIRECTORY)
         self._parent: tuple[str, int] = ("", self._root)
         self._open: tuple[Entry, int] | None = None
@@ -104,8 +104,8 @@ class TreeWriter:
         self.meter.add(entry.path, entry.size)
         if self._cancelled is not None and self._cancelled.is_set():
             raise Cancelled(f"cannot finish to {self._what}: cancelled")
-        if self._tell is not None and self.meter.entries % _TELL_EVERY == 0:
-            self._tell(self.meter.entries, self.meter.bytes)
+        if self._emit is not None and self.meter.entries % _TELL_EVERY == 0:
+            self._emit(self.meter.entries, self.meter.bytes)
         parent, _, name = entry.path.rpartition("/")
         try:
             self._make(entry, self._directory(parent), name)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import pytest
 from agentlab import Scripted
 
-from pyro_mcp.engine import agent as asking
+from pyro_mcp.engine import agent as agent_module
 from pyro_mcp.engine import cancel
 from pyro_mcp.engine.files.files import list_files, read_file, write_file
 from pyro_mcp.errors import Cancelled, Conflict, MachineFailed, NotFound, ProtocolError
@@ -57,8 +57,8 @@ def test_a_machine_that_goes_away_is_told(scripted: Scripted, verb: str, told: s
 
 
 def test_silence_of_an_agent_that_lives_ends_late(scripted: Scripted, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(asking, "SILENCE_SECONDS", 0.05)
-    monkeypatch.setattr(asking, "PATIENCE_SECONDS", 0.2)
+    monkeypatch.setattr(agent_module, "SILENCE_SECONDS", 0.05)
+    monkeypatch.setattr(agent_module, "PATIENCE_SECONDS", 0.2)
     over = threading.Event()
     place = scripted(lambda stream: over.wait(30) and None)
     with pytest.raises(MachineFailed, match="is alive and has not answered within 0"):
@@ -68,13 +68,13 @@ def test_silence_of_an_agent_that_lives_ends_late(scripted: Scripted, monkeypatc
 
 
 def test_an_agent_that_is_silent_and_lives_is_waited_for(scripted: Scripted, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(asking, "SILENCE_SECONDS", 0.02)
+    monkeypatch.setattr(agent_module, "SILENCE_SECONDS", 0.02)
     place = scripted(lambda stream: time.sleep(0.5) or stream.result({"number": 4}))
     assert place.agent.request(Call(None), "file_read", {}, Number).number == 4
 
 
 def test_silence_of_an_agent_without_a_sign_of_life_ends(scripted: Scripted, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(asking, "SILENCE_SECONDS", 0.05)
+    monkeypatch.setattr(agent_module, "SILENCE_SECONDS", 0.05)
     monkeypatch.setattr(cancel, "PONG_SECONDS", 0.05)
     over, watched = threading.Event(), threading.Event()
 
@@ -95,8 +95,8 @@ def test_silence_of_an_agent_without_a_sign_of_life_ends(scripted: Scripted, mon
 
 
 def test_an_agent_that_takes_nothing_ends_a_large_upload(scripted: Scripted, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(asking, "SILENCE_SECONDS", 0.05)
-    monkeypatch.setattr(asking, "PATIENCE_SECONDS", 0.2)
+    monkeypatch.setattr(agent_module, "SILENCE_SECONDS", 0.05)
+    monkeypatch.setattr(agent_module, "PATIENCE_SECONDS", 0.2)
     over = threading.Event()
     place = scripted(lambda stream: over.wait(10) and None)
     with pytest.raises(MachineFailed, match="has not answered"):
@@ -105,7 +105,7 @@ def test_an_agent_that_takes_nothing_ends_a_large_upload(scripted: Scripted, mon
 
 
 def test_a_slow_upload_is_not_silence(scripted: Scripted, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(asking, "SILENCE_SECONDS", 1.0)
+    monkeypatch.setattr(agent_module, "SILENCE_SECONDS", 1.0)
 
     def handler(stream: Stream) -> None:
         count = 0

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fleetlab import SIZE, Ears, engine_at, processes_of
+from fleetlab import SIZE, CallRecorder, engine_at, processes_of
 
 from pyro_mcp.api import exec as workspace_exec
 from pyro_mcp.api import workspace
@@ -51,7 +51,7 @@ def engine(tmp_path: Path) -> Iterator[Engine]:
 
 def cycle(engine: Engine, number: int) -> bool:
     """A workspace, or every third time a one-shot run; whether it came up."""
-    call = Ears(engine).call
+    call = CallRecorder(engine).call
     try:
         if number % 3 == 0:
             assert engine.vms.run(call, "debian:12", command="echo 1", timeout_seconds=20, stdin=None, **SIZE).stdout

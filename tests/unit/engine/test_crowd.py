@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from fleetlab import Ears, engine_at, processes_of
+from fleetlab import CallRecorder, engine_at, processes_of
 
 from pyro_mcp.api import exec as workspace_exec
 from pyro_mcp.api import service, workspace
@@ -27,7 +27,7 @@ def engine(tmp_path: Path) -> Iterator[Engine]:
 def create(engine: Engine, number: int) -> str | None:
     try:
         return workspace.create_workspace.function(
-            Ears(engine).call,
+            CallRecorder(engine).call,
             environment="debian:12",
             name=f"n{number}",
             mem_mib=128,
@@ -40,7 +40,7 @@ def create(engine: Engine, number: int) -> str | None:
 
 def live(engine: Engine, ref: str) -> tuple[str, int]:
     """Write into it, and publish a port of it; what it holds and the port on this host."""
-    call = Ears(engine).call
+    call = CallRecorder(engine).call
     command = f"echo {ref} >> mine; sleep 0.2; cat mine"
     said = workspace_exec.exec_workspace.function(call, ref, command=command).stdout
     started = service.start_service.function(call, ref, "web", command="sleep 600", published_ports=[8000])

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fleetlab import Ears, engine_at, processes_of
+from fleetlab import CallRecorder, engine_at, processes_of
 
 from pyro_mcp.api import export, snapshot, sync, workspace
 from pyro_mcp.api import file as files
@@ -45,7 +45,7 @@ def tree(tmp_path: Path) -> Path:
 
 
 def do(engine: Engine, operation: Any, **params: Any) -> dict[str, Any]:
-    answer: dict[str, Any] = operation.answer(Ears(engine).call, params)
+    answer: dict[str, Any] = operation.answer(CallRecorder(engine).call, params)
     return answer
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fleetlab import Ears, engine_at, processes_of
+from fleetlab import CallRecorder, engine_at, processes_of
 
 from pyro_mcp.api import exec as workspace_exec
 from pyro_mcp.api import export, service, shell, snapshot, sync, workspace
@@ -103,7 +103,7 @@ def engine(tmp_path: Path) -> Iterator[Engine]:
 
 
 def do(engine: Engine, operation: Any, **params: Any) -> dict[str, Any]:
-    answer: dict[str, Any] = operation.answer(Ears(engine).call, params)
+    answer: dict[str, Any] = operation.answer(CallRecorder(engine).call, params)
     return answer
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fleetlab import SIZE, Ears, engine_at, processes_of
+from fleetlab import SIZE, CallRecorder, engine_at, processes_of
 
 from pyro_mcp.engine.engine import Engine
 from pyro_mcp.errors import (
@@ -52,44 +52,44 @@ def nothing_left(engine: Engine) -> None:
 
 
 def run(
-    ears: Ears, command: str | list[str], *, timeout_seconds: int = 20, stdin: Any = None, **changes: Any
+    recorder: CallRecorder, command: str | list[str], *, timeout_seconds: int = 20, stdin: Any = None, **changes: Any
 ) -> RunResult:
-    return ears.call.engine.vms.run(
-        ears.call, "debian:12", command=command, timeout_seconds=timeout_seconds, stdin=stdin, **{**SIZE, **changes}
+    return recorder.call.engine.vms.run(
+        recorder.call, "debian:12", command=command, timeout_seconds=timeout_seconds, stdin=stdin, **{**SIZE, **changes}
     )
 
 
 def test_a_run_leaves_nothing(engine: Engine) -> None:
-    ears = Ears(engine)
-    result = run(ears, ["sh", "-c", "echo out; echo err >&2; exit 3"])
+    recorder = CallRecorder(engine)
+    result = run(recorder, ["sh", "-c", "echo out; echo err >&2; exit 3"])
     assert (result.stdout, result.stderr, result.exit_code) == ("out\n", "err\n", 3)
     assert (result.execution_mode, result.isolation) == ("host_compat", "none")
     assert result.command == "sh -c 'echo out; echo err >&2; exit 3'"
     assert result.cleanup.deleted
-    assert ears.output == {1: b"out\n", 2: b"err\n"}
-    assert "WITHOUT isolation" in ears.notices[0]
+    assert recorder.output == {1: b"out\n", 2: b"err\n"}
+    assert "WITHOUT isolation" in recorder.notices[0]
     assert engine.fleet.rows() == []
     nothing_left(engine)
 
 
 def test_a_line_goes_to_the_shell(engine: Engine) -> None:
-    result = run(Ears(engine), "echo $((6*7)) | tr 2 x")
+    result = run(CallRecorder(engine), "echo $((6*7)) | tr 2 x")
     assert (result.stdout, result.command) == ("4x\n", "echo $((6*7)) | tr 2 x")
 
 
 def test_input_reaches_the_command(engine: Engine) -> None:
-    assert run(Ears(engine), ["wc", "-c"], stdin=[b"x" * 300_000] * 10).stdout == "3000000\n"
-    assert run(Ears(engine), ["cat"], stdin=b"all at once").stdout == "all at once"
+    assert run(CallRecorder(engine), ["wc", "-c"], stdin=[b"x" * 300_000] * 10).stdout == "3000000\n"
+    assert run(CallRecorder(engine), ["cat"], stdin=b"all at once").stdout == "all at once"
 
 
 def test_a_timeout_kills_and_is_a_result(engine: Engine) -> None:
-    result = run(Ears(engine), "echo before; sleep 60 & sleep 60", timeout_seconds=1)
+    result = run(CallRecorder(engine), "echo before; sleep 60 & sleep 60", timeout_seconds=1)
     assert (result.exit_code, result.timed_out, result.stdout) == (124, True, "before\n")
     nothing_left(engine)
 
 
 def test_a_flood_is_captured_in_bounds(engine: Engine) -> None:
-    result = run(Ears(engine), "head -c 30000000 /dev/zero | tr '\\0' x; echo end")
+    result = run(CallRecorder(engine), "head -c 30000000 /dev/zero | tr '\\0' x; echo end")
     assert result.truncated
     assert len(result.stdout) < 1_100_000
     assert result.stdout.endswith("end\n")
@@ -97,41 +97,41 @@ def test_a_flood_is_captured_in_bounds(engine: Engine) -> None:
 
 
 def test_cancel_ends_the_command_and_the_machine(engine: Engine) -> None:
-    ears = Ears(engine)
-    threading.Thread(target=lambda: (ears.wrote.wait(), ears.call.cancel())).start()
+    recorder = CallRecorder(engine)
+    threading.Thread(target=lambda: (recorder.wrote.wait(), recorder.call.cancel())).start()
     with pytest.raises(Cancelled):
-        run(ears, "echo here; sleep 300")
+        run(recorder, "echo here; sleep 300")
     assert engine.fleet.rows() == []
     nothing_left(engine)
 
 
 def test_a_machine_that_dies_is_told_and_removed(engine: Engine) -> None:
-    ears = Ears(engine)
+    recorder = CallRecorder(engine)
 
     def kill() -> None:
-        ears.wrote.wait()
+        recorder.wrote.wait()
         (seen,) = engine.fleet.list_processes()
         assert seen.pid
         os.kill(seen.pid, signal.SIGKILL)
 
     threading.Thread(target=kill).start()
     with pytest.raises(MachineFailed, match="is gone"):
-        run(ears, "echo here; sleep 300")
+        run(recorder, "echo here; sleep 300")
     assert engine.fleet.rows() == []
     nothing_left(engine)
 
 
 def test_a_machine_deleted_during_its_command_is_told(engine: Engine) -> None:
-    ears = Ears(engine)
+    recorder = CallRecorder(engine)
     threading.Thread(
-        target=lambda: (ears.wrote.wait(), engine.fleet.remove(engine.fleet.rows()[0].machine_id, "a test"))
+        target=lambda: (recorder.wrote.wait(), engine.fleet.remove(engine.fleet.rows()[0].machine_id, "a test"))
     ).start()
     with pytest.raises(TimedOut, match="a test"):
-        run(ears, "echo here; sleep 300")
+        run(recorder, "echo here; sleep 300")
 
 
 def test_a_whole_life(engine: Engine) -> None:
-    call = Ears(engine).call
+    call = CallRecorder(engine).call
     vms = engine.vms
     made = vms.create(call, "debian:12", **SIZE)
     assert (made.state, made.isolation, made.ttl_seconds) == ("created", None, 600)
@@ -150,7 +150,7 @@ def test_a_whole_life(engine: Engine) -> None:
 
 
 def test_an_unknown_machine_is_refused_with_the_known_ones(engine: Engine) -> None:
-    made = engine.vms.create(Ears(engine).call, "debian:12", **SIZE)
+    made = engine.vms.create(CallRecorder(engine).call, "debian:12", **SIZE)
     with pytest.raises(NotFound) as caught:
         engine.vms.delete("vm-000000000000")
     assert made.vm_id in str(caught.value)
@@ -168,13 +168,13 @@ def test_what_cannot_be_is_refused_before_anything_is_made(engine: Engine) -> No
         (IsolationUnavailable, {"allow_host_compat": False}),
     ]:
         with pytest.raises(error):
-            run(Ears(engine), "true", **changes)
+            run(CallRecorder(engine), "true", **changes)
     assert not (engine.settings.state_dir / "machines").exists()
 
 
 def test_admission_counts_machines_and_memory(tmp_path: Path) -> None:
     engine = engine_at(tmp_path / "state", max_machines=3, memory_limit_mib=400)
-    call = Ears(engine).call
+    call = CallRecorder(engine).call
     made = [engine.vms.create(call, "debian:12", **SIZE) for _ in range(3)]
     with pytest.raises(Capacity, match="3 of at most 3"):
         engine.vms.create(call, "debian:12", **SIZE)
@@ -196,7 +196,7 @@ def test_admission_counts_what_a_machine_takes_besides_its_memory(tmp_path: Path
         capabilities = dataclasses.replace(HostDriver.capabilities, overhead_mib=100)
 
     engine = engine_at(tmp_path / "state", driver=Emulated(), memory_limit_mib=500)
-    call = Ears(engine).call
+    call = CallRecorder(engine).call
     with pytest.raises(Capacity, match="450 MiB, which takes 100 MiB besides: 0 of 500 MiB are taken") as caught:
         engine.vms.create(call, "debian:12", **{**SIZE, "mem_mib": 450})
     assert "at most 400 MiB" in str(caught.value.hint)
@@ -217,7 +217,7 @@ def test_many_at_once_are_admitted_exactly(tmp_path: Path) -> None:
 
     def one(number: int) -> str:
         try:
-            return run(Ears(engine), f"until [ -e {go} ]; do sleep 0.05; done; echo {number}").stdout
+            return run(CallRecorder(engine), f"until [ -e {go} ]; do sleep 0.05; done; echo {number}").stdout
         except Capacity:
             refused.append(number)
             if len(refused) == 8:
@@ -240,9 +240,9 @@ def test_a_boot_that_fails_leaves_nothing(tmp_path: Path) -> None:
 
     engine = engine_at(tmp_path / "state", driver=Broken())
     with pytest.raises(MachineFailed, match="it is broken"):
-        run(Ears(engine), "true")
+        run(CallRecorder(engine), "true")
     assert engine.fleet.rows() == []
-    call = Ears(engine).call
+    call = CallRecorder(engine).call
     made = engine.vms.create(call, "debian:12", **SIZE)
     with pytest.raises(MachineFailed):
         engine.vms.start(call, made.vm_id)
@@ -254,7 +254,7 @@ def test_a_boot_that_fails_leaves_nothing(tmp_path: Path) -> None:
 
 
 def test_a_death_between_commands_is_noticed(engine: Engine) -> None:
-    call = Ears(engine).call
+    call = CallRecorder(engine).call
     made = engine.vms.create(call, "debian:12", **SIZE)
     engine.vms.start(call, made.vm_id)
     failed = threading.Event()
@@ -272,7 +272,7 @@ def test_a_death_between_commands_is_noticed(engine: Engine) -> None:
 def test_an_expired_machine_is_reaped_by_itself(engine: Engine) -> None:
     reaper = Reaper(engine)
     reaper.start()
-    call = Ears(engine).call
+    call = CallRecorder(engine).call
     begun = time.monotonic()
     made = engine.vms.create(call, "debian:12", **{**SIZE, "ttl_seconds": 2})
     gone = threading.Event()
@@ -288,13 +288,13 @@ def test_expiry_ends_a_run_and_says_so(engine: Engine) -> None:
     reaper = Reaper(engine)
     reaper.start()
     with pytest.raises(TimedOut, match="1 s to live"):
-        run(Ears(engine), "sleep 60", timeout_seconds=60, ttl_seconds=1)
+        run(CallRecorder(engine), "sleep 60", timeout_seconds=60, ttl_seconds=1)
     reaper.stop()
     assert engine.fleet.rows() == []
 
 
 def test_setting_the_wall_clock_ends_nothing(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    made = engine.vms.create(Ears(engine).call, "debian:12", **SIZE)
+    made = engine.vms.create(CallRecorder(engine).call, "debian:12", **SIZE)
     for day in (86400.0, -86400.0):
         monkeypatch.setattr(engine.clock, "wall", lambda day=day: time.time() + day)
         assert engine.vms.reap().count == 0
@@ -307,7 +307,7 @@ def test_setting_the_wall_clock_ends_nothing(engine: Engine, monkeypatch: pytest
 
 
 def test_after_a_reboot_the_wall_clock_decides(engine: Engine) -> None:
-    engine.vms.create(Ears(engine).call, "debian:12", **SIZE)
+    engine.vms.create(CallRecorder(engine).call, "debian:12", **SIZE)
     engine.clock.boot_id = "another boot"
     remaining = engine.fleet.next_expiry()
     assert remaining is not None
@@ -315,7 +315,7 @@ def test_after_a_reboot_the_wall_clock_decides(engine: Engine) -> None:
 
 
 def test_one_that_cannot_be_removed_spares_no_other(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    call = Ears(engine).call
+    call = CallRecorder(engine).call
     made = [engine.vms.create(call, "debian:12", **{**SIZE, "ttl_seconds": 1}) for _ in range(3)]
     start = engine.clock.boot_ns()
     monkeypatch.setattr(engine.clock, "boot_ns", lambda: start + 10 * 10**9)

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 import pyro_mcp
-from pyro_mcp.protocol.channel import Channel, ChannelClosed, Data, Result, Stream
+from pyro_mcp.protocol.channel import Channel, ChannelClosed, Data, Stream, StreamResult
 from pyro_mcp.protocol.pipe import Pipe
 
 START = "import sys; sys.path.insert(0, sys.argv.pop(1)); from pyro_mcp.guest.main import main; sys.exit(main())"
@@ -81,7 +81,7 @@ def collect(stream: Stream) -> Outcome:
     for message in stream.messages():
         if isinstance(message, Data):
             pieces[message.tag].append(message.data)
-        elif isinstance(message, Result):
+        elif isinstance(message, StreamResult):
             return Outcome(message.value, b"".join(pieces[1]), b"".join(pieces[2]))
     raise AssertionError("no result")
 

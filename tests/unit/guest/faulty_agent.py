@@ -22,7 +22,7 @@ from typing import Any
 sys.path.insert(0, sys.argv[1])
 
 from pyro_mcp.guest.boot.hosted import HostedAgent
-from pyro_mcp.guest.tree.durable import Lazy
+from pyro_mcp.guest.tree.fsync_policy import KernelSync
 
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
 _EVENTS = {
@@ -32,7 +32,7 @@ _EVENTS = {
 _write = os.write
 
 
-class Faults(Lazy):
+class Faults(KernelSync):
     """A disk that gives up, and all other changes with it."""
 
     def __init__(self) -> None:

@@ -54,13 +54,13 @@ def test_the_end_of_a_connection_waits_for_who_is_writing(monkeypatch: pytest.Mo
 
     dispatcher = Dispatcher({"talk": talk}, {})
     first = Pipe(ours.detach(), write_piece=PIECE)
-    over = threading.Event()
+    done = threading.Event()
     left: list[bytes] = []
 
     def serve() -> None:
         left.append(dispatcher.serve(first))
         caught.calls.append("over")
-        over.set()
+        done.set()
 
     threading.Thread(target=serve, daemon=True).start()
     node_pipe = Pipe(os.dup(theirs.fileno()))
@@ -73,9 +73,9 @@ def test_the_end_of_a_connection_waits_for_who_is_writing(monkeypatch: pytest.Mo
     next_node.greet()
     assert ready_in(first._wake_read)
     # The old connection is closed. Without waiting for its writer it would be over before this has passed.
-    assert not over.wait(0.5)
+    assert not done.wait(0.5)
     caught.free.set()
-    assert over.wait(GIVE_UP)
+    assert done.wait(GIVE_UP)
     assert caught.calls == ["wrote", "wrote", "over"]
     node.close()
     node_pipe.join()

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 
 from pyro_mcp.guest.net.forward import tcp_connect
-from pyro_mcp.protocol.channel import ChannelClosed, Data, End, Event, RemoteError, Result
+from pyro_mcp.protocol.channel import ChannelClosed, Data, End, Event, RemoteError, StreamResult
 
 from .conftest import Client, until
 
@@ -32,7 +32,7 @@ def test_the_hosted_agent_dials_its_loopback_and_keeps_nothing(agent: Client, op
             assert isinstance(stream.receive(10), End)
             stream.end()
             answer = stream.receive(10)
-            assert isinstance(answer, Result)
+            assert isinstance(answer, StreamResult)
             assert answer.value == {"sent": 8, "received": 6}
     until(lambda: open_fds() == before)
     with pytest.raises(RemoteError) as caught:

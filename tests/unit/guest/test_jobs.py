@@ -15,8 +15,8 @@ import pytest
 
 from pyro_mcp.engine.secrets.redact import Masks, Redactor
 from pyro_mcp.guest.exec import jobs
-from pyro_mcp.guest.exec.jobs import Job, Jobs
-from pyro_mcp.protocol.channel import ChannelClosed, Data, RemoteError, Result, Stream
+from pyro_mcp.guest.exec.jobs import AgentJob, Jobs
+from pyro_mcp.protocol.channel import ChannelClosed, Data, RemoteError, Stream, StreamResult
 
 from .conftest import START, alive, collect, until
 from .test_agent import connect
@@ -75,7 +75,7 @@ class Reader:
         read = dict(self.offsets)
         for _ in range(pieces):
             message = stream.receive(20)
-            if isinstance(message, Result):
+            if isinstance(message, StreamResult):
                 for tag, redactor in redactors.items():
                     self.text[tag] += redactor.finish()
                 return message.value
@@ -259,7 +259,7 @@ class Peer:
 
 def test_what_is_kept_is_bounded() -> None:
     peer: Any = Peer()
-    job = Job(peer)
+    job = AgentJob(peer)
     for _ in range(100):
         job.send(bytes(100_000), 1)
     assert jobs.KEEP_BYTES <= job.size <= jobs.KEEP_BYTES + jobs.SLACK_BYTES + 100_000

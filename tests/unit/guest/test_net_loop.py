@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 
 from pyro_mcp.guest.net import egress, host, resolver, rules, trust
-from pyro_mcp.guest.net.egress import Egress
+from pyro_mcp.guest.net.egress import AgentEgress
 from pyro_mcp.guest.net.host import Host
 from pyro_mcp.guest.net.loop import Loop
 from pyro_mcp.guest.net.network import bind_loopback
-from pyro_mcp.guest.net.queue import Flow, Packet
-from pyro_mcp.guest.net.resolver import Resolver
+from pyro_mcp.guest.net.queue import ConnectionKey, Packet
+from pyro_mcp.guest.net.resolver import DnsServer
 from pyro_mcp.protocol.channel import Channel, Data, End, Stream
 from pyro_mcp.protocol.pipe import Pipe
 
@@ -70,7 +70,7 @@ class Rig:
 
     def _run(self) -> None:
         while not self._stop:
-            self.loop.turn()
+            self.loop.lock()
 
     def _handle(self, stream: Stream) -> None:
         self.asked.append(stream.params)
@@ -91,7 +91,7 @@ def rig() -> Iterator[Rig]:
 @pytest.fixture
 def names(rig: Rig) -> Iterator[tuple[str, int]]:
     sockets, port = bind_loopback([socket.SOCK_DGRAM, socket.SOCK_STREAM], ipv6=False)
-    serving = Resolver(rig.loop, rig.host, sockets, ipv6=False)
+    serving = DnsServer(rig.loop, rig.host, sockets, ipv6=False)
     rig.start()
     yield "127.0.0.1", port
     rig.close()
@@ -157,7 +157,7 @@ def test_questions_over_tcp_may_come_in_pieces_and_in_a_row(rig: Rig, names: tup
 
 
 def test_tcp_clients_are_bounded_and_a_giant_message_ends_its_own(rig: Rig, names: tuple[str, int]) -> None:
-    clients = [socket.create_connection(names, 10) for _ in range(resolver.MOST_CLIENTS)]
+    clients = [socket.create_connection(names, 10) for _ in range(resolver.MAX_CLIENTS)]
     rig.answer = lambda stream: stream.result({"addresses": [], "ttl": 5})
     with socket.create_connection(names, 10) as one_more:
         assert one_more.recv(1) == b""
@@ -171,8 +171,8 @@ def test_tcp_clients_are_bounded_and_a_giant_message_ends_its_own(rig: Rig, name
 
 
 def test_too_many_questions_fail_at_once(rig: Rig, names: tuple[str, int], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(resolver, "MOST_QUESTIONS", 1)
-    monkeypatch.setattr(resolver, "MOST_WAITING", 0)
+    monkeypatch.setattr(resolver, "MAX_QUESTIONS", 1)
+    monkeypatch.setattr(resolver, "MAX_WAITING", 0)
     gate = threading.Event()
 
     def wait(stream: Stream) -> None:
@@ -192,7 +192,7 @@ def test_too_many_questions_fail_at_once(rig: Rig, names: tuple[str, int], monke
 def test_questions_wait_for_their_turn_but_not_for_ever(
     rig: Rig, names: tuple[str, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(resolver, "MOST_QUESTIONS", 1)
+    monkeypatch.setattr(resolver, "MAX_QUESTIONS", 1)
     gate = threading.Semaphore(0)
 
     def wait(stream: Stream) -> None:
@@ -273,7 +273,7 @@ class FakeQueue:
         os.close(self._fd)
 
 
-class Way(Egress):
+class Way(AgentEgress):
     """An egress whose listener is the target: nobody turns packets round here."""
 
     def __init__(self, rig: Rig) -> None:
@@ -285,7 +285,7 @@ class Way(Egress):
         rig.start()
 
     def packet(self, number: int, *, source: int | None = None) -> Packet:
-        return Packet(number, Flow(SOURCE, 1000 + (number if source is None else source), *self.target))
+        return Packet(number, ConnectionKey(SOURCE, 1000 + (number if source is None else source), *self.target))
 
     def verdict(self, number: int) -> int | str:
         until(lambda: number in self.queue.verdicts)
@@ -445,7 +445,7 @@ def test_what_comes_right_behind_the_answer_is_left_to_the_connection(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A mail or SSH server speaks first, and its greeting may be there before the loop has seen the answer."""
-    asked, over, later = threading.Event(), threading.Event(), []
+    asked, done, later = threading.Event(), threading.Event(), []
     monkeypatch.setattr(rig.loop, "call", later.append)
     taken: list[Stream | None] = []
 
@@ -453,10 +453,10 @@ def test_what_comes_right_behind_the_answer_is_left_to_the_connection(
         asked.wait(10)
         stream.event({"connected": True})
         stream.send(b"220 hello")
-        over.wait(10)
+        done.wait(10)
 
     rig.answer = greet
-    rig.host.ask("net_connect", {}, lambda _answer, stream: taken.append(stream))
+    rig.host.request("net_connect", {}, lambda _answer, stream: taken.append(stream))
     asked.set()
     until(lambda: len(later) == 2)
     for look in later:
@@ -464,7 +464,7 @@ def test_what_comes_right_behind_the_answer_is_left_to_the_connection(
     assert len(taken) == 1
     assert taken[0] is not None
     assert taken[0].receive(5) == Data(0, b"220 hello")
-    over.set()
+    done.set()
     monkeypatch.undo()
 
 
@@ -496,16 +496,16 @@ def test_an_error_of_the_system_is_told_and_does_not_end_the_loop() -> None:
     loop.call(fail)
     loop.call(lambda: done.append(1))
     loop.later(0.0, lambda: done.append(2))
-    loop.turn()
+    loop.lock()
     assert said == ["network: Cannot allocate memory"]
     assert done == [1, 2]
 
 
 def test_the_loop_sleeps_while_nothing_happens() -> None:
     loop = Loop(lambda _: None)
-    thread = threading.Thread(target=loop.turn, daemon=True)
+    thread = threading.Thread(target=loop.lock, daemon=True)
     loop.call(lambda: None)
-    loop.turn()
+    loop.lock()
     before = time.thread_time()
     thread.start()
     thread.join(0.2)
@@ -526,7 +526,7 @@ def test_the_hosts_authorities_stand_behind_the_images_own(tmp_path: Any) -> Non
     bundle.write_bytes(b"own")
     trust.install(b"first\n", root)
     trust.install(b"second\n", root)
-    assert bundle.read_bytes() == b"own\n" + trust.MARK + b"second\n"
+    assert bundle.read_bytes() == b"own\n" + trust.MARKER + b"second\n"
     assert (tmp_path / trust.SOURCE[1:]).read_bytes() == b"second\n"
     assert bundle.stat().st_mode & 0o777 == 0o644
     assert [entry.name for entry in bundle.parent.iterdir()] == [bundle.name]
@@ -534,4 +534,4 @@ def test_the_hosts_authorities_stand_behind_the_images_own(tmp_path: Any) -> Non
 
 def test_an_image_without_authorities_gets_the_hosts(tmp_path: Any) -> None:
     trust.install(b"host\n", str(tmp_path))
-    assert (tmp_path / trust.BUNDLE[1:]).read_bytes() == trust.MARK + b"host\n"
+    assert (tmp_path / trust.BUNDLE[1:]).read_bytes() == trust.MARKER + b"host\n"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from pyro_mcp.guest.net import netlink, rules
-from pyro_mcp.guest.net.queue import Flow, parse_flow, parse_packet
+from pyro_mcp.guest.net.queue import ConnectionKey, parse_flow, parse_packet
 
 # `nft --debug=netlink -c -f` of the table in the module's docstring, with nftables 1.0.6. Left out: that `nft` lets a
 # reset be sent for TCP only, which the kernel sees to, and a flag of `redir` that the kernel sets by itself.
@@ -77,13 +77,15 @@ NAMES = {3: "mark", 5: "oif", 16: "l4proto"}
 
 
 def test_the_rules_are_those_that_nft_makes() -> None:
-    messages = rules.ruleset(rules.Ports(dns=4000, connections=4001))
+    messages = rules.ruleset(rules.AgentPorts(dns=4000, connections=4001))
     assert [kind for kind, _, _ in messages] == [0, 3, 3] + [6] * 12
     assert "\n".join(line for kind, _, body in messages if kind == 6 for line in disassemble(body)) == EXPECTED.strip()
 
 
 def test_the_chains_are_those_that_nft_makes() -> None:
-    chains = [netlink.attributes(memoryview(body)) for kind, _, body in rules.ruleset(rules.Ports(1, 2)) if kind == 3]
+    chains = [
+        netlink.attributes(memoryview(body)) for kind, _, body in rules.ruleset(rules.AgentPorts(1, 2)) if kind == 3
+    ]
     hooks = [netlink.attributes(chain[4]) for chain in chains]
     assert [bytes(chain[1]) for chain in chains] == [b"pyro\0"] * 2
     assert [bytes(chain[7]) for chain in chains] == [b"filter\0", b"nat\0"]
@@ -107,9 +109,9 @@ def test_a_packet_says_where_it_goes() -> None:
     four = bytes([0x45]) + bytes(8) + bytes([6]) + bytes(2) + bytes([192, 0, 0, 2, 198, 51, 100, 7])
     options = bytes([0x46]) + four[1:] + bytes(4)
     six = bytes([0x60]) + bytes(5) + bytes([6, 64]) + bytes(15) + b"\1" + b"\x20\1\r\xb8" + bytes(11) + b"\7"
-    assert parse_flow(four + tcp) == Flow("192.0.0.2", 40000, "198.51.100.7", 443)
-    assert parse_flow(options + tcp) == Flow("192.0.0.2", 40000, "198.51.100.7", 443)
-    assert parse_flow(six + tcp) == Flow("::1", 40000, "2001:db8::7", 443)
+    assert parse_flow(four + tcp) == ConnectionKey("192.0.0.2", 40000, "198.51.100.7", 443)
+    assert parse_flow(options + tcp) == ConnectionKey("192.0.0.2", 40000, "198.51.100.7", 443)
+    assert parse_flow(six + tcp) == ConnectionKey("::1", 40000, "2001:db8::7", 443)
     for bad in (b"", four, four + tcp[:3], bytes([0x41]) + four[1:] + tcp, six, b"\x75" + four[1:] + tcp):
         assert parse_flow(bad) is None
     udp = four[:9] + bytes([17]) + four[10:] + tcp

@@ -68,7 +68,7 @@ def test_links_that_stay_inside_are_followed(agent: Client, root: Path) -> None:
 def test_no_byte_escapes_a_racing_link(agent: Client, root: Path) -> None:
     (root / "real").mkdir()
     (root / "real/secret").write_text("inside")
-    over = threading.Event()
+    done = threading.Event()
     codes: set[str] = set()
 
     def race() -> None:
@@ -79,7 +79,7 @@ def test_no_byte_escapes_a_racing_link(agent: Client, root: Path) -> None:
             lambda: os.rename(root / "d", root / "real"),
             lambda: shutil.rmtree(root / "d"),
         ]
-        while not over.is_set():
+        while not done.is_set():
             for step in steps:
                 with contextlib.suppress(OSError):
                     step()
@@ -95,7 +95,7 @@ def test_no_byte_escapes_a_racing_link(agent: Client, root: Path) -> None:
                 except RemoteError as error:
                     codes.add(error.payload["code"])
     finally:
-        over.set()
+        done.set()
         racer.join()
     assert codes <= {"not_found", "invalid_argument", "conflict"}
 

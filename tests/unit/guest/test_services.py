@@ -22,9 +22,9 @@ from pyro_mcp.engine.fleet.fleet import SHUTDOWN_SECONDS
 from pyro_mcp.guest.services import readiness as probes
 from pyro_mcp.guest.services import services
 from pyro_mcp.guest.services.poller import Poller
-from pyro_mcp.guest.services.service_group import MarkedGroup
-from pyro_mcp.guest.services.service_run import Plan, Service
-from pyro_mcp.protocol.channel import Data, Event, RemoteError, Result
+from pyro_mcp.guest.services.service_group import TaggedGroup
+from pyro_mcp.guest.services.service_run import ServicePlan, ServiceRun
+from pyro_mcp.protocol.channel import Data, Event, RemoteError, StreamResult
 from pyro_mcp.protocol.readiness import parse
 
 from .conftest import Client, alive, until
@@ -50,7 +50,7 @@ def logs(agent: Client, run: str, **params: Any) -> tuple[bytes, bytes, dict[str
     for message in stream.messages():
         if isinstance(message, Data):
             told[message.tag] += message.data
-        elif isinstance(message, Result):
+        elif isinstance(message, StreamResult):
             return told[1], told[2], message.value
     raise AssertionError
 
@@ -455,9 +455,9 @@ def test_one_that_is_to_be_restarted_can_be_stopped(agent: Client) -> None:
 
 
 def test_one_that_was_stopped_before_it_began_does_not_begin(tmp_path: Path) -> None:
-    plan = Plan("web", OURS, [b"touch", b"ran"], os.fsencode(tmp_path), {}, None, 30.0, 0.5, False, os.fsencode)
+    plan = ServicePlan("web", OURS, [b"touch", b"ran"], os.fsencode(tmp_path), {}, None, 30.0, 0.5, False, os.fsencode)
     poller = Poller("alone")
-    service = Service(plan, poller, MarkedGroup, 4096, lambda: None)
+    service = ServiceRun(plan, poller, TaggedGroup, 4096, lambda: None)
     service.stop("stopped", "it was stopped", 1.0)
     service.begin()
     assert (service.record["state"], service._child) == ("stopped", None)
@@ -465,8 +465,8 @@ def test_one_that_was_stopped_before_it_began_does_not_begin(tmp_path: Path) -> 
 
 def test_one_whose_remains_never_fall_silent_ends_all_the_same() -> None:
     """What has shed the mark of its service lives on, and may write for ever."""
-    plan = Plan("web", OURS, [b"true"], b"/", {}, None, 30.0, 0.5, False, os.fsencode)
-    service = Service(plan, Poller("alone"), MarkedGroup, 4096, lambda: None)
+    plan = ServicePlan("web", OURS, [b"true"], b"/", {}, None, 30.0, 0.5, False, os.fsencode)
+    service = ServiceRun(plan, Poller("alone"), TaggedGroup, 4096, lambda: None)
     service._outputs[os.open("/dev/zero", os.O_RDONLY)] = 1
     closing = threading.Thread(target=service._close, daemon=True)
     closing.start()

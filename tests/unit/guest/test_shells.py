@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from pyro_mcp.guest.terminals import pty as pty_module
-from pyro_mcp.guest.terminals.ring import RING_BYTES, Ring
-from pyro_mcp.protocol.channel import Data, RemoteError, Result, Stream
+from pyro_mcp.guest.terminals.ring import RING_BYTES, OutputRing
+from pyro_mcp.protocol.channel import Data, RemoteError, Stream, StreamResult
 
 from .conftest import Client, alive, until
 
@@ -64,7 +64,7 @@ def collected(stream: Stream) -> tuple[dict[str, Any], bytes]:
     for message in stream.messages():
         if isinstance(message, Data):
             pieces.append(message.data)
-        elif isinstance(message, Result):
+        elif isinstance(message, StreamResult):
             return message.value, b"".join(pieces)
     raise AssertionError("no result")
 
@@ -184,8 +184,8 @@ def test_signals_reach_the_foreground(shells: Shells, agent: Client) -> None:
 def test_the_exit_code_and_the_last_words_are_kept(shells: Shells) -> None:
     for number, (script, code) in enumerate({"echo bye; exit 7": 7, "echo bye; kill -9 $$": 137}.items()):
         shells.open(f"s{number}", argv=["sh", "-c", script])
-        facts, said = shells.read(f"s{number}", wait_ms=20_000, idle_ms=20_000)
-        assert (facts["state"], facts["exit_code"], said) == ("exited", code, b"bye\r\n")
+        fields, said = shells.read(f"s{number}", wait_ms=20_000, idle_ms=20_000)
+        assert (fields["state"], fields["exit_code"], said) == ("exited", code, b"bye\r\n")
         with pytest.raises(RemoteError, match=f"has exited with code {code}") as caught:
             shells.write("x\n", f"s{number}")
         assert caught.value.payload["code"] == "conflict"
@@ -259,8 +259,8 @@ def test_unknown_and_bad_parameters_are_refused(shells: Shells) -> None:
 def test_cursors_count_bytes_from_the_beginning(plain: Shells) -> None:
     plain.write("0123456789\n")
     plain.expect("9\n")
-    facts, said = plain.read(cursor=3)
-    assert (said, facts["start"], facts["end"]) == (b"0123456789\n", 3, 14)
+    fields, said = plain.read(cursor=3)
+    assert (said, fields["start"], fields["end"]) == (b"0123456789\n", 3, 14)
     assert plain.read(cursor=5, max_bytes=2)[1] == b"23"
     assert plain.read(cursor=5, max_bytes=2, back=1)[1] == b"123"
     assert plain.read(cursor=-2)[1] == b"9\n"
@@ -303,9 +303,9 @@ def test_a_cancelled_reader_leaves_at_once(plain: Shells) -> None:
 def test_a_late_reader_is_told_what_it_missed(shells: Shells) -> None:
     shells.open(argv=["sh", "-c", f"stty -onlcr; head -c {FLOOD} /dev/zero | tr '\\0' x; echo end; sleep 300"])
     until(lambda: shells.call("shell_list")["shells"][0]["end"] == FLOOD + 4, 60)
-    facts, said = shells.read(max_bytes=4 * RING_BYTES)
+    fields, said = shells.read(max_bytes=4 * RING_BYTES)
     assert said.endswith(b"xend\n")
-    assert facts["start"] == facts["oldest"] == FLOOD + 4 - len(said)
+    assert fields["start"] == fields["oldest"] == FLOOD + 4 - len(said)
     assert RING_BYTES <= len(said) <= RING_BYTES + 70_000
     assert shells.read(max_bytes=10)[1] == said[:10]
 
@@ -463,7 +463,7 @@ def test_who_catches_up_while_it_is_looked_at_holds_nothing_up(tmp_path: Path) -
 
 
 def test_the_ring_keeps_the_end_of_everything() -> None:
-    ring, whole = Ring(1000), b""
+    ring, whole = OutputRing(1000), b""
     for number in range(3000):
         piece = bytes([number % 251]) * (number % 7 * 50)
         whole += piece
@@ -480,7 +480,7 @@ def test_the_ring_keeps_the_end_of_everything() -> None:
 
 
 def test_tiny_pieces_cost_what_they_hold() -> None:
-    ring = Ring()
+    ring = OutputRing()
     for _ in range(RING_BYTES + 200_000):
         ring.add(b"x")
     assert len(ring._blocks) < 20

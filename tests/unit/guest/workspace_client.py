@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from pyro_mcp.protocol.channel import Channel, ChannelClosed, Data, Event, RemoteError, Result
-from pyro_mcp.protocol.entries import Decoder, Encoder, Entry, Piece
+from pyro_mcp.protocol.channel import Channel, ChannelClosed, Data, Event, RemoteError, StreamResult
+from pyro_mcp.protocol.entries import Encoder, Entry, EntryDecoder, Piece
 
 from .conftest import Client
 
@@ -36,7 +36,7 @@ def talk(
             output += message.data
         elif isinstance(message, Event):
             events.append(message.value)
-        elif isinstance(message, Result):
+        elif isinstance(message, StreamResult):
             return message.value, bytes(output), events
     raise AssertionError("no result")
 
@@ -78,7 +78,7 @@ def encoded(*tree: tuple[Entry, bytes]) -> bytes:
 
 
 def decoded(data: bytes) -> Tree:
-    decoder = Decoder()
+    decoder = EntryDecoder()
     found: Tree = {}
     last = ""
     for item in decoder.feed(data):

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from pyro_mcp.machines.template import MANIFEST, RAM, SCRATCH, STATE, Kind, TemplateStore
+from pyro_mcp.machines.template import MANIFEST, RAM, SCRATCH, STATE, TemplateKind, TemplateStore
 from pyro_mcp.system.locks import locked
 
-KIND = Kind("env", "runtime", 1, 1024, "qemu", "tcg", "7.2", "1 quiet", "EPYC", 8192)
+KIND = TemplateKind("env", "runtime", 1, 1024, "qemu", "tcg", "7.2", "1 quiet", "EPYC", 8192)
 
 
 def freeze(directory: Path) -> None:
@@ -25,7 +25,7 @@ def freeze(directory: Path) -> None:
 
 
 def test_every_input_is_part_of_the_kind() -> None:
-    for field in dataclasses.fields(Kind):
+    for field in dataclasses.fields(TemplateKind):
         value = getattr(KIND, field.name)
         other = dataclasses.replace(KIND, **{field.name: value + 1 if isinstance(value, int) else value + "x"})
         assert other.digest != KIND.digest, field.name
@@ -108,11 +108,11 @@ def test_what_builders_of_any_kind_left_is_buried_but_never_one_alive(tmp_path: 
     for kind in (KIND, other, busy):
         (home / f"{kind.digest}.tmp-left").mkdir(parents=True)
 
-    def bury(directory: Path) -> None:
+    def kill_orphan(directory: Path) -> None:
         assert directory.is_dir()
         buried.append(directory.name)
 
     with locked(home / f"{busy.digest}.lock"):
-        TemplateStore(tmp_path, bury=bury).build(KIND, freeze)
+        TemplateStore(tmp_path, kill_orphan=kill_orphan).build(KIND, freeze)
     assert sorted(buried) == sorted(f"{kind.digest}.tmp-left" for kind in (KIND, other))
     assert [path.name for path in home.glob("*.tmp-*")] == [f"{busy.digest}.tmp-left"]

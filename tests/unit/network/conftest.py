@@ -37,7 +37,7 @@ class Guest:
         self.book = Book()
         self._names = names or {}
         self._recorder = Recorder(self.book.write)
-        self.egress = Egress(policy, Ledger("vm-1", self._recorder), Resolver(self._ask), **options)
+        self.egress = Egress(policy, Ledger("vm-1", self._recorder), Resolver(self._lookup), **options)
         near, far = socket.socketpair()
         self.host = Channel(Pipe(near.detach()), initiator=True, hello={}, handler=self.egress.handle)
         self.channel = Channel(Pipe(far.detach()), initiator=False, hello={}, handler=lambda stream: None)
@@ -46,7 +46,7 @@ class Guest:
         self.host.start()
         answering.join()
 
-    def _ask(self, name: str, family: int) -> list[Address]:
+    def _lookup(self, name: str, family: int) -> list[Address]:
         self.asked.append((name, family))
         if name not in self._names:
             raise NameUnknown(name)

@@ -19,7 +19,7 @@ from pyro_mcp.guest.net import resolver
 from pyro_mcp.network import egress as module
 from pyro_mcp.network.addresses import parse
 from pyro_mcp.network.policy import Policy
-from pyro_mcp.protocol.channel import MAX_STREAMS, ChannelClosed, Data, End, RemoteError, Result
+from pyro_mcp.protocol.channel import MAX_STREAMS, ChannelClosed, Data, End, RemoteError, StreamResult
 
 HERE = Policy.read("egress", None, ["127.0.0.1"])
 PUBLIC = "93.184.216.34"
@@ -43,7 +43,7 @@ def test_a_connection_carries_both_ways_and_is_recorded(new_guest: Any, server: 
     peer.sendall(b"long answer")
     peer.close()
     got, ended = b"", False
-    while not isinstance(message := stream.receive(20), Result):
+    while not isinstance(message := stream.receive(20), StreamResult):
         got += message.data if isinstance(message, Data) else b""
         ended = ended or isinstance(message, End)
     assert (got, ended, message.value) == (b"long answer", True, {})
@@ -204,8 +204,8 @@ def test_no_more_connections_than_there_may_be(
 def test_it_is_the_host_that_says_what_is_one_too_many() -> None:
     """An agent that refused by itself could tell nobody but the program, and that only as "no route to host"."""
     assert carrier.MOST > module.CONNECTIONS_MAX
-    assert resolver.MOST_QUESTIONS <= module.LOOKUPS_MAX
-    assert carrier.MOST + resolver.MOST_QUESTIONS < MAX_STREAMS
+    assert resolver.MAX_QUESTIONS <= module.LOOKUPS_MAX
+    assert carrier.MOST + resolver.MAX_QUESTIONS < MAX_STREAMS
 
 
 def test_everything_ends_with_the_machine(new_guest: Any, server: socket.socket) -> None:

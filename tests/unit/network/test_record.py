@@ -116,12 +116,12 @@ def test_one_moment_holds_so_much_of_each_machine_and_counts_the_rest(monkeypatc
     assert sorted(Counter(one.machine_id for one in batch.counted.values()).items()) == [("vm-1", 10), ("vm-2", 1)]
     assert sorted(Counter(one.machine_id for one in batch.begun.values()).items()) == [("vm-1", 10), ("vm-2", 1)]
     assert batch.ended == []
-    over = {"refused": 25, "failed": 25, "allowed": 3, "forgotten": 53, "bytes_in": 21, "bytes_out": 6}
-    assert batch.over == {"vm-1": over}
+    overflow = {"refused": 25, "failed": 25, "allowed": 3, "forgotten": 53, "bytes_in": 21, "bytes_out": 6}
+    assert batch.overflow == {"vm-1": overflow}
     opened[-1].bytes_in += 5
     loud.ended(opened[-1])
     recorder.flush()
-    assert keeper.batches[1].over == {"vm-1": {"bytes_in": 5, "bytes_out": 0}}
+    assert keeper.batches[1].overflow == {"vm-1": {"bytes_in": 5, "bytes_out": 0}}
 
 
 def test_what_is_over_waits_too(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -140,7 +140,7 @@ def test_what_is_over_waits_too(monkeypatch: pytest.MonkeyPatch) -> None:
     recorder.flush()
     totals: Counter[str] = Counter()
     for batch in keeper.batches:
-        totals.update(batch.over["vm-1"])
+        totals.update(batch.overflow["vm-1"])
         totals.update(one.verdict for one in (*batch.begun.values(), *batch.counted.values()))
     assert (totals["refused"], totals["allowed"], totals["forgotten"]) == (6, 6, 8)
 

@@ -10,7 +10,7 @@ import pytest
 
 from pyro_mcp.network import resolve
 from pyro_mcp.network.addresses import Address, parse
-from pyro_mcp.network.resolve import HostsFile, LookupFailed, NameUnknown, Resolver, ask_host, read_hosts
+from pyro_mcp.network.resolve import HostsFile, LookupFailed, NameUnknown, Resolver, lookup_host, read_hosts
 from pyro_mcp.protocol.workers import Workers
 
 
@@ -19,12 +19,12 @@ def deaf(callback: Callable[[], None] | None) -> None:
 
 
 def test_an_answer_and_its_errors() -> None:
-    def ask(name: str, family: int) -> list[Address]:
+    def lookup(name: str, family: int) -> list[Address]:
         if name == "unknown.test":
             raise NameUnknown(name)
         return [parse("8.8.8.8")] if family == 4 else []
 
-    resolver = Resolver(ask)
+    resolver = Resolver(lookup)
     assert resolver.lookup("a.test", 4, deaf) == [parse("8.8.8.8")]
     assert resolver.lookup("a.test", 6, deaf) == []
     with pytest.raises(NameUnknown):
@@ -36,11 +36,11 @@ def test_one_that_hangs_is_left_behind(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(resolve, "AT_ONCE", 2)
     go = threading.Event()
 
-    def ask(name: str, family: int) -> list[Address]:
+    def lookup(name: str, family: int) -> list[Address]:
         go.wait(30)
         return []
 
-    resolver = Resolver(ask)
+    resolver = Resolver(lookup)
     for _ in range(2):
         with pytest.raises(LookupFailed, match="no answer in time"):
             resolver.lookup("slow.test", 4, deaf)
@@ -71,12 +71,12 @@ def test_one_machines_slow_names_take_no_others_place(monkeypatch: pytest.Monkey
     go = threading.Event()
     workers = Workers()
 
-    def ask(name: str, family: int) -> list[Address]:
+    def lookup(name: str, family: int) -> list[Address]:
         if name == "slow.test":
             go.wait(30)
         return [parse("8.8.8.8")]
 
-    hog, other = Resolver(ask, workers), Resolver(ask, workers)
+    hog, other = Resolver(lookup, workers), Resolver(lookup, workers)
     for _ in range(resolve.AT_ONCE):
         with pytest.raises(LookupFailed, match="no answer in time"):
             hog.lookup("slow.test", 4, deaf)
@@ -90,7 +90,7 @@ def test_one_machines_slow_names_take_no_others_place(monkeypatch: pytest.Monkey
 def test_one_that_nobody_wants_any_more_is_not_waited_for() -> None:
     go = threading.Event()
 
-    def ask(name: str, family: int) -> list[Address]:
+    def lookup(name: str, family: int) -> list[Address]:
         go.wait(30)
         return []
 
@@ -99,7 +99,7 @@ def test_one_that_nobody_wants_any_more_is_not_waited_for() -> None:
             callback()
 
     with pytest.raises(LookupFailed):
-        Resolver(ask).lookup("slow.test", 4, cancel_at_once)
+        Resolver(lookup).lookup("slow.test", 4, cancel_at_once)
     go.set()
 
 
@@ -111,12 +111,12 @@ def test_the_hosts_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     path.write_text(
         "93.184.216.34 A.test other.test # note\nbroken line\n::5 six.test a.test\nfe80::1%lo scoped.test\n"
     )
-    assert ask_host("a.test", 4) == [parse("93.184.216.34")]
-    assert ask_host("other.test", 6) == []
-    assert ask_host("a.test", 6) == [parse("::5")]
+    assert lookup_host("a.test", 4) == [parse("93.184.216.34")]
+    assert lookup_host("other.test", 6) == []
+    assert lookup_host("a.test", 6) == [parse("::5")]
     assert hosts.get("scoped.test") == []
     path.write_text("10.0.0.1 a.test and a longer line\n")
-    assert ask_host("a.test", 4) == [parse("10.0.0.1")]
+    assert lookup_host("a.test", 4) == [parse("10.0.0.1")]
 
 
 def test_names_are_looked_up_as_absolute_ones(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -127,7 +127,7 @@ def test_names_are_looked_up_as_absolute_ones(monkeypatch: pytest.MonkeyPatch) -
         return [(None, None, None, "", ("8.8.8.8", 0)), (None, None, None, "", ("8.8.8.8", 0))]
 
     monkeypatch.setattr(resolve.socket, "getaddrinfo", getaddrinfo)
-    assert ask_host("registry.test", 4) == [parse("8.8.8.8")]
+    assert lookup_host("registry.test", 4) == [parse("8.8.8.8")]
     assert asked == [b"registry.test."]
 
 

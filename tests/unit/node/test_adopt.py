@@ -15,7 +15,7 @@ from typing import Any
 
 import fleetlab
 import pytest
-from fleetlab import SIZE, Ears, engine_at, processes_of
+from fleetlab import SIZE, CallRecorder, engine_at, processes_of
 
 from pyro_mcp.engine.engine import Engine
 from pyro_mcp.errors import MachineFailed
@@ -72,9 +72,9 @@ def test_a_life_killed_at_every_step_can_go_on(tmp_path: Path) -> None:
             assert_consistent(engine)
             for row in engine.fleet.rows():
                 assert row.state in ("created", "running", "stopped"), name
-                engine.vms.start(Ears(engine).call, row.machine_id)
+                engine.vms.start(CallRecorder(engine).call, row.machine_id)
                 done = engine.vms.exec(
-                    Ears(engine).call, row.machine_id, command="echo alive", timeout_seconds=10, stdin=None
+                    CallRecorder(engine).call, row.machine_id, command="echo alive", timeout_seconds=10, stdin=None
                 )
                 assert done.stdout == "alive\n", name
             assert engine.fleet.rows() == []
@@ -88,8 +88,8 @@ def a_running_machine(state_dir: Path) -> tuple[str, int]:
     child = os.fork()
     if child == 0:
         engine = engine_at(state_dir)
-        made = engine.vms.create(Ears(engine).call, "debian:12", **SIZE)
-        engine.vms.start(Ears(engine).call, made.vm_id)
+        made = engine.vms.create(CallRecorder(engine).call, "debian:12", **SIZE)
+        engine.vms.start(CallRecorder(engine).call, made.vm_id)
         os.write(write, f"{made.vm_id} {engine.fleet.list_processes()[0].pid}".encode())
         os.kill(os.getpid(), signal.SIGKILL)
     os.waitpid(child, 0)

@@ -13,13 +13,13 @@ from pathlib import Path
 
 import joblab
 import pytest
-from fleetlab import Ears, engine_at, processes_of
+from fleetlab import CallRecorder, engine_at, processes_of
 
 from pyro_mcp.engine.commands import journal, ring
 from pyro_mcp.engine.engine import Engine
 from pyro_mcp.engine.secrets.redact import Masks
 from pyro_mcp.node.adopt import reconcile
-from pyro_mcp.store.commands import Commands
+from pyro_mcp.store.commands import CommandTable
 
 MASKS = Masks.of([joblab.SECRET.encode()])
 
@@ -97,7 +97,7 @@ def test_its_journal_is_whole_whenever_its_nodes_die(
     assert {"output journalled", "output marked"} <= set(deaths)
     engine = next_node()
     assert engine.commands.running(workspace_of(engine)) == 0
-    row = Commands(engine.database).get(workspace_of(engine), 0, 1)
+    row = CommandTable(engine.database).get(workspace_of(engine), 0, 1)
     assert row is not None
     assert (row.state, row.exit_code, row.timed_out) == ("finished", 7, False)
     home = next(tmp_path.glob("workspaces/*/journal/0"))
@@ -116,7 +116,9 @@ def test_its_end_is_recorded_whenever_its_node_dies(tmp_path: Path, step: str, n
     assert one_node(tmp_path, 1, step) == step
     engine = next_node()
     joblab.finish(engine)
-    logs = engine.commands.logs(Ears(engine).call, "w", sequence=1, cursor="0:0", wait_seconds=None, end=False, limit=1)
+    logs = engine.commands.logs(
+        CallRecorder(engine).call, "w", sequence=1, cursor="0:0", wait_seconds=None, end=False, limit=1
+    )
     assert (logs.entries[0].state, logs.entries[0].exit_code, logs.entries[0].stderr) == ("finished", 7, "err\n")
     (out,) = tmp_path.glob("workspaces/*/journal/0/1.out")
     assert out.read_bytes() == journalled(raw["out"])[0]
@@ -133,9 +135,9 @@ def test_a_command_whose_machine_died_too_is_lost_with_what_it_had_said(
 ) -> None:
     engine = next_node()
     options = {"mem_mib": 128, "allow_host_compat": True}
-    joblab.create_workspace.function(Ears(engine).call, environment="debian:12", name="w", **options)
+    joblab.create_workspace.function(CallRecorder(engine).call, environment="debian:12", name="w", **options)
     said = engine.commands.exec(
-        Ears(engine).call,
+        CallRecorder(engine).call,
         "w",
         command="head -c 3000000 /dev/zero | tr '\\0' x; echo end; sleep 300",
         timeout_seconds=60,
@@ -152,10 +154,10 @@ def test_a_command_whose_machine_died_too_is_lost_with_what_it_had_said(
     machine.terminate()
     engine = next_node()
     (entry,) = engine.commands.logs(
-        Ears(engine).call, "w", sequence=1, cursor=None, wait_seconds=None, end=False, limit=1
+        CallRecorder(engine).call, "w", sequence=1, cursor=None, wait_seconds=None, end=False, limit=1
     ).entries
     assert (entry.state, entry.exit_code, entry.stdout[-5:]) == ("lost", None, "xend\n")
     assert "ended while no node watched it" in (entry.reason or "")
-    row = Commands(engine.database).get(workspace_of(engine), 0, 1)
+    row = CommandTable(engine.database).get(workspace_of(engine), 0, 1)
     assert row is not None
     assert row.stdout_dropped == 3_000_004 - joblab.HEAD_BYTES - joblab.TAIL_BYTES

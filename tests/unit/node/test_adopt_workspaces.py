@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import fleetlab
-from fleetlab import Ears, engine_at, processes_of
+from fleetlab import CallRecorder, engine_at, processes_of
 
 from pyro_mcp.engine.engine import Engine
 from pyro_mcp.node.adopt import reconcile
@@ -36,7 +36,7 @@ def killed_at(state_dir: Path, step: int) -> str:
 
 def read(engine: Engine) -> str:
     done = engine.commands.exec(
-        Ears(engine).call, "w", command="cat file", timeout_seconds=20, wait_seconds=None, stdin=None
+        CallRecorder(engine).call, "w", command="cat file", timeout_seconds=20, wait_seconds=None, stdin=None
     )
     return done.stdout.strip()
 
@@ -49,13 +49,13 @@ def assert_whole(engine: Engine, acks: list[str], name: str) -> None:
     assert all(row.machine_id == status.metadata["machine_id"] for row in engine.fleet.rows()), name
     if status.last_command is not None:
         assert status.last_command.state in ("finished", "lost"), name
-    engine.lifecycle.start(Ears(engine).call, "w")
+    engine.lifecycle.start(CallRecorder(engine).call, "w")
     assert read(engine) in CONTENT[acks[-1] if acks else ""], name
     kept = [one.snapshot_name for one in engine.snapshots.listing("w")]
     if "snapshot" in acks and "started" not in acks:
         assert "s" in kept, name
     for snapshot in kept:
-        engine.snapshots.reset(Ears(engine).call, "w", snapshot)
+        engine.snapshots.reset(CallRecorder(engine).call, "w", snapshot)
         assert read(engine) == {"s": "two", "baseline": "one"}[snapshot], name
 
 

@@ -17,16 +17,16 @@ import pytest
 from fleetlab import SIZE, engine_at, processes_of
 
 from pyro_mcp.node.lifecycle import VERBS
-from pyro_mcp.node.place import MAX_CONTROL, Place
+from pyro_mcp.node.paths import MAX_CONTROL, NodePaths
 from pyro_mcp.node.server import Node
-from pyro_mcp.protocol.channel import Channel, Data, RemoteError, Result, Stream
+from pyro_mcp.protocol.channel import Channel, Data, RemoteError, Stream, StreamResult
 from pyro_mcp.protocol.pipe import Pipe
 
 
 @pytest.fixture
 def node(tmp_path: Path) -> Iterator[Node]:
     engine = engine_at(tmp_path / "state", idle_seconds=600)
-    node = Node(engine.settings, Place.of(engine.settings), engine, VERBS)
+    node = Node(engine.settings, NodePaths.of(engine.settings), engine, VERBS)
     node.listen()
     thread = threading.Thread(target=node.run)
     thread.start()
@@ -38,7 +38,7 @@ def node(tmp_path: Path) -> Iterator[Node]:
 
 
 def client(node: Node) -> Channel:
-    connection = node.place.connect()
+    connection = node.paths.connect()
     assert connection is not None
     channel = Channel(Pipe(connection.detach()), initiator=True, hello={"role": "client"}, max_control=MAX_CONTROL)
     channel.start(10)
@@ -56,7 +56,7 @@ def until_output(stream: Stream) -> None:
 
 
 def result_of(stream: Stream) -> dict[str, Any]:
-    while not isinstance(message := stream.receive(30), Result):
+    while not isinstance(message := stream.receive(30), StreamResult):
         pass
     return message.value
 
@@ -169,7 +169,7 @@ def test_threads_and_descriptors_come_back(node: Node) -> None:
 
 def test_a_leaving_node_ends_what_is_under_way(tmp_path: Path) -> None:
     engine = engine_at(tmp_path / "state", idle_seconds=600)
-    node = Node(engine.settings, Place.of(engine.settings), engine, VERBS)
+    node = Node(engine.settings, NodePaths.of(engine.settings), engine, VERBS)
     node.listen()
     thread = threading.Thread(target=node.run)
     thread.start()
@@ -200,7 +200,7 @@ def test_a_client_for_whom_nothing_is_left_does_not_end_the_node(
             patch.setattr(os, "pipe2", refuse)
         else:
             patch.setattr(threading.Thread, "start", refuse)
-        connection = node.place.connect()
+        connection = node.paths.connect()
         assert connection is not None
         assert refused.wait(10)
     if what == "descriptor":
@@ -231,7 +231,7 @@ def test_a_stop_whose_caller_has_gone_ends_the_node_all_the_same(node: Node, mon
     while node.client_count and time.monotonic() < deadline:
         time.sleep(0.01)
     gone.set()
-    while node.place.about.exists():
+    while node.paths.about.exists():
         assert time.monotonic() < deadline, "hidden, and still there"
         time.sleep(0.01)
 
@@ -240,13 +240,13 @@ def test_whoever_arrives_at_the_last_moment_costs_no_processor_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = engine_at(tmp_path / "state", idle_seconds=0.3)
-    node = Node(engine.settings, Place.of(engine.settings), engine, VERBS)
+    node = Node(engine.settings, NodePaths.of(engine.settings), engine, VERBS)
     node.listen()
     accept, listen, looks, others = node._accept_all, node.listen, [], []
 
     def arriving() -> int:
         """Somebody is in the queue when the node stops listening for the first time."""
-        looks.append(node.place.socket_path.exists())
+        looks.append(node.paths.socket_path.exists())
         return accept() or (not looks[-1] and looks.count(False) == 1)
 
     def elsewhere() -> None:

@@ -43,7 +43,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from pyro_mcp.engine.cancel import CANCEL_SECONDS
 from pyro_mcp.node.lifecycle import VERBS
-from pyro_mcp.node.place import MAX_CONTROL, Place
+from pyro_mcp.node.paths import MAX_CONTROL, NodePaths
 from pyro_mcp.node.server import Node
 from pyro_mcp.protocol.channel import Channel, RemoteError
 from pyro_mcp.protocol.pipe import Pipe
@@ -72,14 +72,14 @@ class World:
     def __init__(self, state_dir: Path) -> None:
         self.slowness = Slowness()
         self.engine = engine_at(state_dir, idle_seconds=600, faults=self.slowness)
-        self.node = Node(self.engine.settings, Place.of(self.engine.settings), self.engine, VERBS)
+        self.node = Node(self.engine.settings, NodePaths.of(self.engine.settings), self.engine, VERBS)
         self.node.listen()
         self._thread = threading.Thread(target=self.node.run)
         self._thread.start()
         self.clients = [self.client(), self.client()]
 
     def client(self) -> Channel:
-        connection = self.node.place.connect()
+        connection = self.node.paths.connect()
         assert connection is not None
         channel = Channel(Pipe(connection.detach()), initiator=True, hello={"role": "client"}, max_control=MAX_CONTROL)
         channel.start(10)

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from pyro_mcp.errors import Conflict
-from pyro_mcp.node.place import About, Place, peer
+from pyro_mcp.node.paths import About, NodePaths, peer
 from pyro_mcp.node.spawn import connect_node, ensure_node
 from pyro_mcp.settings import Settings
 from pyro_mcp.store.database import Database
@@ -31,7 +31,7 @@ OTHERS = {
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Iterator[dict[str, Any]]:
+def paths(tmp_path: Path) -> Iterator[dict[str, Any]]:
     """Where the node lives; it ends with the test."""
     given = {"state_dir": tmp_path / "state", "cache_dir": tmp_path / "cache"}
     yield given
@@ -54,39 +54,39 @@ def test_every_setting_that_a_node_keeps_is_tried_here() -> None:
 
 
 @pytest.mark.parametrize("name", OTHERS)
-def test_a_node_that_owns_nothing_makes_way(place: dict[str, Any], name: str) -> None:
-    first = started(Settings.load(**place))
-    wanted = Settings.load(**{**place, name: OTHERS[name]})
+def test_a_node_that_owns_nothing_makes_way(paths: dict[str, Any], name: str) -> None:
+    first = started(Settings.load(**paths))
+    wanted = Settings.load(**{**paths, name: OTHERS[name]})
     assert started(wanted) != first
-    about = About.load(Place.of(wanted))
+    about = About.load(NodePaths.of(wanted))
     assert about is not None
     assert about.settings[name] == wanted.values()[name]
 
 
 @pytest.mark.parametrize("name", OTHERS)
-def test_a_node_with_machines_stays_and_the_wish_is_refused(place: dict[str, Any], name: str) -> None:
-    settings = Settings.load(**place)
+def test_a_node_with_machines_stays_and_the_wish_is_refused(paths: dict[str, Any], name: str) -> None:
+    settings = Settings.load(**paths)
     with_a_machine(settings)
     first = started(settings)
     with pytest.raises(Conflict, match=f"started with {name} ") as caught:
-        ensure_node(Settings.load(**{**place, name: OTHERS[name]}))
+        ensure_node(Settings.load(**{**paths, name: OTHERS[name]}))
     assert caught.value.hint is not None
     assert "PYRO_STATE_DIR" in caught.value.hint
     assert started(settings) == first
 
 
-def test_defaults_are_nobodys_wish(place: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    first = started(Settings.load(**place, max_machines=3, memory_limit_mib=2048))
-    assert started(Settings.load(**place)) == first
+def test_defaults_are_nobodys_wish(paths: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    first = started(Settings.load(**paths, max_machines=3, memory_limit_mib=2048))
+    assert started(Settings.load(**paths)) == first
     monkeypatch.setenv("PYRO_MAX_MACHINES", "4")
-    assert started(Settings.load(**place)) != first
+    assert started(Settings.load(**paths)) != first
 
 
-def test_another_name_of_the_same_directory_is_the_same(place: dict[str, Any], tmp_path: Path) -> None:
-    place["cache_dir"].mkdir()
-    (tmp_path / "alias").symlink_to(place["cache_dir"])
-    first = started(Settings.load(**place))
-    assert started(Settings.load(**{**place, "cache_dir": tmp_path / "alias"})) == first
+def test_another_name_of_the_same_directory_is_the_same(paths: dict[str, Any], tmp_path: Path) -> None:
+    paths["cache_dir"].mkdir()
+    (tmp_path / "alias").symlink_to(paths["cache_dir"])
+    first = started(Settings.load(**paths))
+    assert started(Settings.load(**{**paths, "cache_dir": tmp_path / "alias"})) == first
 
 
 def with_a_machine(settings: Settings) -> None:

@@ -21,7 +21,7 @@ import pytest
 
 from pyro_mcp.errors import NodeUnavailable, PermissionDenied, PyroError, Unsupported
 from pyro_mcp.node.__main__ import DESCRIPTORS
-from pyro_mcp.node.place import MAX_CONTROL, About, Place, peer
+from pyro_mcp.node.paths import MAX_CONTROL, About, NodePaths, peer
 from pyro_mcp.node.spawn import connect_node, ensure_node
 from pyro_mcp.protocol.channel import Channel, RemoteError
 from pyro_mcp.protocol.pipe import Pipe
@@ -73,7 +73,7 @@ def test_it_starts_on_demand_and_answers(settings: Settings) -> None:
     assert status["resident_bytes"] < 60_000_000
     assert status["machines"] == []
     assert settings.state_dir.stat().st_mode & 0o777 == 0o700
-    assert Place.of(settings).socket_path.stat().st_mode & 0o777 == 0o600
+    assert NodePaths.of(settings).socket_path.stat().st_mode & 0o777 == 0o600
 
 
 def test_it_takes_as_many_descriptors_as_the_host_grants(settings: Settings) -> None:
@@ -97,7 +97,7 @@ def test_a_race_of_starts_makes_one_node(settings: Settings) -> None:
 def test_a_race_of_processes_makes_one_node(settings: Settings) -> None:
     script = (
         "import sys; from pyro_mcp.settings import Settings; from pyro_mcp.node.spawn import ensure_node;"
-        "from pyro_mcp.node.place import peer;"
+        "from pyro_mcp.node.paths import peer;"
         "print(peer(ensure_node(Settings.load(state_dir=sys.argv[1], cache_dir=sys.argv[2])))[0])"
     )
     argv = [sys.executable, "-c", script, str(settings.state_dir), str(settings.cache_dir)]
@@ -143,7 +143,7 @@ def test_its_log_tells_why_it_left_and_when(settings: Settings) -> None:
         channel.call("node_stop", timeout=10)
     assert identity is not None
     assert identity.wait(10)
-    (line,) = Place.of(settings).log.read_text().splitlines()
+    (line,) = NodePaths.of(settings).log.read_text().splitlines()
     assert re.fullmatch(r"[\d-]{10}T[\d:]{8} INFO pyro_mcp\.node\.server: leaving: asked to stop", line)
 
 
@@ -152,7 +152,7 @@ def test_a_refusal_to_start_is_a_line_of_the_log_too(settings: Settings) -> None
     (settings.state_dir / "pyro.db").write_bytes(b"no database" * 100)
     with pytest.raises(PyroError, match=r"pyro\.db"):
         ensure_node(settings)
-    line = Place.of(settings).log.read_text().splitlines()[-1]
+    line = NodePaths.of(settings).log.read_text().splitlines()[-1]
     assert re.match(r"[\d-]{10}T[\d:]{8} ERROR pyro_mcp\.node: cannot start: ", line)
 
 
@@ -175,11 +175,11 @@ def test_stop_ends_it(settings: Settings) -> None:
 
 
 def test_a_node_of_another_version_without_machines_is_replaced(settings: Settings) -> None:
-    place = Place.of(settings)
+    paths = NodePaths.of(settings)
     old = pid_of(ensure_node(settings))
-    about = About.load(place)
+    about = About.load(paths)
     assert about is not None
-    replace(about, version="0.0.1").save(place)
+    replace(about, version="0.0.1").save(paths)
     assert pid_of(ensure_node(settings)) != old
     assert Identity.of(old) is None
 

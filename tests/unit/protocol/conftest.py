@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from pyro_mcp.protocol.channel import Channel, Stream
-from pyro_mcp.protocol.frames import PREAMBLE, VERSION, Decoder, Frame, Kind, encode_json
+from pyro_mcp.protocol.frames import PREAMBLE, VERSION, Frame, FrameDecoder, FrameKind, encode_json
 from pyro_mcp.protocol.pipe import Pipe
 
 
@@ -20,11 +20,11 @@ def frame(kind: int, stream: int = 0, payload: bytes = b"") -> bytes:
     return struct.pack("!IIB", len(payload), stream, kind) + payload
 
 
-def json_frame(kind: Kind, stream: int, value: Any) -> bytes:
+def json_frame(kind: FrameKind, stream: int, value: Any) -> bytes:
     return frame(kind, stream, encode_json(value))
 
 
-HELLO = PREAMBLE + json_frame(Kind.HELLO, 0, {"version": VERSION, "role": "hostile"})
+HELLO = PREAMBLE + json_frame(FrameKind.HELLO, 0, {"version": VERSION, "role": "hostile"})
 
 
 class Rogue:
@@ -32,7 +32,7 @@ class Rogue:
 
     def __init__(self, peer: socket.socket) -> None:
         self.socket = peer
-        self._decoder = Decoder(max_control=1 << 20)
+        self._decoder = FrameDecoder(max_control=1 << 20)
         self._frames: list[Frame] = []
 
     def send(self, data: bytes) -> None:
@@ -44,9 +44,9 @@ class Rogue:
 
     def begin_anew(self) -> None:
         """Read what comes next as a new connection."""
-        self._decoder = Decoder(max_control=1 << 20)
+        self._decoder = FrameDecoder(max_control=1 << 20)
 
-    def receive(self, kind: Kind, seconds: float = 30.0) -> Frame:
+    def receive(self, kind: FrameKind, seconds: float = 30.0) -> Frame:
         self.socket.settimeout(seconds)
         while True:
             for found in self._frames:

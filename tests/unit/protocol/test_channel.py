@@ -13,8 +13,8 @@ from collections.abc import Callable
 import pytest
 
 from pyro_mcp.protocol import channel
-from pyro_mcp.protocol.channel import Channel, ChannelClosed, Data, End, Event, RemoteError, Result, Stream
-from pyro_mcp.protocol.frames import Kind
+from pyro_mcp.protocol.channel import Channel, ChannelClosed, Data, End, Event, RemoteError, Stream, StreamResult
+from pyro_mcp.protocol.frames import FrameKind
 from pyro_mcp.protocol.pipe import Pipe, PipeClosed
 from pyro_mcp.protocol.stream import BODY_MAX, FRAME_COST, NOTICE_MAX, WINDOW
 from pyro_mcp.protocol.workers import Workers
@@ -47,7 +47,7 @@ def test_data_both_ways_larger_than_every_window(connect: Connect) -> None:
     for message in stream.messages():
         if isinstance(message, Data):
             got += message.data
-        elif isinstance(message, Result):
+        elif isinstance(message, StreamResult):
             assert message.value == {"params": {"n": 1}}
     assert got == sent
 
@@ -57,7 +57,7 @@ def test_a_request_with_its_whole_input_is_one_message(connect: Connect, size: i
     client, server = connect(lambda stream: stream.result({"size": _input_size(stream)}))
     before = server.heard
     stream = client.open("count", {"n": 1}, bytes(size))
-    assert stream.receive(30) == Result({"size": size})
+    assert stream.receive(30) == StreamResult({"size": size})
     if size <= 4096:
         assert server.heard == before + 1
     with pytest.raises(ChannelClosed):
@@ -124,7 +124,7 @@ def test_cancel_and_watch(connect: Connect) -> None:
     client, _ = connect(handler)
     stream = client.open("wait")
     stream.cancel()
-    assert stream.receive(5) == Result({"cancelled": True})
+    assert stream.receive(5) == StreamResult({"cancelled": True})
 
 
 def test_room_and_try_receive_never_wait(connect: Connect) -> None:
@@ -144,7 +144,7 @@ def test_room_and_try_receive_never_wait(connect: Connect) -> None:
     stream = client.open("fill")
     assert proceed.wait(5)
     assert seen["empty"] is None
-    assert list(stream.messages())[-1] == Result({})
+    assert list(stream.messages())[-1] == StreamResult({})
 
 
 def test_the_end_of_one_side_ends_the_other(connect: Connect) -> None:
@@ -174,7 +174,7 @@ def test_ping_answers_while_a_handler_is_busy(connect: Connect) -> None:
     assert client.ping(30) > 0
     assert stream.try_receive() is None
     over.set()
-    assert stream.receive(30) == Result({"waited": True})
+    assert stream.receive(30) == StreamResult({"waited": True})
 
 
 def test_events_carry_json(connect: Connect) -> None:
@@ -183,7 +183,7 @@ def test_events_carry_json(connect: Connect) -> None:
         stream.result({})
 
     client, _ = connect(handler)
-    assert list(client.open("work").messages()) == [Event({"progress": 0.5}), Result({})]
+    assert list(client.open("work").messages()) == [Event({"progress": 0.5}), StreamResult({})]
 
 
 def test_call_timeout_cancels(connect: Connect) -> None:
@@ -249,12 +249,12 @@ def test_a_request_that_cannot_be_sent_yet_holds_up_nothing_that_comes(pair: tup
         thread.start()
     # Nobody reads: the first fills the pipe and the second stands behind it.
     until_full(rogue)
-    rogue.send(json_frame(Kind.RESULT, 1, {"come": "through"}))
-    assert early.receive(5) == Result({"come": "through"})
+    rogue.send(json_frame(FrameKind.RESULT, 1, {"come": "through"}))
+    assert early.receive(5) == StreamResult({"come": "through"})
     assert all(thread.is_alive() for thread in sending)
-    for kind in (Kind.OPEN, Kind.OPEN, Kind.PING):
+    for kind in (FrameKind.OPEN, FrameKind.OPEN, FrameKind.PING):
         rogue.receive(kind)
-    rogue.send(frame(Kind.PONG))
+    rogue.send(frame(FrameKind.PONG))
     for thread in sending:
         thread.join(5)
         assert not thread.is_alive()
@@ -304,7 +304,7 @@ def test_a_request_that_arrived_with_the_end_is_not_begun(pair: tuple[Channel, R
     victim._handler, victim._workers = handler, OnTheSpot()
     reader = next(thread for thread in threading.enumerate() if thread.name == "channel-reader")
     victim.on_close(lambda _: ended.set())
-    opened = (json_frame(Kind.OPEN, number, {"verb": str(number), "params": {}}) for number in (2, 4))
+    opened = (json_frame(FrameKind.OPEN, number, {"verb": str(number), "params": {}}) for number in (2, 4))
     rogue.send(b"".join(opened))
     assert ended.wait(5)
     reader.join(5)
@@ -345,9 +345,9 @@ def test_the_largest_notice_finds_room_whatever_was_read_before(connect: Connect
     client, _ = connect(handler)
     kinds = []
     stream = client.open("tell")
-    while not kinds or kinds[-1] is not Result:
+    while not kinds or kinds[-1] is not StreamResult:
         kinds.append(type(stream.receive(5)))
-    assert kinds == [Data, Event, Result]
+    assert kinds == [Data, Event, StreamResult]
 
 
 def test_streams_that_one_side_holds_leave_the_others_room(connect: Connect, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -367,7 +367,7 @@ def test_streams_that_one_side_holds_leave_the_others_room(connect: Connect, mon
     assert caught.value.payload["code"] == "capacity"
     go.set()
     for stream in theirs + own:
-        assert list(stream.messages()) == [Result({})]
+        assert list(stream.messages()) == [StreamResult({})]
     deadline = time.monotonic() + 20
     while server._serving:
         assert time.monotonic() < deadline, "what is over takes no room"
@@ -397,7 +397,7 @@ def test_a_peer_in_a_hurry_is_served_by_no_more_threads_than_it_may_have_request
     before = threading.active_count()
     most = 0
     for number in range(2, 12_002, 2):
-        rogue.send(json_frame(Kind.OPEN, number, {"verb": "hurry", "params": {}}))
+        rogue.send(json_frame(FrameKind.OPEN, number, {"verb": "hurry", "params": {}}))
         most = max(most, threading.active_count() - before)
     assert served
     assert not victim.closed

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from pyro_mcp.protocol.entries import (
     MAX_HEADER,
     MAX_PATH,
-    Decoder,
     Encoder,
     Entry,
+    EntryDecoder,
     EntryError,
     Piece,
     safe_path,
@@ -47,7 +47,7 @@ def encoded(tree: list[tuple[Entry, bytes]]) -> bytes:
 
 
 def decoded(data: bytes, step: int = 1 << 30, **limits: int) -> list[tuple[Entry, list[Piece]]]:
-    decoder = Decoder(**limits)
+    decoder = EntryDecoder(**limits)
     found: list[tuple[Entry, list[Piece]]] = []
     for start in range(0, len(data), step):
         for item in decoder.feed(data[start : start + step]):
@@ -167,13 +167,13 @@ def test_accepts_odd_but_plain_paths(path: str) -> None:
 )
 def test_refuses_bad_headers(header: Any) -> None:
     with pytest.raises(EntryError):
-        list(Decoder().feed(raw(header)))
+        list(EntryDecoder().feed(raw(header)))
 
 
 @pytest.mark.parametrize("length", [0, 1, MAX_HEADER + 1, 0xFFFFFFFF])
 def test_refuses_a_header_by_its_length(length: int) -> None:
     with pytest.raises(EntryError):
-        list(Decoder().feed(struct.pack("!I", length)))
+        list(EntryDecoder().feed(struct.pack("!I", length)))
 
 
 def test_refuses_bytes_after_the_end() -> None:

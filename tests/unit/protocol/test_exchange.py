@@ -21,16 +21,16 @@ from pyro_mcp.protocol.channel import (
     ChannelClosed,
     Data,
     End,
-    Result,
     Stream,
+    StreamResult,
 )
 from pyro_mcp.protocol.exchange import DISK_BYTES, HALF_BYTES, PLACE, SLOT_BYTES, SLOTS
-from pyro_mcp.protocol.frames import PREAMBLE, VERSION, Kind
+from pyro_mcp.protocol.frames import PREAMBLE, VERSION, FrameKind
 from pyro_mcp.protocol.pipe import Buffer, Pipe
 
 from .conftest import Rogue, closed_in, frame, json_frame
 
-HELLO = PREAMBLE + json_frame(Kind.HELLO, 0, {"version": VERSION, "exchange": DISK_BYTES, "window": WIDE})
+HELLO = PREAMBLE + json_frame(FrameKind.HELLO, 0, {"version": VERSION, "exchange": DISK_BYTES, "window": WIDE})
 
 
 class FarExchange(HostExchange):
@@ -144,7 +144,7 @@ def collected(stream: Stream) -> bytes:
 
 
 def placed(slot: int, length: int, tag: int = 1) -> bytes:
-    return frame(Kind.PLACED, 1, PLACE.pack(slot, length, tag))
+    return frame(FrameKind.PLACED, 1, PLACE.pack(slot, length, tag))
 
 
 @pytest.mark.parametrize("size", [1, 32767, 32768, 262145, SLOT_BYTES, SLOT_BYTES + 1, 33 * SLOT_BYTES + 77])
@@ -228,7 +228,7 @@ def test_streams_beyond_the_slots_go_over_the_wire_and_all_arrive(connect: Conne
         feed(stream, data)
     for stream in streams:
         answer = list(stream.messages())[-1]
-        assert isinstance(answer, Result)
+        assert isinstance(answer, StreamResult)
         assert answer.value["sha256"] == hashlib.sha256(data).hexdigest()
 
 
@@ -245,11 +245,11 @@ def test_a_reader_who_does_not_read_stalls_itself_only(connect: Connect) -> None
     feeders = [feed(stream, bytes(8 * SLOT_BYTES)) for stream in stalled]
     stream = client.open("swallow")
     feed(stream, bytes(32 * SLOT_BYTES))
-    assert isinstance(list(stream.messages())[-1], Result)
+    assert isinstance(list(stream.messages())[-1], StreamResult)
     assert all(feeder.is_alive() for feeder in feeders)
     release.set()
     for stream in stalled:
-        assert isinstance(list(stream.messages())[-1], Result)
+        assert isinstance(list(stream.messages())[-1], StreamResult)
 
 
 def test_a_full_disk_of_the_host_sends_all_over_the_wire(connect: Connect, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -275,24 +275,24 @@ def test_a_full_disk_of_the_host_sends_all_over_the_wire(connect: Connect, monke
         placed(0, 0),
         placed(0, SLOT_BYTES + 1),
         placed(0, 0xFFFFFFFF),
-        frame(Kind.PLACED, 1, b"\0\0"),
-        frame(Kind.PLACED, 1, b""),
-        frame(Kind.PLACED, 9, PLACE.pack(0, 65536, 1)),
-        frame(Kind.PLACED, 0, PLACE.pack(0, 65536, 1)),
+        frame(FrameKind.PLACED, 1, b"\0\0"),
+        frame(FrameKind.PLACED, 1, b""),
+        frame(FrameKind.PLACED, 9, PLACE.pack(0, 65536, 1)),
+        frame(FrameKind.PLACED, 0, PLACE.pack(0, 65536, 1)),
         placed(0, 65536) * 2,
-        frame(Kind.END, 1) + placed(0, 65536),
+        frame(FrameKind.END, 1) + placed(0, 65536),
         placed(0, SLOT_BYTES),
-        frame(Kind.TAKEN, 0, b"\0"),
-        frame(Kind.TAKEN, 0, b""),
-        frame(Kind.TAKEN, 0, b"\xff"),
-        frame(Kind.TAKEN, 0, bytes(range(SLOTS)) * 1000),
+        frame(FrameKind.TAKEN, 0, b"\0"),
+        frame(FrameKind.TAKEN, 0, b""),
+        frame(FrameKind.TAKEN, 0, b"\xff"),
+        frame(FrameKind.TAKEN, 0, bytes(range(SLOTS)) * 1000),
     ],
     ids=lambda lie: lie[:24].hex(),
 )
 def test_a_guest_that_lies_about_places_is_cut_off(rogue: tuple[Channel, Rogue], lie: bytes) -> None:
     channel, peer = rogue
     channel.open("exec")
-    peer.receive(Kind.OPEN)
+    peer.receive(FrameKind.OPEN)
     peer.send(lie)
     assert closed_in(channel, 5)
     assert "protocol violation" in channel.reason
@@ -302,8 +302,8 @@ def test_a_piece_given_back_twice_ends_the_connection(rogue: tuple[Channel, Rogu
     channel, peer = rogue
     stream = channel.open("exec")
     stream.send(bytes(65536))
-    slot = peer.receive(Kind.PLACED).payload[:1]
-    peer.send(frame(Kind.TAKEN, 0, slot) * 2)
+    slot = peer.receive(FrameKind.PLACED).payload[:1]
+    peer.send(frame(FrameKind.TAKEN, 0, slot) * 2)
     assert closed_in(channel, 5)
     assert "TAKEN" in channel.reason
 
@@ -322,8 +322,8 @@ def test_what_was_read_stays_whatever_is_written_over_it(rogue: tuple[Channel, R
     stream = channel.open("exec")
     with (disk / exchange.NAME).open("r+b", buffering=0) as file:
         os.pwrite(file.fileno(), b"true" * 16384, HALF_BYTES)
-        peer.send(placed(0, 65536) + frame(Kind.PING))
-        peer.receive(Kind.PONG)
+        peer.send(placed(0, 65536) + frame(FrameKind.PING))
+        peer.receive(FrameKind.PONG)
         os.pwrite(file.fileno(), b"lies" * 16384, HALF_BYTES)
     assert stream.receive(5) == Data(1, b"true" * 16384)
 
@@ -333,7 +333,7 @@ def test_a_guest_that_takes_nothing_costs_its_slots_only(rogue: tuple[Channel, R
     for _ in range(SLOTS + 3):
         stream = channel.open("exec")
         stream.send(bytes(65536))
-    assert len(peer.receive(Kind.DATA).payload) == 65536
+    assert len(peer.receive(FrameKind.DATA).payload) == 65536
     assert allocated(disk) <= HALF_BYTES
 
 
@@ -344,8 +344,8 @@ def test_pieces_for_a_stream_that_was_left_are_not_read(
     channel.open("exec").leave()
     read: list[int] = []
     monkeypatch.setattr(HostExchange, "_load", lambda self, length, offset: read.append(length) or b"")
-    peer.send(placed(0, 65536) + frame(Kind.PING))
-    assert peer.receive(Kind.TAKEN).payload == b"\0"
+    peer.send(placed(0, 65536) + frame(FrameKind.PING))
+    assert peer.receive(FrameKind.TAKEN).payload == b"\0"
     assert not read
 
 
@@ -361,28 +361,28 @@ def test_only_readers_get_a_wide_window_and_few_at_a_time(connect: Connect) -> N
         # The handler has read all but what was sent last: by now it has granted what it ever will.
         client.ping()
         widened.append(stream)
-    assert sum(stream._most == WIDE for stream in widened) <= WIDE_STREAMS
-    assert any(stream._most == WIDE for stream in widened)
+    assert sum(stream._max == WIDE for stream in widened) <= WIDE_STREAMS
+    assert any(stream._max == WIDE for stream in widened)
     for stream in widened:
         stream.end()
-        assert isinstance(list(stream.messages())[-1], Result)
+        assert isinstance(list(stream.messages())[-1], StreamResult)
     stream = client.open("swallow")
     stream.send(bytes(WIDE * 2))
-    assert stream._most == WIDE, "what ended did not make room"
+    assert stream._max == WIDE, "what ended did not make room"
     stream.end()
 
 
 def test_an_older_peer_is_granted_no_more_than_it_knows() -> None:
     ours, theirs = socket.socketpair()
     peer = Rogue(theirs)
-    peer.send(PREAMBLE + json_frame(Kind.HELLO, 0, {"version": VERSION}))
+    peer.send(PREAMBLE + json_frame(FrameKind.HELLO, 0, {"version": VERSION}))
     channel = Channel(Pipe(ours.detach()), initiator=True, hello={})
     channel.start(5)
     stream = channel.open("exec")
     for _ in range(4):
-        peer.send(frame(Kind.DATA, 1, b"\1" + bytes(65536)))
+        peer.send(frame(FrameKind.DATA, 1, b"\1" + bytes(65536)))
         stream.receive(5)
-    granted = int.from_bytes(peer.receive(Kind.CREDIT).payload[:4], "big")
+    granted = int.from_bytes(peer.receive(FrameKind.CREDIT).payload[:4], "big")
     assert granted < WINDOW
     channel.close()
     theirs.close()

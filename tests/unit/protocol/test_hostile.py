@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pyro_mcp.protocol.channel import FRAME_COST, WINDOW, Channel, ChannelClosed, RemoteError, Result, Stream
-from pyro_mcp.protocol.frames import PREAMBLE, VERSION, Kind
+from pyro_mcp.protocol.channel import FRAME_COST, WINDOW, Channel, ChannelClosed, RemoteError, Stream, StreamResult
+from pyro_mcp.protocol.frames import PREAMBLE, VERSION, FrameKind
 from pyro_mcp.protocol.pipe import Pipe
 
 from .conftest import HELLO, Rogue, closed_in, frame, json_frame
@@ -35,7 +35,7 @@ def quiet(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) ->
 
 def opened(channel: Channel, rogue: Rogue) -> Stream:
     stream = channel.open("exec", {})
-    rogue.receive(Kind.OPEN)
+    rogue.receive(FrameKind.OPEN)
     return stream
 
 
@@ -44,32 +44,32 @@ def opened(channel: Channel, rogue: Rogue) -> Stream:
     [
         frame(0),
         frame(99),
-        frame(Kind.DATA)[:4] + b"\xff\xff\xff\xff\xff",
+        frame(FrameKind.DATA)[:4] + b"\xff\xff\xff\xff\xff",
         b"\xff" * 9,
         HELLO[len(PREAMBLE) :],
         HELLO,
-        frame(Kind.PING, 0, b"payload"),
-        json_frame(Kind.OPEN, 2, {"verb": "x", "params": {}}),
-        json_frame(Kind.OPEN, 1, {"verb": "x", "params": {}}),
-        json_frame(Kind.OPEN, 0, {"verb": "x", "params": {}}),
-        json_frame(Kind.RESULT, 7, {}),
-        json_frame(Kind.RESULT, 0, {}),
-        json_frame(Kind.ERROR, 2, {}),
-        frame(Kind.DATA, 9, b"\1x"),
-        frame(Kind.END, 5),
-        frame(Kind.CREDIT, 5, b"\0" * 9),
-        frame(Kind.CANCEL, 1),
-        frame(Kind.DATA, 1),
-        frame(Kind.CREDIT, 1, b""),
-        frame(Kind.CREDIT, 1, b"\xff" * 9),
-        frame(Kind.CREDIT, 1, b"\0\0\0\1" + b"\0" * 5),
-        frame(Kind.END, 1) * 2,
-        frame(Kind.END, 1) + frame(Kind.DATA, 1, b"\1late"),
-        frame(Kind.RESULT, 1, b"not json"),
-        frame(Kind.RESULT, 1, b"[]"),
-        frame(Kind.EVENT, 1, b'{"a":' * 10000),
-        frame(Kind.RESULT, 1, b'{"a":' + b"9" * 100000 + b"}"),
-        frame(Kind.ERROR, 1, b'{"message":"\xff"}'),
+        frame(FrameKind.PING, 0, b"payload"),
+        json_frame(FrameKind.OPEN, 2, {"verb": "x", "params": {}}),
+        json_frame(FrameKind.OPEN, 1, {"verb": "x", "params": {}}),
+        json_frame(FrameKind.OPEN, 0, {"verb": "x", "params": {}}),
+        json_frame(FrameKind.RESULT, 7, {}),
+        json_frame(FrameKind.RESULT, 0, {}),
+        json_frame(FrameKind.ERROR, 2, {}),
+        frame(FrameKind.DATA, 9, b"\1x"),
+        frame(FrameKind.END, 5),
+        frame(FrameKind.CREDIT, 5, b"\0" * 9),
+        frame(FrameKind.CANCEL, 1),
+        frame(FrameKind.DATA, 1),
+        frame(FrameKind.CREDIT, 1, b""),
+        frame(FrameKind.CREDIT, 1, b"\xff" * 9),
+        frame(FrameKind.CREDIT, 1, b"\0\0\0\1" + b"\0" * 5),
+        frame(FrameKind.END, 1) * 2,
+        frame(FrameKind.END, 1) + frame(FrameKind.DATA, 1, b"\1late"),
+        frame(FrameKind.RESULT, 1, b"not json"),
+        frame(FrameKind.RESULT, 1, b"[]"),
+        frame(FrameKind.EVENT, 1, b'{"a":' * 10000),
+        frame(FrameKind.RESULT, 1, b'{"a":' + b"9" * 100000 + b"}"),
+        frame(FrameKind.ERROR, 1, b'{"message":"\xff"}'),
     ],
 )
 def test_a_broken_rule_ends_the_connection(pair: Pair, attack: bytes) -> None:
@@ -86,11 +86,13 @@ def test_duplicate_and_late_answers_are_dropped(pair: Pair) -> None:
     channel, rogue = pair
     stream = opened(channel, rogue)
     rogue.send(
-        json_frame(Kind.RESULT, 1, {"n": 1}) + json_frame(Kind.RESULT, 1, {"n": 2}) + frame(Kind.DATA, 1, b"\1x")
+        json_frame(FrameKind.RESULT, 1, {"n": 1})
+        + json_frame(FrameKind.RESULT, 1, {"n": 2})
+        + frame(FrameKind.DATA, 1, b"\1x")
     )
     assert list(stream.messages())[-1].value == {"n": 1}  # type: ignore[union-attr]
     second = opened(channel, rogue)
-    rogue.send(json_frame(Kind.RESULT, 1, {"n": 3}) + json_frame(Kind.RESULT, 3, {"n": 4}))
+    rogue.send(json_frame(FrameKind.RESULT, 1, {"n": 3}) + json_frame(FrameKind.RESULT, 3, {"n": 4}))
     assert second.receive(5).value == {"n": 4}  # type: ignore[union-attr]
     assert not channel.closed
 
@@ -99,7 +101,7 @@ def test_an_error_of_any_shape_is_a_remote_error(pair: Pair) -> None:
     channel, rogue = pair
     for payload in ({}, {"message": ["x"]}, {"code": {}, "message": "m" * 100_000}, {"hint": 1}):
         stream = opened(channel, rogue)
-        rogue.send(json_frame(Kind.ERROR, stream._number, payload))
+        rogue.send(json_frame(FrameKind.ERROR, stream._number, payload))
         with pytest.raises(RemoteError) as caught:
             stream.receive(5)
         assert len(str(caught.value)) <= 4096
@@ -109,7 +111,7 @@ def test_an_error_of_any_shape_is_a_remote_error(pair: Pair) -> None:
 def test_truncation_then_silence_ends_at_the_frame_deadline(pair: Pair, cut: int) -> None:
     channel, rogue = pair
     stream = opened(channel, rogue)
-    rogue.send(frame(Kind.DATA, 1, b"\1" + b"x" * 100)[:cut])
+    rogue.send(frame(FrameKind.DATA, 1, b"\1" + b"x" * 100)[:cut])
     begun = time.monotonic()
     with pytest.raises(ChannelClosed, match="did not finish"):
         stream.receive(30)
@@ -121,7 +123,7 @@ def test_a_byte_at_a_time_does_not_extend_the_deadline(pair: Pair) -> None:
     opened(channel, rogue)
     begun = time.monotonic()
     # It would take 50 s.
-    for byte in frame(Kind.DATA, 1, b"\1" + b"x" * 1000):
+    for byte in frame(FrameKind.DATA, 1, b"\1" + b"x" * 1000):
         if channel.closed:
             break
         rogue.send(bytes((byte,)))
@@ -132,19 +134,19 @@ def test_a_byte_at_a_time_does_not_extend_the_deadline(pair: Pair) -> None:
 
 def test_idle_is_no_offence(pair: Pair) -> None:
     channel, rogue = pair
-    rogue.send(frame(Kind.PING))
-    rogue.receive(Kind.PONG)
+    rogue.send(frame(FrameKind.PING))
+    rogue.receive(FrameKind.PONG)
     assert not closed_in(channel, 0.8)
 
 
 @pytest.mark.parametrize(
     ("hello", "why"),
     [
-        (json_frame(Kind.HELLO, 0, {"version": VERSION + 1}), "version"),
-        (json_frame(Kind.HELLO, 0, {"version": "x" * 10000}), "version"),
-        (json_frame(Kind.HELLO, 0, {}), "version"),
-        (frame(Kind.PING), "before HELLO"),
-        (frame(Kind.HELLO, 0, b"\xff"), "not JSON"),
+        (json_frame(FrameKind.HELLO, 0, {"version": VERSION + 1}), "version"),
+        (json_frame(FrameKind.HELLO, 0, {"version": "x" * 10000}), "version"),
+        (json_frame(FrameKind.HELLO, 0, {}), "version"),
+        (frame(FrameKind.PING), "before HELLO"),
+        (frame(FrameKind.HELLO, 0, b"\xff"), "not JSON"),
     ],
 )
 def test_a_wrong_hello_is_refused(hello: bytes, why: str) -> None:
@@ -164,7 +166,12 @@ def test_silence_instead_of_hello_times_out() -> None:
 
 @pytest.mark.parametrize(
     "unit",
-    [frame(Kind.DATA, 1, b"\1"), frame(Kind.DATA, 1, b"\1x"), frame(Kind.EVENT, 1, b"{}"), frame(Kind.PONG)],
+    [
+        frame(FrameKind.DATA, 1, b"\1"),
+        frame(FrameKind.DATA, 1, b"\1x"),
+        frame(FrameKind.EVENT, 1, b"{}"),
+        frame(FrameKind.PONG),
+    ],
     ids=["empty", "byte", "event", "pong"],
 )
 def test_a_million_tiny_frames_cost_bounded_memory(pair: Pair, unit: bytes) -> None:
@@ -179,13 +186,13 @@ def test_a_million_tiny_frames_cost_bounded_memory(pair: Pair, unit: bytes) -> N
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 32 * 1024 * 1024
-    assert channel.closed == (unit[8] != Kind.PONG) or closed_in(channel, 5)
+    assert channel.closed == (unit[8] != FrameKind.PONG) or closed_in(channel, 5)
 
 
 def test_a_flood_of_pings_from_a_peer_that_never_reads_blocks_only_its_own_channel(pair: Pair) -> None:
     channel, rogue = pair
     rogue.socket.settimeout(1)
-    flood = frame(Kind.PING) * 10_000_000
+    flood = frame(FrameKind.PING) * 10_000_000
     with pytest.raises(TimeoutError):
         rogue.socket.sendall(flood)
     closing = threading.Thread(target=channel.close)
@@ -199,11 +206,11 @@ def test_unread_data_stops_at_the_window(pair: Pair) -> None:
     stream = opened(channel, rogue)
     chunk = 65536
     for _ in range(WINDOW // (chunk + FRAME_COST)):
-        rogue.send(frame(Kind.DATA, 1, b"\1" + b"x" * chunk))
-    rogue.send(frame(Kind.PING))
-    rogue.receive(Kind.PONG)
+        rogue.send(frame(FrameKind.DATA, 1, b"\1" + b"x" * chunk))
+    rogue.send(frame(FrameKind.PING))
+    rogue.receive(FrameKind.PONG)
     assert not channel.closed
-    rogue.send(frame(Kind.DATA, 1, b"\1" + b"x" * chunk))
+    rogue.send(frame(FrameKind.DATA, 1, b"\1" + b"x" * chunk))
     assert closed_in(channel, 5)
     assert "flow control" in channel.reason
     assert stream.receive(1)
@@ -224,12 +231,14 @@ def test_too_many_requests_at_once_are_refused_one_by_one(connect: Callable[...,
         assert caught.value.payload["code"] == "capacity"
     release.set()
     for stream in streams[:256]:
-        assert stream.receive(30) == Result({})
+        assert stream.receive(30) == StreamResult({})
 
 
 pieces = st.one_of(
-    st.builds(frame, st.sampled_from(list(Kind)), st.integers(0, 4), st.binary(max_size=40)),
-    st.builds(json_frame, st.sampled_from(list(Kind)), st.integers(0, 4), st.dictionaries(st.text(), st.integers())),
+    st.builds(frame, st.sampled_from(list(FrameKind)), st.integers(0, 4), st.binary(max_size=40)),
+    st.builds(
+        json_frame, st.sampled_from(list(FrameKind)), st.integers(0, 4), st.dictionaries(st.text(), st.integers())
+    ),
     st.binary(max_size=20),
 )
 
@@ -272,13 +281,13 @@ def test_a_peer_that_begins_anew_on_the_same_wire_loses_nothing_it_says() -> Non
         rogue.send(HELLO)
         first = Channel(Pipe(ours.detach()), initiator=False, hello={})
         first.start(5)
-        rogue.receive(Kind.HELLO)
+        rogue.receive(FrameKind.HELLO)
         rogue.begin_anew()
-        rogue.send(HELLO + frame(Kind.PING))
+        rogue.send(HELLO + frame(FrameKind.PING))
         assert closed_in(first, 5)
         assert first.leftover.startswith(PREAMBLE)
         second = Channel(Pipe(again.detach()), initiator=False, hello={}, backlog=first.leftover)
         assert second.start(5)["role"] == "hostile"
-        rogue.receive(Kind.PONG)
+        rogue.receive(FrameKind.PONG)
         second.close()
         assert second.leftover == b""

@@ -11,7 +11,7 @@ import pytest
 
 from pyro_mcp.protocol import channel as channel_module
 from pyro_mcp.protocol import standstill
-from pyro_mcp.protocol.channel import Channel, RemoteError, Result, Stream
+from pyro_mcp.protocol.channel import Channel, RemoteError, Stream, StreamResult
 from pyro_mcp.protocol.pipe import Pipe
 
 REFUSAL = {"code": "disk_full", "message": "cannot go on", "hint": "Free some"}
@@ -66,7 +66,7 @@ def test_requests_are_refused_and_the_spared_go_on(peer: Peer) -> None:
     assert peer.channel.call("quick", timeout=10) == {"verb": "quick"}
     assert peer.heard.index("clock") < peer.heard.index("quick")
     peer.told.set()
-    assert kept.receive(10) == Result({"verb": "long"})
+    assert kept.receive(10) == StreamResult({"verb": "long"})
 
 
 def test_a_request_waits_a_moment_for_the_end(peer: Peer, monkeypatch: pytest.MonkeyPatch) -> None:

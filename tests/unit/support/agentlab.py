@@ -91,7 +91,7 @@ class ScriptedMachine:
     def __init__(self, channel: Channel) -> None:
         self.channel = channel
 
-    def last_words(self) -> str:
+    def console_tail(self) -> str:
         return ""
 
 

@@ -17,7 +17,7 @@ from typing import Any, cast
 
 import effects
 import fleetlab
-from fleetlab import Ears, processes_of
+from fleetlab import CallRecorder, processes_of
 
 from pyro_mcp.api import disk, export, patch, snapshot, sync, workspace
 from pyro_mcp.api import exec as workspace_exec
@@ -45,7 +45,7 @@ class World:
         self.guest = guest
         faults.trace(self.engine.database)
         reconcile(self.engine)
-        self.call = Ears(self.engine).call
+        self.call = CallRecorder(self.engine).call
         self.notes: dict[str, Any] = json.loads(self._notes.read_text()) if self._notes.exists() else {}
 
     def write_down(self, **values: Any) -> None:

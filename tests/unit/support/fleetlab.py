@@ -79,11 +79,11 @@ def waiting_ahead(engine: Engine, count: int = 1) -> list[Any]:
     """The machines that wait in the pool, once there are `count`."""
     pool = engine.fleet.pool
     with pool._changed:
-        assert pool._changed.wait_for(lambda: len(pool.waiting()) == count, AHEAD_SECONDS), pool._places
+        assert pool._changed.wait_for(lambda: len(pool.waiting()) == count, AHEAD_SECONDS), pool._pooled
     return pool.waiting()
 
 
-class Ears:
+class CallRecorder:
     """A call that remembers what it was told."""
 
     def __init__(self, engine: Engine) -> None:
@@ -98,12 +98,12 @@ class Ears:
 
 
 def act_run(engine: Engine) -> None:
-    engine.vms.run(Ears(engine).call, "debian:12", command="echo hello", timeout_seconds=20, stdin=None, **SIZE)
+    engine.vms.run(CallRecorder(engine).call, "debian:12", command="echo hello", timeout_seconds=20, stdin=None, **SIZE)
 
 
 def act_life(engine: Engine) -> None:
     """Every transition of a machine that is not one-shot."""
-    call = Ears(engine).call
+    call = CallRecorder(engine).call
     made = engine.vms.create(call, "debian:12", **SIZE)
     engine.vms.start(call, made.vm_id)
     engine.vms.stop(made.vm_id)
@@ -112,14 +112,14 @@ def act_life(engine: Engine) -> None:
 
 
 def act_guest(engine: Engine) -> None:
-    engine.vms.run(Ears(engine).call, "debian:12", command="true", timeout_seconds=60, stdin=None, **GUEST_SIZE)
+    engine.vms.run(CallRecorder(engine).call, "debian:12", command="true", timeout_seconds=60, stdin=None, **GUEST_SIZE)
 
 
 def act_pool(engine: Engine) -> None:
     """A machine that finds none ahead, one that does, and one that needs the room of what waits."""
     act_guest(engine)
     waiting_ahead(engine)
-    call = Ears(engine).call
+    call = CallRecorder(engine).call
     made = engine.vms.create(call, "debian:12", **GUEST_SIZE)
     engine.vms.start(call, made.vm_id)
     engine.vms.delete(made.vm_id)
@@ -134,7 +134,7 @@ def act_workspace(engine: Engine) -> None:
     from pyro_mcp.api.workspace import create_workspace
 
     state_dir = engine.settings.state_dir
-    call = Ears(engine).call
+    call = CallRecorder(engine).call
     seed = state_dir / "host"
     seed.mkdir()
     (seed / "file").write_text("one\n")
@@ -173,7 +173,7 @@ def act_service(engine: Engine) -> None:
     from pyro_mcp.api.service import start_service, stop_service
     from pyro_mcp.api.workspace import create_workspace
 
-    call = Ears(engine).call
+    call = CallRecorder(engine).call
     policy = "egress+published-ports"
     options = {"name": "w", "mem_mib": 128, "allow_host_compat": True, "network_policy": policy}
     create_workspace.function(call, environment="debian:12", **options)

@@ -12,7 +12,7 @@ import signal
 import sys
 from pathlib import Path
 
-from fleetlab import Ears, engine_at
+from fleetlab import CallRecorder, engine_at
 
 from pyro_mcp.api.workspace import create_workspace
 from pyro_mcp.engine.commands import journal, ring
@@ -34,7 +34,7 @@ def begin(engine: Engine) -> None:
     """Run the command over the files `out` and `err`, which stand in the state directory."""
     home = engine.settings.state_dir
     options = {"mem_mib": 128, "allow_host_compat": True, "secrets": {"PHRASE": SECRET}, "seed_path": str(home / "in")}
-    call = Ears(engine).call
+    call = CallRecorder(engine).call
     create_workspace.function(call, environment="debian:12", name="w", **options)
     engine.commands.exec(call, "w", command=COMMAND, timeout_seconds=60, wait_seconds=0, stdin=None)
 

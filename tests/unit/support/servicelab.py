@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from fleetlab import Ears, engine_at
+from fleetlab import CallRecorder, engine_at
 
 from pyro_mcp.api import workspace
 from pyro_mcp.engine.engine import Engine
@@ -19,7 +19,7 @@ REF = "w"
 def a_workspace(state_dir: Path, policy: str = "off", **options: Any) -> Engine:
     engine = engine_at(state_dir)
     workspace.create_workspace.function(
-        Ears(engine).call,
+        CallRecorder(engine).call,
         environment="debian:12",
         name=REF,
         mem_mib=128,
@@ -40,7 +40,7 @@ def start(engine: Engine, command: str | list[str], name: str = "web", **given: 
         "secret_env": None,
         "published_ports": None,
     }
-    call = given.pop("call", None) or Ears(engine).call
+    call = given.pop("call", None) or CallRecorder(engine).call
     return engine.services.start(call, REF, name, command=command, **{**options, **given})
 
 

@@ -17,7 +17,7 @@ from pyro_mcp.errors import Cancelled, InvalidArgument, NodeUnavailable, NotFoun
 from pyro_mcp.protocol.channel import Channel, ChannelClosed, Data, End, Stream
 from pyro_mcp.protocol.pipe import Pipe
 from pyro_mcp.settings import Settings
-from pyro_mcp.surfaces.client import Client, Listener
+from pyro_mcp.surfaces.client import Callbacks, Client
 
 Handler = Callable[[Stream], None]
 
@@ -74,10 +74,10 @@ def test_output_progress_and_notices_reach_the_listener_in_order(peer_of: Any) -
 
     client, _ = peer_of(handler)
     heard: list[Any] = []
-    listener = Listener(
+    callbacks = Callbacks(
         lambda message, share: heard.append((message, share)), heard.append, lambda tag, data: heard.append((tag, data))
     )
-    assert client.begin("verb", {"x": 5}).wait(listener) == {"done": 5}
+    assert client.begin("verb", {"x": 5}).wait(callbacks) == {"done": 5}
     assert heard == [("booting", 1.0), "slow", (1, b"out"), (2, b"err")]
 
 
@@ -92,7 +92,7 @@ def test_input_of_any_kind_arrives_whole(peer_of: Any) -> None:
     client, _ = peer_of(handler)
     for source in (b"x" * 3_000_000, [b"a", b"bc"], iter([b"xyz"])):
         expected = len(source) if isinstance(source, bytes) else 3
-        assert client.begin("verb", {}, {"stdin": source}).wait(Listener()) == {"length": expected}
+        assert client.begin("verb", {}, {"stdin": source}).wait(Callbacks()) == {"length": expected}
 
 
 def test_input_that_breaks_off_ends_the_command_instead_of_letting_it_wait(
@@ -112,7 +112,7 @@ def test_input_that_breaks_off_ends_the_command_instead_of_letting_it_wait(
     monkeypatch.setattr(threading, "excepthook", lambda hooked: (seen.append(hooked.exc_type), told.set()))
     client, _ = peer_of(handler)
     with pytest.raises(Cancelled):
-        client.begin("verb", {}, {"stdin": broken()}).wait(Listener())
+        client.begin("verb", {}, {"stdin": broken()}).wait(Callbacks())
     assert told.wait(5)
     assert seen == [ValueError]
 
@@ -120,14 +120,14 @@ def test_input_that_breaks_off_ends_the_command_instead_of_letting_it_wait(
 def test_errors_keep_their_kind(peer_of: Any) -> None:
     client, _ = peer_of(lambda stream: stream.error(NotFound("cannot find it: gone", hint="Look.").to_wire()))
     with pytest.raises(NotFound, match="cannot find it") as caught:
-        client.begin("verb", {}).wait(Listener())
+        client.begin("verb", {}).wait(Callbacks())
     assert caught.value.hint == "Look."
 
 
 def test_a_lost_node_is_told_and_a_new_one_asked_for(peer_of: Any) -> None:
     client, peer = peer_of(lambda stream: peer.channels[0].close("killed"))
     with pytest.raises(NodeUnavailable, match="connection to the node was lost") as caught:
-        client.begin("verb", {}).wait(Listener())
+        client.begin("verb", {}).wait(Callbacks())
     assert caught.value.hint
     assert len(peer.channels) == 2
 
@@ -135,9 +135,9 @@ def test_a_lost_node_is_told_and_a_new_one_asked_for(peer_of: Any) -> None:
 def test_a_node_that_left_while_idle_is_replaced_silently(peer_of: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pyro_mcp.surfaces.client.STALE_SECONDS", 0.0)
     client, peer = peer_of(lambda stream: stream.result({}))
-    client.begin("verb", {}).wait(Listener())
+    client.begin("verb", {}).wait(Callbacks())
     peer.channels[0].close("idle")
-    client.begin("verb", {}).wait(Listener())
+    client.begin("verb", {}).wait(Callbacks())
     assert len(peer.channels) == 2
 
 
@@ -145,7 +145,7 @@ def test_threads_share_one_connection(peer_of: Any) -> None:
     client, peer = peer_of(lambda stream: stream.result({"n": stream.params["n"]}))
     answers: list[int] = []
     threads = [
-        threading.Thread(target=lambda n=n: answers.append(client.begin("v", {"n": n}).wait(Listener())["n"]))
+        threading.Thread(target=lambda n=n: answers.append(client.begin("v", {"n": n}).wait(Callbacks())["n"]))
         for n in range(20)
     ]
     for thread in threads:
@@ -172,7 +172,7 @@ def test_an_interrupt_cancels_and_waits_for_the_end(peer_of: Any) -> None:
     main = threading.main_thread().ident
     assert main is not None
     with pytest.raises(KeyboardInterrupt):
-        client.begin("verb", {}).wait(Listener(notice=lambda _: signal.pthread_kill(main, signal.SIGINT)))
+        client.begin("verb", {}).wait(Callbacks(notice=lambda _: signal.pthread_kill(main, signal.SIGINT)))
     assert ended.is_set()
 
 
@@ -190,7 +190,7 @@ def test_a_listener_that_fails_ends_the_command(peer_of: Any) -> None:
 
     client, _ = peer_of(handler)
     with pytest.raises(BrokenPipeError):
-        client.begin("verb", {}).wait(Listener(output=broken))
+        client.begin("verb", {}).wait(Callbacks(output=broken))
     assert cancelled.is_set()
 
 
@@ -224,7 +224,7 @@ def test_a_node_that_dies_as_it_is_met_is_followed_by_another(tmp_path: Path) ->
         return ours
 
     client = Client(Settings.load({}, state_dir=tmp_path), connect)
-    assert client.begin("verb", {}).wait(Listener()) == {"done": True}
+    assert client.begin("verb", {}).wait(Callbacks()) == {"done": True}
     client.close()
     peer.close()
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from pyro_mcp.surfaces.cli.keyboard import AHEAD_MOST, PIECE_BYTES, Keyboard
+from pyro_mcp.surfaces.cli.keyboard import AHEAD_MAX, PIECE_BYTES, Keyboard
 
 
 @pytest.fixture
@@ -55,7 +55,7 @@ def test_it_reads_only_so_far_ahead() -> None:
     keyboard = Keyboard(read, None)
     keys = keyboard.turn()
     os.set_blocking(write, False)
-    whole = bytes(range(256)) * (PIECE_BYTES * (AHEAD_MOST + 40) // 256)
+    whole = bytes(range(256)) * (PIECE_BYTES * (AHEAD_MAX + 40) // 256)
     sent = 0
     with contextlib.suppress(BlockingIOError):
         while sent < len(whole):

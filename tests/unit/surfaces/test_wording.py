@@ -11,7 +11,7 @@ import pytest
 
 import pyro_mcp
 from pyro_mcp.errors import Conflict
-from pyro_mcp.operations.wording import MARK, Wording
+from pyro_mcp.operations.wording import PLACEHOLDER, Wording
 from pyro_mcp.surfaces import catalog
 from pyro_mcp.surfaces.mcp_tools import BoundTool, tool_wording
 from pyro_mcp.surfaces.wording import CLI, SDK
@@ -102,6 +102,6 @@ def test_no_text_below_the_surfaces_names_a_command_that_is_an_operation() -> No
 
 def test_no_text_below_the_surfaces_names_a_tool() -> None:
     # One word alone is a name on the wire; among others it is read by somebody.
-    read = [(where, MARK.sub("", text)) for where, text in texts() if " " in text.strip()]
+    read = [(where, PLACEHOLDER.sub("", text)) for where, text in texts() if " " in text.strip()]
     named = [(where, word) for where, text in read for word in re.findall(r"\w+", text) if word in TOOLS - {"vm_run"}]
     assert named == []

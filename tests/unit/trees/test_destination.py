@@ -222,7 +222,7 @@ def test_whoever_is_told_of_the_place_can_clear_it(place: Path) -> None:
     told: list[Path] = []
 
     @contextlib.contextmanager
-    def announce(work: Path) -> Iterator[None]:
+    def track(work: Path) -> Iterator[None]:
         assert not work.exists()
         told.append(work)
         yield
@@ -233,7 +233,7 @@ def test_whoever_is_told_of_the_place_can_clear_it(place: Path) -> None:
         assert told[0].is_dir(), "one that is held by a living process was removed"
         yield from file("f", b"x")
 
-    export_tree(items(), place / "out", kind="directory", announce=announce)
+    export_tree(items(), place / "out", kind="directory", track=track)
     left = place / ".pyro-export-left"
     left.mkdir(0o700)
     (left / "closed").mkdir(0)

@@ -12,7 +12,7 @@ import pytest
 
 from pyro_mcp.errors import ProtocolError, TimedOut
 from pyro_mcp.system.process import CommandFailed, run_into
-from pyro_mcp.trees.ext4 import ROOT, Ext4, Node, confined
+from pyro_mcp.trees.ext4 import ROOT, Ext4, Inode, confined
 
 
 def build(directory: Path, *requests: str) -> Ext4:
@@ -48,7 +48,7 @@ def test_an_overlays_marks_are_seen(tmp_path: Path) -> None:
     image = build(tmp_path / "a", "mkdir a", "ea_set a trusted.overlay.opaque y", "mknod gone c 0 0", "mknod c c 1 3")
     entries = image.listing([ROOT])[0]
     assert image.opaque([ROOT, entries["a"].inode]) == [False, True]
-    assert Node(1, 0o020000, 0).whiteout
+    assert Inode(1, 0o020000, 0).whiteout
     assert not entries["a"].whiteout
 
 
@@ -110,7 +110,7 @@ def test_a_broken_image_is_a_typed_error_or_some_answer(tmp_path: Path, seed: in
             if node is not None:
                 image.content(node, 1000)
                 image.targets([node])
-        image.remove_below(Node(ROOT, 0o040000, 0))
+        image.remove_below(Inode(ROOT, 0o040000, 0))
         image.clean()
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from pyro_mcp.errors import Cancelled, DiskFull, InvalidArgument, PyroError, Unsupported
-from pyro_mcp.protocol.entries import Decoder, EntryError
+from pyro_mcp.protocol.entries import EntryDecoder, EntryError
 from pyro_mcp.system.sparse import digest_sparse
 from pyro_mcp.trees import work
 from pyro_mcp.trees.archive import ArchiveSource
@@ -178,7 +178,7 @@ def test_what_a_killed_build_left_goes_with_the_next(
 
 def test_a_sequence_survives_its_journey(tree: Path) -> None:
     sent = list(encoded(open_source(tree)))
-    whole, cut = Decoder(), Decoder()
+    whole, cut = EntryDecoder(), EntryDecoder()
     assert contents(item for piece in sent for item in whole.feed(piece)) == contents(open_source(tree))
     whole.close()
     assert (whole.count, whole.bytes) == (len(snapshot(tree)), 10_000 + 1 + 12)

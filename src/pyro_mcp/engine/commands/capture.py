@@ -25,7 +25,7 @@ class Captured:
 
 
 class Capture:
-    """Keeps at most `limit` bytes: the first `head`, which is half unless told, and the last of the rest."""
+    """Keeps at most `limit` bytes: the first `head`, half by default, and the last of the rest."""
 
     def __init__(self, limit: int = CAPTURE_BYTES, *, head: int | None = None) -> None:
         self._head_room = limit // 2 if head is None else head

@@ -1,9 +1,9 @@
-"""Marks: how far a command's output has come into its journal, so that another node can go on where this one died.
+"""Checkpoint: how far a command's output has come into its journal, so that the next node goes on from there.
 
-A mark is one small file beside the journal, there from before the command starts until its outcome is recorded, and
-rewritten in place after every piece of output. It is never flushed: it outlives the node in the page cache, and with
-the host ends the machine it is about. What the guest wrote up to `offset` is in the journal, masked; what was read
-after that, and held back because a secret may begin in it, is asked for again.
+A checkpoint is one small file beside the journal. It exists from before the command starts until its outcome is
+recorded, and is rewritten in place after every piece of output. It is never flushed: it outlives the node in the page
+cache, and a host that ends takes the machine with it. What the guest wrote up to `offset` is in the journal, masked.
+What was read after that, and held back because a secret may begin in it, is requested again.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _FORM = struct.Struct("<4sQd5Q5Q")
 
 
 @dataclass(slots=True)
-class Place:
+class StreamOffset:
     """Where one stream is. `covered` bytes from `offset` on belong to a secret whose mask is in the journal already;
     `size`, `tailed` and `lost` are the journal's: written, set aside past its bound, and dropped by a full disk."""
 
@@ -34,33 +34,33 @@ class Place:
     lost: int = 0
 
 
-class Mark:
-    """One command's mark. `begun_ns` is on the host's boot clock."""
+class Checkpoint:
+    """One command's checkpoint. `begun_ns` is on the host's boot clock."""
 
-    def __init__(self, path: Path, begun_ns: int, timeout_seconds: float, places: dict[int, Place]) -> None:
+    def __init__(self, path: Path, begun_ns: int, timeout_seconds: float, offsets: dict[int, StreamOffset]) -> None:
         self.begun_ns = begun_ns
         self.timeout_seconds = timeout_seconds
-        self.places = places
+        self.offsets = offsets
         self._path = path
         self._descriptor = -1
         self._complained = False
 
     @classmethod
-    def create(cls, path: Path, begun_ns: int, timeout_seconds: float) -> Mark:
-        """A new mark, at the beginning of both streams. Raises `OSError`."""
-        mark = cls(path, begun_ns, timeout_seconds, {STDOUT: Place(), STDERR: Place()})
+    def create(cls, path: Path, begun_ns: int, timeout_seconds: float) -> Checkpoint:
+        """A new checkpoint, at the beginning of both streams. Raises `OSError`."""
+        checkpoint = cls(path, begun_ns, timeout_seconds, {STDOUT: StreamOffset(), STDERR: StreamOffset()})
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
-        mark._descriptor = os.open(path, flags, 0o600)
+        checkpoint._descriptor = os.open(path, flags, 0o600)
         try:
-            mark._write()
+            checkpoint._write()
         except OSError:
-            mark.remove()
+            checkpoint.remove()
             raise
-        return mark
+        return checkpoint
 
     @classmethod
-    def load(cls, path: Path) -> Mark | None:
-        """The mark that an earlier node has left; None if there is none to go by."""
+    def load(cls, path: Path) -> Checkpoint | None:
+        """The checkpoint that an earlier node has left; None if there is none."""
         try:
             descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
         except FileNotFoundError:
@@ -70,12 +70,14 @@ class Mark:
             os.close(descriptor)
             return None
         _, begun_ns, timeout_seconds, *numbers = _FORM.unpack(data)
-        mark = cls(path, begun_ns, timeout_seconds, {STDOUT: Place(*numbers[:5]), STDERR: Place(*numbers[5:])})
-        mark._descriptor = descriptor
-        return mark
+        checkpoint = cls(
+            path, begun_ns, timeout_seconds, {STDOUT: StreamOffset(*numbers[:5]), STDERR: StreamOffset(*numbers[5:])}
+        )
+        checkpoint._descriptor = descriptor
+        return checkpoint
 
     def save(self) -> None:
-        """Write `places` down. A failure is told once: going on may then fail, and never with wrong output."""
+        """Write `offsets` down. A failure is logged once: going on may then fail, but never gives wrong output."""
         try:
             self._write()
         except OSError as error:
@@ -95,7 +97,7 @@ class Mark:
         self._path.unlink(missing_ok=True)
 
     def _write(self) -> None:
-        out, err = self.places[STDOUT], self.places[STDERR]
+        out, err = self.offsets[STDOUT], self.offsets[STDERR]
         data = _FORM.pack(
             _MAGIC,
             self.begun_ns,
@@ -106,5 +108,5 @@ class Mark:
         os.pwrite(self._descriptor, data, 0)
 
 
-def mark_path(directory: Path, sequence: int) -> Path:
+def checkpoint_path(directory: Path, sequence: int) -> Path:
     return directory / f"{sequence}.mark"

@@ -1,4 +1,4 @@
-"""Job: one command of a workspace under way, recorded before it starts and when it has ended.
+"""Job: one running command of a workspace, recorded before it starts and after it ends.
 
 It belongs to the node and not to the caller: whoever waits for it may go away, and anybody may look at it or end it.
 """
@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
-from pyro_mcp.engine.commands.checkpoint import Mark
+from pyro_mcp.engine.commands.checkpoint import Checkpoint
 from pyro_mcp.engine.commands.journal import Journal
 from pyro_mcp.engine.commands.run import Output, execute, forget_job, resume_command
 from pyro_mcp.engine.faults import Faults
@@ -22,7 +22,7 @@ from pyro_mcp.model.network import NetworkRefusal
 from pyro_mcp.network.record import Watch
 from pyro_mcp.operations.call import STDERR, STDOUT, Call
 from pyro_mcp.operations.encode import encode
-from pyro_mcp.store.commands import CommandRow, Commands
+from pyro_mcp.store.commands import CommandRow, CommandTable
 from pyro_mcp.system.atomic import disk_errors
 from pyro_mcp.system.clock import Clock
 
@@ -33,12 +33,12 @@ UNATTENDED = "the node that watched it went away"
 class Job:
     """A command that `run` runs once, or `resume` goes on with. `error` is why it was lost, or could not be started.
 
-    With a `mark` it goes on by itself: it outlives this node, and the next one resumes it.
+    With a `checkpoint` it goes on by itself: it outlives this node, and the next one resumes it.
     """
 
     def __init__(
         self,
-        table: Commands,
+        table: CommandTable,
         clock: Clock,
         faults: Faults,
         row: CommandRow,
@@ -46,23 +46,23 @@ class Job:
         journal: Journal,
         masks: Masks,
         refused: Watch,
-        mark: Mark | None = None,
+        checkpoint: Checkpoint | None = None,
     ) -> None:
         self.row = row
         self.journal = journal
         self.error: PyroError | None = None
-        self.begun_ns = clock.boot_ns() if mark is None else mark.begun_ns
+        self.begun_ns = clock.boot_ns() if checkpoint is None else checkpoint.begun_ns
         self._table = table
         self._clock = clock
         self._faults = faults
         self._machine = machine
         self._masks = masks
-        self._mark = mark
+        self._checkpoint = checkpoint
         self._live: Output | None = None
         self._call: Call[None] = Call(None)
         self._refused = refused
         self._leaving = False
-        self._over = threading.Event()
+        self._done = threading.Event()
 
     @property
     def name(self) -> str:
@@ -80,15 +80,15 @@ class Job:
 
     def detach(self) -> None:
         """The node is about to leave its machines: what can go on does, and stays recorded as running."""
-        self._leaving = self._mark is not None
+        self._leaving = self._checkpoint is not None
 
     def join(self, seconds: float) -> bool:
         """Wait until the outcome is recorded; False when that takes longer."""
-        return self._over.wait(seconds)
+        return self._done.wait(seconds)
 
     @property
-    def over(self) -> bool:
-        return self._over.is_set()
+    def done(self) -> bool:
+        return self._done.is_set()
 
     def run(
         self,
@@ -99,42 +99,42 @@ class Job:
         secret_env: dict[str, str] | None = None,
         live: Output | None = None,
     ) -> None:
-        """Run `command`, tell `live` its output too, and record how it ended. Never raises for the command's fate."""
+        """Run `command`, pass its output to `live` too, and record how it ended. No outcome of it raises."""
         self._live = live
         self._finish(
-            lambda hear: execute(
+            lambda on_data: execute(
                 self._call,
                 self._machine,
                 command,
-                hear,
+                on_data,
                 timeout_seconds=timeout_seconds,
                 stdin=stdin,
                 cwd=self.row.cwd,
                 secret_env=secret_env,
-                job=self.name if self._mark else None,
+                job=self.name if self._checkpoint else None,
             )
         )
 
     def refuse(self, error: PyroError) -> None:
         """Record that it could not be run, or not be watched any more."""
 
-        def refused(hear: Output) -> dict[str, Any]:
+        def refused(on_data: Output) -> dict[str, Any]:
             raise error
 
         self._finish(refused)
 
     def resume(self) -> None:
-        """Go on from the mark that another node has left, and record how the command ended, like `run`."""
-        mark = self._mark
-        assert mark is not None
-        self._finish(lambda hear: self._resumed(mark, hear))
+        """Go on from the checkpoint that another node has left, and record how the command ended, like `run`."""
+        checkpoint = self._checkpoint
+        assert checkpoint is not None
+        self._finish(lambda on_data: self._resumed(checkpoint, on_data))
 
-    def _resumed(self, mark: Mark, hear: Output) -> dict[str, Any]:
-        offsets = {tag: place.offset for tag, place in mark.places.items()}
-        left = max(0.0, mark.timeout_seconds - self._spent_ms() / 1000)
+    def _resumed(self, checkpoint: Checkpoint, on_data: Output) -> dict[str, Any]:
+        offsets = {tag: offset.offset for tag, offset in checkpoint.offsets.items()}
+        left = max(0.0, checkpoint.timeout_seconds - self._spent_ms() / 1000)
         try:
             done = resume_command(
-                self._call, self._machine, self.row.command, self.name, offsets, hear, timeout_seconds=left
+                self._call, self._machine, self.row.command, self.name, offsets, on_data, timeout_seconds=left
             )
         except NotFound:
             raise NotFound(f"{UNATTENDED}, and its machine knows nothing of it") from None
@@ -143,9 +143,9 @@ class Job:
 
     def _finish(self, work: Callable[[Output], dict[str, Any]]) -> None:
         outcome: dict[str, Any]
-        hearing = _Hearing(self._masks, self._take, self._mark, self._faults)
+        feed = _JournalFeed(self._masks, self._on_data, self._checkpoint, self._faults)
         try:
-            done = work(hearing.hear)
+            done = work(feed.on_data)
             outcome = {"state": "finished"} | {
                 name: done[name] for name in ("exit_code", "signal", "timed_out", "duration_ms")
             }
@@ -160,24 +160,24 @@ class Job:
             outcome = {"state": "lost", "reason": self.error.message[:500]}
         finally:
             # Also when a bug ends it, nobody must wait for ever.
-            if not self._over.is_set():
+            if not self._done.is_set():
                 with contextlib.suppress(Cancelled):
-                    hearing.finish()
+                    feed.finish()
             self.journal.close()
         self._faults("command ran")
         self._record(outcome)
 
-    def _take(self, tag: int, data: bytes) -> None:
+    def _on_data(self, tag: int, data: bytes) -> None:
         self.journal.add(tag, data)
         if self._live is not None:
             self._live(tag, data)
 
     def _left(self) -> None:
-        assert self._mark is not None
+        assert self._checkpoint is not None
         self.journal.leave()
-        self._mark.close()
+        self._checkpoint.close()
         self._refused.close()
-        self._over.set()
+        self._done.set()
 
     def _record(self, outcome: dict[str, Any]) -> None:
         try:
@@ -192,39 +192,39 @@ class Job:
             self._faults("outcome recorded")
             with disk_errors(f"clear up after command {self.row.sequence}"):
                 self.journal.settled()
-                if self._mark is not None:
-                    self._mark.remove()
-            if self._mark is not None:
+                if self._checkpoint is not None:
+                    self._checkpoint.remove()
+            if self._checkpoint is not None:
                 forget_job(self._machine, self.name)
         except PyroError as error:
             self.error = self.error or error
         finally:
             self._refused.close()
-            self._over.set()
+            self._done.set()
 
     def _spent_ms(self) -> int:
         return (self._clock.boot_ns() - self.begun_ns) // 1_000_000
 
 
-class _Hearing:
-    """Masks what a command says on its way into the journal, and marks after each piece how far that has come."""
+class _JournalFeed:
+    """Masks a command's output on its way into the journal, and saves a checkpoint after each piece."""
 
-    def __init__(self, masks: Masks, take: Output, mark: Mark | None, faults: Faults) -> None:
-        places = {} if mark is None else mark.places
-        covered = {tag: place.covered for tag, place in places.items()}
-        self._output = MaskedOutput(masks, take, covered=covered)
-        self._mark = mark
+    def __init__(self, masks: Masks, on_data: Output, checkpoint: Checkpoint | None, faults: Faults) -> None:
+        offsets = {} if checkpoint is None else checkpoint.offsets
+        covered = {tag: offset.covered for tag, offset in offsets.items()}
+        self._output = MaskedOutput(masks, on_data, covered=covered)
+        self._checkpoint = checkpoint
         self._faults = faults
-        self._read = {tag: place.offset for tag, place in places.items()}
+        self._read = {tag: offset.offset for tag, offset in offsets.items()}
 
-    def hear(self, tag: int, data: bytes) -> None:
+    def on_data(self, tag: int, data: bytes) -> None:
         stream = self._output.feed(tag, data)
-        if self._mark is not None:
+        if self._checkpoint is not None:
             self._faults("output journalled")
             self._read[tag] += len(data)
-            place = self._mark.places[tag]
-            place.offset, place.covered = self._read[tag] - stream.held, stream.covered
-            self._mark.save()
+            offset = self._checkpoint.offsets[tag]
+            offset.offset, offset.covered = self._read[tag] - stream.held, stream.covered
+            self._checkpoint.save()
             self._faults("output marked")
 
     def finish(self) -> None:

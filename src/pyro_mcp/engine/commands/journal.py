@@ -1,4 +1,4 @@
-"""Journal: a command's output on disk, in bounds, readable from any place while it is still being written.
+"""Journal: a command's output on disk, in bounds, readable from any offset while it is being written.
 
 Each stream is one plain file. Past `HEAD_BYTES` only the latest (`ring`) are kept aside, in a second file that is
 written round and round, and follow a line that says how much is missing once the command has ended. A cursor is the
@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pyro_mcp.engine.commands.capture import Capture, Captured
-from pyro_mcp.engine.commands.checkpoint import Place
-from pyro_mcp.engine.commands.ring import Ring
+from pyro_mcp.engine.commands.checkpoint import StreamOffset
+from pyro_mcp.engine.commands.ring import JournalRing
 from pyro_mcp.model.count import count_of
 from pyro_mcp.model.cursor import parse_cursor
 from pyro_mcp.model.text import without_broken_end
@@ -30,8 +30,8 @@ _log = logging.getLogger(__name__)
 
 HEAD_BYTES = 8 * 1024 * 1024
 PIECE = 256 * 1024
-TORN_MOST = 3
-"""So many bytes may be the beginning of a character; more that are none are told as they are."""
+TORN_MAX = 3
+"""So many bytes may be the beginning of a character; more that are none are output as they are."""
 _SUFFIXES = {STDOUT: "out", STDERR: "err"}
 
 
@@ -51,14 +51,14 @@ class Reading:
 class Journal:
     """The writer of one command's output. `directory` is made when there is something to write.
 
-    `places`, if given, are where an earlier writer was; they are kept current.
+    `offsets`, if given, are where an earlier writer was; they are kept current.
     """
 
-    def __init__(self, directory: Path, sequence: int, places: dict[int, Place] | None = None) -> None:
+    def __init__(self, directory: Path, sequence: int, offsets: dict[int, StreamOffset] | None = None) -> None:
         self._moved = threading.Condition()
-        places = places or {}
+        offsets = offsets or {}
         self._writers = {
-            tag: _Writer(path_of(directory, sequence, tag), places.get(tag) or Place()) for tag in _SUFFIXES
+            tag: _Writer(path_of(directory, sequence, tag), offsets.get(tag) or StreamOffset()) for tag in _SUFFIXES
         }
         self._finished = False
 
@@ -69,7 +69,7 @@ class Journal:
             self._moved.notify_all()
 
     def finish(self) -> dict[int, int]:
-        """Make it durable and tell readers that nothing follows; the dropped bytes of each stream. May be repeated by
+        """Make it durable and mark it as complete; the dropped bytes of each stream. May be repeated by
         the next node, until `settled`."""
         dropped = {tag: writer.finish() for tag, writer in self._writers.items()}
         self.close()
@@ -100,7 +100,7 @@ class Journal:
     def wait(self, cursor: str, seconds: float, given_up: Callable[[], bool] = lambda: False) -> bool:
         """Wait until there is a whole character past `cursor` or nothing more will come; False when neither has
         happened in time, or when `given_up` was true after a `wake`."""
-        at = _places(cursor)
+        at = _positions(cursor)
 
         def news() -> bool:
             return self._finished or any(self._writers[tag].tells_past(at[tag]) for tag in _SUFFIXES)
@@ -116,30 +116,30 @@ class Journal:
 
 
 class _Writer:
-    def __init__(self, path: Path, place: Place) -> None:
+    def __init__(self, path: Path, offset: StreamOffset) -> None:
         self.tail_path = _tail_of(path)
         self._path = path
-        self._place = place
+        self._position = offset
         self._descriptor = -1
-        self._tail: Ring | None = None
+        self._tail: JournalRing | None = None
         self._complained = False
         self._noted = 0
 
     @property
     def size(self) -> int:
-        return self._place.size
+        return self._position.size
 
     def tells_past(self, offset: int) -> bool:
         """Whether a page from `offset` on would not be empty."""
         ahead = self.size - offset
-        return ahead > TORN_MOST or (ahead > 0 and bool(without_broken_end(_read(self._path, offset, ahead))))
+        return ahead > TORN_MAX or (ahead > 0 and bool(without_broken_end(_read(self._path, offset, ahead))))
 
     @property
     def kept(self) -> int:
         return self.size - self._noted
 
     def add(self, data: bytes) -> None:
-        room = 0 if self._place.tailed else max(0, HEAD_BYTES - self.size)
+        room = 0 if self._position.tailed else max(0, HEAD_BYTES - self.size)
         if room:
             self._write(data[:room])
         if len(data) > room:
@@ -148,9 +148,9 @@ class _Writer:
     def finish(self) -> int:
         """The number of bytes that were dropped."""
         missing = 0
-        if self._place.tailed:
+        if self._position.tailed:
             tail = self._kept_aside()
-            missing = self._place.tailed - len(tail)
+            missing = self._position.tailed - len(tail)
             if missing:
                 before = self.size
                 self._write(f"\n[pyro: {count_of(missing, 'byte')} dropped here]\n".encode())
@@ -158,13 +158,13 @@ class _Writer:
             self._write(tail)
         if self._descriptor >= 0:
             try:
-                if self._place.tailed:
+                if self._position.tailed:
                     os.ftruncate(self._descriptor, self.size)
                 os.fdatasync(self._descriptor)
             except OSError as error:
                 _log.warning(f"cannot make {self._path} durable: {error}")
         self.close()
-        return missing + self._place.lost
+        return missing + self._position.lost
 
     def close(self) -> None:
         if self._descriptor >= 0:
@@ -175,18 +175,18 @@ class _Writer:
 
     def _set_aside(self, data: bytes) -> None:
         try:
-            self._tail = self._tail or Ring(self.tail_path, self._place.tailed)
-            self._tail.write(data, self._place.tailed)
+            self._tail = self._tail or JournalRing(self.tail_path, self._position.tailed)
+            self._tail.write(data, self._position.tailed)
         except OSError as error:
             # The next piece begins another one: what a ring holds is whole.
             self._complain(self.tail_path, error)
             self._drop_tail()
-        self._place.tailed += len(data)
+        self._position.tailed += len(data)
 
     def _kept_aside(self) -> bytes:
         try:
-            self._tail = self._tail or Ring(self.tail_path, self._place.tailed)
-            return self._tail.read(self._place.tailed)
+            self._tail = self._tail or JournalRing(self.tail_path, self._position.tailed)
+            return self._tail.read(self._position.tailed)
         except OSError as error:
             self._complain(self.tail_path, error)
             return b""
@@ -205,12 +205,12 @@ class _Writer:
                 flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
                 self._descriptor = os.open(self._path, flags, 0o600)
             while view:
-                count = os.pwrite(self._descriptor, view, self._place.size)
-                self._place.size += count
+                count = os.pwrite(self._descriptor, view, self._position.size)
+                self._position.size += count
                 view = view[count:]
         except OSError as error:
             self._complain(self._path, error)
-            self._place.lost += len(view)
+            self._position.lost += len(view)
 
     def _complain(self, path: Path, error: OSError) -> None:
         if not self._complained:
@@ -218,23 +218,23 @@ class _Writer:
         self._complained = True
 
 
-def places_left(directory: Path, sequence: int) -> dict[int, Place]:
-    """Where a writer was that died without a mark, as far as its files tell."""
+def offsets_left(directory: Path, sequence: int) -> dict[int, StreamOffset]:
+    """Where a writer was that died without a checkpoint, as far as its files show."""
     return {tag: _place_left(path_of(directory, sequence, tag)) for tag in _SUFFIXES}
 
 
-def _place_left(path: Path) -> Place:
-    place, tail_path = Place(), _tail_of(path)
+def _place_left(path: Path) -> StreamOffset:
+    offset, tail_path = StreamOffset(), _tail_of(path)
     try:
         if path.exists():
-            place.size = path.stat().st_size
+            offset.size = path.stat().st_size
         if tail_path.exists():
-            ring = Ring(tail_path, 0)
-            place.size, place.tailed = min(place.size, HEAD_BYTES), ring.end
+            ring = JournalRing(tail_path, 0)
+            offset.size, offset.tailed = min(offset.size, HEAD_BYTES), ring.end
             ring.close()
     except OSError as error:
         _log.warning(f"cannot read {path}: {error}")
-    return place
+    return offset
 
 
 def _tail_of(path: Path) -> Path:
@@ -245,15 +245,15 @@ def path_of(directory: Path, sequence: int, tag: int) -> Path:
     return directory / f"{sequence}.{_SUFFIXES[tag]}"
 
 
-def _places(cursor: str) -> dict[int, int]:
+def _positions(cursor: str) -> dict[int, int]:
     out, err = parse_cursor(cursor)
     return {STDOUT: out, STDERR: err}
 
 
-def read_page(directory: Path, sequence: int, cursor: str, limit: int, *, over: bool) -> Reading:
+def read_page(directory: Path, sequence: int, cursor: str, limit: int, *, done: bool) -> Reading:
     """At most `limit` bytes from `cursor` on, of which each stream gets at least half if it has as much, nothing left
-    out; `over`: nothing more will be written."""
-    at = _places(cursor)
+    out; `done`: nothing more will be written."""
+    at = _positions(cursor)
     found = {tag: _read(path_of(directory, sequence, tag), at[tag], limit + 1) for tag in _SUFFIXES}
     streams, more = {}, False
     for tag, other in ((STDOUT, STDERR), (STDERR, STDOUT)):
@@ -261,7 +261,7 @@ def read_page(directory: Path, sequence: int, cursor: str, limit: int, *, over: 
         data, last = found[tag][:room], len(found[tag]) <= room
         whole = without_broken_end(data)
         # A character that is cut comes with the next page, unless this is all there ever will be.
-        data = data if over and last else whole or (data if len(data) > TORN_MOST else whole)
+        data = data if done and last else whole or (data if len(data) > TORN_MAX else whole)
         at[tag] += len(data)
         more = more or not last
         capture = Capture(limit)
@@ -270,21 +270,25 @@ def read_page(directory: Path, sequence: int, cursor: str, limit: int, *, over: 
     return Reading(streams, f"{at[STDOUT]}:{at[STDERR]}", more)
 
 
-def read_digest(directory: Path, sequence: int, limit: int, *, over: bool) -> Reading:
+def read_digest(directory: Path, sequence: int, limit: int, *, done: bool) -> Reading:
     """The first and last part of each stream, at most `limit` bytes; the cursor is where it ends now."""
     streams, at = {}, {}
     for tag in _SUFFIXES:
-        streams[tag], at[tag] = _digest(path_of(directory, sequence, tag), limit, over)
+        streams[tag], at[tag] = _digest(path_of(directory, sequence, tag), limit, done)
     return Reading(streams, f"{at[STDOUT]}:{at[STDERR]}")
 
 
 def read_gone(dropped: dict[int, int], cursor: str | None) -> Reading:
-    """What takes the place of output that was let go of: a line that says how much it was. Reading on gives nothing."""
-    at = _places(cursor or "0:0")
+    """A line in place of dropped output that says how much it was. Reading on gives nothing."""
+    at = _positions(cursor or "0:0")
     streams = {}
     for tag in _SUFFIXES:
-        told = dropped[tag] > at[tag]
-        text = f"[pyro: {count_of(dropped[tag], 'byte')} dropped: later output has taken their place]\n" if told else ""
+        reported = dropped[tag] > at[tag]
+        text = (
+            f"[pyro: {count_of(dropped[tag], 'byte')} dropped: later output has taken their place]\n"
+            if reported
+            else ""
+        )
         streams[tag] = Captured(text, 0, False)
         at[tag] = max(at[tag], dropped[tag])
     return Reading(streams, f"{at[STDOUT]}:{at[STDERR]}")
@@ -296,16 +300,16 @@ def remove_output(directory: Path, sequence: int) -> None:
         path_of(directory, sequence, tag).unlink(missing_ok=True)
 
 
-def _digest(path: Path, limit: int, over: bool) -> tuple[Captured, int]:
+def _digest(path: Path, limit: int, done: bool) -> tuple[Captured, int]:
     capture, offset = Capture(limit), 0
     while data := _read(path, offset, PIECE):
-        if len(data) < PIECE and not over:
+        if len(data) < PIECE and not done:
             data = without_broken_end(data)
             if not data:
                 break
         capture.add(data)
         offset += len(data)
-        if len(data) < PIECE and not over:
+        if len(data) < PIECE and not done:
             break
     return capture.finish(), offset
 

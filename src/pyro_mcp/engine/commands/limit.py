@@ -1,4 +1,4 @@
-"""Limit: what becomes of a command whose time is up, by this host's clock.
+"""Limit: how a command's timeout is enforced, by this host's clock.
 
 A guest's clock may go wrong and its agent may be late, so the node measures, and says when it is time. The limit that
 the agent gets is a later one, for when no node is there to say so.
@@ -14,13 +14,13 @@ from pyro_mcp.machines.driver import Machine
 from pyro_mcp.protocol.channel import Stream
 
 GRACE_SECONDS = 20.0
-"""How long the agent may take to end a command and say so, on an emulated and busy machine, before it is told again."""
+"""How long the agent may take to end a command and say so, on an emulated and busy machine, until the next request."""
 LATE_SECONDS = 100.0
 """How long after that, if it shows that it lives. What it runs is killed by then, but may not have noticed."""
 
 
 def guest_limit(seconds: float) -> float:
-    """What the agent is told for a limit of so many `seconds`."""
+    """What the agent gets for a limit of so many `seconds`."""
     return seconds * 1.1 + 10
 
 

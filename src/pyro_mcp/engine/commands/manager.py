@@ -1,4 +1,4 @@
-"""The bodies of the workspace's exec verbs: run a command, wait for it or not, follow it, end it, tell the history."""
+"""The workspace's exec verbs: run a command, wait for it or not, follow it, end it, list the history."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ from pathlib import Path
 from typing import Any, cast
 
 from pyro_mcp.engine.commands.capture import CAPTURE_BYTES
-from pyro_mcp.engine.commands.checkpoint import Mark, mark_path
+from pyro_mcp.engine.commands.checkpoint import Checkpoint, checkpoint_path
 from pyro_mcp.engine.commands.job import UNATTENDED, Job
-from pyro_mcp.engine.commands.journal import Journal, Reading, places_left, read_digest, read_gone, read_page
+from pyro_mcp.engine.commands.journal import Journal, Reading, offsets_left, read_digest, read_gone, read_page
 from pyro_mcp.engine.commands.retention import Retention
 from pyro_mcp.engine.faults import Faults
 from pyro_mcp.engine.fleet.fleet import Fleet
 from pyro_mcp.engine.fleet.networks import Networks
 from pyro_mcp.engine.registry import Registry
 from pyro_mcp.engine.secrets.redact import Masks
-from pyro_mcp.engine.secrets.store import Secrets
+from pyro_mcp.engine.secrets.store import SecretManager
 from pyro_mcp.engine.session import Sessions
 from pyro_mcp.errors import Capacity, Conflict, InvalidArgument, NotFound, PyroError
 from pyro_mcp.machines.driver import Machine
-from pyro_mcp.model.command import shown
+from pyro_mcp.model.command import display_text
 from pyro_mcp.model.network import NetworkRefusal
 from pyro_mcp.model.process import ExecutionMode, Isolation
 from pyro_mcp.model.refusals import changed_meanwhile
 from pyro_mcp.model.workspace_exec import CommandEntry, CommandOutput, WorkspaceExec, WorkspaceLogs
 from pyro_mcp.operations.call import STDERR, STDOUT, Call
 from pyro_mcp.store.commands import CommandRow, Tally
-from pyro_mcp.store.commands import Commands as Table
+from pyro_mcp.store.commands import CommandTable as Table
 from pyro_mcp.store.database import Database
 from pyro_mcp.store.workspaces import WorkspaceRow
 from pyro_mcp.system.atomic import disk_errors, make_directory
@@ -46,7 +46,7 @@ RUNNING_MAX = 64
 JOIN_SECONDS = 10.0
 END_SECONDS = 10.0
 LOGS_BYTES = 2 * 1024 * 1024
-ENTRY_BYTES, ENTRY_LEAST = 64 * 1024, 1024
+ENTRY_BYTES, ENTRY_MIN = 64 * 1024, 1024
 FOLLOW_PIECE = 64 * 1024
 START = "0:0"
 WORKSPACE = "/workspace"
@@ -54,7 +54,7 @@ WORKSPACE = "/workspace"
 Key = tuple[str, int, int]
 
 
-class Commands:
+class CommandManager:
     """The commands of all workspaces."""
 
     def __init__(
@@ -63,7 +63,7 @@ class Commands:
         registry: Registry,
         sessions: Sessions,
         fleet: Fleet,
-        secrets: Secrets,
+        secrets: SecretManager,
         networks: Networks,
         clock: Clock,
         faults: Faults,
@@ -100,19 +100,19 @@ class Commands:
                 hint="Leave out <<exec_workspace.wait_seconds>>, or write the input to a file and give it by `< file`",
             )
         workspace = self._registry.find(ref)
-        wanted = self._secrets.wanted(workspace.workspace_id, secret_env)
+        requested = self._secrets.requested(workspace.workspace_id, secret_env)
         machine = self._sessions.machine(call, workspace)
-        self._secrets.deliver(workspace.workspace_id, machine, set(wanted.values()))
+        self._secrets.deliver(workspace.workspace_id, machine, set(requested.values()))
         job = self._begin(workspace, machine, command, None if wait_seconds is None else timeout_seconds)
         if wait_seconds is None:
             run = partial(job.run, stdin=stdin, live=call.output)
-            self._attend(call, job, partial(run, command, timeout_seconds=timeout_seconds, secret_env=wanted))
+            self._supervise(call, job, partial(run, command, timeout_seconds=timeout_seconds, secret_env=requested))
         else:
-            self._detach(job, partial(job.run, command, timeout_seconds=timeout_seconds, secret_env=wanted))
+            self._detach(job, partial(job.run, command, timeout_seconds=timeout_seconds, secret_env=requested))
             self._watch(call, job, wait_seconds)
-        if job.error is not None and job.over and job.row.state == "lost":
+        if job.error is not None and job.done and job.row.state == "lost":
             raise job.error
-        output = self._followed(job.row, None, CAPTURE_BYTES, over=job.over)
+        output = self._followed(job.row, None, CAPTURE_BYTES, done=job.done)
         return WorkspaceExec(workspace_id=workspace.workspace_id, **dict(output.items()))
 
     def logs(
@@ -146,8 +146,8 @@ class Commands:
             forget = call.on_cancel(job.journal.wake)
             job.journal.wait(cursor or START, wait_seconds, lambda: call.cancelled)
             forget()
-        most = CAPTURE_BYTES if cursor is None else max_bytes
-        entry = self._followed(job.row if job else row, cursor, most, over=job is None or job.over)
+        max_ = CAPTURE_BYTES if cursor is None else max_bytes
+        entry = self._followed(job.row if job else row, cursor, max_, done=job is None or job.done)
         count = self._table.count(workspace.workspace_id, workspace.generation)
         return WorkspaceLogs(workspace_id=workspace.workspace_id, count=1, command_count=count, entries=[entry])
 
@@ -159,24 +159,24 @@ class Commands:
     def last(self, workspace: WorkspaceRow) -> CommandEntry | None:
         """The command that was started last."""
         found = self._table.latest(workspace.workspace_id, workspace.generation, 1)
-        return CommandEntry(**self._facts(found[0])) if found else None
+        return CommandEntry(**self._fields(found[0])) if found else None
 
     def recent(self, workspace: WorkspaceRow, limit: int) -> list[CommandEntry]:
         """The last `limit` commands, the latest first."""
         found = self._table.latest(workspace.workspace_id, workspace.generation, limit)
-        return [CommandEntry(**self._facts(row)) for row in reversed(found)]
+        return [CommandEntry(**self._fields(row)) for row in reversed(found)]
 
     def tally(self, workspace: WorkspaceRow) -> Tally:
         return self._table.tally(workspace.workspace_id, workspace.generation)
 
     def failures(self, workspace: WorkspaceRow, limit: int) -> list[tuple[CommandEntry, str, str]]:
         """The last `limit` commands that failed, the latest first, each with some of both streams."""
-        told = []
+        reported = []
         for row in self._table.failures(workspace.workspace_id, workspace.generation, limit):
-            row, reading = self._read(row, None, ENTRY_LEAST, over=True)
+            row, reading = self._read(row, None, ENTRY_MIN, done=True)
             streams = reading.streams
-            told.append((CommandEntry(**self._facts(row)), streams[STDOUT].text, streams[STDERR].text))
-        return told
+            reported.append((CommandEntry(**self._fields(row)), streams[STDOUT].text, streams[STDERR].text))
+        return reported
 
     def running(self, workspace_id: str) -> int:
         """How many commands are under way."""
@@ -205,8 +205,8 @@ class Commands:
         for row in self._table.running():
             self._take_up(row)
         for workspace in self._registry.rows():
-            place = workspace.workspace_id, workspace.generation
-            self._retention.sweep(*place, {key[2] for key in self._jobs if key[:2] == place})
+            history = workspace.workspace_id, workspace.generation
+            self._retention.sweep(*history, {key[2] for key in self._jobs if key[:2] == history})
 
     # -- running
 
@@ -215,7 +215,7 @@ class Commands:
     ) -> Job:
         """Record the command; with `alone_seconds` as one that goes on by itself for at most so long."""
         masks = self._secrets.masks(workspace.workspace_id)
-        told = masks.text(command) if isinstance(command, str) else [masks.text(word) for word in command]
+        reported = masks.text(command) if isinstance(command, str) else [masks.text(word) for word in command]
         with self._lock:
             if self.running(workspace.workspace_id) >= RUNNING_MAX:
                 raise Capacity(
@@ -225,7 +225,7 @@ class Commands:
             row = self._table.begin(
                 workspace_id=workspace.workspace_id,
                 generation=workspace.generation,
-                command=masks.text(shown(told)),
+                command=masks.text(display_text(reported)),
                 cwd=WORKSPACE,
                 execution_mode=machine.capabilities.execution_mode,
                 isolation=machine.capabilities.isolation,
@@ -233,34 +233,36 @@ class Commands:
             )
             if row is None:
                 raise changed_meanwhile("run the command", workspace.workspace_id)
-            mark = None if alone_seconds is None else self._mark(row, alone_seconds)
-            journal = Journal(*self._place(row), None if mark is None else mark.places)
-            job = self._job(row, machine, journal, masks, mark)
+            checkpoint = None if alone_seconds is None else self._checkpoint(row, alone_seconds)
+            journal = Journal(*self._location(row), None if checkpoint is None else checkpoint.offsets)
+            job = self._job(row, machine, journal, masks, checkpoint)
             self._jobs[_key(row)] = job
         self._faults("command recorded")
         return job
 
-    def _job(self, row: CommandRow, machine: Machine, journal: Journal, masks: Masks, mark: Mark | None) -> Job:
+    def _job(
+        self, row: CommandRow, machine: Machine, journal: Journal, masks: Masks, checkpoint: Checkpoint | None
+    ) -> Job:
         refused = self._networks.watch(machine.machine_id)
-        return Job(self._table, self._clock, self._faults, row, machine, journal, masks, refused, mark)
+        return Job(self._table, self._clock, self._faults, row, machine, journal, masks, refused, checkpoint)
 
-    def _mark(self, row: CommandRow, seconds: int) -> Mark | None:
-        """A mark for a command that is about to start. Without room for one it ends with this node."""
+    def _checkpoint(self, row: CommandRow, seconds: int) -> Checkpoint | None:
+        """A checkpoint for a command that is about to start. Without room for one it ends with this node."""
         try:
-            make_directory(self._place(row)[0])
-            return Mark.create(mark_path(*self._place(row)), self._clock.boot_ns(), seconds)
+            make_directory(self._location(row)[0])
+            return Checkpoint.create(checkpoint_path(*self._location(row)), self._clock.boot_ns(), seconds)
         except OSError as error:
-            _log.warning(f"cannot mark command {row.sequence} of {row.workspace_id}: {error}")
+            _log.warning(f"cannot write a checkpoint for command {row.sequence} of {row.workspace_id}: {error}")
             return None
 
-    def _attend(self, call: Call[Any], job: Job, run: Callable[[], None]) -> None:
+    def _supervise(self, call: Call[Any], job: Job, run: Callable[[], None]) -> None:
         """Run it here; the caller's going away ends it. Raises `Cancelled` then."""
         forget = call.on_cancel(job.end)
         try:
             run()
         finally:
             forget()
-            self._over(job)
+            self._done(job)
         call.check()
 
     def _detach(self, job: Job, run: Callable[[], None]) -> None:
@@ -270,15 +272,15 @@ class Commands:
             try:
                 run()
             finally:
-                self._over(job)
+                self._done(job)
 
         try:
             begin(work, f"exec-{job.row.sequence}")
         except Capacity as error:
             job.refuse(error)
-            self._over(job)
+            self._done(job)
 
-    def _over(self, job: Job) -> None:
+    def _done(self, job: Job) -> None:
         self._jobs.pop(_key(job.row), None)
         self._retention.trim(job.row)
 
@@ -286,27 +288,29 @@ class Commands:
 
     def _take_up(self, row: CommandRow) -> None:
         """Watch it again, or record that it is lost."""
-        mark = None
+        checkpoint = None
         try:
-            with disk_errors(f"read the mark of command {row.sequence}"):
-                mark = Mark.load(mark_path(*self._place(row)))
-            if mark is None:
+            with disk_errors(f"read the checkpoint of command {row.sequence}"):
+                checkpoint = Checkpoint.load(checkpoint_path(*self._location(row)))
+            if checkpoint is None:
                 raise Conflict(f"{UNATTENDED}, and it was ended")
             machine = self._fleet.live(self._registry.find(row.workspace_id).machine_id)
             masks = self._secrets.masks(row.workspace_id)
         except PyroError as error:
-            self._lose(row, mark, error.message)
+            self._lose(row, checkpoint, error.message)
             return
-        job = self._job(row, machine, Journal(*self._place(row), mark.places), masks, mark)
+        job = self._job(row, machine, Journal(*self._location(row), checkpoint.offsets), masks, checkpoint)
         self._jobs[_key(row)] = job
         self._detach(job, job.resume)
 
-    def _lose(self, row: CommandRow, mark: Mark | None, reason: str) -> None:
-        """Record that nobody knows how it ended. What it said as far as the mark goes is told as ever."""
-        journal = Journal(*self._place(row), mark.places if mark else places_left(*self._place(row)))
+    def _lose(self, row: CommandRow, checkpoint: Checkpoint | None, reason: str) -> None:
+        """Record that nobody knows how it ended. Its output up to the checkpoint stays readable."""
+        journal = Journal(
+            *self._location(row), checkpoint.offsets if checkpoint else offsets_left(*self._location(row))
+        )
         dropped, kept = journal.finish(), journal.kept
-        if mark is not None:
-            mark.close()
+        if checkpoint is not None:
+            checkpoint.close()
         self._table.lose(
             replace(
                 row,
@@ -327,12 +331,12 @@ class Commands:
                 remaining = deadline - time.monotonic()
                 if remaining <= 0 or not job.journal.wait(cursor, remaining, lambda: call.cancelled):
                     break
-                over = job.over
-                page = read_page(*self._place(job.row), cursor, FOLLOW_PIECE, over=over)
+                done = job.done
+                page = read_page(*self._location(job.row), cursor, FOLLOW_PIECE, done=done)
                 for tag, stream in page.streams.items():
                     if stream.text:
                         call.output(tag, stream.text.encode())
-                if over and page.empty:
+                if done and page.empty:
                     break
                 if page.next_cursor == cursor:
                     # The pipes are closed and the outcome is about to be written.
@@ -346,8 +350,8 @@ class Commands:
     def _row(self, workspace: WorkspaceRow, sequence: int) -> CommandRow:
         row = self._table.get(workspace.workspace_id, workspace.generation, sequence)
         if row is None:
-            place = workspace.workspace_id, workspace.generation
-            first, last = self._table.first(*place), self._table.count(*place)
+            history = workspace.workspace_id, workspace.generation
+            first, last = self._table.first(*history), self._table.count(*history)
             there = f"It has the commands {first} to {last}" if last else "Nothing was run in it since the last reset"
             cause = "it is so old that it is no longer kept" if 0 < sequence < first else "no such sequence"
             raise NotFound(f"cannot find command {sequence} of {workspace.workspace_id}: {cause}", hint=there)
@@ -355,8 +359,8 @@ class Commands:
 
     def _history(self, workspace: WorkspaceRow, limit: int) -> WorkspaceLogs:
         rows = self._table.latest(workspace.workspace_id, workspace.generation, limit)
-        each = max(ENTRY_LEAST, min(ENTRY_BYTES, LOGS_BYTES // (2 * max(1, len(rows)))))
-        entries = [self._output(*self._read(row, None, each, over=row.state != "running")) for row in rows]
+        each = max(ENTRY_MIN, min(ENTRY_BYTES, LOGS_BYTES // (2 * max(1, len(rows)))))
+        entries = [self._output(*self._read(row, None, each, done=row.state != "running")) for row in rows]
         return WorkspaceLogs(
             workspace_id=workspace.workspace_id,
             count=len(entries),
@@ -364,17 +368,17 @@ class Commands:
             entries=entries,
         )
 
-    def _followed(self, row: CommandRow, cursor: str | None, limit: int, *, over: bool) -> CommandOutput:
-        return self._output(*self._read(row, cursor, limit, over=over))
+    def _followed(self, row: CommandRow, cursor: str | None, limit: int, *, done: bool) -> CommandOutput:
+        return self._output(*self._read(row, cursor, limit, done=done))
 
-    def _read(self, row: CommandRow, cursor: str | None, limit: int, *, over: bool) -> tuple[CommandRow, Reading]:
+    def _read(self, row: CommandRow, cursor: str | None, limit: int, *, done: bool) -> tuple[CommandRow, Reading]:
         """Both ends of each stream, or what follows `cursor`; and `row`, or what it is since its output is gone."""
         if cursor is None:
-            reading = read_digest(*self._place(row), limit, over=over)
+            reading = read_digest(*self._location(row), limit, done=done)
         else:
-            reading = read_page(*self._place(row), cursor, limit, over=over)
-        # In this order: what was let go of while it was read is told as gone.
-        now = self._table.get(*_key(row)) if over else None
+            reading = read_page(*self._location(row), cursor, limit, done=done)
+        # In this order: output dropped during the read is reported as gone.
+        now = self._table.get(*_key(row)) if done else None
         if now is not None and now.output_gone:
             row = now
             reading = read_gone({STDOUT: row.stdout_dropped, STDERR: row.stderr_dropped}, cursor)
@@ -384,7 +388,7 @@ class Commands:
         out, err = reading.streams[STDOUT], reading.streams[STDERR]
         dropped = (out.dropped_bytes + row.stdout_dropped, err.dropped_bytes + row.stderr_dropped)
         return CommandOutput(
-            **self._facts(row),
+            **self._fields(row),
             next_cursor=reading.next_cursor,
             more=reading.more,
             truncated=any(dropped),
@@ -400,7 +404,7 @@ class Commands:
         job = self._jobs.get(_key(row))
         return [NetworkRefusal(**one) for one in row.network_refusals] if job is None else job.network_refusals
 
-    def _facts(self, row: CommandRow) -> dict[str, Any]:
+    def _fields(self, row: CommandRow) -> dict[str, Any]:
         job = self._jobs.get(_key(row))
         if row.duration_ms is None and job is not None:
             row = replace(row, duration_ms=(self._clock.boot_ns() - job.begun_ns) // 1_000_000)
@@ -419,7 +423,7 @@ class Commands:
             "reason": row.reason,
         }
 
-    def _place(self, row: CommandRow) -> tuple[Path, int]:
+    def _location(self, row: CommandRow) -> tuple[Path, int]:
         return self._journals(row.workspace_id, row.generation), row.sequence
 
     def _journals(self, workspace_id: str, generation: int) -> Path:

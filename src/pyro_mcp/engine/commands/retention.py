@@ -14,7 +14,7 @@ from pathlib import Path
 from pyro_mcp.engine.commands.journal import remove_output
 from pyro_mcp.engine.faults import Faults
 from pyro_mcp.errors import PyroError
-from pyro_mcp.store.commands import CommandRow, Commands
+from pyro_mcp.store.commands import CommandRow, CommandTable
 from pyro_mcp.system.atomic import disk_errors
 
 _log = logging.getLogger(__name__)
@@ -28,13 +28,13 @@ ROUND = 100
 class Retention:
     """Over the commands table; `directory` says where the journals of a workspace's generation are."""
 
-    def __init__(self, table: Commands, directory: Callable[[str, int], Path], faults: Faults) -> None:
+    def __init__(self, table: CommandTable, directory: Callable[[str, int], Path], faults: Faults) -> None:
         self._table = table
         self._directory = directory
         self._faults = faults
 
     def trim(self, row: CommandRow) -> None:
-        """Make room after the command `row`. A store or disk that refuses is told, and asked again after the next."""
+        """Make room after the command `row`. A failure is logged, and tried again after the next."""
         place = row.workspace_id, row.generation
         try:
             gone = self._table.forget_output(*place, OUTPUT_BYTES)
@@ -50,10 +50,10 @@ class Retention:
 
     def sweep(self, workspace_id: str, generation: int, under_way: Collection[int]) -> None:
         """Remove what the end of a node has left of commands that are over, or are forgotten."""
-        told = self._table.with_output(workspace_id, generation)
+        reported = self._table.with_output(workspace_id, generation)
         home = self._directory(workspace_id, generation)
         for path in home.glob("*.*"):
             sequence, _, kind = path.name.partition(".")
-            wanted = told if kind in ("out", "err") else under_way
-            if int(sequence) not in wanted:
+            requested = reported if kind in ("out", "err") else under_way
+            if int(sequence) not in requested:
                 path.unlink(missing_ok=True)

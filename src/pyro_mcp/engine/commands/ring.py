@@ -1,4 +1,4 @@
-"""Ring: the last bytes of a stream of any length in a file of fixed size, written round and round.
+"""Ring: the last bytes of a stream of any length in a file of fixed size, written as a ring.
 
 The file begins with three positions in the stream, so that whoever opens it later knows what in it can be trusted: from
 where it was kept, up to where it is whole, and up to where somebody was about to write. Its space is taken at once: a
@@ -16,7 +16,7 @@ _HEADER = 3 * _POSITION
 _BASE, _END, _GOAL = range(3)
 
 
-class Ring:
+class JournalRing:
     """The file at `path`, made for a stream that is at `position` if there is none. Every method raises `OSError`."""
 
     def __init__(self, path: Path, position: int) -> None:
@@ -61,7 +61,7 @@ class Ring:
         return first + os.pread(self._descriptor, count - len(first), _HEADER)
 
     def close(self) -> None:
-        """Let go of the file. Idempotent."""
+        """Close the file. Idempotent."""
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1

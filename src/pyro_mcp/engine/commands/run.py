@@ -1,4 +1,4 @@
-"""Exec: one command in a live machine, its output passed on as it comes and captured in bounds.
+"""Exec: one command in a live machine, its output streamed and captured in bounds.
 
 The agent is the guest's, so nothing it answers is believed: numbers are checked, time is the host's, silence ends.
 """
@@ -16,9 +16,9 @@ from pyro_mcp.engine.commands.capture import Capture
 from pyro_mcp.engine.commands.limit import Limit, guest_limit
 from pyro_mcp.errors import MachineFailed
 from pyro_mcp.machines.driver import Machine
-from pyro_mcp.model.command import shown, words
+from pyro_mcp.model.command import display_text, words
 from pyro_mcp.operations.call import STDERR, STDOUT, Call
-from pyro_mcp.protocol.channel import Data, Result, Stream
+from pyro_mcp.protocol.channel import Data, Stream, StreamResult
 
 _SIGNAL = re.compile(r"SIG[A-Z0-9+]{1,12}")
 
@@ -74,7 +74,7 @@ def execute(
     params |= {name: value for name, value in (("cwd", cwd), ("secret_env", secret_env), ("job", job)) if value}
     answer = _run(call, machine, command, ("exec", params), on_data, timeout_seconds, stdin)
     return {
-        "command": shown(command),
+        "command": display_text(command),
         "duration_ms": int((time.monotonic() - begun) * 1000),
         "execution_mode": machine.capabilities.execution_mode,
         "isolation": machine.capabilities.isolation,
@@ -92,7 +92,7 @@ def resume_command(
     *,
     timeout_seconds: float,
 ) -> dict[str, Any]:
-    """Go on with a job from `offsets` of its streams; the outcome, with `ran_ms` as far as the agent tells it.
+    """Go on with a job from `offsets` of its streams; the outcome, with `ran_ms` as far as the agent reports it.
 
     Raises what `execute` raises, and `NotFound` when the machine does not know the job.
     """
@@ -132,7 +132,7 @@ def _follow(stream: Stream, on_data: Output, limit: Limit) -> dict[str, Any]:
             message = stream.receive(limit.remaining)
         except TimeoutError:
             continue
-        if isinstance(message, Result):
+        if isinstance(message, StreamResult):
             return message.value
         if isinstance(message, Data) and message.tag in (STDOUT, STDERR):
             begun = time.monotonic()
@@ -161,9 +161,9 @@ def _captured(captures: dict[int, Capture]) -> dict[str, Any]:
 
 
 def _first_line(command: str | list[str]) -> str:
-    return shown(command).splitlines()[0][:80]
+    return display_text(command).splitlines()[0][:80]
 
 
 def _after_death(machine: Machine) -> str:
-    said = machine.last_words().strip().splitlines()[-3:]
-    return f"The machine's last words: {' / '.join(said)[-600:]}" if said else "Try again in a new machine"
+    said = machine.console_tail().strip().splitlines()[-3:]
+    return f"The machine's console ends with: {' / '.join(said)[-600:]}" if said else "Try again in a new machine"

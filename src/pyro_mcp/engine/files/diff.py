@@ -1,4 +1,4 @@
-"""The body of `diff`: the agent tells what changed with both contents, the host makes the text of it.
+"""The verb `diff`: the agent sends what changed with both contents, the host makes a unified diff of it.
 
 The work follows the changes, not the workspace; what is too much for one answer is counted and said to be missing.
 """
@@ -30,7 +30,7 @@ _ENTRY_BYTES = 200
 
 
 @dataclass(frozen=True)
-class _Facts:
+class _VersionFields:
     artifact_type: Literal["file", "directory", "symlink", "other"]
     mode: Annotated[int, msgspec.Meta(ge=0, le=0o7777)]
     size_bytes: Count = 0
@@ -40,8 +40,8 @@ class _Facts:
 @dataclass(frozen=True)
 class _Change:
     path: str
-    old: _Facts | None
-    new: _Facts | None
+    old: _VersionFields | None
+    new: _VersionFields | None
     text: tuple[Count, Count] | None = None
 
 
@@ -130,12 +130,12 @@ def _compared(change: _Change, texts: tuple[bytes | None, bytes | None], room: i
     return found
 
 
-def _version(facts: _Facts | None, text: bytes | None) -> Version | None:
-    if facts is None or facts.artifact_type == "other":
+def _version(fields: _VersionFields | None, text: bytes | None) -> Version | None:
+    if fields is None or fields.artifact_type == "other":
         return None
-    if facts.artifact_type == "symlink":
-        return Version("symlink", facts.mode, (facts.target or "").encode("utf-8", "surrogateescape"))
-    return Version(facts.artifact_type, facts.mode, text if facts.artifact_type == "file" else None)
+    if fields.artifact_type == "symlink":
+        return Version("symlink", fields.mode, (fields.target or "").encode("utf-8", "surrogateescape"))
+    return Version(fields.artifact_type, fields.mode, text if fields.artifact_type == "file" else None)
 
 
 def _fitting(diffs: list[FileDiff]) -> tuple[list[FileDiff], bool]:

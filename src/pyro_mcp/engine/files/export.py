@@ -1,4 +1,4 @@
-"""The body of `export`: the agent packs, the host unpacks beside the output and renames, and nothing is overwritten.
+"""The verb `export`: the agent packs, the host unpacks beside the output and renames, and nothing is overwritten.
 
 What was seeded and not changed since comes from the seed's image here, so a guest sends what it has changed.
 """
@@ -24,7 +24,7 @@ from pyro_mcp.model.export import ExportResult
 from pyro_mcp.model.sync import Skipped
 from pyro_mcp.operations.call import Call
 from pyro_mcp.protocol.channel import Data, Event
-from pyro_mcp.protocol.entries import Decoder, Entry, Piece
+from pyro_mcp.protocol.entries import Entry, EntryDecoder, Piece
 from pyro_mcp.system.atomic import disk_errors
 from pyro_mcp.trees.destination import export_tree, refuse_existing
 from pyro_mcp.trees.ext4_reader import SeedImage
@@ -53,7 +53,7 @@ def export(call: Call[Any], session: Session, path: str, output: str) -> ExportR
             if session.seed is not None:
                 with disk_errors("read the seed"):
                     seed = held.enter_context(SeedImage(session.seed))
-                with contextlib.suppress(Unsupported):  # The layers do not tell all: the whole tree does.
+                with contextlib.suppress(Unsupported):  # The layers do not show all changes: pack the whole tree.
                     return _export(call, session, path, target, cancelled, seed)
             return _export(call, session, path, target, cancelled, None)
     finally:
@@ -75,7 +75,7 @@ def _export(
             kind=head.artifact_type,
             progress=call.progress,
             cancelled=cancelled,
-            announce=session.announce,
+            track=session.track,
             treat=lambda built: masked.extend(scrub_tree(session.masks, built)),
         )
     finally:
@@ -128,7 +128,7 @@ class _Incoming:
             yield item
 
     def _sent(self) -> Iterator[Entry | Piece]:
-        decoder = Decoder()
+        decoder = EntryDecoder()
         while True:
             try:
                 message = next(self._messages)

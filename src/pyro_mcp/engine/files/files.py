@@ -1,4 +1,4 @@
-"""The bodies of the `file` verbs: one request to the agent each, and its answer as a result."""
+"""The `file` verbs: one request to the agent each, and its answer as a result."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The bodies of the file verbs: each opens the workspace's session and works in that."""
+"""The file verbs: each opens the workspace's session and works in it."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ R = TypeVar("R")
 
 def _in_session(
     verb: Callable[Concatenate[Call[Any], Session, P], R],
-) -> Callable[Concatenate[Files, Call[Any], str, P], R]:
+) -> Callable[Concatenate[FileManager, Call[Any], str, P], R]:
     """`verb` as a method that takes a workspace's id or name instead of a session."""
 
-    def method(self: Files, call: Call[Any], ref: str, /, *args: P.args, **kwargs: P.kwargs) -> R:
+    def method(self: FileManager, call: Call[Any], ref: str, /, *args: P.args, **kwargs: P.kwargs) -> R:
         return verb(call, self.sessions.open(call, ref), *args, **kwargs)
 
     return method
 
 
-class Files:
+class FileManager:
     """The files of all workspaces."""
 
     def __init__(self, sessions: Sessions) -> None:

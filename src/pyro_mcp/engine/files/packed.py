@@ -1,4 +1,4 @@
-"""What an agent says about a tree that it has packed: the entries that it could not send, or not as they were."""
+"""The agent's report on a packed tree: the entries that it left out or changed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The body of `patch apply`: read what the patch touches, plan, and commit everything in one request.
+"""The verb `patch apply`: read what the patch touches, plan, and commit everything in one request.
 
 Every step says what it expects to find, so what somebody else changed in between is a conflict and never lost.
 """

@@ -1,4 +1,4 @@
-"""The body of `sync push`: a directory or archive of the host is read as entries, which the agent puts in session.
+"""The verb `sync push`: the host reads a directory or archive as entries, the agent puts them in place.
 
 The agent stages everything before it moves the first name, so what fails on either side leaves the workspace as it was.
 """

@@ -44,7 +44,7 @@ DEATH_SECONDS = 1.0
 
 @dataclass(frozen=True)
 class BootSpec:
-    """What a machine is born from. Without images it is no guest; `seed` and `workspace` are a workspace's."""
+    """What a machine boots from. Without images it is no guest; `seed` and `workspace` are a workspace's."""
 
     driver: Driver
     environment: Image | None = None
@@ -354,7 +354,7 @@ class Fleet:
             self._notify()
 
     def detach(self) -> None:
-        """Hang up on the machines that run and leave them to the next node."""
+        """Disconnect from the machines that run and leave them to the next node."""
         live, self._live = self._live, {}
         for machine in live.values():
             machine.channel.close("the node is leaving")

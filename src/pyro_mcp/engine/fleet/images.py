@@ -1,4 +1,4 @@
-"""The bodies of the `env` verbs, and what a machine needs of images: one to boot, held for as long as it lives."""
+"""The `env` verbs, and the image that a machine boots from, leased for as long as the machine lives."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Images:
         return Image(found.digest, found.path), self.runtime(call.progress, cancelled)
 
     def of_machine(self, call: Call[Any], row: MachineRow) -> tuple[Image, GuestRuntime]:
-        """What an existing machine was born from: its disk fits only the image it was made on."""
+        """The image of an existing machine: its disk fits only the image it was made on."""
         assert row.digest is not None
         found = self._environments.leased(row.digest)
         return Image(found.digest, found.path), self.runtime(call.progress, _cancelled(call))

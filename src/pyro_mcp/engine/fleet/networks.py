@@ -1,8 +1,8 @@
-"""The bodies of what the verbs know of networks: what a machine is given, what it did with it, and what it was refused.
+"""Networks: the policy that a machine gets, what it reached, and what it was refused.
 
 A machine's policy stands in its row, so every node that comes finds it; the host's side of its way out is made here
-when the machine starts or is adopted, and ends with its channel. Commands of one machine share it, so a refusal is told
-to every command that ran at that moment.
+when the machine starts or is adopted, and ends with its channel. Commands of one machine share it, so a refusal is
+reported to every command that ran at that moment.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from pyro_mcp.engine.fleet.drivers import Drivers
-from pyro_mcp.engine.secrets.store import Secrets
+from pyro_mcp.engine.secrets.store import SecretManager
 from pyro_mcp.errors import InvalidArgument, PyroError, Unsupported
 from pyro_mcp.machines.driver import Capabilities, NetworkLink
 from pyro_mcp.model.machine import VmNetwork
@@ -52,7 +52,9 @@ UNENFORCED = "host_compat enforces no network policy: commands have this host's 
 class Networks:
     """The networks of all machines. `ca_file` is the bundle that `host_ca` hands to a guest."""
 
-    def __init__(self, database: Database, secrets: Secrets, drivers: Drivers, clock: Clock, ca_file: Path) -> None:
+    def __init__(
+        self, database: Database, secrets: SecretManager, drivers: Drivers, clock: Clock, ca_file: Path
+    ) -> None:
         self._secrets = secrets
         self._drivers = drivers
         self._clock = clock
@@ -197,11 +199,11 @@ class Networks:
         return NetworkTotals(**self._table.totals(machine_id))
 
     def _write(self, batch: Batch) -> None:
-        self._table.write(batch.begun.values(), batch.ended, batch.counted.values(), batch.over)
+        self._table.write(batch.begun.values(), batch.ended, batch.counted.values(), batch.overflow)
 
 
 def shown(kept: Mapping[str, Any]) -> dict[str, Any]:
-    """What statuses tell of a policy as it is kept."""
+    """The policy as a status reports it."""
     policy = Policy.from_json(kept)
     return {
         "allow_hosts": None if policy.allow_hosts is None else list(policy.allow_hosts),

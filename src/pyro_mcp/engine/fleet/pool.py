@@ -1,4 +1,4 @@
-"""Pool: machines made ahead, for each kind that was used of late, so that its next user finds one up and warm.
+"""Pool: machines started ahead of demand, for each kind used lately, so that the next request gets one at once.
 
 They are nobody's, and hold only memory that nobody else asks for: admission counts them and ends them first. They are
 made while nobody waits for a machine. The store knows nothing of them: they end with their node, and what one that was
@@ -95,7 +95,7 @@ class Pool:
         self._free_mib = free_mib
         self._faults = faults
         self._changed = threading.Condition()
-        self._places: list[Pooled] = []
+        self._pooled: list[Pooled] = []
         self._uses: dict[str, _Use] = {}
         self._launches = 0
         self._quiet_at = 0.0
@@ -107,7 +107,7 @@ class Pool:
     def waiting(self) -> list[Pooled]:
         """Those that wait for somebody."""
         with self._changed:
-            return [place for place in self._places if place.up and not place.claimed]
+            return [pooled for pooled in self._pooled if pooled.up and not pooled.claimed]
 
     # -- handing out
 
@@ -117,8 +117,8 @@ class Pool:
         if preparer is None or self._settings.pool_size == 0 or any(spec.directory.iterdir()):
             with self._first(None):
                 return otherwise()
-        with self._first(preparer.kind(spec)) as place:
-            machine = None if place is None else self._hand_out(preparer, place, spec)
+        with self._first(preparer.kind(spec)) as pooled:
+            machine = None if pooled is None else self._hand_out(preparer, pooled, spec)
             machine = machine or otherwise()
         plain = replace(spec, seed=None, workspace=None, network=None)
         self._used(preparer, plain, spec.size.mem_mib + driver.capabilities.overhead_mib, environment)
@@ -129,37 +129,37 @@ class Pool:
         """Nothing is made ahead while somebody waits; one of `kind` that is under way is his, and another is ended."""
         with self._changed:
             self._launches += 1
-            mine = next((place for place in self._places if place.kind == kind and not place.claimed), None)
+            mine = next((pooled for pooled in self._pooled if pooled.kind == kind and not pooled.claimed), None)
             if mine is not None:
                 mine.claimed = True
-            others = [place for place in self._places if not place.up and not place.claimed]
+            others = [pooled for pooled in self._pooled if not pooled.up and not pooled.claimed]
         try:
-            for place in others:
-                self._discard(place)
+            for pooled in others:
+                self._discard(pooled)
             yield mine
         finally:
             with self._changed:
                 self._launches -= 1
             self.disturb()
 
-    def _hand_out(self, preparer: Preparer, place: Pooled, spec: MachineSpec) -> Machine | None:
-        if not place.done.wait(JOIN_SECONDS):
-            self._discard(place)
+    def _hand_out(self, preparer: Preparer, pooled: Pooled, spec: MachineSpec) -> Machine | None:
+        if not pooled.done.wait(JOIN_SECONDS):
+            self._discard(pooled)
         with self._changed:
-            if place not in self._places or place.ahead is None:
+            if pooled not in self._pooled or pooled.ahead is None:
                 return None
-            self._places.remove(place)
+            self._pooled.remove(pooled)
         try:
-            with disk_errors(f"hand out {place.spec.machine_id}"):
-                os.rename(place.spec.directory, spec.directory)
+            with disk_errors(f"hand out {pooled.spec.machine_id}"):
+                os.rename(pooled.spec.directory, spec.directory)
                 self._faults("pool moved")
-                machine = preparer.hand_out(place.ahead, spec)
+                machine = preparer.hand_out(pooled.ahead, spec)
             self._faults("pool handed out")
             return machine
         except PyroError as error:
             log.warning(f"{spec.machine_id} is made anew: {error.message}")
-            self._end(place)
-            _erase(place.spec.directory)
+            self._end(pooled)
+            _erase(pooled.spec.directory)
             with disk_errors(f"make the machine {spec.machine_id}"):
                 shutil.rmtree(spec.directory)
                 spec.directory.mkdir(mode=0o700)
@@ -171,22 +171,22 @@ class Pool:
         """End machines until the rest fit into what is free once `row` has its memory, which the one that may become
         it brings along. The caller holds `admitting`."""
         with self._changed:
-            rest = [place for place in self._places if not place.claimed]
-            rest.sort(key=lambda place: (place.serves(row), self._used_at(place)))
+            rest = [pooled for pooled in self._pooled if not pooled.claimed]
+            rest.sort(key=lambda pooled: (pooled.serves(row), self._used_at(pooled)))
             victims = []
             while rest and _memory(rest, row) > free_mib:
                 victims.append(rest.pop(0))
-        for place in victims:
-            self._discard(place)
+        for pooled in victims:
+            self._discard(pooled)
             self._faults("pool evicted")
 
     def empty(self) -> None:
         """End all, and make none before one of its kind is used again."""
         with self._changed:
             self._uses.clear()
-            places = [place for place in self._places if not place.claimed]
-        for place in places:
-            self._discard(place)
+            all_pooled = [pooled for pooled in self._pooled if not pooled.claimed]
+        for pooled in all_pooled:
+            self._discard(pooled)
 
     def disturb(self) -> None:
         """Somebody's machine comes, goes or changes."""
@@ -246,9 +246,9 @@ class Pool:
         self._tidy()
         with self._changed:
             use = self._next()
-        place = None if use is None else self._reserve(use)
-        if use is not None and place is not None:
-            self._fill(use.preparer, place)
+        pooled = None if use is None else self._reserve(use)
+        if use is not None and pooled is not None:
+            self._fill(use.preparer, pooled)
 
     def _pause(self) -> float | None:
         """Seconds until there is something to do, None until something changes."""
@@ -261,12 +261,12 @@ class Pool:
     def _next(self) -> _Use | None:
         """The kind that is short of machines, the one used last if there are several."""
         long_ago = time.monotonic() - UNUSED_SECONDS
-        wanted = [use for use in self._uses.values() if not use.tried and use.at > long_ago]
-        most = 1 if self._settings.pool_size is None else self._settings.pool_size
-        return next((use for use in reversed(wanted) if self._count(use.kind) < most), None)
+        requested = [use for use in self._uses.values() if not use.tried and use.at > long_ago]
+        max_ = 1 if self._settings.pool_size is None else self._settings.pool_size
+        return next((use for use in reversed(requested) if self._count(use.kind) < max_), None)
 
     def _count(self, kind: str) -> int:
-        return sum(place.kind == kind for place in self._places)
+        return sum(pooled.kind == kind for pooled in self._pooled)
 
     def _tidy(self) -> None:
         """End what nobody has asked for in a while, and what is of a template that is gone."""
@@ -278,84 +278,84 @@ class Pool:
         with self._changed:
             for kind in stale:
                 self._uses.pop(kind, None)
-            places = [place for place in self._places if place.kind not in self._uses and not place.claimed]
-        for place in places:
-            self._discard(place)
+            all_pooled = [pooled for pooled in self._pooled if pooled.kind not in self._uses and not pooled.claimed]
+        for pooled in all_pooled:
+            self._discard(pooled)
 
-    def _fill(self, preparer: Preparer, place: Pooled) -> None:
+    def _fill(self, preparer: Preparer, pooled: Pooled) -> None:
         try:
-            place.spec.directory.mkdir(mode=0o700, parents=True)
+            pooled.spec.directory.mkdir(mode=0o700, parents=True)
             self._faults("pool directory made")
-            ahead = preparer.prepare(place.spec, place.kind)
+            ahead = preparer.prepare(pooled.spec, pooled.kind)
             with self._changed:
-                place.ahead, wanted = ahead, place in self._places
+                pooled.ahead, requested = ahead, pooled in self._pooled
             self._faults("pool spawned")
-            if ahead is None or not wanted:
+            if ahead is None or not requested:
                 return
-            ahead.warm(lambda: place.claimed)
+            ahead.warm(lambda: pooled.claimed)
             self._faults("pool warmed")
-            place.up = True
-            ahead.on_exit(lambda: self._discard(place))
+            pooled.up = True
+            ahead.on_exit(lambda: self._discard(pooled))
         except (PyroError, OSError):
             # One that was ended meanwhile could not but fail.
-            if place in self._places:
+            if pooled in self._pooled:
                 raise
         finally:
-            self._settle(place)
+            self._finish_fill(pooled)
 
     def _reserve(self, use: _Use) -> Pooled | None:
         """A place whose memory is counted from now on, if that leaves what users have been promised."""
         room, machine_id = size_of(self._settings), f"ahead-{secrets.token_hex(6)}"
         spec = replace(use.spec, machine_id=machine_id, directory=self.home / machine_id)
         with self._admitting, self._changed:
-            rest = [place for place in self._places if not place.claimed]
+            rest = [pooled for pooled in self._pooled if not pooled.claimed]
             full = self._count(use.kind) >= room or _memory(rest) + use.memory_mib > self._free_mib()
             if full or self._launches or self._closed:
                 use.tried = full
                 self._changed.notify_all()
                 return None
-            place = Pooled(use.kind, use.environment, spec, use.memory_mib)
-            self._places.append(place)
-            return place
+            pooled = Pooled(use.kind, use.environment, spec, use.memory_mib)
+            self._pooled.append(pooled)
+            return pooled
 
-    def _settle(self, place: Pooled) -> None:
+    def _finish_fill(self, pooled: Pooled) -> None:
         """The making of it is over. If it is not up, or was ended meanwhile, nothing of it stays."""
         with self._changed:
-            if not place.up and place in self._places:
-                self._places.remove(place)
-            gone = place not in self._places
+            if not pooled.up and pooled in self._pooled:
+                self._pooled.remove(pooled)
+            gone = pooled not in self._pooled
             self._changed.notify_all()
         if gone:
-            self._end(place)
-            _erase(place.spec.directory)
-        place.done.set()
+            self._end(pooled)
+            _erase(pooled.spec.directory)
+        pooled.done.set()
 
     # -- ending them
 
-    def _discard(self, place: Pooled) -> None:
+    def _discard(self, pooled: Pooled) -> None:
         """End a machine that is nobody's and remove what it has. Idempotent."""
         with self._changed:
-            if place not in self._places:
+            if pooled not in self._pooled:
                 return
-            self._places.remove(place)
-        self._end(place)
-        _erase(place.spec.directory)
+            self._pooled.remove(pooled)
+        self._end(pooled)
+        _erase(pooled.spec.directory)
         with self._changed:
             self._changed.notify_all()
 
-    def _end(self, place: Pooled) -> None:
-        if place.ahead is not None:
-            place.ahead.terminate()
+    def _end(self, pooled: Pooled) -> None:
+        if pooled.ahead is not None:
+            pooled.ahead.terminate()
 
-    def _used_at(self, place: Pooled) -> float:
-        use = self._uses.get(place.kind)
+    def _used_at(self, pooled: Pooled) -> float:
+        use = self._uses.get(pooled.kind)
         return use.at if use else 0.0
 
 
-def _memory(places: list[Pooled], row: MachineRow | None = None) -> int:
+def _memory(all_pooled: list[Pooled], row: MachineRow | None = None) -> int:
     """What these hold besides `row`, which one of them may become."""
-    mine = next((place.memory_mib for place in places if place.serves(row)), 0)
-    return sum(place.memory_mib for place in places) - mine
+    mine = next((pooled.memory_mib for pooled in all_pooled if pooled.serves(row)), 0)
+    return sum(pooled.memory_mib for pooled in all_pooled) - mine
 
 
 def _erase(directory: Path) -> None:

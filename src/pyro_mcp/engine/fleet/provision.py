@@ -30,7 +30,7 @@ class Provisioner:
         self._clock = clock
 
     def prepare(self, call: Call[Any], environment: str, size: MachineSize, *, allow_host_compat: bool) -> BootSpec:
-        """Refuse early what cannot be, then have everything at hand that a machine is born from."""
+        """Refuse early what cannot be, then return the boot spec of a new machine."""
         admission.check_size(size.vcpu_count)
         admission.check_place(self._fleet.rows(), self._settings)
         besides = self._drivers.likely().capabilities.overhead_mib
@@ -45,7 +45,7 @@ class Provisioner:
             return BootSpec(self._drivers.host())
 
     def again(self, call: Call[Any], row: MachineRow) -> BootSpec:
-        """What the existing machine `row`, or one like it, is born from."""
+        """The boot spec of the existing machine `row`, or of one like it."""
         driver = self._drivers.by_isolation(row.isolation)
         return BootSpec(driver) if row.digest is None else BootSpec(driver, *self._images.of_machine(call, row))
 
@@ -88,7 +88,7 @@ class Provisioner:
         return BootSpec(self._drivers.guest(image, runtime, call.notice), image, runtime)
 
 
-def announced(machine: MachineRow, name: str | None, labels: dict[str, str], allow_host_compat: bool) -> WorkspaceRow:
+def planned_row(machine: MachineRow, name: str | None, labels: dict[str, str], allow_host_compat: bool) -> WorkspaceRow:
     """The row of a workspace that will live in `machine` and as long as that was made for."""
     assert machine.workspace_id is not None
     return WorkspaceRow(

@@ -1,4 +1,4 @@
-"""Redact: secrets masked in whatever leaves a workspace, also when a value comes split over many pieces.
+"""Redact: masks secrets in everything that leaves a workspace, also when a value is split over several pieces.
 
 Masked are, of each secret: its exact bytes, without surrounding blanks, each of its longer lines, and the whole as
 JSON, URL, base64 or hexadecimal text writes it. Not covered: any other encoding (base64 of a text around the secret,
@@ -18,7 +18,7 @@ from urllib.parse import quote, quote_plus
 from pyro_mcp.errors import PyroError
 
 MASK = b"[secret]"
-LINE_LEAST = 8
+LINE_MIN = 8
 """Shorter lines of a secret of several lines say too little, and would mask too much."""
 TEXTS = frozenset(
     {
@@ -134,14 +134,14 @@ class Redactor:
         return b"".join(out)
 
 
-Take = Callable[[int, bytes], None]
+OnData = Callable[[int, bytes], None]
 
 
 class MaskedOutput:
-    """Passes output on to `take`, masked stream by stream. `covered` is where an earlier one was (see `Redactor`)."""
+    """Passes output on to `on_data`, masked by stream. `covered` is where an earlier one was (see `Redactor`)."""
 
-    def __init__(self, masks: Masks, take: Take, *, covered: Mapping[int, int] | None = None) -> None:
-        self._take = take
+    def __init__(self, masks: Masks, on_data: OnData, *, covered: Mapping[int, int] | None = None) -> None:
+        self._on_data = on_data
         self._covered = covered or {}
         self._masks = masks
         self._streams: dict[int, Redactor] = {}
@@ -153,7 +153,7 @@ class MaskedOutput:
             stream = self._streams[tag] = Redactor(self._masks, covered=self._covered.get(tag, 0))
         passed = stream.feed(data)
         if passed:
-            self._take(tag, passed)
+            self._on_data(tag, passed)
         return stream
 
     def finish(self) -> None:
@@ -161,7 +161,7 @@ class MaskedOutput:
         for tag, stream in self._streams.items():
             rest = stream.finish()
             if rest:
-                self._take(tag, rest)
+                self._on_data(tag, rest)
 
 
 def stretches(needles: Needles, data: bytes) -> list[Span]:
@@ -209,4 +209,4 @@ def _forms(value: bytes) -> Iterable[bytes]:
         yield base64.b64encode(data).rstrip(b"=")
         yield base64.urlsafe_b64encode(data).rstrip(b"=")
         yield from (data.hex().encode(), data.hex().upper().encode())
-    yield from (line.encode("utf-8", "surrogateescape") for line in lines if len(line) >= LINE_LEAST)
+    yield from (line.encode("utf-8", "surrogateescape") for line in lines if len(line) >= LINE_MIN)

@@ -1,4 +1,4 @@
-"""Secrets: values that the commands of a workspace get by name, and that nobody sees otherwise.
+"""Secrets: values that the commands of a workspace get by name, and that are shown nowhere else.
 
 A value is kept as a file of mode 0600 in the workspace's own directory, outside the database, which holds the name and
 where it came from. It reaches a machine's memory when a command first asks for it.
@@ -23,12 +23,12 @@ from pyro_mcp.machines.driver import Machine
 from pyro_mcp.model.count import count_of
 from pyro_mcp.operations.call import Call
 from pyro_mcp.store.database import Database
-from pyro_mcp.store.secrets import Secrets as Table
+from pyro_mcp.store.secrets import SecretTable as Table
 from pyro_mcp.system.atomic import disk_errors, sync_directory
 
 NAME_RULE = "a letter or _, then up to 127 letters, digits and _"
 MAX_SECRETS = 64
-LEAST_BYTES, MOST_BYTES = 4, 32 * 1024
+MIN_BYTES, MAX_BYTES = 4, 32 * 1024
 PUT_SECONDS, PATIENCE_SECONDS = 20.0, 120.0
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
 
@@ -37,7 +37,7 @@ class Values:
     """Secrets that a new workspace shall have: checked, and not to be printed."""
 
     def __init__(self, literal: Mapping[str, str] | None, files: Mapping[str, str] | None) -> None:
-        """Raises `InvalidArgument`, `NotFound` and `PermissionDenied`, none of which tells a value."""
+        """Raises `InvalidArgument`, `NotFound` and `PermissionDenied`, none of which contains a value."""
         literal, files = literal or {}, files or {}
         if both := set(literal) & set(files):
             raise InvalidArgument(f"cannot make the secret {min(both)}: it is given as a value and as a file")
@@ -52,7 +52,7 @@ class Values:
         self.kinds = [(name, "file" if name in files else "literal") for name in self.values]
 
 
-class Secrets:
+class SecretManager:
     """The secrets of all workspaces."""
 
     def __init__(self, database: Database, registry: Registry) -> None:
@@ -74,20 +74,20 @@ class Secrets:
             sync_directory(home)
         self.table.insert(workspace_id, values.kinds)
 
-    def wanted(self, workspace_id: str, secret_env: Mapping[str, str] | Sequence[str] | None) -> dict[str, str]:
+    def requested(self, workspace_id: str, secret_env: Mapping[str, str] | Sequence[str] | None) -> dict[str, str]:
         """Environment variable → name of the secret, as `secret_env` asks for. Raises `InvalidArgument`, `NotFound`."""
         pairs = [_pair(one) for one in secret_env.items()] if isinstance(secret_env, Mapping) else []
         pairs = pairs or [_pair(one.partition("=")[::2]) for one in secret_env or ()]
         known = [name for name, _ in self.table.list(workspace_id)] if pairs else []
-        wanted: dict[str, str] = {}
+        requested: dict[str, str] = {}
         for name, variable in pairs:
             if name not in known:
                 hint = f"It has: {', '.join(known)}" if known else "It has none; they are given when it is created"
                 raise NotFound(f"cannot use the secret {name[:128]!r}: {workspace_id} has none of that name", hint=hint)
-            if variable in wanted:
+            if variable in requested:
                 raise InvalidArgument(f"cannot set {variable}: two secrets are mapped to it")
-            wanted[variable] = name
-        return wanted
+            requested[variable] = name
+        return requested
 
     def deliver(self, workspace_id: str, machine: Machine, names: Iterable[str]) -> None:
         """Put secrets into the machine's memory, each once. Raises `MachineFailed`."""
@@ -169,7 +169,7 @@ def _read(name: str, path: Path) -> bytes:
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         with open(descriptor, "rb") as file:
-            data = file.read(MOST_BYTES + 3)
+            data = file.read(MAX_BYTES + 3)
     except FileNotFoundError:
         raise NotFound(f"cannot make the secret {name}: there is no file {path}") from None
     except PermissionError:
@@ -186,11 +186,11 @@ def _checked(name: str, value: bytes) -> bytes:
         raise InvalidArgument(f"cannot make the secret {name}: its value is not UTF-8") from None
     if b"\0" in value:
         raise InvalidArgument(f"cannot make the secret {name}: a value cannot hold a NUL")
-    if len(value) > MOST_BYTES:
-        raise InvalidArgument(f"cannot make the secret {name}: a value has at most {MOST_BYTES:,} bytes")
-    if len(value.strip()) < LEAST_BYTES:
+    if len(value) > MAX_BYTES:
+        raise InvalidArgument(f"cannot make the secret {name}: a value has at most {MAX_BYTES:,} bytes")
+    if len(value.strip()) < MIN_BYTES:
         raise InvalidArgument(
-            f"cannot make the secret {name}: its value has fewer than {LEAST_BYTES} bytes",
+            f"cannot make the secret {name}: its value has fewer than {MIN_BYTES} bytes",
             hint="So short a value cannot be kept out of what commands print",
         )
     return value

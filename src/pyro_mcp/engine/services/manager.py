@@ -1,7 +1,7 @@
-"""The bodies of the service verbs: start one and wait for it, look at all, read what one said, stop it.
+"""The service verbs: start a service and wait until it is ready, list services, read logs, stop a service.
 
 A service belongs to its machine: callers and nodes come and go. The row is written before the machine is asked, and
-from then on changed by what the machine tells (`service_watch`), so looking asks nobody.
+from then on changed by the machine's events (`service_watch`), so a list needs no request.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from pyro_mcp.engine.agent import AgentClient
 from pyro_mcp.engine.faults import Faults
 from pyro_mcp.engine.fleet.fleet import Fleet
 from pyro_mcp.engine.registry import Registry
-from pyro_mcp.engine.secrets.store import Secrets
+from pyro_mcp.engine.secrets.store import SecretManager
 from pyro_mcp.engine.services.ports import check_policy, wanted_ports
 from pyro_mcp.engine.services.view import service_facts, service_portrait
 from pyro_mcp.engine.services.watcher import DIED, GONE, ServiceWatch
 from pyro_mcp.engine.session import Sessions
 from pyro_mcp.errors import Cancelled, Capacity, Conflict, InvalidArgument, MachineFailed, NotFound, PyroError
 from pyro_mcp.machines.driver import Machine
-from pyro_mcp.model.command import shown, words
+from pyro_mcp.model.command import display_text, words
 from pyro_mcp.model.names import there_are
 from pyro_mcp.model.paths import absolute
 from pyro_mcp.model.refusals import changed_meanwhile
@@ -42,7 +42,7 @@ from pyro_mcp.protocol.readiness import parse
 from pyro_mcp.store.database import Database
 from pyro_mcp.store.machines import Machines
 from pyro_mcp.store.services import ServiceRow
-from pyro_mcp.store.services import Services as Table
+from pyro_mcp.store.services import ServiceTable as Table
 from pyro_mcp.store.workspaces import WorkspaceRow
 from pyro_mcp.system.clock import Clock
 
@@ -51,7 +51,7 @@ ANSWER_SECONDS, PATIENCE_SECONDS = 60.0, 240.0
 LOG_BYTES = 2 * 1024 * 1024
 
 
-class Services:
+class ServiceManager:
     """The services of all workspaces. Every method may be called from any thread."""
 
     def __init__(
@@ -60,7 +60,7 @@ class Services:
         registry: Registry,
         sessions: Sessions,
         fleet: Fleet,
-        secrets: Secrets,
+        secrets: SecretManager,
         clock: Clock,
         faults: Faults,
     ) -> None:
@@ -99,9 +99,9 @@ class Services:
         check_policy(workspace, ports)
         _check_readiness(readiness)
         cwd = absolute(cwd)
-        wanted = self._secrets.wanted(workspace.workspace_id, secret_env)
+        requested = self._secrets.requested(workspace.workspace_id, secret_env)
         machine = self._sessions.machine(call, workspace)
-        self._secrets.deliver(workspace.workspace_id, machine, set(wanted.values()))
+        self._secrets.deliver(workspace.workspace_id, machine, set(requested.values()))
         watch = self._watch(workspace.workspace_id, machine)
         row = self._begin(workspace, machine, name, command, cwd, readiness, restart)
         watch.expect(row.run)
@@ -110,7 +110,7 @@ class Services:
             "run": row.run,
             "argv": words(command),
             "cwd": cwd,
-            "secret_env": wanted,
+            "secret_env": requested,
             "readiness": None if readiness is None else dict(readiness),
             "ready_timeout_seconds": ready_timeout_seconds,
             "ready_interval_ms": ready_interval_ms,
@@ -206,7 +206,7 @@ class Services:
         try:
             watch.take(self._request(Call(None), watch.machine, "service_stop", {"run": run}, ANSWER_SECONDS))
         except NotFound:
-            watch.over(run, GONE)  # Or not there yet: once it is, `watch` ends it.
+            watch.done(run, GONE)  # Or not there yet: once it is, `watch` ends it.
 
     def _begin(
         self,
@@ -226,9 +226,9 @@ class Services:
             machine_id=machine.machine_id,
             service_name=name,
             state="starting",
-            command=masks.text(shown(command)),
+            command=masks.text(display_text(command)),
             cwd=cwd,
-            readiness=None if readiness is None else {kind: _masked(masks, wish) for kind, wish in readiness.items()},
+            readiness=None if readiness is None else {kind: _masked(masks, value) for kind, value in readiness.items()},
             restart=restart,
             execution_mode=machine.capabilities.execution_mode,
             isolation=machine.capabilities.isolation,
@@ -253,9 +253,9 @@ class Services:
         except PyroError as error:
             watch.ports.end(row.run)
             if isinstance(error, MachineFailed):
-                watch.over(row.run, DIED)
+                watch.done(row.run, DIED)
             elif isinstance(error, Cancelled):
-                watch.over(row.run, "its start was cancelled")
+                watch.done(row.run, "its start was cancelled")
             else:
                 self._table.forget(row.run)
             raise
@@ -328,7 +328,7 @@ class Services:
             return None
 
     def _current(self, ref: str) -> WorkspaceRow:
-        """The workspace, once what its machine has to tell after an adoption is told."""
+        """The workspace, once the events that its machine has kept since an adoption are recorded."""
         workspace = self._registry.find(ref)
         with self._lock:
             watch = self._watches.get(workspace.machine_id)
@@ -362,8 +362,8 @@ def _check_readiness(readiness: Mapping[str, Any] | None) -> None:
             ) from None
 
 
-def _masked(masks: Any, wish: Any) -> Any:
-    return [masks.text(one) for one in wish] if isinstance(wish, list) else masks.text(wish)
+def _masked(masks: Any, requested: Any) -> Any:
+    return [masks.text(one) for one in requested] if isinstance(requested, list) else masks.text(requested)
 
 
 def _kept(row: ServiceRow, lines: int | None) -> tuple[str, str, bool]:

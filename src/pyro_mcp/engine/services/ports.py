@@ -1,4 +1,4 @@
-"""Service ports: the ports of a machine's services that this host carries to it.
+"""Service ports: ports of this host that are forwarded to the services of a machine.
 
 A listener lives exactly as long as its service: it stands before the service starts, so that a taken port is told
 before anything has happened, and is closed the moment the service is over. None outlives the node; the next one opens
@@ -19,17 +19,17 @@ from pyro_mcp.network.publish import LOOPBACK, Listener, Publisher
 from pyro_mcp.protocol.stream import RemoteError, Stream
 from pyro_mcp.store.workspaces import WorkspaceRow
 
-PORTS_MOST = 16
+PORTS_MAX = 16
 CONNECT_SECONDS = 10
 POLICY = "egress+published-ports"
 _PAIR = re.compile(r"(?:([0-9]{1,9}):)?([0-9]{1,9})")
 
 
-def wanted_ports(wishes: Iterable[int | str] | None) -> list[dict[str, Any]]:
+def wanted_ports(requests: Iterable[int | str] | None) -> list[dict[str, Any]]:
     """`GUEST` or `HOST:GUEST` as ports to publish; host port 0 is any free one. Raises `InvalidArgument`."""
-    ports = [_port(wish) for wish in wishes or ()]
-    if len(ports) > PORTS_MOST:
-        raise InvalidArgument(f"cannot publish {count_of(len(ports), 'port')}: at most {PORTS_MOST} fit")
+    ports = [_port(requested) for requested in requests or ()]
+    if len(ports) > PORTS_MAX:
+        raise InvalidArgument(f"cannot publish {count_of(len(ports), 'port')}: at most {PORTS_MAX} fit")
     for key, what in (("guest_port", "a port of the machine"), ("host_port", "a port of this host")):
         numbers = [port[key] for port in ports if port[key]]
         if double := {number for number in numbers if numbers.count(number) > 1}:
@@ -46,7 +46,7 @@ def check_policy(workspace: WorkspaceRow, ports: list[dict[str, Any]]) -> None:
         )
 
 
-class Ports:
+class PublishedPorts:
     """The open ports of one machine. Every method may be called from any thread."""
 
     def __init__(self, machine: Machine) -> None:
@@ -66,7 +66,7 @@ class Ports:
             _close(made)
             raise
         self._keep(run, made)
-        return [_shown(port, listener) for port, listener in zip(ports, made, strict=True)]
+        return [_fields(port, listener) for port, listener in zip(ports, made, strict=True)]
 
     def reopen(self, run: str, ports: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Publish again with the same numbers; what was taken meanwhile says so as its `problem`."""
@@ -74,7 +74,7 @@ class Ports:
         for port in ports:
             try:
                 made.append(self._publish(port))
-                shown.append(_shown(port, made[-1]))
+                shown.append(_fields(port, made[-1]))
             except PyroError as error:
                 shown.append({**port, "problem": error.message[:300]})
         self._keep(run, made)
@@ -113,15 +113,16 @@ def _close(listeners: Iterable[Listener]) -> None:
         listener.close()
 
 
-def _shown(port: dict[str, Any], listener: Listener) -> dict[str, Any]:
+def _fields(port: dict[str, Any], listener: Listener) -> dict[str, Any]:
     return {**port, "host_port": listener.port, "host": listener.host, "problem": None}
 
 
-def _port(wish: int | str) -> dict[str, Any]:
-    found = _PAIR.fullmatch(str(wish))
+def _port(requested: int | str) -> dict[str, Any]:
+    found = _PAIR.fullmatch(str(requested))
     if found is None:
         raise InvalidArgument(
-            f"cannot publish {str(wish)[:40]!r}: it is not a port", hint="Give GUEST or HOST:GUEST, such as 8080:80"
+            f"cannot publish {str(requested)[:40]!r}: it is not a port",
+            hint="Give GUEST or HOST:GUEST, such as 8080:80",
         )
     host_port = 0 if found[1] is None else _number(found[1])
     return {"guest_port": _number(found[2]), "host_port": host_port, "host": LOOPBACK, "protocol": "tcp"}

@@ -1,4 +1,4 @@
-"""Service record: what an agent says about a run of a service, checked before anything of it is believed.
+"""Service record: the agent's record of a service run, checked before use.
 
 The host keeps its own times: a record tells how long ago something was, which is held between the start and now.
 """
@@ -15,8 +15,8 @@ from pyro_mcp.errors import MachineFailed
 from pyro_mcp.store.services import ServiceRow
 
 STATES = frozenset({"starting", "ready", "running", "failed", "exited", "stopped"})
-REASON_MOST = 500
-TAIL_MOST = 64 * 1024
+REASON_MAX = 500
+TAIL_MAX = 64 * 1024
 _SIGNAL = re.compile(r"SIG[A-Z0-9+]{1,12}")
 _INT = 1 << 53
 
@@ -72,7 +72,7 @@ def tails_of(answer: Mapping[str, Any], masks: Masks) -> tuple[str, str]:
     out, err = (answer.get(name) for name in ("stdout", "stderr"))
     if not isinstance(out, str) or not isinstance(err, str):
         raise _broken()
-    return masks.text(out[-TAIL_MOST:]), masks.text(err[-TAIL_MOST:])
+    return masks.text(out[-TAIL_MAX:]), masks.text(err[-TAIL_MAX:])
 
 
 def _moment(row: ServiceRow, ago_ms: Any, now: float, known: float | None = None) -> float | None:
@@ -88,7 +88,7 @@ def _is_count(value: Any) -> bool:
 
 
 def _printable(text: str) -> str:
-    return "".join(letter if letter.isprintable() else " " for letter in text[:REASON_MOST])
+    return "".join(letter if letter.isprintable() else " " for letter in text[:REASON_MAX])
 
 
 def _broken() -> MachineFailed:

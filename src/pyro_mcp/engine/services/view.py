@@ -1,4 +1,4 @@
-"""Service portrait: the record of a run as results show it."""
+"""Service view: the row of a run becomes the fields of a result."""
 
 from __future__ import annotations
 

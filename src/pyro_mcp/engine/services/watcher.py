@@ -1,6 +1,6 @@
-"""Service watch: a node's open ear at one machine that has services.
+"""Service watch: the node's subscription to the service events of one machine.
 
-The agent tells every change while it happens, so rows are right and ports are closed without anybody asking. On
+The agent sends every change as it happens, so rows are right and ports are closed without a request. On
 adoption the first thing told is everything there is: what the agent does not know any more is over.
 """
 
@@ -15,15 +15,15 @@ from dataclasses import replace
 from typing import Any
 
 from pyro_mcp.engine.faults import Faults
-from pyro_mcp.engine.secrets.store import Secrets
-from pyro_mcp.engine.services.ports import Ports
+from pyro_mcp.engine.secrets.store import SecretManager
+from pyro_mcp.engine.services.ports import PublishedPorts
 from pyro_mcp.engine.services.record import applied, run_of, tails_of, version_of
 from pyro_mcp.errors import DiskFull, PyroError
 from pyro_mcp.machines.driver import Machine
 from pyro_mcp.protocol.channel import ChannelClosed, Event, RemoteError, Stream
 from pyro_mcp.store.machines import Machines
 from pyro_mcp.store.services import ServiceRow
-from pyro_mcp.store.services import Services as Table
+from pyro_mcp.store.services import ServiceTable as Table
 from pyro_mcp.system.clock import Clock
 from pyro_mcp.system.threads import begin
 
@@ -43,7 +43,7 @@ class ServiceWatch:
         self,
         table: Table,
         machines: Machines,
-        secrets: Secrets,
+        secrets: SecretManager,
         clock: Clock,
         faults: Faults,
         workspace_id: str,
@@ -51,7 +51,7 @@ class ServiceWatch:
         runs: set[str],
     ) -> None:
         self.machine = machine
-        self.ports = Ports(machine)
+        self.ports = PublishedPorts(machine)
         self._machines = machines
         self._secrets = secrets
         self._clock = clock
@@ -73,7 +73,7 @@ class ServiceWatch:
         self.machine.on_exit(self.machine_ended)
 
     def wait(self) -> None:
-        """Let the agent tell what there is, if it has not yet; a moment at most."""
+        """Wait for the agent's first list of its services, if it is still to come; a moment at most."""
         self._synced.wait(SYNC_SECONDS)
 
     def detach(self) -> None:
@@ -83,7 +83,7 @@ class ServiceWatch:
         if self._stream is not None:
             self._stream.cancel()
 
-    # -- what is told
+    # -- events
 
     def take(self, answer: Mapping[str, Any]) -> ServiceRow | None:
         """Record what the agent says of a run, unless something later is known; the row as it is then.
@@ -114,10 +114,10 @@ class ServiceWatch:
             if not changed.alive:
                 changed = replace(changed, stdout=tails[0], stderr=tails[1])
                 if self._stopping():
-                    # Whatever the agent calls it: it ended because its machine was told to.
+                    # Whatever the agent calls it: it ended because its machine was asked to stop.
                     changed = replace(changed, state="stopped", stop_reason=STOPPED)
             recorded = self._table.update(changed, only_alive=True)
-            # Only now: what could not be recorded is told again.
+            # Only now: an event that could not be recorded is sent again.
             self._versions.pop(run, None)
             self._tails.pop(run, None)
             if changed.alive:
@@ -129,11 +129,11 @@ class ServiceWatch:
         return changed
 
     def tails(self, run: str) -> tuple[str, str]:
-        """What the run was last heard to say."""
+        """The last record of the run."""
         with self._lock:
             return self._tails.get(run, ("", ""))
 
-    def over(self, run: str, reason: str) -> None:
+    def done(self, run: str, reason: str) -> None:
         """End the run's record, if the agent has not."""
         self.ports.end(run)
         row = self._table.get(run)
@@ -149,14 +149,14 @@ class ServiceWatch:
         if self._leaving:
             return
         self.ports.close()
-        # What the agent said last may be heard later than its machine's end.
+        # The agent's last event may arrive after its machine's end.
         if self._thread is not None:
             self._thread.join(SYNC_SECONDS)
         try:
             stopping = self._stopping()
             for row in self._table.alive():
                 if row.machine_id == self.machine.machine_id and row.run in self._left | set(self._versions):
-                    self.over(row.run, STOPPED if stopping else DIED)
+                    self.done(row.run, STOPPED if stopping else DIED)
         except PyroError as error:
             _log.warning(f"cannot record the end of the services of {self._workspace_id}: {error}")
 
@@ -166,7 +166,7 @@ class ServiceWatch:
         return machine is None or machine.state in ("stopping", "stopped", "deleting")
 
     def _end(self, run: str) -> None:
-        """It runs, but is over here: a stop was there before its start. Its end is told like any other."""
+        """It runs, but is over here: a stop was there before its start. Its end is reported like any other."""
         with contextlib.suppress(ChannelClosed, RemoteError):
             self.machine.channel.open("service_stop", {"run": run}).leave()
 
@@ -178,7 +178,7 @@ class ServiceWatch:
             self._versions.setdefault(run, 0)
 
     def _listen(self) -> None:
-        """Until the machine ends or the node leaves. After a lack of room, here or there, all is told again."""
+        """Until the machine ends or the node leaves. After a lack of room, here or there, all events are sent again."""
         try:
             while not self._leaving:
                 try:
@@ -201,19 +201,19 @@ class ServiceWatch:
         try:
             for message in stream.messages():
                 if isinstance(message, Event):
-                    self._hear(message.value)
+                    self._on_event(message.value)
         finally:
             stream.cancel()
             stream.leave()
 
-    def _hear(self, told: Mapping[str, Any]) -> None:
-        if told.get("complete") is True:
+    def _on_event(self, event: Mapping[str, Any]) -> None:
+        if event.get("complete") is True:
             for run in self._left:
-                self.over(run, LOST)
+                self.done(run, LOST)
             self._left = set()
             self._synced.set()
             return
-        row = self.take(told)
+        row = self.take(event)
         if row is not None and row.run in self._left:
             self._left.discard(row.run)
             if row.alive and row.published_ports:

@@ -21,7 +21,7 @@ Row = list[str]
 
 
 class Grid:
-    """`cols` by `rows` cells with a cursor. `told` is what has become of them since `mark`."""
+    """`cols` by `rows` cells with a cursor. `changed_text` is what has become of them since `set_checkpoint`."""
 
     def __init__(self, cols: int, rows: int) -> None:
         self.cols, self.rows = cols, rows
@@ -37,28 +37,28 @@ class Grid:
 
     # -- what is new
 
-    def mark(self) -> None:
+    def set_checkpoint(self) -> None:
         """What comes from now on is new."""
         self._low, self._alternate_moved = None, False
         lines, _, y = self._main or (self.lines, self.x, self.y)
-        self._before = (len(self.history) + y, _shown(lines[y]))
+        self._before = (len(self.history) + y, _text_of(lines[y]))
 
-    def told(self) -> str:
+    def changed_text(self) -> str:
         """Every line that has changed since the mark, and those below; of the line that the mark stood in, only what
         was added to it if nothing else was done to it."""
         lines, _, y = self._main or (self.lines, self.x, self.y)
         parts = []
         if self._low is not None:
-            bottom = max([y, *(number for number, row in enumerate(lines) if _shown(row).strip())])
-            told = [_shown(row) for row in [*self.history, *lines[: bottom + 1]][self._low :]]
+            bottom = max([y, *(number for number, row in enumerate(lines) if _text_of(row).strip())])
+            changed_text = [_text_of(row) for row in [*self.history, *lines[: bottom + 1]][self._low :]]
             where, before = self._before
-            if self._low == where and told and told[0].startswith(before):
-                told[0] = told[0][len(before) :]
+            if self._low == where and changed_text and changed_text[0].startswith(before):
+                changed_text[0] = changed_text[0][len(before) :]
             at = len(self.history) + y - self._low
-            told = [line if number == at else line.rstrip() for number, line in enumerate(told)]
-            parts.append("\n".join(told))
+            changed_text = [line if number == at else line.rstrip() for number, line in enumerate(changed_text)]
+            parts.append("\n".join(changed_text))
         if self._main is not None and self._alternate_moved:
-            parts.append("\n".join(_shown(row).rstrip() for row in self.lines).rstrip("\n"))
+            parts.append("\n".join(_text_of(row).rstrip() for row in self.lines).rstrip("\n"))
         return "\n".join(parts)
 
     # -- text
@@ -224,7 +224,7 @@ class Grid:
         self._last = BLANK
 
 
-def _shown(row: Row) -> str:
+def _text_of(row: Row) -> str:
     return "".join(row)
 
 

@@ -1,7 +1,7 @@
-"""The bodies of the shell verbs.
+"""The shell verbs: open a shell, type into it, read its output, attach to it, close it.
 
-Shells live in the workspace's machine and nowhere else: its agent keeps them and what they said, so they outlive the
-node, and end with the machine. What the agent tells of them is checked, masked and counted here.
+Shells live in the workspace's machine only: its agent keeps them and their output, so they outlive the node and end
+with the machine. The manager checks, masks and counts what the agent reports.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from msgspec import Meta
 from pyro_mcp.engine.agent import checked
 from pyro_mcp.engine.registry import Registry
 from pyro_mcp.engine.secrets.redact import Masks
-from pyro_mcp.engine.secrets.store import Secrets
+from pyro_mcp.engine.secrets.store import SecretManager
 from pyro_mcp.engine.session import Session, Sessions
 from pyro_mcp.engine.shells.output import LiveMask, Page, page, reach
 from pyro_mcp.engine.shells.screen import render
@@ -37,7 +37,7 @@ from pyro_mcp.model.shell import (
     ShellWritten,
 )
 from pyro_mcp.operations.call import STDOUT, Call
-from pyro_mcp.protocol.channel import Data, Result, Stream
+from pyro_mcp.protocol.channel import Data, Stream, StreamResult
 
 WAIT_SECONDS = 30
 PLAIN_BYTES = 128 * 1024
@@ -46,7 +46,7 @@ CONTEXT_BYTES = 32 * 1024
 """What stood on the screen before a plain page is taken from so much output."""
 REPLAY_BYTES = 16 * 1024
 """How much of what was said before a person gets to see when attaching."""
-PAGE_LEAST = 4
+PAGE_MIN = 4
 QUIET_SECONDS = 0.1
 SHELLS_ENDED = "Start the workspace again; /workspace is kept, its shells are not"
 MIB = 1024 * 1024
@@ -57,7 +57,7 @@ Side = Annotated[int, Meta(ge=1, le=SIDE_MAX)]
 
 
 @dataclass(frozen=True)
-class Facts:
+class ShellFields:
     """What the agent says of a shell."""
 
     shell_id: Annotated[str, Meta(max_length=64)]
@@ -73,31 +73,31 @@ class Facts:
 
 
 @dataclass(frozen=True)
-class _Read(Facts):
+class _Read(ShellFields):
     cursor: Offset
     start: Offset
 
 
 @dataclass(frozen=True)
-class _Attached(Facts):
+class _Attached(ShellFields):
     missed: Offset
     detached: bool
 
 
 @dataclass(frozen=True)
-class _Closed(Facts):
+class _Closed(ShellFields):
     already: bool
 
 
 @dataclass(frozen=True)
 class _Listing:
-    shells: Annotated[list[Facts], Meta(max_length=1024)]
+    shells: Annotated[list[ShellFields], Meta(max_length=1024)]
 
 
-class Shells:
+class ShellManager:
     """The shells of all workspaces."""
 
-    def __init__(self, registry: Registry, sessions: Sessions, secrets: Secrets) -> None:
+    def __init__(self, registry: Registry, sessions: Sessions, secrets: SecretManager) -> None:
         self._registry = registry
         self._sessions = sessions
         self._secrets = secrets
@@ -113,19 +113,19 @@ class Shells:
         secret_env: Mapping[str, str] | Sequence[str] | None,
     ) -> Shell:
         session = self._used(call, ref)
-        wanted = self._secrets.wanted(session.workspace_id, secret_env)
-        self._secrets.deliver(session.workspace_id, session.machine, set(wanted.values()))
+        requested = self._secrets.requested(session.workspace_id, secret_env)
+        self._secrets.deliver(session.workspace_id, session.machine, set(requested.values()))
         shell_id = f"sh-{secrets.token_hex(6)}"
-        params = {"shell_id": shell_id, "cwd": absolute(cwd), "cols": cols, "rows": rows, "secret_env": wanted}
+        params = {"shell_id": shell_id, "cwd": absolute(cwd), "cols": cols, "rows": rows, "secret_env": requested}
         try:
-            facts = session.agent.request(call, "shell_open", params, Facts)
+            fields = session.agent.request(call, "shell_open", params, ShellFields)
         except Cancelled:
             # The answer may have crossed it, and then nobody knows the shell.
             with contextlib.suppress(NotFound):
                 self._end(session, shell_id)
             raise
-        session.note("shell_opened", {"shell_id": facts.shell_id})
-        return Shell(**_shown(session, facts))
+        session.note("shell_opened", {"shell_id": fields.shell_id})
+        return Shell(**_fields(session, fields))
 
     def listing(self, call: Call[Any], ref: str) -> ShellList:
         """None for a workspace that does not run: they have ended with its machine."""
@@ -133,8 +133,8 @@ class Shells:
         found = []
         if self._sessions.machine_row(row).state == "running":
             session = self._sessions.open(call, row.workspace_id)
-            told = session.agent.request(call, "shell_list", {}, _Listing)
-            found = [Shell(**_shown(session, facts)) for facts in told.shells]
+            reported = session.agent.request(call, "shell_list", {}, _Listing)
+            found = [Shell(**_fields(session, fields)) for fields in reported.shells]
         return ShellList(workspace_id=row.workspace_id, count=len(found), shells=found)
 
     def read(
@@ -153,18 +153,18 @@ class Shells:
         session = self._sessions.open(call, ref)
         waiting = {} if wait_for_idle_ms is None else {"idle_ms": wait_for_idle_ms}
         seconds = (0 if wait_for_idle_ms is None else WAIT_SECONDS) if wait_seconds is None else wait_seconds
-        most = max(PAGE_LEAST, min(max_chars, PLAIN_BYTES) if plain else max_chars)
-        facts, found = self._page(
-            call, session, shell_id, cursor, most, CONTEXT_BYTES if plain else 0, {"wait_ms": seconds * 1000, **waiting}
+        max_ = max(PAGE_MIN, min(max_chars, PLAIN_BYTES) if plain else max_chars)
+        fields, found = self._page(
+            call, session, shell_id, cursor, max_, CONTEXT_BYTES if plain else 0, {"wait_ms": seconds * 1000, **waiting}
         )
         text, lossy = _decoded(found.new)
         if plain:
-            seen = _from_a_line(found.before, max(facts.start, cursor - CONTEXT_BYTES))
-            text = render(_decoded(seen)[0], text, facts.cols, facts.rows)
-        missed = max(0, facts.oldest - cursor)
-        more = cursor + missed + most < facts.end
+            seen = _from_a_line(found.before, max(fields.start, cursor - CONTEXT_BYTES))
+            text = render(_decoded(seen)[0], text, fields.cols, fields.rows)
+        missed = max(0, fields.oldest - cursor)
+        more = cursor + missed + max_ < fields.end
         return ShellRead(
-            **_shown(session, facts),
+            **_fields(session, fields),
             cursor=cursor,
             next_cursor=found.end,
             plain=plain,
@@ -186,8 +186,8 @@ class Shells:
             data = typed.encode("utf-8")
         except UnicodeEncodeError:
             raise InvalidArgument(f"cannot write to the shell {shell_id}: the input is not valid Unicode") from None
-        facts = session.agent.request(call, "shell_write", {"shell_id": shell_id}, Facts, send=data)
-        return ShellWritten(**_shown(session, facts), input_length=len(typed), append_newline=append_newline)
+        fields = session.agent.request(call, "shell_write", {"shell_id": shell_id}, ShellFields, send=data)
+        return ShellWritten(**_fields(session, fields), input_length=len(typed), append_newline=append_newline)
 
     def signal(self, call: Call[Any], ref: str, shell_id: str, *, signal_name: str) -> ShellSignalled:
         name = signal_name.upper().removeprefix("SIG")
@@ -197,18 +197,18 @@ class Shells:
                 hint=f"Signals: {', '.join(SIGNALS)}",
             )
         session = self._used(call, ref)
-        facts = session.agent.request(call, "shell_signal", {"shell_id": shell_id, "signal": name}, Facts)
-        return ShellSignalled(**_shown(session, facts), signal_name=name)
+        fields = session.agent.request(call, "shell_signal", {"shell_id": shell_id, "signal": name}, ShellFields)
+        return ShellSignalled(**_fields(session, fields), signal_name=name)
 
     def resize(self, call: Call[Any], ref: str, shell_id: str, *, cols: int, rows: int) -> Shell:
         session = self._sessions.open(call, ref)
         params = {"shell_id": shell_id, "cols": cols, "rows": rows}
-        return Shell(**_shown(session, session.agent.request(call, "shell_resize", params, Facts)))
+        return Shell(**_fields(session, session.agent.request(call, "shell_resize", params, ShellFields)))
 
     def close(self, call: Call[Any], ref: str, shell_id: str) -> ShellClosed:
         session = self._used(call, ref)
-        facts = self._end(session, shell_id)
-        return ShellClosed(**_shown(session, facts), closed=True, already_closed=facts.already)
+        fields = self._end(session, shell_id)
+        return ShellClosed(**_fields(session, fields), closed=True, already_closed=fields.already)
 
     def attach(
         self,
@@ -219,19 +219,19 @@ class Shells:
         cursor: int | None,
         stdin: bytes | Iterable[bytes] | None,
     ) -> ShellAttached:
-        """Pass keys in and output out until either side has enough. The output that came before is told first.
+        """Pass keys in and output out until either side has enough. The earlier output comes first.
 
-        After each piece the caller is told how far it has come, to go on from there when a node has died.
+        After each piece the caller gets its position, to go on from there when a node has died.
         """
         session = self._used(call, ref)
         begin = -REPLAY_BYTES if cursor is None else cursor
-        facts, found = self._page(call, session, shell_id, begin, MIB, 0, {})
-        call.output(STDOUT, _from_a_line(found.new, facts.cursor) if cursor is None else found.new)
+        fields, found = self._page(call, session, shell_id, begin, MIB, 0, {})
+        call.output(STDOUT, _from_a_line(found.new, fields.cursor) if cursor is None else found.new)
         call.position(found.end)
         mask = LiveMask(self._secrets.masks(session.workspace_id).needles)
         answer = _attach(call, session, {"shell_id": shell_id, "cursor": found.end}, mask, stdin)
-        missed = answer.missed + max(0, facts.oldest - facts.cursor)
-        return ShellAttached(**_shown(session, answer), detached=answer.detached, missed_bytes=missed)
+        missed = answer.missed + max(0, fields.oldest - fields.cursor)
+        return ShellAttached(**_fields(session, answer), detached=answer.detached, missed_bytes=missed)
 
     # -- parts
 
@@ -251,7 +251,7 @@ class Shells:
         session: Session,
         shell_id: str,
         cursor: int,
-        most: int,
+        max_: int,
         context: int,
         waiting: dict[str, int],
     ) -> tuple[_Read, Page]:
@@ -260,23 +260,23 @@ class Shells:
         ahead, taken = reach(masks.needles), bytearray()
         back = max(ahead, context)
 
-        def take(data: bytes) -> None:
+        def on_data(data: bytes) -> None:
             taken.extend(data)
-            if len(taken) > back + most + ahead:
+            if len(taken) > back + max_ + ahead:
                 raise ProtocolError("cannot read the shell: its agent sends more than was asked for")
 
-        params = {"shell_id": shell_id, "cursor": cursor, "max_bytes": most + ahead, "back": back}
-        told = session.agent.request(call, "shell_read", params | waiting, _Read, on_data=take)
-        if not told.start <= max(told.cursor, told.oldest) <= told.start + len(taken) <= told.end:
+        params = {"shell_id": shell_id, "cursor": cursor, "max_bytes": max_ + ahead, "back": back}
+        reported = session.agent.request(call, "shell_read", params | waiting, _Read, on_data=on_data)
+        if not reported.start <= max(reported.cursor, reported.oldest) <= reported.start + len(taken) <= reported.end:
             raise ProtocolError("cannot read the shell: its agent's answer contradicts itself")
-        return told, page(
+        return reported, page(
             masks.needles,
             bytes(taken),
-            told.start,
-            max(told.cursor, told.oldest),
-            most,
-            over=told.state != "running" and told.start + len(taken) == told.end,
-            lost=told.start == told.oldest > 0,
+            reported.start,
+            max(reported.cursor, reported.oldest),
+            max_,
+            done=reported.state != "running" and reported.start + len(taken) == reported.end,
+            lost=reported.start == reported.oldest > 0,
             context=context,
         )
 
@@ -304,27 +304,27 @@ def _follow(call: Call[Any], stream: Stream, mask: LiveMask, start: int) -> dict
             shown = mask.quiet()
         if isinstance(message, Data):
             shown = mask.feed(bytes(message.data))
-        elif isinstance(message, Result):
+        elif isinstance(message, StreamResult):
             shown = mask.finish()
         if shown:
             call.output(STDOUT, shown)
             call.position(start + mask.position)
-        if isinstance(message, Result):
+        if isinstance(message, StreamResult):
             return message.value
 
 
-def _shown(session: Session, facts: Facts) -> dict[str, Any]:
+def _fields(session: Session, fields: ShellFields) -> dict[str, Any]:
     """The fields that every answer about a shell has."""
     return {
         **session.stamp,
-        "shell_id": facts.shell_id,
-        "cwd": facts.cwd,
-        "cols": facts.cols,
-        "rows": facts.rows,
-        "state": facts.state,
-        "started_at": _time(facts.started_ms),
-        "ended_at": None if facts.ended_ms is None else _time(facts.ended_ms),
-        "exit_code": facts.exit_code,
+        "shell_id": fields.shell_id,
+        "cwd": fields.cwd,
+        "cols": fields.cols,
+        "rows": fields.rows,
+        "state": fields.state,
+        "started_at": _time(fields.started_ms),
+        "ended_at": None if fields.ended_ms is None else _time(fields.ended_ms),
+        "exit_code": fields.exit_code,
     }
 
 

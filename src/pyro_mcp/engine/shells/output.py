@@ -32,20 +32,20 @@ def reach(needles: Needles) -> int:
 
 
 def page(
-    needles: Needles, data: bytes, start: int, cursor: int, most: int, *, over: bool, lost: bool, context: int
+    needles: Needles, data: bytes, start: int, cursor: int, max_: int, *, done: bool, lost: bool, context: int
 ) -> Page:
-    """The page of up to `most` bytes from `cursor` on, of `data` that begins at `start` <= `cursor`.
+    """The page of up to `max_` bytes from `cursor` on, of `data` that begins at `start` <= `cursor`.
 
-    `over`: nothing will follow `data`. `lost`: something was lost before it. `context`: how much of what stands before
+    `done`: nothing will follow `data`. `lost`: something was lost before it. `context`: how much of what stands before
     the cursor to give, too.
     """
     spans = stretches(needles, data)
     if lost and (tail := _lost_end(needles, data)):
         spans = [(0, tail), *spans]
-    last = len(data) if over else undecided(needles, data)
+    last = len(data) if done else undecided(needles, data)
     at = cursor - start
-    stop = min(at + most, max(at, last))
-    if not (over and stop == len(data)):
+    stop = min(at + max_, max(at, last))
+    if not (done and stop == len(data)):
         stop = at + len(without_broken_end(data[at:stop]))
     new, reached = _masked(data, spans, at, stop)
     before, _ = _masked(data, spans, max(0, at - context), at)

@@ -16,7 +16,8 @@ _ALTERNATE = {47, 1047, 1049}
 
 
 class Screen(Grid):
-    """A terminal of `cols` by `rows`. Feed it text in pieces of any size; `told` is what is new since `mark`."""
+    """A terminal of `cols` by `rows`. Feed it text in pieces of any size; `changed_text` is what is new since
+    `set_checkpoint`."""
 
     def __init__(self, cols: int, rows: int) -> None:
         super().__init__(cols, rows)
@@ -146,18 +147,18 @@ class Screen(Grid):
             self._top = top
         self.x = 0
 
-    def _mode(self, number: int, wanted: bool, private: bool) -> None:
+    def _mode(self, number: int, requested: bool, private: bool) -> None:
         if not private:
-            self._insert = wanted if number == 4 else self._insert
+            self._insert = requested if number == 4 else self._insert
         elif number == 6:
-            self._origin = wanted
+            self._origin = requested
             self.x, self.y = 0, self._line(1)
         elif number == 7:
-            self._autowrap = wanted
-        elif number in _ALTERNATE and wanted and self._main is None and self._afford(self.rows):
+            self._autowrap = requested
+        elif number in _ALTERNATE and requested and self._main is None and self._afford(self.rows):
             self._main = (self.lines, self.x, self.y)
             self.lines = [[] for _ in range(self.rows)]
-        elif number in _ALTERNATE and not wanted and self._main is not None:
+        elif number in _ALTERNATE and not requested and self._main is not None:
             self.lines, self.x, self.y = self._main
             self._main = None
 
@@ -166,9 +167,9 @@ def render(before: str, new: str, cols: int, rows: int) -> str:
     """What `new` shows to a person whose terminal has shown `before`."""
     screen = Screen(cols, rows)
     screen.feed(before)
-    screen.mark()
+    screen.set_checkpoint()
     screen.feed(new)
-    return screen.told()
+    return screen.changed_text()
 
 
 def _number(text: str) -> int:

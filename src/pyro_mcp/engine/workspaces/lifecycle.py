@@ -1,7 +1,7 @@
-"""The bodies of the workspace verbs: from a name to a workspace in a machine of its own, and its end.
+"""The workspace verbs: create a workspace in a machine of its own, start, stop, update and delete it.
 
-Everything of a workspace outside its machine is in `state_dir/workspaces/<id>`. Its row announces a creation or a
-deletion before anything is made or removed, so that a node that comes after a crash can finish the one or the other.
+Everything of a workspace outside its machine is in `state_dir/workspaces/<id>`. Its row records a creation or a
+deletion before anything is made or removed, so the next node after a crash can finish either.
 """
 
 from __future__ import annotations
@@ -13,19 +13,19 @@ from collections.abc import Iterator
 from secrets import token_hex
 from typing import Any
 
-from pyro_mcp.engine.commands.manager import Commands
+from pyro_mcp.engine.commands.manager import CommandManager
 from pyro_mcp.engine.faults import Faults
 from pyro_mcp.engine.fleet.fleet import BootSpec, Fleet
 from pyro_mcp.engine.fleet.images import Images
 from pyro_mcp.engine.fleet.networks import Networks
-from pyro_mcp.engine.fleet.provision import Provisioner, announced
+from pyro_mcp.engine.fleet.provision import Provisioner, planned_row
 from pyro_mcp.engine.registry import Registry
-from pyro_mcp.engine.secrets.store import Secrets, Values
+from pyro_mcp.engine.secrets.store import SecretManager, Values
 from pyro_mcp.engine.seed import create_seed, populate
-from pyro_mcp.engine.services.manager import Services
+from pyro_mcp.engine.services.manager import ServiceManager
 from pyro_mcp.engine.session import Sessions
 from pyro_mcp.engine.staging import ExportStaging
-from pyro_mcp.engine.workspaces.snapshots import Snapshots
+from pyro_mcp.engine.workspaces.snapshots import SnapshotManager
 from pyro_mcp.engine.workspaces.view import WorkspaceView
 from pyro_mcp.errors import InvalidArgument, PyroError
 from pyro_mcp.model.names import check_labels, check_name
@@ -55,10 +55,10 @@ class Lifecycle:
         provisioner: Provisioner,
         images: Images,
         networks: Networks,
-        secrets: Secrets,
-        commands: Commands,
-        services: Services,
-        snapshots: Snapshots,
+        secrets: SecretManager,
+        commands: CommandManager,
+        services: ServiceManager,
+        snapshots: SnapshotManager,
         staging: ExportStaging,
         view: WorkspaceView,
         clock: Clock,
@@ -125,7 +125,7 @@ class Lifecycle:
             workspace_id=f"ws-{token_hex(6)}",
             network=network,
         )
-        row = announced(machine, name, labels, allow_host_compat)
+        row = planned_row(machine, name, labels, allow_host_compat)
         # Held throughout: one that expires meanwhile is removed as soon as it is whole.
         with self._registry.lock(row.workspace_id):
             self._registry.table.insert(row)
@@ -153,27 +153,27 @@ class Lifecycle:
         labels: dict[str, str] | None,
         clear_labels: list[str] | None,
     ) -> Workspace:
-        """Change name and labels. Raises `InvalidArgument` when there is nothing to change or two wishes collide."""
-        wished = check_labels(labels or {})
+        """Change name and labels. Raises `InvalidArgument` when there is nothing to change or two requests collide."""
+        requested = check_labels(labels or {})
         dropped = set(clear_labels or ())
         if name is not None and clear_name:
             raise InvalidArgument(
                 "cannot update the workspace: its name is both set and cleared",
                 hint="Give <<update_workspace.name>> or <<update_workspace.clear_name>>",
             )
-        if name is None and not clear_name and not wished and not dropped:
+        if name is None and not clear_name and not requested and not dropped:
             raise InvalidArgument(
                 "cannot update the workspace: nothing to change",
                 hint="Give <<update_workspace.name>>, <<update_workspace.clear_name>>, <<update_workspace.labels>> or"
                 " <<update_workspace.clear_labels>>",
             )
-        if both := dropped & set(wished):
+        if both := dropped & set(requested):
             raise InvalidArgument(f"cannot update the workspace: {min(both)!r} is both set and cleared")
         with self._registry.locked(ref) as row:
             kept = {key: value for key, value in row.labels.items() if key not in dropped}
             new_name = None if clear_name else row.name if name is None else check_name(name)
             now = self._clock.wall()
-            self._registry.table.describe(row.workspace_id, new_name, check_labels({**kept, **wished}), now)
+            self._registry.table.describe(row.workspace_id, new_name, check_labels({**kept, **requested}), now)
             return self.status(row.workspace_id)
 
     def start(self, call: Call[Any], ref: str) -> Workspace:
@@ -221,7 +221,7 @@ class Lifecycle:
     # -- after a crash
 
     def recover(self) -> None:
-        """A node has come: finish what its predecessor had begun. One that resists is told and left as it is."""
+        """At the node's start: finish what its predecessor began. What fails is logged and left as it is."""
         self._staging.sweep()
         for row in self._registry.table.list():
             try:
@@ -230,7 +230,7 @@ class Lifecycle:
                 else:
                     self._tidy(row)
             except PyroError as error:
-                _log.warning(f"cannot settle {row.workspace_id}: {error}")
+                _log.warning(f"cannot recover {row.workspace_id}: {error}")
         self._remove_unknown()
         self._commands.recover()
         self._services.recover()

@@ -1,4 +1,4 @@
-"""The bodies of the `disk` verbs: a stopped workspace's disk, read without booting it and without mounting it.
+"""The `disk` verbs: a stopped workspace's disk, read without booting it and without mounting it.
 
 /workspace is put together from the upper directory on the disk and the seed below it, as the guest's overlay would.
 Everything happens on a copy, which ends with the request.
@@ -18,7 +18,7 @@ from pyro_mcp.engine.files.sync import host_path
 from pyro_mcp.engine.fleet.fleet import Fleet
 from pyro_mcp.engine.registry import Registry
 from pyro_mcp.engine.secrets.scrub import scrub_file
-from pyro_mcp.engine.secrets.store import Secrets
+from pyro_mcp.engine.secrets.store import SecretManager
 from pyro_mcp.engine.seed import FORMER_IMAGE, seed_of
 from pyro_mcp.engine.staging import ExportStaging
 from pyro_mcp.errors import Conflict, InvalidArgument, NotFound, Unsupported
@@ -29,10 +29,10 @@ from pyro_mcp.protocol.overlay import inode_of
 from pyro_mcp.system.atomic import disk_errors, sync_directory
 from pyro_mcp.system.sparse import copy_sparse, extents
 from pyro_mcp.trees.destination import refuse_existing
-from pyro_mcp.trees.ext4 import Ext4, Node
+from pyro_mcp.trees.ext4 import Ext4, Inode
 from pyro_mcp.trees.ext4_reader import SeedImage, SeedNode
 from pyro_mcp.trees.layers import seed_directory
-from pyro_mcp.trees.work import Announce, work_directory
+from pyro_mcp.trees.work import Track, work_directory
 
 WORKSPACE = "/workspace"
 COPY = ".pyro-disk-"
@@ -52,12 +52,12 @@ class Stopped:
     bytes: int
     seed: Path | None
     stamp: dict[str, Any]
-    announce: Announce
+    track: Track
 
     @contextlib.contextmanager
     def copied(self, call: Call[Any], home: Path) -> Iterator[Ext4]:
         """A copy of the disk in a new directory below `home`, its journal done; gone afterwards."""
-        with disk_errors("read the disk"), work_directory(home, COPY, announce=self.announce) as work:
+        with disk_errors("read the disk"), work_directory(home, COPY, track=self.track) as work:
             call.progress("copying the disk", None)
             copy_sparse(self.scratch, work / "disk", size=self.bytes)
             image = Ext4(work / "disk")
@@ -82,7 +82,7 @@ class Stopped:
 class OfflineDisk:
     """Reads the disks of workspaces that are stopped."""
 
-    def __init__(self, registry: Registry, fleet: Fleet, secrets: Secrets, staging: ExportStaging) -> None:
+    def __init__(self, registry: Registry, fleet: Fleet, secrets: SecretManager, staging: ExportStaging) -> None:
         self._registry = registry
         self._fleet = fleet
         self._secrets = secrets
@@ -112,7 +112,7 @@ class OfflineDisk:
             }
             scratch = self._fleet.directory(row.machine_id) / "scratch.ext4"
             size = row.scratch_mib * MIB
-            yield Stopped(row.workspace_id, home, scratch, size, seed_of(home), stamp, self._staging.announced)
+            yield Stopped(row.workspace_id, home, scratch, size, seed_of(home), stamp, self._staging.tracked)
 
     def export(self, call: Call[Any], ref: str, output: str) -> DiskExport:
         """Copy the disk to the new file `output`, whole or not at all, without what only a running guest has."""
@@ -189,7 +189,7 @@ class OfflineDisk:
 class _OverlayEntry:
     """One file of the merged tree: on the disk, in the seed, or, a directory, in both."""
 
-    upper: Node | None
+    upper: Inode | None
     lower: SeedNode | None
 
     @property
@@ -211,52 +211,52 @@ class _View:
 
     def find(self, parts: list[str]) -> _OverlayEntry:
         """Raises `NotFound`. Links are not followed."""
-        place = _OverlayEntry(self._upper, self._seed.root if self._seed else None)
+        entry = _OverlayEntry(self._upper, self._seed.root if self._seed else None)
         for part in parts:
-            inside = self.children([place])[0] if place.kind == "directory" else {}
+            inside = self.children([entry])[0] if entry.kind == "directory" else {}
             if part not in inside:
                 hint = "List the directory above it to find its name"
                 raise NotFound(f"cannot find {_join(parts)}: there is no {part!a} on the disk", hint=hint)
-            place = inside[part]
-        return place
+            entry = inside[part]
+        return entry
 
-    def children(self, places: list[_OverlayEntry]) -> list[dict[str, _OverlayEntry]]:
+    def children(self, entries_above: list[_OverlayEntry]) -> list[dict[str, _OverlayEntry]]:
         """What each of the directories holds."""
-        uppers = [place.upper for place in places if place.upper]
+        uppers = [entry.upper for entry in entries_above if entry.upper]
         listings = iter(self._image.listing([node.inode for node in uppers]))
-        return [self._merge(next(listings) if place.upper else {}, place.lower) for place in places]
+        return [self._merge(next(listings) if entry.upper else {}, entry.lower) for entry in entries_above]
 
     def walk(self, start: _OverlayEntry, path: str, recursive: bool, limit: int) -> list[FileEntry]:
         """Entries below `start`, or itself; one more than `limit` when there are more."""
         if start.kind != "directory":
-            return self._shown([(path, start)])
+            return self._entries([(path, start)])
         found: list[tuple[str, _OverlayEntry]] = []
         level = [(path, start)]
         for _ in range(DEPTH_MAX):
-            inside = self.children([place for _, place in level])
+            inside = self.children([entry for _, entry in level])
             here = [
-                (f"{above}/{name}", place)
+                (f"{above}/{name}", entry)
                 for (above, _), entries in zip(level, inside, strict=True)
-                for name, place in sorted(entries.items())
+                for name, entry in sorted(entries.items())
             ]
             found += here
-            level = [(below, place) for below, place in here if place.kind == "directory"]
+            level = [(below, entry) for below, entry in here if entry.kind == "directory"]
             if not recursive or not level or len(found) > limit:
                 break
-        return self._shown(found[: limit + 1])
+        return self._entries(found[: limit + 1])
 
-    def read(self, place: _OverlayEntry, path: str, limit: int) -> tuple[bytes, int]:
+    def read(self, entry: _OverlayEntry, path: str, limit: int) -> tuple[bytes, int]:
         """The beginning of a file, and its size."""
-        if place.kind != "file":
+        if entry.kind != "file":
             hint = (
-                "List it instead" if place.kind in ("directory", "symlink") else "Export the disk and look with debugfs"
+                "List it instead" if entry.kind in ("directory", "symlink") else "Export the disk and look with debugfs"
             )
-            raise InvalidArgument(f"cannot read {path}: it is a {place.kind}, not a file", hint=hint)
-        if place.upper is not None:
-            return self._image.content(place.upper, limit), place.upper.size
-        assert place.lower is not None
+            raise InvalidArgument(f"cannot read {path}: it is a {entry.kind}, not a file", hint=hint)
+        if entry.upper is not None:
+            return self._image.content(entry.upper, limit), entry.upper.size
+        assert entry.lower is not None
         assert self._seed is not None
-        return self._seed.read(place.lower, 0, limit), place.lower.size
+        return self._seed.read(entry.lower, 0, limit), entry.lower.size
 
     def _below(self, directory: SeedNode | None) -> dict[str, SeedNode]:
         if directory is None or self._seed is None or not directory.is_directory:
@@ -266,7 +266,7 @@ class _View:
     def _target(self, node: SeedNode) -> str:
         return os.fsdecode(self._seed.target(node)) if self._seed else ""
 
-    def _merge(self, upper: dict[str, Node], directory: SeedNode | None) -> dict[str, _OverlayEntry]:
+    def _merge(self, upper: dict[str, Inode], directory: SeedNode | None) -> dict[str, _OverlayEntry]:
         merged = {name: self._seeded(node) for name, node in self._below(directory).items() if name not in upper}
         merged |= {name: _OverlayEntry(node, None) for name, node in upper.items() if not node.whiteout}
         inner = {name: node for name, node in upper.items() if stat.S_ISDIR(node.mode)}
@@ -282,7 +282,7 @@ class _View:
         changed = self._changed.get(node.number)
         return _OverlayEntry(changed, None) if changed and not node.is_directory else _OverlayEntry(None, node)
 
-    def _index(self) -> dict[int, Node]:
+    def _index(self) -> dict[int, Inode]:
         """The changed hard links of the seed, by their inode there."""
         found = self._image.lookup("workspace", "work", "index")
         entries = self._image.listing([found.inode])[0] if found else {}
@@ -296,16 +296,16 @@ class _View:
         start = self._seed.root if target.startswith("/") else directory
         return None if start is None else seed_directory(self._seed, target.removeprefix("/"), start)
 
-    def _shown(self, found: list[tuple[str, _OverlayEntry]]) -> list[FileEntry]:
-        links = [place.upper for _, place in found if place.upper and place.kind == "symlink"]
+    def _entries(self, found: list[tuple[str, _OverlayEntry]]) -> list[FileEntry]:
+        links = [entry.upper for _, entry in found if entry.upper and entry.kind == "symlink"]
         targets = iter(self._image.targets(links))
         shown = []
-        for path, place in found:
-            kind, size, target = place.kind, 0, None
+        for path, entry in found:
+            kind, size, target = entry.kind, 0, None
             if kind == "file":
-                size = place.upper.size if place.upper else place.lower.size if place.lower else 0
+                size = entry.upper.size if entry.upper else entry.lower.size if entry.lower else 0
             elif kind == "symlink":
-                target = next(targets) if place.upper else self._target(place.lower) if place.lower else None
+                target = next(targets) if entry.upper else self._target(entry.lower) if entry.lower else None
             shown.append(FileEntry(path=path, artifact_type=kind, size_bytes=size, link_target=target))
         return shown
 

@@ -1,4 +1,4 @@
-"""The bodies of the snapshot verbs and of reset.
+"""The snapshot verbs and reset.
 
 A snapshot is one file outside the guest's reach: what differs from the baseline, as entries, known by its SHA-256. A
 reset builds another machine beside the old one and moves the workspace into it in one transaction, so until then the
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from pyro_mcp.engine.agent import AgentClient
-from pyro_mcp.engine.commands.manager import Commands
+from pyro_mcp.engine.commands.manager import CommandManager
 from pyro_mcp.engine.faults import Faults
 from pyro_mcp.engine.files.packed import Packed
 from pyro_mcp.engine.fleet.fleet import Fleet
@@ -34,10 +34,10 @@ from pyro_mcp.model.snapshot import Snapshot, SnapshotCreated, SnapshotDeleted, 
 from pyro_mcp.model.workspace import ResetWorkspace, WorkspaceReset, WorkspaceSeed
 from pyro_mcp.operations.call import Call
 from pyro_mcp.operations.encode import decode
-from pyro_mcp.protocol.entries import Decoder, EntryError
+from pyro_mcp.protocol.entries import EntryDecoder, EntryError
 from pyro_mcp.store.database import Database
 from pyro_mcp.store.snapshots import SnapshotRow
-from pyro_mcp.store.snapshots import Snapshots as Table
+from pyro_mcp.store.snapshots import SnapshotTable as Table
 from pyro_mcp.store.workspaces import WorkspaceRow
 from pyro_mcp.system.atomic import disk_errors, make_directory, sync_directory
 from pyro_mcp.system.clock import Clock
@@ -49,7 +49,7 @@ MIB = 1024 * 1024
 _PIECE = 1024 * 1024
 
 
-class Snapshots:
+class SnapshotManager:
     """The checkpoints of all workspaces."""
 
     def __init__(
@@ -60,7 +60,7 @@ class Snapshots:
         fleet: Fleet,
         provisioner: Provisioner,
         images: Images,
-        commands: Commands,
+        commands: CommandManager,
         view: WorkspaceView,
         clock: Clock,
         faults: Faults,
@@ -97,12 +97,12 @@ class Snapshots:
             self._faults("snapshot recorded")
             detail = {"snapshot_name": name, "entry_count": row.entry_count, "bytes": row.bytes_written}
             self._registry.note(workspace.workspace_id, "snapshot", detail, call.notice)
-        created = dict(_shown(row).items())
+        created = dict(_to_model(row).items())
         return SnapshotCreated(**created, skipped_count=packed.left_out_count, skipped=packed.left_out)
 
     def listing(self, ref: str) -> SnapshotList:
         workspace = self._registry.find(ref)
-        found = [_baseline(workspace), *map(_shown, self._table.list(workspace.workspace_id))]
+        found = [_baseline(workspace), *map(_to_model, self._table.list(workspace.workspace_id))]
         return SnapshotList(workspace_id=workspace.workspace_id, count=len(found), snapshots=found)
 
     def delete(self, ref: str, name: str) -> SnapshotDeleted:
@@ -258,7 +258,7 @@ class _Receiver:
     def __init__(self, path: Path, *, max_bytes: int) -> None:
         self.entry_count = 0
         self.bytes_written = 0
-        self._decoder = Decoder(max_bytes=max_bytes)
+        self._decoder = EntryDecoder(max_bytes=max_bytes)
         self._digest = hashlib.sha256()
         self._path = path
 
@@ -301,7 +301,7 @@ def _baseline(workspace: WorkspaceRow) -> Snapshot:
     )
 
 
-def _shown(row: SnapshotRow) -> Snapshot:
+def _to_model(row: SnapshotRow) -> Snapshot:
     return Snapshot(
         snapshot_name=row.name,
         kind="named",
@@ -313,7 +313,7 @@ def _shown(row: SnapshotRow) -> Snapshot:
 
 
 def _described(workspace: WorkspaceRow, row: SnapshotRow | None) -> WorkspaceReset:
-    shown = _baseline(workspace) if row is None else _shown(row)
+    shown = _baseline(workspace) if row is None else _to_model(row)
     return WorkspaceReset(
         snapshot_name=shown.snapshot_name,
         kind=shown.kind,

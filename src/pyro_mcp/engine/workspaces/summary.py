@@ -1,4 +1,4 @@
-"""The body of `summary`: put together from the journal, the events and the live difference, each in bounds."""
+"""The verb `summary`: put together from the journal, the events and the live difference, each in bounds."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any
 
-from pyro_mcp.engine.commands.manager import Commands
+from pyro_mcp.engine.commands.manager import CommandManager
 from pyro_mcp.engine.files.diff import diff
 from pyro_mcp.engine.fleet.fleet import Fleet
 from pyro_mcp.engine.fleet.networks import Networks
 from pyro_mcp.engine.registry import Registry
-from pyro_mcp.engine.services.manager import Services
+from pyro_mcp.engine.services.manager import ServiceManager
 from pyro_mcp.engine.session import Session, Sessions
-from pyro_mcp.engine.shells.manager import Shells
-from pyro_mcp.engine.workspaces.snapshots import Snapshots
+from pyro_mcp.engine.shells.manager import ShellManager
+from pyro_mcp.engine.workspaces.snapshots import SnapshotManager
 from pyro_mcp.engine.workspaces.view import WorkspaceView
 from pyro_mcp.errors import Cancelled, PyroError
 from pyro_mcp.model.diff import DiffResult
@@ -49,10 +49,10 @@ class Summaries:
         sessions: Sessions,
         fleet: Fleet,
         networks: Networks,
-        commands: Commands,
-        services: Services,
-        shells: Shells,
-        snapshots: Snapshots,
+        commands: CommandManager,
+        services: ServiceManager,
+        shells: ShellManager,
+        snapshots: SnapshotManager,
         view: WorkspaceView,
     ) -> None:
         self._registry = registry
@@ -120,7 +120,7 @@ class Summaries:
         except Cancelled:
             raise
         except PyroError:
-            # `_changes` asks the same machine, and tells.
+            # `_changes` asks the same machine, and says why.
             found = []
         return SummaryShells(now=[one for one in found if one.state == "running"], opened=opened)
 
@@ -135,7 +135,7 @@ class Summaries:
         )
 
     def _changes(self, call: Call[Any], row: WorkspaceRow) -> tuple[SummaryChanges | None, str | None]:
-        """What differs from the baseline, or why that cannot be told."""
+        """What differs from the baseline, or why that is unknown."""
         try:
             machine = self._fleet.live(row.machine_id)
         except PyroError:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import cast
 
-from pyro_mcp.engine.commands.manager import Commands
+from pyro_mcp.engine.commands.manager import CommandManager
 from pyro_mcp.engine.fleet.fleet import Fleet
 from pyro_mcp.engine.fleet.networks import UNENFORCED, shown
-from pyro_mcp.engine.secrets.store import Secrets
-from pyro_mcp.engine.services.manager import Services
+from pyro_mcp.engine.secrets.store import SecretManager
+from pyro_mcp.engine.services.manager import ServiceManager
 from pyro_mcp.errors import NotFound
 from pyro_mcp.model.network import GUEST_IP, NetworkPolicy
 from pyro_mcp.model.process import ExecutionMode, Isolation
@@ -28,7 +28,9 @@ MISSING = (
 class WorkspaceView:
     """Shows workspaces."""
 
-    def __init__(self, fleet: Fleet, secrets: Secrets, commands: Commands, services: Services) -> None:
+    def __init__(
+        self, fleet: Fleet, secrets: SecretManager, commands: CommandManager, services: ServiceManager
+    ) -> None:
         self._fleet = fleet
         self._secrets = secrets
         self._commands = commands
@@ -77,15 +79,15 @@ class WorkspaceView:
             return None
 
     def _metadata(self, row: WorkspaceRow, machine: MachineRow | None) -> dict[str, str]:
-        facts = {"machine_id": row.machine_id}
+        fields = {"machine_id": row.machine_id}
         if _hosted(machine):
-            facts["host_directory"] = str(self._fleet.directory(row.machine_id) / "root")
-            facts["network"] = UNENFORCED
+            fields["host_directory"] = str(self._fleet.directory(row.machine_id) / "root")
+            fields["network"] = UNENFORCED
         else:
-            facts["file_system"] = MISSING
+            fields["file_system"] = MISSING
         if machine and machine.reason and machine.state != "running":
-            facts["reason"] = machine.reason
-        return facts
+            fields["reason"] = machine.reason
+        return fields
 
     def _named_secrets(self, row: WorkspaceRow) -> list[WorkspaceSecret]:
         named = self._secrets.table.list(row.workspace_id)

@@ -1,4 +1,4 @@
-"""disks: this guest's own disks become its root.
+"""disks: mounts this guest's own disks as its root.
 
 The environment is below, read-only and shared by all; the scratch disk is above and takes every write. Disks are found
 by serial number, because their letters follow the order in which the bus finds them.

@@ -18,17 +18,17 @@ from pyro_mcp.guest.dispatch import Dispatcher
 from pyro_mcp.guest.exec import run as exec_verb
 from pyro_mcp.guest.exec.children import descendants, reap_orphans
 from pyro_mcp.guest.exec.jobs import Jobs
-from pyro_mcp.guest.exec.secrets import Secrets
+from pyro_mcp.guest.exec.secrets import AgentSecrets
 from pyro_mcp.guest.net import forward
-from pyro_mcp.guest.services.service_group import MarkedGroup
-from pyro_mcp.guest.services.services import Services
+from pyro_mcp.guest.services.service_group import TaggedGroup
+from pyro_mcp.guest.services.services import AgentServices
 from pyro_mcp.guest.syscalls import become_subreaper
-from pyro_mcp.guest.terminals.shells import Shells
+from pyro_mcp.guest.terminals.shells import AgentShells
 from pyro_mcp.guest.tree import workspace
-from pyro_mcp.guest.tree.durable import Lazy
+from pyro_mcp.guest.tree.fsync_policy import KernelSync
 from pyro_mcp.guest.tree.layers import Layers
 from pyro_mcp.guest.tree.paths import WORKSPACE, Tree
-from pyro_mcp.guest.tree.steps import recover
+from pyro_mcp.guest.tree.transaction import recover
 from pyro_mcp.protocol.channel import Stream
 from pyro_mcp.protocol.pipe import Pipe
 
@@ -36,22 +36,22 @@ PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 class HostedAgent:
-    """Serves commands that start in `root`, which stands for /workspace; `mark` is put into their environment as
+    """Serves commands that start in `root`, which stands for /workspace; `run_tag` is put into their environment as
     `PYRO_MACHINE`, and `baseline` is the directory that `changes` compares with. What an agent that died in the middle
     of a change has left in `root` is taken back."""
 
-    def __init__(self, root: str, mark: str, baseline: str | None = None, disk: Lazy | None = None) -> None:
+    def __init__(self, root: str, run_tag: str, baseline: str | None = None, disk: KernelSync | None = None) -> None:
         self._root = os.fsencode(root)
         tree = Tree(self._root, disk)
         recover(tree)
         self._baseline = None if baseline is None else os.fsencode(baseline)
-        self._secrets = Secrets()
+        self._secrets = AgentSecrets()
         self._jobs = Jobs()
         variables = {"PATH": PATH, "HOME": root, "LANG": "C.UTF-8", "TERM": "dumb", "SHELL": "/bin/sh"}
-        if mark:
-            variables["PYRO_MACHINE"] = mark
+        if run_tag:
+            variables["PYRO_MACHINE"] = run_tag
         self._defaults = {os.fsencode(name): os.fsencode(value) for name, value in variables.items()}
-        self._services = Services(self._defaults, self._secrets, MarkedGroup, self._real)
+        self._services = AgentServices(self._defaults, self._secrets, TaggedGroup, self._real)
         self._wake_read, self._wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         verbs = {
             "exec": self._exec,
@@ -60,7 +60,7 @@ class HostedAgent:
             "secret_put": self._secrets.put,
             "shutdown": self._shutdown,
             # Without a history file, which would lie in the workspace.
-            **Shells({**self._defaults, b"HISTFILE": b""}, self._secrets).verbs(self._root, self._place),
+            **AgentShells({**self._defaults, b"HISTFILE": b""}, self._secrets).verbs(self._root, self._place),
             "tcp_connect": forward.tcp_connect,
             **self._services.verbs(lambda _: None),
             **workspace.verbs(tree, self._layers, lambda _: None),
@@ -140,7 +140,7 @@ class HostedAgent:
         os.write(self._wake_write, bytes((signal.SIGTERM,)))
 
     def _watch_signals(self) -> None:
-        """Signals arrive as bytes on the wake pipe, next to the agent's own wish to stop. What the agent inherited as
+        """Signals arrive as bytes on the wake pipe, beside the agent's own request to stop. What the agent inherited as
         ignored or blocked, its commands must not inherit."""
         for number in signal.valid_signals() - {signal.SIGPIPE, signal.SIGXFSZ}:
             if signal.getsignal(number) is signal.SIG_IGN:
@@ -157,10 +157,10 @@ class HostedAgent:
         while True:
             poll.poll(100 if again else None)
             try:
-                told = os.read(self._wake_read, 4096)
+                signals = os.read(self._wake_read, 4096)
             except BlockingIOError:
-                told = b""
-            if signal.SIGTERM in told or signal.SIGINT in told:
+                signals = b""
+            if signal.SIGTERM in signals or signal.SIGINT in signals:
                 break
             again = not reap_orphans()
         _kill_descendants()

@@ -1,4 +1,4 @@
-"""identity: what makes a restored guest this guest and no other. Random pool, names.
+"""identity: what a restored guest gets of its own: random pool, host name, machine id.
 
 Guests restored from one template wake with the same random pool, the same clock and the same names. `adopt` gives each
 its own before the first user command; the boot id is read only afterwards, because the kernel draws it on first
@@ -14,7 +14,7 @@ import os
 import struct
 from collections.abc import Callable
 
-from pyro_mcp.guest.boot import place
+from pyro_mcp.guest.boot import root_files
 from pyro_mcp.guest.errors import invalid
 
 RNDADDENTROPY = 0x40085203
@@ -48,7 +48,7 @@ def reseed(entropy: str) -> None:
 def name_host(hostname: str, machine_id: str, log: Callable[[str], None], root: str = "") -> None:
     """Set the host name and write `/etc/hostname`, `/etc/hosts` and `/etc/machine-id` below `root`.
 
-    One that cannot be written is told and left: its user has made it so, and the machine must start all the same.
+    One that cannot be written is logged and left: its user has made it so, and the machine must start all the same.
     """
     _socket.sethostname(hostname)
     files = {
@@ -58,7 +58,7 @@ def name_host(hostname: str, machine_id: str, log: Callable[[str], None], root: 
     }
     for path, content in files.items():
         try:
-            place.put(root + path, content.encode())
+            root_files.put(root + path, content.encode())
         except OSError as error:
             log(f"{path}: {error.strerror}")
 

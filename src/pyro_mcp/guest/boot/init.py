@@ -25,13 +25,13 @@ from pyro_mcp.guest.exchange import GuestExchange
 from pyro_mcp.guest.exec import run as exec_verb
 from pyro_mcp.guest.exec.children import SpawnError, reap_orphans, spawn
 from pyro_mcp.guest.exec.jobs import Jobs
-from pyro_mcp.guest.exec.secrets import Secrets
+from pyro_mcp.guest.exec.secrets import AgentSecrets
 from pyro_mcp.guest.net import drivers, forward
 from pyro_mcp.guest.net.network import Network
 from pyro_mcp.guest.port import Port
 from pyro_mcp.guest.services.service_group import ControlGroup
-from pyro_mcp.guest.services.services import Services
-from pyro_mcp.guest.terminals.shells import Shells
+from pyro_mcp.guest.services.services import AgentServices
+from pyro_mcp.guest.terminals.shells import AgentShells
 from pyro_mcp.guest.tree import workspace
 from pyro_mcp.guest.tree.overlay import Overlay
 from pyro_mcp.guest.tree.overlay_pack import overlay_pack
@@ -89,11 +89,11 @@ class GuestAgent:
         self._lock = threading.Lock()
         self._overlay = Overlay()
         self._host_time = HostTime()
-        self._secrets = Secrets("/run/pyro/secrets")
+        self._secrets = AgentSecrets("/run/pyro/secrets")
         self._environment = dict(ENVIRONMENT)
         self._network = Network(lambda: self._dispatcher.channel, self._environment, log)
         self._jobs = Jobs()
-        self._services = Services(self._environment, self._secrets, ControlGroup)
+        self._services = AgentServices(self._environment, self._secrets, ControlGroup)
         verbs = {
             "configure": self.configure,
             "exec": self.exec,
@@ -106,7 +106,7 @@ class GuestAgent:
             "secret_put": self._put_secret,
             "set_clock": self.set_clock,
             "shutdown": self.shutdown,
-            **Shells(self._environment, self._secrets).verbs(
+            **AgentShells(self._environment, self._secrets).verbs(
                 WORKSPACE, lambda stream: self._require_workspace(stream.verb)
             ),
             "tcp_connect": self._connect,
@@ -142,7 +142,7 @@ class GuestAgent:
         Later hellos carry `token`, by which a node that comes back knows this guest from another on the same socket.
         """
         p = stream.params
-        time_ns = read.integer(p, "time_ns", least=0, most=1 << 62)
+        time_ns = read.integer(p, "time_ns", min_=0, max_=1 << 62)
         entropy = read.text(p, "entropy")
         hostname = read.text(p, "hostname", limit=63)
         machine_id = read.text(p, "machine_id", limit=32)
@@ -162,7 +162,7 @@ class GuestAgent:
 
     def set_clock(self, stream: Stream) -> dict[str, Any]:
         """time_ns → {}. For a guest that was stopped for a while."""
-        self._host_time.set(read.integer(stream.params, "time_ns", least=0, most=1 << 62))
+        self._host_time.set(read.integer(stream.params, "time_ns", min_=0, max_=1 << 62))
         return {}
 
     def _identify(self, time_ns: int, entropy: str, hostname: str, machine_id: str, *, scratch: bool) -> None:
@@ -191,7 +191,7 @@ class GuestAgent:
         if self._configured is None:
             raise AgentError("conflict", "cannot exec: this guest is not configured yet")
         if "time_ns" in stream.params:
-            self._host_time.catch_up(read.integer(stream.params, "time_ns", least=0, most=1 << 62))
+            self._host_time.catch_up(read.integer(stream.params, "time_ns", min_=0, max_=1 << 62))
         if self._overlay.waiting:
             self._require_workspace("exec")
         home = WORKSPACE if self._overlay.mounted else b"/root"

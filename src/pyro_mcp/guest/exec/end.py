@@ -1,4 +1,4 @@
-"""The ends of a command: it could not be started, its time was up, or it ended by itself.
+"""How a command ends: it cannot be started, it times out, or it exits.
 
 Each is told as a shell would: 127 and 126 for what cannot be started, 124 after a timeout, 128 and the number after a
 signal.
@@ -14,13 +14,13 @@ from typing import Any
 
 from pyro_mcp.guest.errors import AgentError, invalid
 from pyro_mcp.guest.exec.children import Child, SpawnError
-from pyro_mcp.guest.exec.jobs import Job
+from pyro_mcp.guest.exec.jobs import AgentJob
 from pyro_mcp.protocol.channel import Stream
 
 GRACE_SECONDS = 0.5
 
 
-def not_started(peer: Stream | Job, word: bytes, directory: bytes, error: SpawnError) -> dict[str, Any]:
+def not_started(peer: Stream | AgentJob, word: bytes, directory: bytes, error: SpawnError) -> dict[str, Any]:
     """The result of a command that is not there or cannot be run, with a line on its standard error.
 
     Raises `AgentError` when it is not the command's own fault.
@@ -42,7 +42,7 @@ def not_started(peer: Stream | Job, word: bytes, directory: bytes, error: SpawnE
     return {"exit_code": code, "signal": None, "timed_out": False, "duration_ms": 0}
 
 
-class Killer:
+class TimeoutKiller:
     """The timeout: TERM to the group, then KILL after a short grace."""
 
     def __init__(self, child: Child, begun: float, timeout: float | None) -> None:

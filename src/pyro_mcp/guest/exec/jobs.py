@@ -1,7 +1,7 @@
 """jobs: commands that outlive the channel over which they were started.
 
-A `Job` stands between a command's loop and its peer, and has the face of a `Stream` towards the loop. While the first
-peer is there, data goes straight through, and the job only remembers the end of what it has sent: a peer that dies
+An `AgentJob` stands between a command's loop and its peer and offers the loop the interface of a `Stream`. While the
+first peer is there, data goes straight through, and the job keeps only the end of what it has sent: a peer that dies
 may have read none of what was still under way. Then the command runs on, its output kept up to a bound and its pipes
 left to fill behind that, until `exec_resume` names the offsets from which a later peer wants both streams. What has
 ended meanwhile keeps its outcome. A peer that has written an outcome down says so with `exec_forget`.
@@ -39,20 +39,20 @@ class Jobs:
     """The jobs of one agent by the names that its peers gave them."""
 
     def __init__(self) -> None:
-        self._jobs: dict[str, Job] = {}
+        self._jobs: dict[str, AgentJob] = {}
         self._lock = threading.Lock()
 
-    def begin(self, name: str, stream: Stream) -> Job:
+    def begin(self, name: str, stream: Stream) -> AgentJob:
         """A new job, attended by `stream`, to be ended by `finish`. Raises `ChannelClosed`: a peer that has gone may be
-        followed by one that was told already that there is no such job."""
+        followed by one that has already got the answer that there is no such job."""
         with self._lock:
             if stream.lost:
                 raise ChannelClosed("the peer has gone away")
             if name in self._jobs:
                 raise AgentError("conflict", f"cannot exec: there is a job {name} already")
-            if sum(not job.over for job in self._jobs.values()) >= RUNNING_MAX:
+            if sum(not job.done for job in self._jobs.values()) >= RUNNING_MAX:
                 raise AgentError("capacity", f"cannot exec: {RUNNING_MAX} jobs are running")
-            job = self._jobs[name] = Job(stream)
+            job = self._jobs[name] = AgentJob(stream)
         return job
 
     def finish(self, name: str, result: dict[str, Any] | None) -> None:
@@ -62,7 +62,7 @@ class Jobs:
             job.finish(result)
             if result is not None:
                 self._jobs[name] = job
-            ended = [name for name, job in self._jobs.items() if job.over]
+            ended = [name for name, job in self._jobs.items() if job.done]
             size = sum(self._jobs[name].size for name in ended)
             while len(ended) > FINISHED_MAX or size > FINISHED_BYTES:
                 size -= self._jobs.pop(ended.pop(0)).size
@@ -71,7 +71,7 @@ class Jobs:
         """job, stdout_offset, stderr_offset → DATA 1 and 2 from there on, then what `exec` answers."""
         name = job_name(stream.params)
         offsets = {
-            tag: read.integer(stream.params, field, least=0, most=_OFFSET_MAX)
+            tag: read.integer(stream.params, field, min_=0, max_=_OFFSET_MAX)
             for tag, field in ((1, "stdout_offset"), (2, "stderr_offset"))
         }
         with self._lock:
@@ -85,7 +85,7 @@ class Jobs:
         name = job_name(stream.params) or ""
         with self._lock:
             job = self._jobs.get(name)
-            if job is not None and not job.over:
+            if job is not None and not job.done:
                 raise AgentError("conflict", f"cannot forget the job {name}: it is running")
             self._jobs.pop(name, None)
         return {}
@@ -101,7 +101,7 @@ def job_name(params: dict[str, Any]) -> str | None:
     return name
 
 
-class Job:
+class AgentJob:
     """One command's connection to its peers, of which it has at most one at a time."""
 
     def __init__(self, stream: Stream) -> None:
@@ -110,7 +110,7 @@ class Job:
         self._later: Stream | None = None
         self._tails = {1: _Tail(), 2: _Tail()}
         self._cancelled = False
-        self._over = False
+        self._done = False
         self._result: dict[str, Any] | None = None
         self._kill: Callable[[], None] | None = None
         self._expire: Callable[[], None] | None = None
@@ -131,7 +131,7 @@ class Job:
             try:
                 return stream.room
             except ChannelClosed:
-                self._let_go(stream)
+                self._detach(stream)
         with self._condition:
             return max(0, AWAY_BYTES - sum(tail.unsent for tail in self._tails.values()))
 
@@ -146,7 +146,7 @@ class Job:
         try:
             stream.send(data, tag)
         except ChannelClosed:
-            self._let_go(stream)
+            self._detach(stream)
             return
         with self._condition:
             if self._first is stream:
@@ -212,7 +212,7 @@ class Job:
         with self._condition:
             present = self._first or self._later
             # Over, the first has only its answer still to get, and may be gone without anybody having noticed.
-            if present is not None and not present.lost and not (self.over and present is self._first):
+            if present is not None and not present.lost and not (self.done and present is self._first):
                 raise AgentError("conflict", "cannot resume the job: somebody attends it")
             for tag, offset in offsets.items():
                 self._tails[tag].require(offset)
@@ -229,15 +229,15 @@ class Job:
                 for tag, tail in self._tails.items():
                     if tail.unsent:
                         return tag, tail.piece()
-                if self._over:
+                if self._done:
                     return None
                 self._condition.wait()
 
     # -- both
 
     @property
-    def over(self) -> bool:
-        return self._over
+    def done(self) -> bool:
+        return self._done
 
     @property
     def size(self) -> int:
@@ -247,7 +247,7 @@ class Job:
     def finish(self, result: dict[str, Any] | None) -> None:
         """The command has ended and all that it said has been sent here."""
         with self._condition:
-            self._result, self._over = result, True
+            self._result, self._done = result, True
             self._condition.notify_all()
 
     def _cancelled_by(self, stream: Stream) -> None:
@@ -263,7 +263,7 @@ class Job:
         if expire is not None:
             expire()
 
-    def _let_go(self, stream: Stream) -> None:
+    def _detach(self, stream: Stream) -> None:
         with self._condition:
             if self._first is stream:
                 self._first = None

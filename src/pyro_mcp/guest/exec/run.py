@@ -22,9 +22,9 @@ from typing import Any
 from pyro_mcp.guest import params as read
 from pyro_mcp.guest.errors import AgentError, cause, invalid
 from pyro_mcp.guest.exec.children import Child, SpawnError, spawn
-from pyro_mcp.guest.exec.end import Killer, not_started, result_of
-from pyro_mcp.guest.exec.jobs import Job, Jobs, job_name
-from pyro_mcp.guest.exec.secrets import Secrets
+from pyro_mcp.guest.exec.end import TimeoutKiller, not_started, result_of
+from pyro_mcp.guest.exec.jobs import AgentJob, Jobs, job_name
+from pyro_mcp.guest.exec.secrets import AgentSecrets
 from pyro_mcp.protocol.channel import Data, End, Message, Stream
 from pyro_mcp.protocol.exchange import buffer
 from pyro_mcp.protocol.wake import Wake
@@ -40,7 +40,7 @@ _FIONREAD = 0x541B
 _READY = select.POLLIN | select.POLLHUP | select.POLLERR
 
 
-def run(stream: Stream, defaults: dict[bytes, bytes], home: bytes, secrets: Secrets, jobs: Jobs) -> dict[str, Any]:
+def run(stream: Stream, defaults: dict[bytes, bytes], home: bytes, secrets: AgentSecrets, jobs: Jobs) -> dict[str, Any]:
     """Serve `exec`: argv, cwd, env, secret_env, timeout_seconds, stdin, job → exit_code, signal, timed_out,
     duration_ms.
 
@@ -67,7 +67,7 @@ def run(stream: Stream, defaults: dict[bytes, bytes], home: bytes, secrets: Secr
 
 
 def _command(
-    peer: Stream | Job,
+    peer: Stream | AgentJob,
     argv: list[bytes],
     directory: bytes,
     environment: dict[bytes, bytes],
@@ -102,7 +102,7 @@ def programs(word: bytes, path: bytes) -> list[bytes]:
 class _Run:
     """One command under way. Everything but `Child.kill_group` happens on the request's thread."""
 
-    def __init__(self, stream: Stream | Job, wake: Wake, with_input: bool) -> None:
+    def __init__(self, stream: Stream | AgentJob, wake: Wake, with_input: bool) -> None:
         self._stream = stream
         self._wake = wake
         self._with_input = with_input
@@ -164,7 +164,7 @@ class _Run:
         self._poll.register(child.pidfd, select.POLLIN)
         self._poll.register(self._wake.fd, select.POLLIN)
         self._on_wake()
-        killer = Killer(child, begun, timeout)
+        killer = TimeoutKiller(child, begun, timeout)
 
         def expire() -> None:
             killer.expire()
@@ -289,14 +289,14 @@ class _Run:
         self._input = self._input[count:]
         return True
 
-    def _watch_input(self, wanted: bool) -> None:
-        if wanted and not self._stdin_watched:
+    def _watch_input(self, watch: bool) -> None:
+        if watch and not self._stdin_watched:
             self._give_way()
             _widen_pipe(self._stdin)
             self._poll.register(self._stdin, select.POLLOUT)
-        elif self._stdin_watched and not wanted:
+        elif self._stdin_watched and not watch:
             self._poll.unregister(self._stdin)
-        self._stdin_watched = wanted
+        self._stdin_watched = watch
 
     def _close_input(self) -> None:
         if self._stdin >= 0:
@@ -314,10 +314,10 @@ class _Run:
         self._input_open = False
         self._close_input()
         self._backlog = {fd: _waiting_bytes(fd) for fd in self._outputs}
-        over = time.monotonic() + LINGER_SECONDS
+        deadline = time.monotonic() + LINGER_SECONDS
         while self._outputs and not self._stream.cancelled:
             owed = not self._armed or any(self._backlog.get(fd, 0) > 0 for fd in self._outputs)
-            if not owed and time.monotonic() >= over:
+            if not owed and time.monotonic() >= deadline:
                 return
             before = self._moved
             self._turn(-1, None if owed else QUIET_SECONDS * 1000)

@@ -19,7 +19,7 @@ _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,255}")
 
 
-class Secrets:
+class AgentSecrets:
     """The secrets of one workspace. `directory`, if given, is on a tmpfs and gets them as files of mode 0600."""
 
     def __init__(self, directory: str | None = None) -> None:
@@ -30,7 +30,7 @@ class Secrets:
     def put(self, stream: Stream) -> dict[str, Any]:
         """name, size ← the value as DATA 0 → name. Replaces a secret of that name."""
         name = _checked(_NAME, "name", stream.params.get("name"))
-        size = read.integer(stream.params, "size", least=1, most=MAX_SECRET)
+        size = read.integer(stream.params, "size", min_=1, max_=MAX_SECRET)
         flow = Flow(stream)
         try:
             value = b"".join(flow.take(size))
@@ -49,11 +49,11 @@ class Secrets:
 
     def environment(self, params: dict[str, Any]) -> dict[bytes, bytes]:
         """The variables that `secret_env` {variable: name of a secret} asks for."""
-        wanted = params.get("secret_env") or {}
-        if not isinstance(wanted, dict) or len(wanted) > MAX_SECRETS:
+        requested = params.get("secret_env") or {}
+        if not isinstance(requested, dict) or len(requested) > MAX_SECRETS:
             raise invalid(f"secret_env must be an object of at most {MAX_SECRETS} names")
         result = {}
-        for variable, name in wanted.items():
+        for variable, name in requested.items():
             key = _checked(_VARIABLE, "secret_env: a variable", variable)
             name = _checked(_NAME, f"secret_env.{key}", name)
             value = self._values.get(name)

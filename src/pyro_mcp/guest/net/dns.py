@@ -16,8 +16,8 @@ NO_ERROR, FORMAT_ERROR, SERVER_FAILURE, NAME_ERROR, NOT_IMPLEMENTED = range(5)
 ADDRESS, ADDRESS6 = 1, 28
 FAMILIES = {ADDRESS: 4, ADDRESS6: 6}
 """Record types that we answer, and the IP version of each."""
-MOST_TTL = 60
-MOST_ANSWERS = 256
+MAX_TTL = 60
+MAX_ANSWERS = 256
 
 _HEADER = struct.Struct("!HHHHHH")
 _RECORD = struct.Struct("!HHIH")
@@ -99,7 +99,7 @@ def _reply(query: Query, code: int, records: list[bytes], option: bytes, limit: 
 def packed(kind: int, addresses: object) -> list[bytes]:
     """Those of `addresses` that are addresses in the form of `kind`, in bytes. Takes whatever a peer sent."""
     found = []
-    for address in addresses[:MOST_ANSWERS] if isinstance(addresses, list) else []:
+    for address in addresses[:MAX_ANSWERS] if isinstance(addresses, list) else []:
         try:
             found.append(_socket.inet_pton(_FAMILY[kind], address))
         except (OSError, TypeError, ValueError):
@@ -108,7 +108,7 @@ def packed(kind: int, addresses: object) -> list[bytes]:
 
 
 def _answer(kind: int, ttl: int, raw: bytes) -> bytes:
-    return _QUESTION_NAME + _RECORD.pack(kind, _INTERNET, max(0, min(ttl, MOST_TTL)), len(raw)) + raw
+    return _QUESTION_NAME + _RECORD.pack(kind, _INTERNET, max(0, min(ttl, MAX_TTL)), len(raw)) + raw
 
 
 def _flags(asked: int, code: int) -> int:

@@ -15,15 +15,15 @@ from collections import deque
 from functools import partial
 
 from pyro_mcp.guest.net import rules
-from pyro_mcp.guest.net.host import Absent, Answer, Host, Refusal, abandon
+from pyro_mcp.guest.net.host import Absent, Answer, Host, HostRefusal, abandon
 from pyro_mcp.guest.net.loop import Loop, accepted
-from pyro_mcp.guest.net.queue import Flow, Packet, Queue
+from pyro_mcp.guest.net.queue import ConnectionKey, Packet, Queue
 from pyro_mcp.protocol.channel import Stream
 from pyro_mcp.protocol.relay import Ending, Relay, close_socket
 from pyro_mcp.protocol.workers import Workers
 
 MOST = 128
-"""Connections under way: a few more than the host allows, so that it is the host who refuses, and tells."""
+"""Connections under way: a few more than the host allows, so that the host refuses, and records it."""
 HALF_OPEN_SECONDS = 3600.0
 ARRIVAL_SECONDS = 10.0
 _ORIGINAL_DESTINATION = 80
@@ -33,7 +33,7 @@ _MARKS = {"permission": rules.FORBIDDEN, "refused": rules.REFUSED}
 Target = tuple[str, int]
 
 
-class Egress:
+class AgentEgress:
     """Owns `queue` and `listeners`. Everything but carrying happens on the loop's thread."""
 
     def __init__(self, loop: Loop, host: Host, queue: Queue, listeners: list[_socket.socket]) -> None:
@@ -42,7 +42,7 @@ class Egress:
         self._queue = queue
         self._workers = Workers()
         self._under_way = 0
-        self._asking: set[Flow] = set()
+        self._requesting: set[ConnectionKey] = set()
         self._ready: dict[Target, deque[tuple[float, Stream]]] = {}
         self._sweeping = False
         loop.add(queue.fileno(), self._judge)
@@ -57,20 +57,20 @@ class Egress:
 
     def _ask(self, packet: Packet) -> None:
         flow = packet.flow
-        if flow is not None and flow in self._asking:
+        if flow is not None and flow in self._requesting:
             self._queue.drop(packet.number)  # Sent again, for want of an answer; the first one still waits.
         elif flow is None or self._under_way >= MOST:
             self._queue.mark(packet.number, rules.UNREACHABLE)
         else:
-            self._asking.add(flow)
+            self._requesting.add(flow)
             self._under_way += 1
             params = {"address": flow.address, "port": flow.port}
-            self._host.ask(
+            self._host.request(
                 "net_connect", params, lambda answer, stream: self._decide(packet.number, flow, answer, stream)
             )
 
-    def _decide(self, number: int, flow: Flow, answer: Answer, stream: Stream | None) -> None:
-        self._asking.discard(flow)
+    def _decide(self, number: int, flow: ConnectionKey, answer: Answer, stream: Stream | None) -> None:
+        self._requesting.discard(flow)
         if stream is not None:
             self._expect((flow.address, flow.port), stream)
             self._queue.accept(number)
@@ -79,7 +79,7 @@ class Egress:
         if isinstance(answer, Absent) and answer.soon:
             self._queue.drop(number)
         else:
-            code = answer.code if isinstance(answer, Refusal) else ""
+            code = answer.code if isinstance(answer, HostRefusal) else ""
             self._queue.mark(number, _MARKS.get(code, rules.UNREACHABLE))
 
     # -- streams that wait for their socket

@@ -34,7 +34,7 @@ def tcp_connect(stream: Stream) -> dict[str, Any]:
     host = read.text(stream.params, "host", limit=64)
     if host not in _ADDRESSES:
         raise invalid("cannot tcp_connect: host must be 127.0.0.1, ::1 or localhost", "Only the guest's own loopback.")
-    port = read.integer(stream.params, "port", least=1, most=65535)
+    port = read.integer(stream.params, "port", min_=1, max_=65535)
     timeout = read.seconds(stream.params, "timeout_seconds") or CONNECT_SECONDS
     sock = _dial(stream, host, port, time.monotonic() + timeout)
     try:

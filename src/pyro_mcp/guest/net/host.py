@@ -1,4 +1,4 @@
-"""host: questions to whoever is on the other end of the channel, answered on the loop's thread.
+"""host: requests to the node at the other end of the channel, answered on the loop's thread.
 
 The channel changes when a node goes and the next one comes. While there is none, a question is answered `Absent`: at
 first `soon` is set, since a node that restarts is back within seconds and the asker may let its program try again.
@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from pyro_mcp.guest.net.loop import Loop
-from pyro_mcp.protocol.channel import Channel, ChannelClosed, Event, RemoteError, Result, Stream
+from pyro_mcp.protocol.channel import Channel, ChannelClosed, Event, RemoteError, Stream, StreamResult
 
 PATIENCE_SECONDS = 10.0
 ANSWER_SECONDS = 90.0
@@ -27,7 +27,7 @@ class Absent(Exception):
         self.soon = soon
 
 
-class Refusal(Exception):
+class HostRefusal(Exception):
     """The host's "no": its `code`, untrusted."""
 
     def __init__(self, code: str) -> None:
@@ -35,7 +35,7 @@ class Refusal(Exception):
         self.code = code
 
 
-Answer = dict[str, Any] | Absent | Refusal
+Answer = dict[str, Any] | Absent | HostRefusal
 """The first event or the result; or why there is none."""
 Answered = Callable[[Answer, Stream | None], None]
 
@@ -47,10 +47,10 @@ class Host:
         self._loop = loop
         self._current = current
         self._absent_since: float | None = None
-        self._waiting: dict[_Asking, None] = {}
+        self._waiting: dict[_HostRequest, None] = {}
         self._sweeping = False
 
-    def ask(self, verb: str, params: dict[str, Any], answered: Answered) -> None:
+    def request(self, verb: str, params: dict[str, Any], answered: Answered) -> None:
         """Open a stream; `answered` is called exactly once with its first message, and the stream if it goes on."""
         channel = self._current()
         if channel is None:
@@ -62,10 +62,10 @@ class Host:
             answered(self.absent(), None)
             return
         self._absent_since = None
-        asking = _Asking(self, stream, answered)
-        self._waiting[asking] = None
-        stream.watch(lambda: self._loop.call(asking.look))
-        asking.look()
+        request = _HostRequest(self, stream, answered)
+        self._waiting[request] = None
+        stream.watch(lambda: self._loop.call(request.look))
+        request.look()
         self._schedule()
 
     def absent(self) -> Absent:
@@ -75,13 +75,13 @@ class Host:
             self._absent_since = now
         return Absent(soon=now - self._absent_since < PATIENCE_SECONDS)
 
-    def waits(self, asking: _Asking) -> bool:
-        """Whether `asking` has no answer yet."""
-        return asking in self._waiting
+    def waits(self, request: _HostRequest) -> bool:
+        """Whether `request` has no answer yet."""
+        return request in self._waiting
 
-    def done(self, asking: _Asking) -> None:
-        """`asking` has its answer."""
-        del self._waiting[asking]
+    def done(self, request: _HostRequest) -> None:
+        """`request` has its answer."""
+        del self._waiting[request]
 
     def _schedule(self) -> None:
         if self._waiting and not self._sweeping:
@@ -91,8 +91,8 @@ class Host:
     def _sweep(self) -> None:
         self._sweeping = False
         limit = time.monotonic() - ANSWER_SECONDS
-        for asking in [asking for asking in self._waiting if asking.since < limit]:
-            asking.give_up()
+        for request in [request for request in self._waiting if request.since < limit]:
+            request.give_up()
         self._schedule()
 
 
@@ -102,7 +102,7 @@ def abandon(stream: Stream) -> None:
     stream.leave()
 
 
-class _Asking:
+class _HostRequest:
     def __init__(self, host: Host, stream: Stream, answered: Answered) -> None:
         self.since = time.monotonic()
         self._host = host
@@ -120,20 +120,20 @@ class _Asking:
                 return
             if isinstance(message, Event):
                 answer, stream = message.value, self._stream
-            elif isinstance(message, Result):
+            elif isinstance(message, StreamResult):
                 answer = message.value
             else:
                 abandon(self._stream)
-                answer = Refusal("protocol")
+                answer = HostRefusal("protocol")
         except RemoteError as error:
-            answer = Refusal(str(error.payload.get("code")))
+            answer = HostRefusal(str(error.payload.get("code")))
         except ChannelClosed:
             answer = self._host.absent()
         self._finish(answer, stream)
 
     def give_up(self) -> None:
         abandon(self._stream)
-        self._finish(Refusal("timeout"), None)
+        self._finish(HostRefusal("timeout"), None)
 
     def _finish(self, answer: Answer, stream: Stream | None) -> None:
         self._host.done(self)

@@ -12,21 +12,21 @@ from collections.abc import Callable
 from typing import Any
 
 from pyro_mcp.guest import params as read
-from pyro_mcp.guest.boot import place
+from pyro_mcp.guest.boot import root_files
 from pyro_mcp.guest.errors import AgentError, cause, invalid
 from pyro_mcp.guest.flow import Flow
 from pyro_mcp.guest.net import drivers, link, rules, trust
-from pyro_mcp.guest.net.egress import Egress
+from pyro_mcp.guest.net.egress import AgentEgress
 from pyro_mcp.guest.net.host import Host
 from pyro_mcp.guest.net.loop import Loop
 from pyro_mcp.guest.net.queue import Queue
-from pyro_mcp.guest.net.resolver import Resolver
+from pyro_mcp.guest.net.resolver import DnsServer
 from pyro_mcp.protocol.channel import Channel, Stream
 
 NAME_SERVER = "192.0.0.1"
 """Asked over the interface and so turned round to us; port 53 of the loopback stays the programs' own."""
 RESOLVER = "/etc/resolv.conf"
-MOST_CA_BYTES = 4 * 1024 * 1024
+MAX_CA_BYTES = 4 * 1024 * 1024
 BACKLOG = 128
 ATTEMPTS = 8
 
@@ -50,7 +50,7 @@ class Network:
     def up(self, stream: Stream) -> dict[str, Any]:
         """ipv6, ca_size (bytes of DATA 0: certificates in PEM, for the guest to trust) → guest_ip, interface."""
         ipv6 = read.flag(stream.params, "ipv6")
-        ca_size = read.integer(stream.params, "ca_size", least=0, most=MOST_CA_BYTES)
+        ca_size = read.integer(stream.params, "ca_size", min_=0, max_=MAX_CA_BYTES)
         with self._lock:
             if self._up:
                 raise AgentError("conflict", "cannot network_up: the network is up already")
@@ -81,12 +81,12 @@ class Network:
         host = Host(loop, self._current)
         names, names_port = bind_loopback([_socket.SOCK_DGRAM, _socket.SOCK_STREAM], ipv6)
         connections, connections_port = bind_loopback([_socket.SOCK_STREAM], ipv6)
-        Egress(loop, host, Queue(rules.QUEUE), connections)
-        Resolver(loop, host, names, ipv6=ipv6)
-        rules.install(rules.Ports(dns=names_port, connections=connections_port))
+        AgentEgress(loop, host, Queue(rules.QUEUE), connections)
+        DnsServer(loop, host, names, ipv6=ipv6)
+        rules.install(rules.AgentPorts(dns=names_port, connections=connections_port))
         link.create(ipv6=ipv6)
         server = f"nameserver {NAME_SERVER}\n".encode()
-        self._leave_to_user(RESOLVER, lambda: place.replace(RESOLVER, server))
+        self._leave_to_user(RESOLVER, lambda: root_files.replace(RESOLVER, server))
         threading.Thread(target=loop.run, name="network", daemon=True).start()
 
     def _leave_to_user(self, what: str, write: Callable[[], None]) -> None:

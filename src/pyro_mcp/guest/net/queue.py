@@ -27,12 +27,12 @@ _PACKET, _VERDICT, _CONFIG = 0, 1, 2
 _BIND = 1
 _COPY_PACKET = 2
 _HEADERS = 128
-_MOST_WAITING = 512
+_MAX_WAITING = 512
 _DROP, _ACCEPT, _REPEAT = 0, 1, 4
 _TCP = _socket.IPPROTO_TCP
 
 
-class Flow(NamedTuple):
+class ConnectionKey(NamedTuple):
     """Both ends of a connection, as its first packet has them."""
 
     source: str
@@ -45,7 +45,7 @@ class Packet(NamedTuple):
     """A waiting packet; `flow` is None when it is not a TCP packet that we understand."""
 
     number: int
-    flow: Flow | None
+    flow: ConnectionKey | None
 
 
 class Queue:
@@ -57,7 +57,7 @@ class Queue:
         self._netlink = Netlink(NETFILTER)
         parameters = attribute(2, struct.pack("!IB", _HEADERS, _COPY_PACKET))
         try:
-            for body in (attribute(1, struct.pack("!BxH", _BIND, 0)), parameters + be32(3, _MOST_WAITING)):
+            for body in (attribute(1, struct.pack("!BxH", _BIND, 0)), parameters + be32(3, _MAX_WAITING)):
                 self._netlink.request((_SUBSYSTEM << 8 | _CONFIG, ACK, self._head() + body))
         except OSError:
             self._netlink.close()
@@ -110,7 +110,7 @@ def parse_packet(body: memoryview) -> Packet | None:
     return Packet(int.from_bytes(found[1][:4], "big"), parse_flow(bytes(found.get(10, b""))))
 
 
-def parse_flow(packet: bytes) -> Flow | None:
+def parse_flow(packet: bytes) -> ConnectionKey | None:
     """The ends of a TCP packet with its IP header; None for anything else."""
     version = packet[0] >> 4 if packet else 0
     if version == 4 and len(packet) >= 20 and packet[9] == _TCP:
@@ -123,4 +123,6 @@ def parse_flow(packet: bytes) -> Flow | None:
         return None
     half = len(ends) // 2
     source_port, port = struct.unpack_from("!HH", packet, at)
-    return Flow(_socket.inet_ntop(family, ends[:half]), source_port, _socket.inet_ntop(family, ends[half:]), port)
+    return ConnectionKey(
+        _socket.inet_ntop(family, ends[:half]), source_port, _socket.inet_ntop(family, ends[half:]), port
+    )

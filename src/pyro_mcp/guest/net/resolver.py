@@ -15,14 +15,14 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from pyro_mcp.guest.net import dns
-from pyro_mcp.guest.net.host import Absent, Answer, Host, Refusal
+from pyro_mcp.guest.net.host import Absent, Answer, Host, HostRefusal
 from pyro_mcp.guest.net.loop import Loop, accepted
 from pyro_mcp.protocol.channel import Stream
 
-MOST_QUESTIONS = 64
-MOST_WAITING, WAITING_SECONDS = 512, 5.0
+MAX_QUESTIONS = 64
+MAX_WAITING, WAITING_SECONDS = 512, 5.0
 """Beyond those that are being asked. Nobody waits for longer than that: programs ask again."""
-MOST_CLIENTS = 16
+MAX_CLIENTS = 16
 CLIENT_SECONDS = 30.0
 QUERY_BYTES = 4096
 STREAM_BYTES = 65535
@@ -39,7 +39,7 @@ class Question(NamedTuple):
     until: float
 
 
-class Resolver:
+class DnsServer:
     """Serves `sockets`, datagram sockets and listeners, which it owns. Without `ipv6`, no name has an IPv6 address."""
 
     def __init__(self, loop: Loop, host: Host, sockets: list[_socket.socket], *, ipv6: bool) -> None:
@@ -48,7 +48,7 @@ class Resolver:
         self._ipv6 = ipv6
         self._open = 0
         self._waiting: deque[Question] = deque()
-        self.clients: set[Client] = set()
+        self.clients: set[DnsClient] = set()
         for sock in sockets:
             serve = self._receive if sock.type == _socket.SOCK_DGRAM else self._accept
             loop.add(sock.fileno(), partial(serve, sock))
@@ -64,7 +64,7 @@ class Resolver:
         family = dns.FAMILIES.get(query.kind)
         if family is None or (family == 6 and not self._ipv6):
             send(dns.reply(query, dns.NO_ERROR, limit=limit))
-        elif self._open >= MOST_QUESTIONS and len(self._waiting) >= MOST_WAITING:
+        elif self._open >= MAX_QUESTIONS and len(self._waiting) >= MAX_WAITING:
             send(dns.reply(query, dns.SERVER_FAILURE, limit=limit))
         else:
             self._waiting.append(Question(query, limit, send, time.monotonic() + WAITING_SECONDS))
@@ -72,14 +72,14 @@ class Resolver:
 
     def _next(self) -> None:
         """Ask as many of those that wait as there is room for."""
-        while self._waiting and self._open < MOST_QUESTIONS:
+        while self._waiting and self._open < MAX_QUESTIONS:
             question = self._waiting.popleft()
             if time.monotonic() < question.until:
                 self._open += 1
                 params = {"name": question.query.name, "family": dns.FAMILIES[question.query.kind]}
-                self._host.ask("net_resolve", params, partial(self._tell, question))
+                self._host.request("net_resolve", params, partial(self._emit, question))
 
-    def _tell(self, question: Question, answer: Answer, _stream: Stream | None) -> None:
+    def _emit(self, question: Question, answer: Answer, _stream: Stream | None) -> None:
         query, limit, send, _ = question
         self._open -= 1
         if self._waiting:
@@ -89,9 +89,9 @@ class Resolver:
             # Asked again after a while, when a restarted node may be back.
             if not answer.soon:
                 send(dns.reply(query, dns.SERVER_FAILURE, limit=limit))
-        elif isinstance(answer, Refusal) and answer.code == "permission":
+        elif isinstance(answer, HostRefusal) and answer.code == "permission":
             send(dns.blocked(query, limit=limit))
-        elif isinstance(answer, Refusal):
+        elif isinstance(answer, HostRefusal):
             code = dns.NAME_ERROR if answer.code == "not_found" else dns.SERVER_FAILURE
             send(dns.reply(query, code, limit=limit))
         else:
@@ -111,16 +111,16 @@ class Resolver:
 
     def _accept(self, listener: _socket.socket) -> None:
         for sock in accepted(listener):
-            if len(self.clients) >= MOST_CLIENTS:
+            if len(self.clients) >= MAX_CLIENTS:
                 sock.close()
             else:
-                Client(self._loop, self, sock)
+                DnsClient(self._loop, self, sock)
 
 
-class Client:
+class DnsClient:
     """One TCP connection, for at most `CLIENT_SECONDS`: messages with their length before them, both ways."""
 
-    def __init__(self, loop: Loop, resolver: Resolver, sock: _socket.socket) -> None:
+    def __init__(self, loop: Loop, resolver: DnsServer, sock: _socket.socket) -> None:
         self._loop = loop
         self._resolver = resolver
         self._sock = sock

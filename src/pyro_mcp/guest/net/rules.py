@@ -55,14 +55,14 @@ _HOST_UNREACHABLE, _ADMIN_PROHIBITED = 2, 3
 _RESET, _UNREACH_ANY = 1, 2
 
 
-class Ports(NamedTuple):
+class AgentPorts(NamedTuple):
     """Where the agent listens on the loopback addresses."""
 
     dns: int
     connections: int
 
 
-def install(ports: Ports) -> None:
+def install(ports: AgentPorts) -> None:
     """Put the rules in force, all or none. Raises `OSError`."""
     netlink = Netlink(NETFILTER)
     try:
@@ -75,7 +75,7 @@ def install(ports: Ports) -> None:
         netlink.close()
 
 
-def ruleset(ports: Ports) -> list[tuple[int, int, bytes]]:
+def ruleset(ports: AgentPorts) -> list[tuple[int, int, bytes]]:
     """The messages: type, flags, attributes."""
     outgoing = [
         _when_loopback() + _accept(),

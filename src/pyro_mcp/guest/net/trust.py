@@ -14,7 +14,7 @@ it, which writes the file anew when packages are installed. Others look elsewher
 
 from __future__ import annotations
 
-from pyro_mcp.guest.boot import place
+from pyro_mcp.guest.boot import root_files
 
 BUNDLE = "/etc/ssl/certs/ca-certificates.crt"
 SOURCE = "/usr/local/share/ca-certificates/pyro-host.crt"
@@ -29,17 +29,17 @@ VARIABLES = {
         b"NODE_EXTRA_CA_CERTS",
     )
 }
-MOST_BYTES = 16 * 1024 * 1024
-MARK = b"# The host's certificate authorities, added by pyro (--host-ca)\n"
+MAX_BYTES = 16 * 1024 * 1024
+MARKER = b"# The host's certificate authorities, added by pyro (--host-ca)\n"
 
 
 def install(bundle: bytes, root: str = "") -> None:
     """Put `bundle` (PEM) in place below `root`. Raises `OSError`."""
-    there = place.read(root + BUNDLE, MOST_BYTES)
-    own = there.partition(MARK)[0]
+    there = root_files.read(root + BUNDLE, MAX_BYTES)
+    own = there.partition(MARKER)[0]
     separator = b"" if not own or own.endswith(b"\n") else b"\n"
-    wanted = own + separator + MARK + bundle
+    expected = own + separator + MARKER + bundle
     # A disk that has filled up meanwhile has no room to write the same again.
-    if wanted != there:
-        place.replace(root + BUNDLE, wanted)
-    place.replace(root + SOURCE, bundle)
+    if expected != there:
+        root_files.replace(root + BUNDLE, expected)
+    root_files.replace(root + SOURCE, bundle)

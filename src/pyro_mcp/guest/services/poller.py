@@ -1,4 +1,4 @@
-"""poller: one thread that watches descriptors and clocks for whoever has something to keep running.
+"""poller: one thread that watches descriptors and timers for all services.
 
 Everything it calls runs on that thread and must not wait. It is started with the first thing to do, so a machine
 without services never pays for it.

@@ -22,7 +22,7 @@ PROBE_SECONDS = 5.0
 """How long one look may take; one that hangs counts as not ready, and the next begins."""
 BEFORE_SECONDS = 1.0
 """How long to look whether somebody answers already: a start that is cancelled meanwhile must not be late to end."""
-READ_MOST = 64 * 1024
+READ_MAX = 64 * 1024
 READY = ""
 Outcome = str | None
 """`READY`, why it is not ready yet, or None: not known yet."""
@@ -137,7 +137,7 @@ class HttpProbe(TcpProbe):
             return cause(error)
         self._answer += piece
         line, end, _ = self._answer.partition(b"\r\n")
-        if end or not piece or len(self._answer) >= READ_MOST:
+        if end or not piece or len(self._answer) >= READ_MAX:
             return _verdict(line, whole=bool(end))
         return None
 

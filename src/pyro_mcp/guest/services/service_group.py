@@ -1,8 +1,8 @@
-"""service_group: everything that a service has started, as one thing that can be ended.
+"""service_group: all processes of a service, ended together.
 
-In a guest it is a control group, which a process is born into and leaves with nothing but root's intent: sessions,
+In a guest it is a control group, which a process leaves only if root moves it out: sessions,
 double forks and a cleared environment make no difference. Without control groups (`host_compat`) it is every process
-that carries the service's mark in its environment, which a program can shed; the end of the workspace gets that too.
+that carries the service's run tag in its environment, which a program can shed; the end of the workspace gets that too.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Protocol
 from pyro_mcp.guest.syscalls import MS_NODEV, MS_NOEXEC, MS_NOSUID, mount
 
 HOME = "/run/pyro/cgroup"
-MARK = b"PYRO_SERVICE"
+RUN_TAG = b"PYRO_SERVICE"
 ROUNDS, REST_SECONDS = 100, 0.002
 
 
@@ -74,14 +74,14 @@ class ControlGroup:
             pass  # A process that cannot be killed (a dead disk) keeps its group; the machine's end takes both.
 
 
-class MarkedGroup:
+class TaggedGroup:
     """The processes whose environment at their start said that they belong to the run."""
 
     events = -1
     enter: Callable[[], None] | None = None
 
     def __init__(self, run: str) -> None:
-        self._mark = MARK + b"=" + run.encode()
+        self._tag = RUN_TAG + b"=" + run.encode()
 
     def kill(self) -> None:
         """Kill all. Repeated, because a process may fork between the look and the kill."""
@@ -108,7 +108,7 @@ class MarkedGroup:
     def _is_member(self, name: str) -> bool:
         try:
             with open(f"/proc/{name}/environ", "rb") as file:
-                return self._mark in file.read().split(b"\0")
+                return self._tag in file.read().split(b"\0")
         except OSError:
             return False
 

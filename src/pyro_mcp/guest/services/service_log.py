@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import threading
 
-SEGMENT_BYTES, SEGMENT_LEAST = 256 * 1024, 16 * 1024
+SEGMENT_BYTES, SEGMENT_MIN = 256 * 1024, 16 * 1024
 LOG_SHARE = 16
 """All logs together take at most about one part in so many of the machine's memory."""
 
@@ -58,4 +58,4 @@ def _line_start(data: bytes, lines: int) -> int:
 def segment_size(services: int) -> int:
     """The size of a segment, such that the logs of `services` services cannot fill this machine's memory."""
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return max(SEGMENT_LEAST, min(SEGMENT_BYTES, memory // LOG_SHARE // (services * 4)))
+    return max(SEGMENT_MIN, min(SEGMENT_BYTES, memory // LOG_SHARE // (services * 4)))

@@ -21,7 +21,7 @@ from pyro_mcp.guest.exec.children import Child, SpawnError, spawn
 from pyro_mcp.guest.exec.run import programs
 from pyro_mcp.guest.services.poller import Poller
 from pyro_mcp.guest.services.readiness import PROBE_SECONDS, READY, Outcome, Probe, probe_of
-from pyro_mcp.guest.services.service_group import MARK, Group, Groups
+from pyro_mcp.guest.services.service_group import RUN_TAG, Group, Groups
 from pyro_mcp.guest.services.service_log import Log
 from pyro_mcp.protocol.readiness import Readiness
 
@@ -31,15 +31,15 @@ FIRST_PROBE_SECONDS = 0.05
 GONE_SECONDS = 10.0
 READ_PIECE = 64 * 1024
 FINAL_READS = 16
-"""The largest pipe is read up in so many; whoever writes on (`host_compat`) has shed the service's mark."""
+"""The largest pipe is read up in so many; whoever writes on (`host_compat`) has shed the service's run tag."""
 FLOOD_SECONDS, FLOOD_BYTES = 0.05, 512 * 1024
 """Of one service no more output than that is read in that time; then it waits in its pipe, and the service with it."""
 NEWS_SECONDS = 1.0
-RESTARTS_MOST, BACKOFF_SECONDS, BACKOFF_MOST = 5, 1.0, 16.0
+RESTARTS_MAX, BACKOFF_SECONDS, BACKOFF_MAX = 5, 1.0, 16.0
 ALIVE = frozenset({"starting", "ready", "running"})
 
 
-class Plan(NamedTuple):
+class ServicePlan(NamedTuple):
     """What to run and how. `real_path` is where this agent finds a path of the workspace's user."""
 
     name: str
@@ -54,15 +54,17 @@ class Plan(NamedTuple):
     real_path: Callable[[str], bytes]
 
 
-class Service:
+class ServiceRun:
     """A run of `plan`. `changed` is called after each change of `record`, and now and then when the logs have grown;
     `version` counts both, the record's own `version` only the former."""
 
-    def __init__(self, plan: Plan, poller: Poller, groups: Groups, segment: int, changed: Callable[[], None]) -> None:
+    def __init__(
+        self, plan: ServicePlan, poller: Poller, groups: Groups, segment: int, changed: Callable[[], None]
+    ) -> None:
         self.plan = plan
         self.log = {1: Log(segment), 2: Log(segment)}
         self.settled = threading.Event()
-        self.over = threading.Event()
+        self.done = threading.Event()
         self.version = 0
         self.record: dict[str, Any] = {}
         self._poller = poller
@@ -75,7 +77,7 @@ class Service:
         self._allowance = FLOOD_BYTES
         self._pause = 0.0
         self._why_not = "not tried yet"
-        self._wish: tuple[str, str] | None = None
+        self._requested: tuple[str, str] | None = None
         self._begun = time.monotonic()
         self._ready_at: float | None = None
         self._was_up = False
@@ -83,20 +85,20 @@ class Service:
         self._ending = False
         self._grace = 0.0
         self._status = 0
-        self._tell("starting")
+        self._emit("starting")
 
     # -- commands of the verbs, posted to the poller
 
     def begin(self) -> None:
         """Start the first process, unless a stop has come first."""
-        if not self.over.is_set():
+        if not self.done.is_set():
             self._spawn()
 
     def stop(self, state: str, reason: str, grace: float) -> None:
         """End it: TERM to its processes, after `grace` KILL to all. The first reason to end stays."""
-        if self.over.is_set() or self._wish is not None:
+        if self.done.is_set() or self._requested is not None:
             return
-        self._wish, self._grace = (state, reason), grace
+        self._requested, self._grace = (state, reason), grace
         self._drop_probe()
         for timer in ("late", "settle"):
             self._poller.drop(self, timer)
@@ -110,10 +112,10 @@ class Service:
         self._child.kill_group(signal.SIGCONT)
         self._poller.after(self, "kill", grace, self._kill)
 
-    # -- being born
+    # -- start
 
     def _spawn(self) -> None:
-        self._wish, self._ready_at, self._ending = None, None, False
+        self._requested, self._ready_at, self._ending = None, None, False
         self._begun = time.monotonic()
         try:
             self._group = self._groups(f"{self.plan.run}.{self._restarts}")
@@ -126,7 +128,7 @@ class Service:
         else:
             self._poller.watch(self._child.pidfd, select.POLLIN, self._ended)
             self._listen()
-            self._tell("starting")
+            self._emit("starting")
             self._await_readiness()
 
     def _process(self) -> Child:
@@ -145,7 +147,7 @@ class Service:
                 os.close(fd)
 
     def _start(self, argv: list[bytes], fds: tuple[int, int, int], enter: Callable[[], None] | None) -> Child:
-        environment = {**self.plan.environment, MARK: f"{self.plan.run}.{self._restarts}".encode()}
+        environment = {**self.plan.environment, RUN_TAG: f"{self.plan.run}.{self._restarts}".encode()}
         found = programs(argv[0], environment.get(b"PATH", b"/usr/bin:/bin"))
         flat = [name + b"=" + value for name, value in environment.items()]
         return spawn(argv, found, self.plan.directory, flat, fds, enter)
@@ -227,7 +229,7 @@ class Service:
     def _up(self, state: str) -> None:
         self._poller.drop(self, "late")
         self._ready_at, self._was_up = time.monotonic(), True
-        self._tell(state)
+        self._emit(state)
         self.settled.set()
 
     def _late(self) -> None:
@@ -238,9 +240,9 @@ class Service:
     def _listen(self) -> None:
         self._allowance = FLOOD_BYTES
         for fd in self._outputs:
-            self._poller.watch(fd, select.POLLIN, lambda fd=fd: self._hear(fd))  # type: ignore[misc]
+            self._poller.watch(fd, select.POLLIN, lambda fd=fd: self._on_event(fd))  # type: ignore[misc]
 
-    def _hear(self, fd: int) -> None:
+    def _on_event(self, fd: int) -> None:
         count = self._read(fd)
         if not count:
             self._poller.forget(fd)
@@ -307,12 +309,12 @@ class Service:
         self._close()
         self._ending = False
         code = os.waitstatus_to_exitcode(self._status)
-        state, reason = self._wish or self._verdict(code)
-        if self._wish is None and state == "failed" and self._was_up and self.plan.restart:
-            if self._restarts < RESTARTS_MOST:
+        state, reason = self._requested or self._verdict(code)
+        if self._requested is None and state == "failed" and self._was_up and self.plan.restart:
+            if self._restarts < RESTARTS_MAX:
                 self._rest(reason)
                 return
-            reason = f"{reason}; it was restarted {RESTARTS_MOST} times"
+            reason = f"{reason}; it was restarted {RESTARTS_MAX} times"
         self._finish(state, reason, code)
 
     def _verdict(self, code: int) -> tuple[str, str]:
@@ -324,13 +326,13 @@ class Service:
         return "failed", f"{how} before it was {'running' if self.plan.readiness is None else 'ready'}"
 
     def _rest(self, reason: str) -> None:
-        pause = min(BACKOFF_SECONDS * 2**self._restarts, BACKOFF_MOST)
+        pause = min(BACKOFF_SECONDS * 2**self._restarts, BACKOFF_MAX)
         self._restarts += 1
-        self._tell("starting", f"{reason}; it starts again in {pause:g} s")
+        self._emit("starting", f"{reason}; it starts again in {pause:g} s")
         self._poller.after(self, "restart", pause, self._spawn)
 
     def _close(self) -> None:
-        """Take what is left in the pipes, then let go of everything."""
+        """Take what is left in the pipes, then release everything."""
         for fd in list(self._outputs):
             self._poller.forget(fd)
             for _ in range(FINAL_READS):
@@ -346,11 +348,11 @@ class Service:
 
     def _finish(self, state: str, reason: str, code: int | None) -> None:
         self._poller.drop(self, "news")
-        self._tell(state, reason, code)
+        self._emit(state, reason, code)
         self.settled.set()
-        self.over.set()
+        self.done.set()
 
-    def _tell(self, state: str, reason: str | None = None, code: int | None = None) -> None:
+    def _emit(self, state: str, reason: str | None = None, code: int | None = None) -> None:
         """Replace the record. Times are seconds on the agent's clock; whoever sends it turns them into ages."""
         self.record = {
             "version": self.record.get("version", 0) + 1,

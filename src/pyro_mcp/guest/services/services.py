@@ -17,18 +17,18 @@ from typing import Any
 from pyro_mcp.guest import params as read
 from pyro_mcp.guest.dispatch import Verb
 from pyro_mcp.guest.errors import AgentError, invalid
-from pyro_mcp.guest.exec.secrets import Secrets
+from pyro_mcp.guest.exec.secrets import AgentSecrets
 from pyro_mcp.guest.services.poller import Poller
 from pyro_mcp.guest.services.readiness import answers_already
 from pyro_mcp.guest.services.service_group import Groups
 from pyro_mcp.guest.services.service_log import segment_size
-from pyro_mcp.guest.services.service_run import Plan, Service
+from pyro_mcp.guest.services.service_run import ServicePlan, ServiceRun
 from pyro_mcp.protocol.channel import Stream
 from pyro_mcp.protocol.readiness import Readiness, parse
 
-ALIVE_MOST, KEPT_MOST = 64, 64
+ALIVE_MAX, KEPT_MAX = 64, 64
 TAIL_BYTES = 16 * 1024
-GRACE_MOST = 60.0
+GRACE_MAX = 60.0
 LAST_GRACE_SECONDS = 3.0
 """How long services may take to end by themselves when the machine is switched off."""
 LAST_WORDS_SECONDS = 2.0
@@ -37,14 +37,14 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _RUN = re.compile(r"[a-z0-9]{1,32}")
 
 
-class Services:
+class AgentServices:
     """The services of one agent. `directory` maps a path of the user to one of this agent, for the working directory
     and for files that show readiness."""
 
     def __init__(
         self,
         defaults: dict[bytes, bytes],
-        secrets: Secrets,
+        secrets: AgentSecrets,
         groups: Groups,
         real_path: Callable[[str], bytes] = lambda path: path.encode("utf-8", "surrogateescape"),
     ) -> None:
@@ -54,11 +54,11 @@ class Services:
         self._real_path = real_path
         self._poller = Poller("services")
         self._lock = threading.Lock()
-        self._runs: dict[str, Service] = {}
+        self._runs: dict[str, ServiceRun] = {}
         self._unwatched = threading.Condition(self._lock)
         self._watchers: tuple[threading.Event, ...] = ()
         self._closing = self._closed = False
-        self._segment = segment_size(ALIVE_MOST + KEPT_MOST)
+        self._segment = segment_size(ALIVE_MAX + KEPT_MAX)
 
     def verbs(self, ready: Callable[[str], None]) -> dict[str, Verb]:
         """The verbs; `ready(verb)` raises while there is no workspace."""
@@ -105,17 +105,17 @@ class Services:
 
     def stop(self, stream: Stream) -> dict[str, Any]:
         """run, grace_seconds → its record, once everything it has started is gone. One that is over stays as it is."""
-        grace = read.seconds(stream.params, "grace_seconds", most=GRACE_MOST) or 5.0
+        grace = read.seconds(stream.params, "grace_seconds", max_=GRACE_MAX) or 5.0
         service = self._find(stream.params)
         self._poller.post(lambda: service.stop("stopped", "it was stopped", grace))
-        service.over.wait()
+        service.done.wait()
         return self._answer(service, tails=True)
 
     def logs(self, stream: Stream) -> dict[str, Any]:
         """run, tail_lines (absent: all there is) → DATA 1, DATA 2; the record and whether there was more."""
         service = self._find(stream.params)
-        wanted = stream.params.get("tail_lines")
-        lines = None if wanted is None else read.integer(stream.params, "tail_lines", least=1, most=1_000_000)
+        requested = stream.params.get("tail_lines")
+        lines = None if requested is None else read.integer(stream.params, "tail_lines", min_=1, max_=1_000_000)
         truncated = False
         for tag, log in service.log.items():
             data, cut = log.tail(lines)
@@ -153,15 +153,15 @@ class Services:
     # -- the end of the machine
 
     def close(self) -> None:
-        """End every service, for good, and let those who watch hear its last words. Takes some seconds at most."""
+        """End every service, for good, and send watchers its last events. Takes some seconds at most."""
         with self._lock:
             self._closing = True
-            alive = [one for one in self._runs.values() if not one.over.is_set()]
+            alive = [one for one in self._runs.values() if not one.done.is_set()]
         for one in alive:
             self._poller.post(partial(one.stop, "stopped", "its machine was stopped", LAST_GRACE_SECONDS))
         deadline = time.monotonic() + LAST_GRACE_SECONDS + LAST_WORDS_SECONDS
         for one in alive:
-            one.over.wait(max(0.0, deadline - time.monotonic()))
+            one.done.wait(max(0.0, deadline - time.monotonic()))
         self._closed = True
         self._notify()
         with self._unwatched:
@@ -169,7 +169,7 @@ class Services:
 
     # -- parts
 
-    def _plan(self, params: dict[str, Any]) -> Plan:
+    def _plan(self, params: dict[str, Any]) -> ServicePlan:
         name, run = params.get("name"), params.get("run")
         if not isinstance(name, str) or not _NAME.fullmatch(name):
             raise invalid(f"name must match {_NAME.pattern}")
@@ -178,42 +178,42 @@ class Services:
         cwd = params.get("cwd", "/workspace")
         read.directory(params, "cwd", b"/workspace")
         variables = {**self._defaults, **read.variables(params, "env"), **self._secrets.environment(params)}
-        return Plan(
+        return ServicePlan(
             name=name,
             run=run,
             argv=read.words(params, "argv"),
             directory=self._real_path(cwd),
             environment=variables,
             readiness=_readiness(params.get("readiness")),
-            ready_seconds=read.seconds(params, "ready_timeout_seconds", most=86400) or 30.0,
-            interval_seconds=read.integer(params, "ready_interval_ms", least=10, most=60_000) / 1000
+            ready_seconds=read.seconds(params, "ready_timeout_seconds", max_=86400) or 30.0,
+            interval_seconds=read.integer(params, "ready_interval_ms", min_=10, max_=60_000) / 1000
             if "ready_interval_ms" in params
             else 0.5,
             restart=read.flag(params, "restart"),
             real_path=self._real_path,
         )
 
-    def _admit(self, plan: Plan) -> Service:
+    def _admit(self, plan: ServicePlan) -> ServiceRun:
         with self._lock:
             if self._closing:
                 raise AgentError("conflict", f"cannot start {plan.name}: the machine is being stopped")
-            alive = [one for one in self._runs.values() if not one.over.is_set()]
+            alive = [one for one in self._runs.values() if not one.done.is_set()]
             if any(one.plan.name == plan.name for one in alive):
                 raise AgentError("conflict", f"cannot start {plan.name}: it runs already", "Stop it first.")
-            if len(alive) >= ALIVE_MOST:
+            if len(alive) >= ALIVE_MAX:
                 raise AgentError(
-                    "capacity", f"cannot start {plan.name}: {ALIVE_MOST} services are running", "Stop some first."
+                    "capacity", f"cannot start {plan.name}: {ALIVE_MAX} services are running", "Stop some first."
                 )
             if plan.run in self._runs:
                 raise AgentError("conflict", f"cannot start {plan.name}: run {plan.run} exists")
-            ended = [run for run, one in self._runs.items() if one.over.is_set()]
-            for run in ended[: len(ended) - KEPT_MOST + 1]:
+            ended = [run for run, one in self._runs.items() if one.done.is_set()]
+            for run in ended[: len(ended) - KEPT_MAX + 1]:
                 del self._runs[run]
-            service = Service(plan, self._poller, self._groups, self._segment, self._notify)
+            service = ServiceRun(plan, self._poller, self._groups, self._segment, self._notify)
             self._runs[plan.run] = service
             return service
 
-    def _find(self, params: dict[str, Any]) -> Service:
+    def _find(self, params: dict[str, Any]) -> ServiceRun:
         run = params.get("run")
         with self._lock:
             service = self._runs.get(run) if isinstance(run, str) else None
@@ -221,7 +221,7 @@ class Services:
             raise AgentError("not_found", "cannot find that run of a service: this machine does not know it")
         return service
 
-    def _changed_since(self, seen: dict[str, int]) -> list[Service]:
+    def _changed_since(self, seen: dict[str, int]) -> list[ServiceRun]:
         with self._lock:
             found = [one for run, one in self._runs.items() if seen.get(run) != one.version]
             for run in set(seen) - set(self._runs):
@@ -236,7 +236,7 @@ class Services:
             watcher.set()
 
     @staticmethod
-    def _answer(service: Service, *, tails: bool) -> dict[str, Any]:
+    def _answer(service: ServiceRun, *, tails: bool) -> dict[str, Any]:
         record, now = dict(service.record), time.monotonic()
         for moment in ("ready", "ended"):
             at = record.pop(f"{moment}_at")

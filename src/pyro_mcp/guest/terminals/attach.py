@@ -48,10 +48,10 @@ class Attachment:
             self._wake.clear()
             if self._stream.cancelled:
                 raise AgentError("cancelled", "cannot attach to the shell: it was cancelled")
-            over = self._pty.ended
+            done = self._pty.ended
             if self._take_keys():
-                return not over
-            if not self._give_output() and over:
+                return not done
+            if not self._give_output() and done:
                 return False
             self._poll.poll()
 
@@ -76,11 +76,11 @@ class Attachment:
                 self._watch(True)
                 return False
 
-    def _watch(self, wanted: bool) -> None:
+    def _watch(self, watch: bool) -> None:
         """Whether to wait for room in the terminal's input."""
-        if wanted != self._watched:
-            self._watched = wanted
-            if wanted:
+        if watch != self._watched:
+            self._watched = watch
+            if watch:
                 self._poll.register(self._pty.master, select.POLLOUT)
             else:
                 self._poll.unregister(self._pty.master)

@@ -1,4 +1,4 @@
-"""pty: a process in a terminal of its own, and the one thread that reads what all terminals say.
+"""pty: a process in a terminal of its own, and the one thread that reads the output of all terminals.
 
 Output goes into a ring that belongs to the terminal and to no channel, so it is there for whoever comes later. The
 pump sleeps in one epoll over all terminals; under a flood it takes short turns with a rest between them, because on one
@@ -22,7 +22,7 @@ import time
 from collections.abc import Callable
 
 from pyro_mcp.guest.exec.children import Child, spawn
-from pyro_mcp.guest.terminals.ring import Ring
+from pyro_mcp.guest.terminals.ring import OutputRing
 
 READ_BYTES = 4096
 TURN_READS = 16
@@ -39,7 +39,7 @@ _EDGE = select.EPOLLIN | select.EPOLLET
 
 
 class Follower:
-    """Somebody who takes output as it comes. `cursor` is how far it got; `wake` tells it that there is more."""
+    """Somebody who takes output as it comes. `cursor` is how far it got; `wake` signals that there is more."""
 
     def __init__(self, cursor: int, wake: Callable[[], None]) -> None:
         self.cursor = cursor
@@ -56,7 +56,7 @@ class Pty:
     def __init__(self, master: int, child: Child) -> None:
         self.master = master
         self.child = child
-        self.ring = Ring()
+        self.ring = OutputRing()
         self.condition = threading.Condition()
         self.exit_code: int | None = None
         self.ended_at: float | None = None
@@ -152,7 +152,7 @@ class Pty:
             finally:
                 self._goals.remove(goal)
 
-    def settle(self, edits: bool, given_up: Callable[[], bool]) -> None:
+    def wait_ready(self, edits: bool, given_up: Callable[[], bool]) -> None:
         """Wait until it has said its prompt: until it is quiet after having said something, and with `edits` after its
         line editor has taken the terminal. What is typed before that is echoed by the terminal and by the editor."""
         deadline = time.monotonic() + SETTLE_SECONDS

@@ -12,7 +12,7 @@ RING_BYTES = 1024 * 1024
 _BLOCK = 64 * 1024
 
 
-class Ring:
+class OutputRing:
     """Keeps at least the last `size` bytes, and at most one block more. Not locked: its owner is."""
 
     def __init__(self, size: int = RING_BYTES) -> None:

@@ -20,7 +20,7 @@ from pyro_mcp.guest.dispatch import Verb
 from pyro_mcp.guest.errors import AgentError, invalid
 from pyro_mcp.guest.exec.children import SpawnError
 from pyro_mcp.guest.exec.run import programs
-from pyro_mcp.guest.exec.secrets import Secrets
+from pyro_mcp.guest.exec.secrets import AgentSecrets
 from pyro_mcp.guest.flow import Flow
 from pyro_mcp.guest.terminals.attach import Attachment
 from pyro_mcp.guest.terminals.pty import Pty, Pump, open_pty
@@ -38,7 +38,7 @@ _ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _SIGNALS = {number.name.removeprefix("SIG"): int(number) for number in signal.Signals}
 
 
-class Shell:
+class AgentShell:
     """One shell and the facts about it."""
 
     def __init__(self, shell_id: str, pty: Pty, cwd: str, cols: int, rows: int) -> None:
@@ -63,7 +63,7 @@ class Shell:
             self._typing = False
             self.pty.condition.notify_all()
 
-    def facts(self) -> dict[str, Any]:
+    def fields(self) -> dict[str, Any]:
         pty = self.pty
         ended = pty.ended_at
         return {
@@ -80,14 +80,14 @@ class Shell:
         }
 
 
-class Shells:
+class AgentShells:
     """The shells of one workspace. `defaults` is the environment that commands get, too."""
 
-    def __init__(self, defaults: dict[bytes, bytes], secrets: Secrets) -> None:
+    def __init__(self, defaults: dict[bytes, bytes], secrets: AgentSecrets) -> None:
         self._defaults = defaults
         self._secrets = secrets
         self._pump = Pump()
-        self._shells: dict[str, Shell] = {}
+        self._shells: dict[str, AgentShell] = {}
         self._lock = threading.Lock()
 
     def verbs(self, home: bytes, ready: Callable[[Stream], None]) -> dict[str, Verb]:
@@ -128,11 +128,11 @@ class Shells:
                 )
             bash = self._bash(given) if argv is None else None
             pty = self._spawn(argv, bash, cwd, given, cols, rows)
-            shell = self._shells[shell_id] = Shell(shell_id, pty, os.fsdecode(cwd), cols, rows)
+            shell = self._shells[shell_id] = AgentShell(shell_id, pty, os.fsdecode(cwd), cols, rows)
         self._pump.add(pty)
         if argv is None:
-            self._settle(shell, stream, edits=bool(bash))
-        return shell.facts()
+            self._wait_ready(shell, stream, edits=bool(bash))
+        return shell.fields()
 
     def read(self, stream: Stream) -> dict[str, Any]:
         """shell_id, cursor, max_bytes, back, wait_ms?, idle_ms? → DATA 1: the bytes from `start`; facts and `start`.
@@ -143,9 +143,9 @@ class Shells:
         p = stream.params
         shell = self._find(p, "read")
         pty = shell.pty
-        cursor = read.integer(p, "cursor", least=-READ_MAX, most=1 << 62)
-        most = read.integer(p, "max_bytes", least=0, most=READ_MAX)
-        back = read.integer(p, "back", least=0, most=READ_MAX)
+        cursor = read.integer(p, "cursor", min_=-READ_MAX, max_=1 << 62)
+        max_ = read.integer(p, "max_bytes", min_=0, max_=READ_MAX)
+        back = read.integer(p, "back", min_=0, max_=READ_MAX)
         wait = _milliseconds(p, "wait_ms") or 0
         idle = _milliseconds(p, "idle_ms")
         if cursor < 0:
@@ -159,17 +159,17 @@ class Shells:
         try:
             if wait:
                 stream.on_cancel(lambda: _rouse(pty))
-                pty.wait(cursor, most, wait / 1000, None if idle is None else idle / 1000, lambda: stream.cancelled)
+                pty.wait(cursor, max_, wait / 1000, None if idle is None else idle / 1000, lambda: stream.cancelled)
                 stream.on_cancel(None)
             flow.check()
             with pty.condition:
                 start = max(pty.ring.start, cursor - back)
-                data = pty.ring.read(start, max(cursor, pty.ring.start) + most - start)
-                facts = shell.facts()
+                data = pty.ring.read(start, max(cursor, pty.ring.start) + max_ - start)
+                fields = shell.fields()
             flow.send(data)
         finally:
             flow.close()
-        return {**facts, "cursor": cursor, "start": start}
+        return {**fields, "cursor": cursor, "start": start}
 
     def write(self, stream: Stream) -> dict[str, Any]:
         """shell_id ← DATA 0: what to type, to its END → written, facts."""
@@ -197,7 +197,7 @@ class Shells:
             wake.close()
         if not written:
             self._require_alive(shell, "write to")
-        return {**shell.facts(), "written": written}
+        return {**shell.fields(), "written": written}
 
     def attach(self, stream: Stream) -> dict[str, Any]:
         """shell_id, cursor ← DATA 0: keys, to END → DATA 1: output from the cursor on; facts, `missed`, `detached`.
@@ -205,13 +205,13 @@ class Shells:
         Until the peer ends its input or the shell ends. The shell waits for a peer that is slow.
         """
         shell = self._find(stream.params, "attach to")
-        cursor = read.integer(stream.params, "cursor", least=0, most=1 << 62)
+        cursor = read.integer(stream.params, "cursor", min_=0, max_=1 << 62)
         attachment = Attachment(self._pump, shell.pty, stream, min(cursor, shell.pty.ring.end))
         try:
             detached = attachment.run()
         finally:
             attachment.close()
-        return {**shell.facts(), "missed": attachment.missed, "cursor": attachment.cursor, "detached": detached}
+        return {**shell.fields(), "missed": attachment.missed, "cursor": attachment.cursor, "detached": detached}
 
     def signal(self, stream: Stream) -> dict[str, Any]:
         """shell_id, signal: a name, to the processes in the foreground → facts."""
@@ -222,7 +222,7 @@ class Shells:
             raise invalid(f"cannot signal the shell {shell.shell_id}: {str(name)[:32]!r} is not a signal")
         if not shell.pty.signal(number):
             self._require_alive(shell, "signal")
-        return shell.facts()
+        return shell.fields()
 
     def resize(self, stream: Stream) -> dict[str, Any]:
         """shell_id, cols, rows → facts."""
@@ -231,7 +231,7 @@ class Shells:
         self._require_alive(shell, "resize")
         shell.pty.resize(cols, rows)
         shell.cols, shell.rows = cols, rows
-        return shell.facts()
+        return shell.fields()
 
     def close(self, stream: Stream) -> dict[str, Any]:
         """shell_id → facts, already. All of its session ends with it."""
@@ -244,20 +244,20 @@ class Shells:
             closed = [one.shell_id for one in self._shells.values() if one.closed]
             for shell_id in closed[: max(0, len(closed) - CLOSED_MAX)]:
                 del self._shells[shell_id]
-        return {**shell.facts(), "already": already}
+        return {**shell.fields(), "already": already}
 
     def listing(self, stream: Stream) -> dict[str, Any]:
         """→ shells: the facts of each, the oldest first."""
         with self._lock:
-            return {"shells": [shell.facts() for shell in self._shells.values()]}
+            return {"shells": [shell.fields() for shell in self._shells.values()]}
 
     # -- parts
 
-    def _settle(self, shell: Shell, stream: Stream, *, edits: bool) -> None:
+    def _wait_ready(self, shell: AgentShell, stream: Stream, *, edits: bool) -> None:
         """Wait for the prompt. A shell that nobody waits for any more ends: nobody knows its id."""
         pty = shell.pty
         stream.on_cancel(lambda: _rouse(pty))
-        pty.settle(edits, lambda: stream.cancelled)
+        pty.wait_ready(edits, lambda: stream.cancelled)
         stream.on_cancel(None)
         if stream.cancelled:
             with self._lock:
@@ -269,7 +269,7 @@ class Shells:
         self._pump.forget(pty)
         pty.hang_up()
 
-    def _find(self, params: dict[str, Any], verb: str) -> Shell:
+    def _find(self, params: dict[str, Any], verb: str) -> AgentShell:
         shell_id = _shell_id(params)
         with self._lock:
             shell = self._shells.get(shell_id)
@@ -279,12 +279,12 @@ class Shells:
             raise AgentError("not_found", f"cannot {verb} the shell {shell_id}: there is none of that id", hint)
         return shell
 
-    def _require_alive(self, shell: Shell, verb: str) -> None:
+    def _require_alive(self, shell: AgentShell, verb: str) -> None:
         if shell.pty.ended:
             how = "was closed" if shell.closed else f"has exited with code {shell.pty.exit_code}"
             raise AgentError("conflict", f"cannot {verb} the shell {shell.shell_id}: it {how}", "Open another one.")
 
-    def _type(self, shell: Shell, data: bytes, flow: Flow, wake: Wake, before: int) -> None:
+    def _type(self, shell: AgentShell, data: bytes, flow: Flow, wake: Wake, before: int) -> None:
         deadline = time.monotonic() + WRITE_SECONDS
         view = memoryview(data)
         while view:
@@ -346,7 +346,7 @@ def _prompt(bash: bool) -> dict[bytes, bytes]:
 
 
 def _room_by(fd: int, wake_fd: int, deadline: float) -> bool:
-    """Wait until the terminal takes input or the wish to type is taken back, at most until `deadline`."""
+    """Wait until the terminal takes input or the request to type is cancelled, at most until `deadline`."""
     poll = select.poll()
     poll.register(fd, select.POLLOUT)
     poll.register(wake_fd, select.POLLIN)
@@ -366,8 +366,8 @@ def _shell_id(params: dict[str, Any]) -> str:
 
 
 def _side(params: dict[str, Any], name: str) -> int:
-    return read.integer(params, name, least=1, most=SIDE_MAX)
+    return read.integer(params, name, min_=1, max_=SIDE_MAX)
 
 
 def _milliseconds(params: dict[str, Any], name: str) -> int | None:
-    return None if params.get(name) is None else read.integer(params, name, least=0, most=WAIT_MS_MAX)
+    return None if params.get(name) is None else read.integer(params, name, min_=0, max_=WAIT_MS_MAX)

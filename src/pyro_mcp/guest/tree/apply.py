@@ -11,12 +11,12 @@ from typing import Any
 from pyro_mcp.guest import params as read
 from pyro_mcp.guest.errors import invalid
 from pyro_mcp.guest.flow import Flow
-from pyro_mcp.guest.tree.changeset import Plan
-from pyro_mcp.guest.tree.expect import expectation
+from pyro_mcp.guest.tree.changeset import ChangePlan
 from pyro_mcp.guest.tree.files import digesting, optional_mode
 from pyro_mcp.guest.tree.paths import Tree, absolute, failure, relative
+from pyro_mcp.guest.tree.precondition import precondition
 from pyro_mcp.guest.tree.stage import Stage
-from pyro_mcp.guest.tree.steps import commit, settle
+from pyro_mcp.guest.tree.transaction import commit, retry_rollback
 from pyro_mcp.protocol.channel import Stream
 from pyro_mcp.protocol.digest import sha256
 from pyro_mcp.protocol.entries import MAX_SIZE
@@ -28,7 +28,7 @@ _FIELDS = {"op", "path", "to", "target", "mode", "size", "expected_sha256"}
 _OPS = ("write", "link", "delete", "mode", "rename")
 
 
-class Operation:
+class ChangeOperation:
     """One checked change."""
 
     def __init__(self, value: Any, index: int) -> None:
@@ -41,13 +41,13 @@ class Operation:
         self.parts = _path(self.op, f"{name}.path", value.get("path"))
         self.to = _path(self.op, f"{name}.to", value.get("to")) if self.op == "rename" else ()
         self.mode = optional_mode(value)
-        self.size = read.integer(value, "size", least=0, most=MAX_SIZE) if self.op == "write" else 0
+        self.size = read.integer(value, "size", min_=0, max_=MAX_SIZE) if self.op == "write" else 0
         self.target = b""
         if self.op == "link":
             self.target = read.to_bytes(f"{name}.target", value.get("target"), limit=MAX_TARGET)
             if not self.target:
                 raise invalid(f"{name}.target is empty")
-        self.expected = expectation(value)
+        self.expected = precondition(value)
         self.staged = b"n%d" % index
         self.digest = ""
         if self.op == "mode" and self.mode is None:
@@ -63,7 +63,7 @@ class Operation:
             digest.update(self.target)
         self.digest = digest.hexdigest()
 
-    def plan(self, plan: Plan) -> None:
+    def plan(self, plan: ChangePlan) -> None:
         """Add this to what is planned."""
         try:
             if self.op == "write":
@@ -105,16 +105,16 @@ def tree_apply(tree: Tree, stream: Stream) -> dict[str, Any]:
     values = stream.params.get("operations")
     if not isinstance(values, list) or not 1 <= len(values) <= MAX_OPERATIONS:
         raise invalid(f"operations must be a list of 1 to {MAX_OPERATIONS}")
-    operations = [Operation(value, index) for index, value in enumerate(values)]
+    operations = [ChangeOperation(value, index) for index, value in enumerate(values)]
     flow = Flow(stream)
     try:
         with Stage(tree) as stage:
             for operation in operations:
                 operation.stage(stage, flow)
             flow.require_end()
-            with tree.turn(flow.check):
-                settle(tree)
-                plan = Plan(tree, stage)
+            with tree.lock(flow.check):
+                retry_rollback(tree)
+                plan = ChangePlan(tree, stage)
                 for operation in operations:
                     flow.check()
                     operation.plan(plan)

@@ -31,7 +31,7 @@ def changes(layers: Layers, stream: Stream) -> dict[str, Any]:
     artifact_type, old, new, text: null | [old bytes, new bytes]} and, after one with text, the old and then the new
     content as DATA 1. Result: total, added, modified, deleted, type_changed, truncated, skipped, skipped_count.
 
-    `old` and `new` are null or {artifact_type, mode, size_bytes, target}. Directories are told when they are empty, or
+    `old` and `new` are null or {artifact_type, mode, size_bytes, target}. Directories count when they are empty, or
     when they became or ceased to be one.
     """
     p = {"text_limit": 1 << 20, "total_limit": 32 << 20, "limit": 100_000, **stream.params}
@@ -39,9 +39,9 @@ def changes(layers: Layers, stream: Stream) -> dict[str, Any]:
     differ = _Differ(
         layers,
         flow,
-        text_limit=read.integer(p, "text_limit", least=0, most=16 << 20),
-        total_limit=read.integer(p, "total_limit", least=0, most=1 << 30),
-        limit=read.integer(p, "limit", least=1, most=1_000_000),
+        text_limit=read.integer(p, "text_limit", min_=0, max_=16 << 20),
+        total_limit=read.integer(p, "total_limit", min_=0, max_=1 << 30),
+        limit=read.integer(p, "limit", min_=1, max_=1_000_000),
     )
     try:
         return differ.run()
@@ -59,7 +59,7 @@ class _Side:
         self.status = os.fstat(fd)
         self.kind = artifact_type(self.status.st_mode)
 
-    def facts(self) -> dict[str, Any]:
+    def fields(self) -> dict[str, Any]:
         target = os.fsdecode(os.readlink(b"", dir_fd=self.fd)) if self.kind == "symlink" else None
         size = self.status.st_size if self.kind == "file" else 0
         mode = stat.S_IMODE(self.status.st_mode)
@@ -139,7 +139,7 @@ class _Differ:
         elif new.kind == "directory":
             self._inside(path, new.fd, old.fd, upper)
         elif self._differs(new, old):
-            self._tell("modified", path, old, new)
+            self._emit("modified", path, old, new)
 
     def _inside(self, path: bytes, new: int, old: int, upper: Upper | None) -> None:
         if upper is None:
@@ -150,12 +150,12 @@ class _Differ:
 
     def _added(self, path: bytes, new: _Side) -> None:
         if new.kind != "directory":
-            self._tell("added", path, None, new)
+            self._emit("added", path, None, new)
             return
         before = sum(self._counts.values())
         self._directory(path, new.fd, None)
         if sum(self._counts.values()) == before:
-            self._tell("added", path, None, new)
+            self._emit("added", path, None, new)
 
     def _deleted(self, path: bytes, old: _Side) -> None:
         if old.kind == "directory":
@@ -175,10 +175,10 @@ class _Differ:
                 return
         if old.kind != "other":
             self._flow.check()
-            self._tell("deleted", path, old, None)
+            self._emit("deleted", path, old, None)
 
     def _type_changed(self, path: bytes, new: _Side, old: _Side) -> None:
-        self._tell("type_changed", path, old, new)
+        self._emit("type_changed", path, old, new)
         if old.kind == "directory":
             for name in self._names(path, old.fd):
                 inner = _look(old.fd, name)
@@ -191,7 +191,7 @@ class _Differ:
             self._directory(path, new.fd, None)
 
     def _differs(self, new: _Side, old: _Side) -> bool:
-        """Whether two of a kind differ in what a patch would tell: content, target, permission bits."""
+        """Whether two of a kind differ in what a patch would show: content, target, permission bits."""
         if new.kind == "symlink":
             return os.readlink(b"", dir_fd=new.fd) != os.readlink(b"", dir_fd=old.fd)
         if stat.S_IMODE(new.status.st_mode) != stat.S_IMODE(old.status.st_mode):
@@ -214,7 +214,7 @@ class _Differ:
         finally:
             os.close(one)
 
-    def _tell(self, status: str, path: bytes, old: _Side | None, new: _Side | None) -> None:
+    def _emit(self, status: str, path: bytes, old: _Side | None, new: _Side | None) -> None:
         self._counts[status] += 1
         if sum(self._counts.values()) > self._limit:
             return
@@ -226,8 +226,8 @@ class _Differ:
                 "path": os.fsdecode(path),
                 "status": status,
                 "artifact_type": shown.kind,
-                "old": old.facts() if old else None,
-                "new": new.facts() if new else None,
+                "old": old.fields() if old else None,
+                "new": new.fields() if new else None,
                 "text": [len(content) for content in contents] if contents is not None else None,
             }
         )

@@ -13,11 +13,11 @@ import stat
 from typing import NamedTuple
 
 from pyro_mcp.guest.errors import AgentError, invalid
-from pyro_mcp.guest.tree.expect import verify
 from pyro_mcp.guest.tree.files import digest_of
-from pyro_mcp.guest.tree.paths import Place, Tree, absolute, artifact_type, show
+from pyro_mcp.guest.tree.paths import ResolvedPath, Tree, absolute, artifact_type, show
+from pyro_mcp.guest.tree.precondition import verify
 from pyro_mcp.guest.tree.stage import Stage, listing
-from pyro_mcp.guest.tree.steps import Step, look
+from pyro_mcp.guest.tree.transaction import Step, look
 
 Parts = tuple[bytes, ...]
 _KINDS = {"directory": "a directory", "symlink": "a symbolic link", "other": "not a regular file"}
@@ -36,7 +36,7 @@ class Item(NamedTuple):
     seen: tuple[int, ...] = ()
 
 
-class Plan:
+class ChangePlan:
     """Operations so far. Every method raises `AgentError` or `OSError` for one that cannot be."""
 
     def __init__(self, tree: Tree, stage: Stage) -> None:
@@ -266,7 +266,7 @@ class Plan:
             return place.is_directory()
 
 
-def _item(place: Place, parts: Parts) -> Item:
+def _item(place: ResolvedPath, parts: Parts) -> Item:
     status = place.stat()
     kind = artifact_type(status.st_mode)
     return Item(kind, stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid, parts, seen=look(place))

@@ -89,9 +89,9 @@ class Reader:
         """Up to `length` bytes at `offset`, none at the file's end. Raises `OSError`."""
         length = min(length, len(self._space))
         while True:
-            wanted = min(len(self._space), -(-length // BLOCK) * BLOCK) if self._switch.on else length
+            needed = min(len(self._space), -(-length // BLOCK) * BLOCK) if self._switch.on else length
             try:
-                count = os.preadv(self._fd, [self._space[:wanted]], offset)
+                count = os.preadv(self._fd, [self._space[:needed]], offset)
             except OSError as error:
                 if not self._switch.on:
                     raise

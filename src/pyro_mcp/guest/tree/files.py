@@ -12,12 +12,11 @@ from pyro_mcp.guest import params as read
 from pyro_mcp.guest.errors import invalid
 from pyro_mcp.guest.flow import Flow, Piece
 from pyro_mcp.guest.tree.direct import LARGE, LargeFile
-from pyro_mcp.guest.tree.expect import expectation, verify
 from pyro_mcp.guest.tree.glob import Glob
 from pyro_mcp.guest.tree.paths import (
     IS_DIRECTORY,
     STAGE_PREFIX,
-    Place,
+    ResolvedPath,
     Tree,
     absolute,
     artifact_type,
@@ -25,9 +24,10 @@ from pyro_mcp.guest.tree.paths import (
     relative,
     show,
 )
+from pyro_mcp.guest.tree.precondition import precondition, verify
 from pyro_mcp.guest.tree.reading import PIECE, no_content, send_file, send_link
 from pyro_mcp.guest.tree.stage import Stage, StagedFile, listing, write_pieces
-from pyro_mcp.guest.tree.steps import IN_DOUBT, settle
+from pyro_mcp.guest.tree.transaction import IN_DOUBT, retry_rollback
 from pyro_mcp.protocol.channel import Stream
 from pyro_mcp.protocol.digest import sha256
 from pyro_mcp.protocol.entries import MAX_DEPTH, MAX_SIZE
@@ -41,7 +41,7 @@ GIT = b".git"
 _LOOK = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
-class Files:
+class AgentFiles:
     """The verbs `file_list`, `file_read` and `file_write` on one tree."""
 
     def __init__(self, tree: Tree) -> None:
@@ -52,7 +52,7 @@ class Files:
         parts = relative("list", stream.params.get("path", "."))
         pattern = stream.params.get("pattern")
         glob = None if pattern is None else Glob(read.text(stream.params, "pattern", limit=1024))
-        limit = read.integer({"limit": 1000, **stream.params}, "limit", least=1, most=MAX_LIST)
+        limit = read.integer({"limit": 1000, **stream.params}, "limit", min_=1, max_=MAX_LIST)
         flow = Flow(stream)
         try:
             with self._tree.existing(parts) as place:
@@ -80,21 +80,21 @@ class Files:
         """
         p = {"max_bytes": 65536, "offset": 0, "links": True, **stream.params}
         parts = relative("read", p.get("path"))
-        most = read.integer(p, "max_bytes", least=0, most=MAX_SIZE)
-        offset = read.integer(p, "offset", least=0, most=MAX_SIZE)
+        max_ = read.integer(p, "max_bytes", min_=0, max_=MAX_SIZE)
+        offset = read.integer(p, "offset", min_=0, max_=MAX_SIZE)
         follow = read.flag(p, "links")
         flow = Flow(stream)
         try:
             with self._tree.existing(parts, links=follow) as place:
                 path = {"path": os.fsdecode(place.path)}
                 if not follow and place.is_link():
-                    return {**path, **send_link(place, offset, most, flow)}
+                    return {**path, **send_link(place, offset, max_, flow)}
                 if not follow and place.is_directory():
                     return {**path, **no_content(place.stat())}
                 require_file(place, "read")
                 fd = place.open(os.O_RDONLY)
                 try:
-                    return {**path, **send_file(fd, offset, most, flow)}
+                    return {**path, **send_file(fd, offset, max_, flow)}
                 finally:
                     os.close(fd)
         except OSError as error:
@@ -108,9 +108,9 @@ class Files:
         The digest of a large file is left to the sender, who makes it fifty times faster.
         """
         parts = relative("write", stream.params.get("path"))
-        size = read.integer(stream.params, "size", least=0, most=MAX_SIZE)
+        size = read.integer(stream.params, "size", min_=0, max_=MAX_SIZE)
         mode = optional_mode(stream.params)
-        expect = expectation(stream.params)
+        expected = precondition(stream.params)
         flow = Flow(stream)
         try:
             with StagedFile(self._tree) as staged:
@@ -120,13 +120,13 @@ class Files:
                 else:
                     _write_large(staged.fd, flow, size)
                 flow.require_end()
-                with self._tree.turn(flow.check):
-                    settle(self._tree)
-                    path, known = self._tree.settled(parts)
+                with self._tree.lock(flow.check):
+                    retry_rollback(self._tree)
+                    path, known = self._tree.resolved(parts)
                     if not path:
                         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
                     with self._tree.find(path[: known + 1], links=False) as place:
-                        _check_target(place, path, expect)
+                        _check_target(place, path, expected)
                         adopt_mode(staged.fd, place, mode)
                         self._tree.disk.data(staged.fd)
                         flow.check()
@@ -148,7 +148,7 @@ class Files:
             failed.message += f": {IN_DOUBT}"
             raise failed from None
 
-    def _move(self, staged: StagedFile, place: Place, path: Sequence[bytes]) -> None:
+    def _move(self, staged: StagedFile, place: ResolvedPath, path: Sequence[bytes]) -> None:
         """Into place by one rename; with it come the directories of `path` that are missing below `place`."""
         missing = path[len(place.parts) :]
         if not missing:
@@ -171,11 +171,11 @@ def _write_large(fd: int, flow: Flow, size: int) -> None:
         offset += len(piece)
 
 
-def _check_target(place: Place, path: list[bytes], expect: object) -> None:
+def _check_target(place: ResolvedPath, path: list[bytes], expected: object) -> None:
     if place.exists:
         require_file(place, "write")
     seen = (lambda: digest_of(place)) if place.exists else None
-    verify(lambda: f"cannot write {show(absolute(path))}", expect, seen)
+    verify(lambda: f"cannot write {show(absolute(path))}", expected, seen)
 
 
 class _Found:
@@ -207,7 +207,7 @@ def describe(path: bytes, fd: int) -> dict[str, Any]:
 
 
 def walk(
-    place: Place, *, recursive: bool, check: Callable[[], None], closed: bytes | None = None
+    place: ResolvedPath, *, recursive: bool, check: Callable[[], None], closed: bytes | None = None
 ) -> Iterator[tuple[list[bytes], int]]:
     """What is in the directory `place`, sorted, parents first: canonical path and an O_PATH descriptor valid until
     the next step. Links are shown, not followed; what vanishes meanwhile or cannot be entered is left out, and so is
@@ -263,7 +263,7 @@ def _listing_or_nothing(fd: int) -> list[bytes]:
 # -- shared with tree_apply
 
 
-def require_file(place: Place, verb: str) -> None:
+def require_file(place: ResolvedPath, verb: str) -> None:
     """Raise unless `place` is a regular file."""
     if not place.is_file():
         kind = artifact_type(place.stat().st_mode)
@@ -276,10 +276,10 @@ def optional_mode(params: dict[str, Any]) -> int | None:
     """Permission bits without setuid, or None when absent."""
     if params.get("mode") is None:
         return None
-    return read.integer(params, "mode", least=0, most=0o777)
+    return read.integer(params, "mode", min_=0, max_=0o777)
 
 
-def digest_of(place: Place) -> str:
+def digest_of(place: ResolvedPath) -> str:
     """The SHA-256 of a regular file, or of a link's text."""
     digest = sha256()
     if place.is_link():
@@ -302,7 +302,7 @@ def digesting(pieces: Iterator[Piece], digest: Any) -> Iterator[Piece]:
         yield piece
 
 
-def adopt_mode(fd: int, place: Place, mode: int | None) -> None:
+def adopt_mode(fd: int, place: ResolvedPath, mode: int | None) -> None:
     """Give the new file `fd` `mode`; without one, the mode and owner of the file it replaces, or 0644."""
     if place.exists:
         status = place.stat()

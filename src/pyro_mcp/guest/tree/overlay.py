@@ -15,13 +15,13 @@ from pyro_mcp.guest.boot import disks
 from pyro_mcp.guest.errors import AgentError
 from pyro_mcp.guest.flow import Flow
 from pyro_mcp.guest.syscalls import MS_NOATIME, MS_RDONLY, mount, syncfs, unmount
-from pyro_mcp.guest.tree.durable import Durable
+from pyro_mcp.guest.tree.fsync_policy import DurableSync
 from pyro_mcp.guest.tree.layers import HardLinks, Layers, Upper
 from pyro_mcp.guest.tree.mounts import require_none
 from pyro_mcp.guest.tree.pack import Packer
 from pyro_mcp.guest.tree.paths import WORKSPACE, Tree, failure
 from pyro_mcp.guest.tree.stage import listing, remove
-from pyro_mcp.guest.tree.steps import recover, settle
+from pyro_mcp.guest.tree.transaction import recover, retry_rollback
 from pyro_mcp.guest.tree.unpack import Unpacker
 from pyro_mcp.protocol.channel import Stream
 
@@ -34,7 +34,7 @@ class Overlay:
     """The guest's workspace. Until `mount` has run there is none."""
 
     def __init__(self) -> None:
-        self.tree = Tree(WORKSPACE, Durable())
+        self.tree = Tree(WORKSPACE, DurableSync())
         self.mounted = False
         self.waiting = False
         """Whether `overlay_load` must come before the mount."""
@@ -114,8 +114,8 @@ class Overlay:
         flow = Flow(stream)
         try:
             packer = Packer(flow.send, flow.check)
-            with self.tree.turn(flow.check):
-                settle(self.tree)
+            with self.tree.lock(flow.check):
+                retry_rollback(self.tree)
                 require_none("save", self.tree, [])
                 self._pack(packer)
             return packer.result()

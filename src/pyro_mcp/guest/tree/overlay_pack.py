@@ -19,24 +19,24 @@ def overlay_pack(tree: Tree, layers: Layers, stream: Stream) -> dict[str, Any]:
     """path → EVENT as of tree_pack, and `lower`: which directory of the seed shows below, null for none; then what
     differs from that on DATA 1, with the overlay's marks; counts as of tree_pack.
 
-    Answers `unsupported` for what is no directory, or when everything may differ: `tree_pack` tells all.
+    Answers `unsupported` for what is no directory, or when everything may differ: `tree_pack` packs all.
     """
     parts = relative("export", stream.params.get("path", "."))
     flow = Flow(stream)
     try:
-        with tree.existing(parts) as place:
-            require_none("export", tree, place.parts)
-            upper = _upper(layers, place.parts) if place.is_directory() else None
+        with tree.existing(parts) as target:
+            require_none("export", tree, target.parts)
+            upper = _upper(layers, target.parts) if target.is_directory() else None
             if upper is None:
                 cannot = "cannot export by layers: they do not tell all"
                 raise AgentError("unsupported", cannot, "Export the tree as a whole.")
             with upper:
-                status = place.stat()
+                status = target.stat()
                 lower = None if upper.lower is None else os.fsdecode(upper.lower)
-                head = {"path": os.fsdecode(place.path), "artifact_type": "directory", "lower": lower}
+                head = {"path": os.fsdecode(target.path), "artifact_type": "directory", "lower": lower}
                 flow.event({**head, "mode": stat.S_IMODE(status.st_mode), "mtime_ns": status.st_mtime_ns})
                 packer = Packer(flow.send, flow.check)
-                packer.directory(place.fd, upper.again())
+                packer.directory(target.fd, upper.again())
                 return packer.result()
     except OSError as error:
         raise failure("export", absolute(parts), error) from None

@@ -14,9 +14,9 @@ from pyro_mcp.guest.flow import Flow
 from pyro_mcp.guest.tree.direct import LARGE, Reader
 from pyro_mcp.guest.tree.layers import Upper, join
 from pyro_mcp.guest.tree.mounts import require_none
-from pyro_mcp.guest.tree.paths import STAGE_PREFIX, Place, Tree, absolute, failure, relative, reopen, show
+from pyro_mcp.guest.tree.paths import STAGE_PREFIX, ResolvedPath, Tree, absolute, failure, relative, reopen, show
 from pyro_mcp.guest.tree.stage import listing
-from pyro_mcp.guest.tree.steps import settle
+from pyro_mcp.guest.tree.transaction import retry_rollback
 from pyro_mcp.protocol.channel import Stream
 from pyro_mcp.protocol.entries import MAX_DEPTH, MAX_EXTENTS, MAX_PATH, MAX_XATTRS, Encoder, Entry, xattr_bytes
 from pyro_mcp.protocol.exchange import buffer
@@ -69,7 +69,7 @@ class Packer:
         self._links: dict[tuple[int, int], bytes] = {}
         self._space = memoryview(buffer(PIECE))
 
-    def place(self, place: Place) -> None:
+    def place(self, place: ResolvedPath) -> None:
         """A directory's content, or one file."""
         if place.is_directory():
             self.directory(place.fd)
@@ -265,8 +265,8 @@ def tree_pack(tree: Tree, stream: Stream) -> dict[str, Any]:
             flow.event({**head, "mode": stat.S_IMODE(status.st_mode), "mtime_ns": status.st_mtime_ns})
             packer = Packer(flow.send, flow.check)
             if still:
-                with tree.turn(flow.check):
-                    settle(tree)
+                with tree.lock(flow.check):
+                    retry_rollback(tree)
                     packer.place(place)
             else:
                 packer.place(place)

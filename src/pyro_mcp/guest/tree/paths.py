@@ -13,8 +13,8 @@ from types import TracebackType
 
 from pyro_mcp.guest.errors import AgentError, cause, invalid
 from pyro_mcp.guest.params import to_bytes
-from pyro_mcp.guest.tree.durable import Lazy
-from pyro_mcp.guest.tree.turns import Turn
+from pyro_mcp.guest.tree.fsync_policy import KernelSync
+from pyro_mcp.guest.tree.tree_lock import TreeLock
 from pyro_mcp.protocol.entries import MAX_DEPTH, MAX_NAME, MAX_PATH
 
 WORKSPACE = b"/workspace"
@@ -119,7 +119,7 @@ def artifact_type(mode: int) -> str:
     return kinds.get(stat.S_IFMT(mode), "other")
 
 
-class Place:
+class ResolvedPath:
     """What a walk found: an open `parent`, the last `name` in it, and the thing itself as `fd`, or -1 if missing.
 
     `parts` is the canonical path, free of links. The root is its own parent and has an empty name.
@@ -158,7 +158,7 @@ class Place:
         """The same thing, not the same name, opened for use."""
         return reopen(self.fd, flags)
 
-    def __enter__(self) -> Place:
+    def __enter__(self) -> ResolvedPath:
         return self
 
     def __exit__(
@@ -182,10 +182,10 @@ def absolute(parts: list[bytes]) -> bytes:
 class Tree:
     """The workspace's directory, at `real` in this agent's view, on a `disk`."""
 
-    def __init__(self, real: bytes, disk: Lazy | None = None) -> None:
+    def __init__(self, real: bytes, disk: KernelSync | None = None) -> None:
         self.real = real
-        self.disk = disk or Lazy()
-        self.turn = Turn()
+        self.disk = disk or KernelSync()
+        self.lock = TreeLock()
         self.unfinished: set[bytes] = set()
         """Names of stages whose steps could not be taken back yet."""
 
@@ -193,7 +193,7 @@ class Tree:
         """A descriptor for the root. Raises `OSError`."""
         return os.open(self.real, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
 
-    def find(self, parts: list[bytes], *, links: bool = True) -> Place:
+    def find(self, parts: list[bytes], *, links: bool = True) -> ResolvedPath:
         """Walk to `parts`; the last may be missing.
 
         `links` follows those that stay inside; otherwise one on the way is refused and a last one is itself the
@@ -201,7 +201,7 @@ class Tree:
         """
         return _Walk(self, parts, links).run()
 
-    def existing(self, parts: list[bytes], *, links: bool = True) -> Place:
+    def existing(self, parts: list[bytes], *, links: bool = True) -> ResolvedPath:
         """Like `find`, for what must exist."""
         place = self.find(parts, links=links)
         if not place.exists:
@@ -209,7 +209,7 @@ class Tree:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
         return place
 
-    def settled(self, parts: list[bytes]) -> tuple[list[bytes], int]:
+    def resolved(self, parts: list[bytes]) -> tuple[list[bytes], int]:
         """The canonical path of what may be missing with its parents, and how many of its parts exist already.
 
         Links that stay inside are followed as far as there is something. Raises as `find` does.
@@ -234,7 +234,7 @@ class _Walk:
         self._here = -1
         self._above = -1
 
-    def run(self) -> Place:
+    def run(self) -> ResolvedPath:
         self._restart()
         try:
             while self._todo:
@@ -247,8 +247,8 @@ class _Walk:
                     os.close(fd)
             raise
         if self._names:
-            return Place(self._above, self._names, self._here)
-        return Place(self._here, [], self._here)
+            return ResolvedPath(self._above, self._names, self._here)
+        return ResolvedPath(self._here, [], self._here)
 
     def _restart(self) -> None:
         """Begin again at the root, which is how '..' is walked."""

@@ -10,7 +10,7 @@ from typing import Any
 
 from pyro_mcp.guest.flow import Flow
 from pyro_mcp.guest.tree.direct import LARGE, Reader
-from pyro_mcp.guest.tree.paths import Place, artifact_type
+from pyro_mcp.guest.tree.paths import ResolvedPath, artifact_type
 from pyro_mcp.protocol.digest import sha256
 from pyro_mcp.protocol.exchange import buffer
 
@@ -32,10 +32,10 @@ def same_content(one: int, two: int, check: Callable[[], None]) -> bool:
             return True
 
 
-def send_link(place: Place, offset: int, most: int, flow: Flow) -> dict[str, Any]:
+def send_link(place: ResolvedPath, offset: int, max_: int, flow: Flow) -> dict[str, Any]:
     """Send the text of a link as if it were a file's content."""
     target = os.readlink(b"", dir_fd=place.fd)
-    shown = target[offset : offset + most]
+    shown = target[offset : offset + max_]
     flow.send(shown)
     left = max(0, len(target) - offset - len(shown))
     digest = sha256()
@@ -43,14 +43,14 @@ def send_link(place: Place, offset: int, most: int, flow: Flow) -> dict[str, Any
     return _read_result(len(target), digest.hexdigest(), _binary(target), left, place.stat())
 
 
-def send_file(fd: int, offset: int, most: int, flow: Flow) -> dict[str, Any]:
-    """Send `most` bytes of `fd` from `offset` on; digest the rest too when that is cheap enough."""
+def send_file(fd: int, offset: int, max_: int, flow: Flow) -> dict[str, Any]:
+    """Send `max_` bytes of `fd` from `offset` on; digest the rest too when that is cheap enough."""
     status = os.fstat(fd)
-    end = offset + most
+    end = offset + max_
     if status.st_size >= LARGE and offset == 0 and end >= status.st_size:
-        return _send_all(fd, most, flow, status)
+        return _send_all(fd, max_, flow, status)
     if status.st_size > max(HASH_LIMIT, 0 if offset else end):
-        return _send_part(fd, offset, most, flow, status)
+        return _send_part(fd, offset, max_, flow, status)
     digest = sha256()
     text = _Text(offset)
     seen = 0
@@ -69,10 +69,10 @@ def send_file(fd: int, offset: int, most: int, flow: Flow) -> dict[str, Any]:
     return _read_result(seen, digest.hexdigest(), text.binary, max(0, seen - end), status)
 
 
-def _send_all(fd: int, most: int, flow: Flow, status: os.stat_result) -> dict[str, Any]:
+def _send_all(fd: int, max_: int, flow: Flow, status: os.stat_result) -> dict[str, Any]:
     """All of a large file. Who gets it can tell its digest, and whether it is text, fifty times faster than we can."""
     reader, seen = Reader(fd, memoryview(buffer()), large=True), 0
-    while piece := reader.read(most - seen, seen) if seen < most else None:
+    while piece := reader.read(max_ - seen, seen) if seen < max_ else None:
         flow.send(piece)
         seen += len(piece)
         flow.check()
@@ -80,12 +80,12 @@ def _send_all(fd: int, most: int, flow: Flow, status: os.stat_result) -> dict[st
     return {**_read_result(seen + left, None, False, left, status), "unseen": True}
 
 
-def _send_part(fd: int, offset: int, most: int, flow: Flow, status: os.stat_result) -> dict[str, Any]:
+def _send_part(fd: int, offset: int, max_: int, flow: Flow, status: os.stat_result) -> dict[str, Any]:
     """A part of a large file, without reading the rest."""
     os.lseek(fd, offset, os.SEEK_SET)
     text = _Text(offset)
     sent = 0
-    while sent < most and (piece := os.read(fd, min(PIECE, most - sent))):
+    while sent < max_ and (piece := os.read(fd, min(PIECE, max_ - sent))):
         text.add(piece)
         flow.send(piece)
         sent += len(piece)

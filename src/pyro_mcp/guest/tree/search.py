@@ -21,7 +21,7 @@ from pyro_mcp.guest.exec.children import fork
 from pyro_mcp.guest.flow import Flow
 from pyro_mcp.guest.tree.files import GIT, MAX_ANSWER, SNIFF, walk
 from pyro_mcp.guest.tree.glob import Glob
-from pyro_mcp.guest.tree.paths import Place, Tree, absolute, failure, relative, reopen
+from pyro_mcp.guest.tree.paths import ResolvedPath, Tree, absolute, failure, relative, reopen
 from pyro_mcp.protocol.channel import Stream
 from pyro_mcp.protocol.frames import encode_json
 
@@ -42,7 +42,7 @@ class Search:
         p = {"limit": 200, "max_line": 400, "timeout_seconds": SECONDS, **stream.params}
         parts = relative("search", p.get("path", "."))
         hunt = _Hunt(p)
-        seconds = read.seconds(p, "timeout_seconds", most=300.0) or SECONDS
+        seconds = read.seconds(p, "timeout_seconds", max_=300.0) or SECONDS
         flow = Flow(stream)
         try:
             with self._tree.existing(parts) as place:
@@ -61,15 +61,15 @@ class _Hunt:
         pattern = read.to_bytes("pattern", p.get("pattern"), limit=4096)
         glob = p.get("glob")
         self._glob = None if glob is None else Glob(read.text(p, "glob", limit=1024))
-        self.limit = read.integer(p, "limit", least=1, most=MAX_MATCHES)
-        self._max_line = read.integer(p, "max_line", least=1, most=16384)
+        self.limit = read.integer(p, "limit", min_=1, max_=MAX_MATCHES)
+        self._max_line = read.integer(p, "max_line", min_=1, max_=16384)
         flags = re.MULTILINE | (re.IGNORECASE if read.flag(p, "ignore_case") else 0)
         try:
             self._regex = re.compile(pattern.decode("utf-8", "surrogateescape"), flags)
         except (re.error, OverflowError, RecursionError) as error:
             raise invalid(f"the pattern is malformed: {error}", "It is a Python regular expression.") from None
 
-    def run(self, place: Place, out: int) -> None:
+    def run(self, place: ResolvedPath, out: int) -> None:
         """In the child: write one JSON line for each match, then a last one with the counts."""
         searched = skipped = 0
         for path, fd in _files(place):
@@ -109,7 +109,7 @@ class _Hunt:
         return ("…" if start else "") + line[start : start + self._max_line] + "…"
 
 
-def _files(place: Place) -> Iterator[tuple[list[bytes], int]]:
+def _files(place: ResolvedPath) -> Iterator[tuple[list[bytes], int]]:
     if place.is_file():
         yield place.parts, place.fd
         return
@@ -151,7 +151,7 @@ def _say(out: int, value: dict[str, Any]) -> None:
         data = data[os.write(out, data) :]
 
 
-def _supervise(place: Place, hunt: _Hunt, seconds: float, stream: Stream) -> dict[str, Any]:
+def _supervise(place: ResolvedPath, hunt: _Hunt, seconds: float, stream: Stream) -> dict[str, Any]:
     reader, writer = os.pipe2(os.O_CLOEXEC)
     try:
         child = fork(lambda: _child(place, hunt, writer))
@@ -169,7 +169,7 @@ def _supervise(place: Place, hunt: _Hunt, seconds: float, stream: Stream) -> dic
         child.reap()
 
 
-def _child(place: Place, hunt: _Hunt, writer: int) -> NoReturn:
+def _child(place: ResolvedPath, hunt: _Hunt, writer: int) -> NoReturn:
     try:
         hunt.run(place, writer)
     except (OSError, RecursionError, MemoryError):

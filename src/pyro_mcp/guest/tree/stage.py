@@ -7,7 +7,7 @@ import stat
 from collections.abc import Iterable
 from types import TracebackType
 
-from pyro_mcp.guest.tree.paths import STAGE_PREFIX, Place, Tree
+from pyro_mcp.guest.tree.paths import STAGE_PREFIX, ResolvedPath, Tree
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -47,7 +47,7 @@ class Stage:
         finally:
             os.close(self._root)
 
-    def find(self, name: bytes) -> Place:
+    def find(self, name: bytes) -> ResolvedPath:
         """What is staged at the path `name`; it may be missing."""
         return self.tree.find([self.name, *name.split(b"/")], links=False)
 

@@ -19,12 +19,12 @@ from pyro_mcp.guest.errors import AgentError, invalid
 from pyro_mcp.guest.flow import Flow
 from pyro_mcp.guest.tree.direct import LARGE, LargeFile
 from pyro_mcp.guest.tree.layers import IMPURE, OPAQUE, REDIRECT
-from pyro_mcp.guest.tree.paths import STAGE_PREFIX, Place, Tree, absolute, failure, relative, show
+from pyro_mcp.guest.tree.paths import STAGE_PREFIX, ResolvedPath, Tree, absolute, failure, relative, show
 from pyro_mcp.guest.tree.reading import same_content
 from pyro_mcp.guest.tree.stage import Stage, listing, write_all
-from pyro_mcp.guest.tree.steps import Step, commit, settle
+from pyro_mcp.guest.tree.transaction import Step, commit, retry_rollback
 from pyro_mcp.protocol.channel import Stream
-from pyro_mcp.protocol.entries import Decoder, Entry, EntryError, Piece
+from pyro_mcp.protocol.entries import Entry, EntryDecoder, EntryError, Piece
 
 _DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -37,7 +37,7 @@ class Unpacker:
     def __init__(self, root: int, *, overlay: bool = False) -> None:
         self._root = root
         self._overlay = overlay
-        self._decoder = Decoder()
+        self._decoder = EntryDecoder()
         self._parent: tuple[bytes, int] | None = None
         self._file = -1
         self._large: LargeFile | None = None
@@ -212,10 +212,10 @@ def tree_unpack(tree: Tree, stream: Stream) -> dict[str, Any]:
             fresh = os.open(b"new", _DIRECTORY, dir_fd=stage.fd)
             try:
                 counts = Unpacker(fresh).run(flow.pieces())
-                with tree.turn(flow.check):
-                    settle(tree)
+                with tree.lock(flow.check):
+                    retry_rollback(tree)
                     flow.check()
-                    dest, known = tree.settled(parts)
+                    dest, known = tree.resolved(parts)
                     merge = Merge(dest, replace=replace, check=flow.check)
                     if known == len(dest):
                         with tree.existing(dest, links=False) as place:
@@ -247,7 +247,7 @@ class Merge:
         for name in listing(new):
             self._put("put", [name])
 
-    def into(self, new: int, place: Place) -> None:
+    def into(self, new: int, place: ResolvedPath) -> None:
         """`dest` is at `place`."""
         if not place.is_directory():
             raise OSError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))

@@ -8,7 +8,7 @@ from typing import Any
 from pyro_mcp.guest.dispatch import Verb
 from pyro_mcp.guest.tree.apply import tree_apply
 from pyro_mcp.guest.tree.changes import changes
-from pyro_mcp.guest.tree.files import Files
+from pyro_mcp.guest.tree.files import AgentFiles
 from pyro_mcp.guest.tree.layers import Layers
 from pyro_mcp.guest.tree.pack import tree_pack
 from pyro_mcp.guest.tree.paths import Tree
@@ -19,7 +19,7 @@ from pyro_mcp.protocol.channel import Stream
 
 def verbs(tree: Tree, layers: Callable[[], Layers], ready: Callable[[str], None]) -> dict[str, Verb]:
     """The verbs on `tree`; `ready(verb)` raises while there is no workspace."""
-    files = Files(tree)
+    files = AgentFiles(tree)
     table: dict[str, Callable[[Stream], dict[str, Any]]] = {
         "file_list": files.list,
         "file_read": files.read,

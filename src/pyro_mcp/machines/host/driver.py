@@ -2,7 +2,7 @@
 
 Only ever used by explicit choice (`host_compat`). The agent outlives the node, in a session of its own, and a
 later node finds it by its identity. What its commands leave behind dies with it: the agent is their reaper and
-kills them on SIGTERM; should it have been killed itself, they are found by a mark in their environment.
+kills them on SIGTERM; should it have been killed itself, they are found by a tag in their environment.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 
 from pyro_mcp.errors import MachineFailed
 from pyro_mcp.machines.driver import Capabilities, MachineSpec, NetworkLink, Preparer
-from pyro_mcp.machines.host.leftovers import MARK, kill_marked
+from pyro_mcp.machines.host.leftovers import RUN_TAG, kill_tagged
 from pyro_mcp.machines.watched import WatchedProcess, held
 from pyro_mcp.protocol.channel import Channel, ChannelClosed
 from pyro_mcp.protocol.pipe import Pipe
@@ -69,9 +69,9 @@ class HostDriver:
         identity = Identity.load(directory / IDENTITY)
         pidfd = identity.open_pidfd() if identity else None
         if identity is None or pidfd is None:
-            # The node may have died between the birth and the note of it: whoever listens there is to stop.
+            # The node may have died between the start and the record of it: stop whatever listens there.
             _stop_nameless(directory)
-            kill_marked(machine_id)
+            kill_tagged(machine_id)
             return None
         process = _watched(machine_id, identity, pidfd, None)
         try:
@@ -106,12 +106,12 @@ class HostMachine:
     def terminate(self) -> None:
         _terminate(self._process)
 
-    def last_words(self) -> str:
+    def console_tail(self) -> str:
         return _tail(self._directory / LOG)
 
 
 def _watched(machine_id: str, identity: Identity, pidfd: int, child: subprocess.Popen[bytes] | None) -> WatchedProcess:
-    return WatchedProcess(identity, pidfd, child, at_end=lambda: kill_marked(machine_id))
+    return WatchedProcess(identity, pidfd, child, at_end=lambda: kill_tagged(machine_id))
 
 
 def _terminate(process: WatchedProcess) -> None:
@@ -137,7 +137,7 @@ def _spawn(directory: Path, machine_id: str, baseline: Path | None) -> subproces
             pass_fds=[listener.fileno()],
             cwd=root,
             start_new_session=True,
-            env={"LANG": "C.UTF-8", MARK: machine_id},
+            env={"LANG": "C.UTF-8", RUN_TAG: machine_id},
         )
 
 

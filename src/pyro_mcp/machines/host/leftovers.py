@@ -1,4 +1,4 @@
-"""Leftovers: processes of a host machine whose agent is gone, found by the mark in their environment."""
+"""Leftovers: processes of a host machine whose agent is gone, found by the run tag in their environment."""
 
 from __future__ import annotations
 
@@ -6,26 +6,26 @@ import os
 import signal
 import time
 
-MARK = "PYRO_MACHINE"
+RUN_TAG = "PYRO_MACHINE"
 _ROUNDS = 200
 
 
-def kill_marked(machine_id: str) -> None:
-    """Kill every process of this user that carries the mark of `machine_id`, until none is left.
+def kill_tagged(machine_id: str) -> None:
+    """Kill every process of this user that carries the run tag of `machine_id`, until none is left.
 
     Repeated, because a process may fork between the look and the kill; bounded, because one may refuse to die.
     """
-    mark = f"{MARK}={machine_id}".encode()
+    tag = f"{RUN_TAG}={machine_id}".encode()
     for _ in range(_ROUNDS):
-        killed = [pid for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if _kill(pid, mark)]
+        killed = [pid for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if _kill(pid, tag)]
         if not killed:
             return
         time.sleep(0.005)
 
 
-def _kill(pid: int, mark: bytes) -> bool:
+def _kill(pid: int, tag: bytes) -> bool:
     """Kill `pid` if it is marked and alive; whether it was."""
-    if pid == os.getpid() or not _marked(pid, mark):
+    if pid == os.getpid() or not _tagged(pid, tag):
         return False
     try:
         pidfd = os.pidfd_open(pid)
@@ -33,7 +33,7 @@ def _kill(pid: int, mark: bytes) -> bool:
         return False
     try:
         # Looked at again through the open handle's lifetime: the number may have changed hands since.
-        if not _marked(pid, mark):
+        if not _tagged(pid, tag):
             return False
         signal.pidfd_send_signal(pidfd, signal.SIGKILL)
     except (ProcessLookupError, PermissionError):
@@ -43,9 +43,9 @@ def _kill(pid: int, mark: bytes) -> bool:
     return True
 
 
-def _marked(pid: int, mark: bytes) -> bool:
+def _tagged(pid: int, tag: bytes) -> bool:
     try:
         with open(f"/proc/{pid}/environ", "rb") as file:
-            return mark in file.read().split(b"\0")
+            return tag in file.read().split(b"\0")
     except OSError:
         return False

@@ -33,8 +33,8 @@ from pyro_mcp.machines.qemu.greeting import ADOPT_SECONDS, ANSWER_SECONDS, TOKEN
 from pyro_mcp.machines.qemu.stall import StallWatch, ended_by_stall
 from pyro_mcp.machines.qemu.state import WrongClock, load_state, save_state, wait_ready
 from pyro_mcp.machines.qemu.vmm import Vmm
-from pyro_mcp.machines.template import Kind, Template, TemplateStore, memory_of
-from pyro_mcp.protocol.channel import Channel, ChannelClosed, RemoteError, Result
+from pyro_mcp.machines.template import Template, TemplateKind, TemplateStore, memory_of
+from pyro_mcp.protocol.channel import Channel, ChannelClosed, RemoteError, StreamResult
 from pyro_mcp.system.atomic import disk_errors
 from pyro_mcp.system.process import run
 from pyro_mcp.system.progress import Progress, ticking
@@ -72,7 +72,7 @@ class QemuDriver:
         self._cache_dir = cache_dir
         self._accelerator = accelerator
         self._binary = binary
-        self._templates = TemplateStore(cache_dir, bury=vmm.bury)
+        self._templates = TemplateStore(cache_dir, kill_orphan=vmm.kill_orphan)
         self.preparer: Preparer | None = self
         self.capabilities = Capabilities(
             isolation="kvm-qemu" if accelerator == "kvm" else "emulated",
@@ -155,7 +155,7 @@ class QemuDriver:
                 ahead.channel.answer(spec.network.handler)
             return self._identified(spec, ahead.process, ahead.channel)
 
-    # -- birth
+    # -- provisioning
 
     def _restore(self, spec: MachineSpec, frozen: Template) -> QemuMachine:
         scratch = spec.directory / SCRATCH
@@ -235,10 +235,10 @@ class QemuDriver:
                     raise
                 progress("the guest's clock loses time; booting another", None)
 
-    def _kind(self, spec: MachineSpec) -> Kind:
+    def _kind(self, spec: MachineSpec) -> TemplateKind:
         assert spec.environment is not None
         assert spec.runtime is not None
-        return Kind(
+        return TemplateKind(
             environment=spec.environment.digest,
             runtime=spec.runtime.digest,
             vcpu_count=spec.size.vcpu_count,
@@ -297,8 +297,8 @@ class QemuMachine:
     def terminate(self) -> None:
         self._process.terminate()
 
-    def last_words(self) -> str:
-        return self._process.last_words()
+    def console_tail(self) -> str:
+        return self._process.console_tail()
 
 
 @functools.cache
@@ -330,7 +330,7 @@ def _raise_network(network: NetworkLink, channel: Channel) -> None:
     stream.send(ca)
     stream.end()
     deadline = time.monotonic() + ANSWER_SECONDS
-    while not isinstance(stream.receive(max(0.0, deadline - time.monotonic())), Result):
+    while not isinstance(stream.receive(max(0.0, deadline - time.monotonic())), StreamResult):
         pass
 
 
@@ -381,6 +381,6 @@ def _ended_on_failure(
 
 
 def _explain(error: Exception, process: Vmm, kind: type[MachineFailed] = MachineFailed) -> MachineFailed:
-    words = process.last_words()
-    hint = f"its last words were:\n{words}" if words else "run <<diagnose>> to check this host"
+    words = process.console_tail()
+    hint = f"its console ends with:\n{words}" if words else "run <<diagnose>> to check this host"
     return kind(f"cannot start the guest: {error}", hint=hint)

@@ -92,8 +92,8 @@ def _greet(process: Vmm, network: NetworkLink | None, seconds: float) -> tuple[C
 def _check_token(directory: Path, channel: Channel) -> None:
     """Raises `MachineFailed` when the guest on the channel is another one than the machine of `directory`."""
     try:
-        told = (directory / TOKEN).read_text()
+        reported = (directory / TOKEN).read_text()
     except OSError as error:
         raise MachineFailed(f"cannot know the guest: {error}") from None
-    if not secrets.compare_digest(told, str(channel.peer.get("token"))):
+    if not secrets.compare_digest(reported, str(channel.peer.get("token"))):
         raise MachineFailed("cannot know the guest: another one answers")

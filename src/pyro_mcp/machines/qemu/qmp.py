@@ -61,16 +61,17 @@ class Qmp:
         self._answer("getfd")
 
     def wait_event(
-        self, name: str, wanted: Callable[[dict[str, Any]], bool] = lambda _: True, *, forever: bool = False
+        self, name: str, matches: Callable[[dict[str, Any]], bool] = lambda _: True, *, forever: bool = False
     ) -> dict[str, Any]:
-        """The data of the next event `name` that is `wanted`; earlier ones are dropped. `forever`: until `hang_up`."""
+        """The data of the next event `name` that `matches` accepts; earlier ones are dropped. `forever`: until
+        `disconnect`."""
         timeout = self._socket.gettimeout()
         try:
             self._socket.settimeout(None if forever else timeout)
             while True:
                 event = self._events.pop(0) if self._events else self._read()
                 data = event.get("data", {})
-                if event.get("event") == name and wanted(data):
+                if event.get("event") == name and matches(data):
                     return dict(data)
         finally:
             self._socket.settimeout(timeout)
@@ -81,7 +82,7 @@ class Qmp:
         if data["status"] == "failed":
             raise MachineFailed("cannot move the guest's state: QEMU reports a failed migration")
 
-    def hang_up(self) -> None:
+    def disconnect(self) -> None:
         """End the wait of another thread, which then closes. Harmless when it has."""
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)

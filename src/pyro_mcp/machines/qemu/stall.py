@@ -75,7 +75,7 @@ class StallWatch:
 
     def _close(self) -> None:
         self._closed.set()
-        self._monitor.hang_up()
+        self._monitor.disconnect()
 
     def _run(self) -> None:
         try:
@@ -126,7 +126,7 @@ def ended_by_stall(process: Vmm, directory: Path) -> Iterator[None]:
         try:
             yield
         finally:
-            monitor.hang_up()
+            monitor.disconnect()
     except MachineFailed:
         if free_bytes(directory) < ROOM_BYTES:
             raise DiskFull(f"cannot make a guest: no room is left in {directory.parent}", hint=FREE_SPACE) from None

@@ -79,7 +79,7 @@ def _quit_nameless(directory: Path) -> None:
         monitor.close()
 
 
-def bury(directory: Path) -> None:
+def kill_orphan(directory: Path) -> None:
     """End the QEMU that somebody who died left in `directory`, if there is one."""
     left = adopt(directory)
     if left is not None:
@@ -122,7 +122,7 @@ class Vmm(WatchedProcess):
             raise MachineFailed(f"cannot boot the guest: {why}")
         return found
 
-    def last_words(self) -> str:
+    def console_tail(self) -> str:
         """What QEMU and the guest's console said last; printable, at most 2,000 characters, untrusted."""
         with contextlib.suppress(OSError):
             log = (self.directory / LOG).read_bytes()[-1000:]

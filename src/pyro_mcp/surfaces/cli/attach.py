@@ -29,7 +29,7 @@ from pyro_mcp.surfaces.cli.interactive import InteractiveFilter
 from pyro_mcp.surfaces.cli.invoke import arguments, settings_of
 from pyro_mcp.surfaces.cli.keyboard import DETACH_KEY, KEY_RULE, Keyboard, parse_key
 from pyro_mcp.surfaces.cli.output import STDERR, STDOUT, Output, is_terminal, write_all
-from pyro_mcp.surfaces.client import Client, Listener, Request, deaf
+from pyro_mcp.surfaces.client import Callbacks, Client, Request, noop
 
 STDIN = 0
 SIDE_MAX = 1000
@@ -65,7 +65,7 @@ def attach(namespace: argparse.Namespace) -> int:
     with contextlib.closing(Client(settings_of(namespace))) as client:
         session = _Session(client, output, params, key, raw_escapes=namespace.raw_escapes)
         answer = session.run(namespace.operation)
-    return _tell(output, params, answer)
+    return _emit(output, params, answer)
 
 
 def _require_terminal(params: dict[str, Any]) -> None:
@@ -115,7 +115,7 @@ class _Session:
             while True:
                 try:
                     return attached.wait(
-                        Listener(progress=deaf, notice=deaf, output=self._show, position=self._reached)
+                        Callbacks(progress=noop, notice=noop, output=self._show, position=self._reached)
                     )
                 except NodeUnavailable as error:
                     attached = self._again(operation, error)
@@ -184,21 +184,21 @@ class _Session:
     def _follow_size(self) -> None:
         """Tell the shell each new size; one that is not quite right first makes a full-screen program draw anew."""
         os.set_blocking(self._sizes_read, True)
-        while told := os.read(self._sizes_read, 4096):
+        while reported := os.read(self._sizes_read, 4096):
             size = _size()
-            if REDRAW in told:
+            if REDRAW in reported:
                 self._resize({**size, "rows": size["rows"] - 1 or 2})
             self._resize(size)
 
     def _resize(self, size: dict[str, int]) -> None:
-        # One that has ended has no size any more, and the attachment tells what became of it.
+        # One that has ended has no size any more, and the attachment reports what became of it.
         with contextlib.suppress(PyroError):
             self._call("resize_shell", **{name: self._params[name] for name in ("workspace_id", "shell_id")}, **size)
 
     def _call(self, verb: str, **params: Any) -> dict[str, Any]:
         operation = self._verbs[verb]
         operation.validate(params)
-        return self._client.call(operation, params, None, self._output.listener())
+        return self._client.call(operation, params, None, self._output.callbacks())
 
 
 @contextlib.contextmanager
@@ -222,7 +222,7 @@ def _command(params: dict[str, Any]) -> str:
     return shlex.join(["pyro", "workspace", "shell", "attach", params["workspace_id"], params["shell_id"]])
 
 
-def _tell(output: Output, params: dict[str, Any], answer: dict[str, Any]) -> int:
+def _emit(output: Output, params: dict[str, Any], answer: dict[str, Any]) -> int:
     """Say how it ended."""
     if output.as_json:
         output.document(answer)

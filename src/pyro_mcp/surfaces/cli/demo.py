@@ -50,7 +50,7 @@ def run_demo(namespace: argparse.Namespace) -> int:
             say(f"exec    uname -sr -> {_only_line(second)}, a kernel of its own")
             say(f"delete  {machine.vm_id}: {second.cleanup.reason}")
         except BaseException:
-            # The machine may be gone already; the first fault is the one to tell.
+            # The machine may be gone already; the first fault is the one to report.
             with contextlib.suppress(PyroError):
                 pyro.delete_vm(machine.vm_id)
             raise

@@ -1,4 +1,4 @@
-"""Escapes: what a guest's output may say to a person's terminal.
+"""Escapes: which escape sequences of a guest reach the user's terminal.
 
 Text, line ends, tabs, backspaces and colours (SGR) pass. Everything that talks to the terminal rather than to the
 reader is dropped: OSC (titles, clipboard, links), DCS and its kin, cursor and mode changes, C1 controls. Bidirectional

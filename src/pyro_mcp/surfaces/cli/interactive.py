@@ -1,4 +1,4 @@
-"""Interactive: what a guest's program may say to the terminal of a person who is attached to it.
+"""Interactive: which escape sequences of a guest's program reach an attached terminal.
 
 Programs that draw (vim, less, top, a REPL) move the cursor, erase, scroll, colour, switch to the alternate screen, and
 ask for mouse and paste reports: all that passes. What acts on the terminal beyond its screen is dropped: titles,
@@ -95,10 +95,10 @@ class InteractiveFilter:
     def _modes(self, params: str, final: str) -> str:
         if not params.startswith("?"):
             return f"\x1b[4{final}" if params == "4" else ""
-        wanted = [int(one) for one in params[1:].split(";") if one.isascii() and one.isdigit() and int(one) in MODES]
-        for mode in wanted:
+        requested = [int(one) for one in params[1:].split(";") if one.isascii() and one.isdigit() and int(one) in MODES]
+        for mode in requested:
             if (final == "h") != (mode in _ON_BY_DEFAULT):
                 self._changed.add(mode)
             else:
                 self._changed.discard(mode)
-        return f"\x1b[?{';'.join(map(str, wanted))}{final}" if wanted else ""
+        return f"\x1b[?{';'.join(map(str, requested))}{final}" if requested else ""

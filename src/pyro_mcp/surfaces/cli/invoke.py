@@ -30,7 +30,7 @@ def run_operation(namespace: argparse.Namespace) -> int:
     params = operation.localized(params)
     client = Client(settings_of(namespace))
     try:
-        payload = CLI.result(client.call(operation, params, inputs, output.listener()))
+        payload = CLI.result(client.call(operation, params, inputs, output.callbacks()))
     finally:
         output.finish()
         client.close()
@@ -69,7 +69,7 @@ def arguments(operation: Operation[Any, Any], namespace: argparse.Namespace) -> 
 NOT_DONE = 75
 """The command goes on: ask again later."""
 _NOT_THE_COMMANDS = frozenset({"start_service", "status_service", "logs_service", "stop_service"})
-"""Verbs that tell an exit code, which is not theirs."""
+"""Verbs that report the exit code of a command, which is not theirs."""
 
 
 def exit_code(name: str, payload: dict[str, Any]) -> int:

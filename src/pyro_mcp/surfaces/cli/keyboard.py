@@ -15,7 +15,7 @@ from pyro_mcp.errors import InvalidArgument
 
 DETACH_KEY = "ctrl-]"
 KEY_RULE = "ctrl- and one of a-z [ \\ ] ^ _, or none"
-PIECE_BYTES, AHEAD_MOST = 4096, 16
+PIECE_BYTES, AHEAD_MAX = 4096, 16
 
 
 def parse_key(text: str) -> bytes | None:
@@ -37,7 +37,7 @@ class Keyboard:
         self._fd = fd
         self._key = key
         self._pieces: deque[bytes] = deque()
-        self._over = False
+        self._done = False
         self._turn = 0
         self._news = threading.Condition()
 
@@ -53,7 +53,7 @@ class Keyboard:
     def _taken(self, turn: int) -> Iterator[bytes]:
         while True:
             with self._news:
-                self._news.wait_for(lambda: self._turn != turn or self._pieces or self._over)
+                self._news.wait_for(lambda: self._turn != turn or self._pieces or self._done)
                 if self._turn != turn or not self._pieces:
                     return
                 piece = self._pieces.popleft()
@@ -67,12 +67,12 @@ class Keyboard:
             at = -1 if self._key is None else piece.find(self._key)
             leaves = at >= 0
             with self._news:
-                self._news.wait_for(lambda: len(self._pieces) < AHEAD_MOST)
+                self._news.wait_for(lambda: len(self._pieces) < AHEAD_MAX)
                 if at:
                     self._pieces.append(piece[:at] if leaves else piece)
                 self._news.notify_all()
         with self._news:
-            self._over = True
+            self._done = True
             self._news.notify_all()
 
     def _next(self) -> bytes:

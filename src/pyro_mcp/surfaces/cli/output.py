@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from pyro_mcp.errors import PyroError
 from pyro_mcp.surfaces.cli.escapes import EscapeFilter, plain
-from pyro_mcp.surfaces.client import Listener
+from pyro_mcp.surfaces.client import Callbacks
 from pyro_mcp.surfaces.wording import CLI
 
 if TYPE_CHECKING:
@@ -33,9 +33,9 @@ class Output:
         self._filters: dict[int, EscapeFilter | None] = {}
         self._view: ProgressView | None = None
 
-    def listener(self) -> Listener:
-        """Ears for a request: progress and notices to stderr, output to where it belongs."""
-        return Listener(progress=self.progress, notice=self.notice, output=self.live)
+    def callbacks(self) -> Callbacks:
+        """Callbacks for a request: progress and notices to stderr, output to where it belongs."""
+        return Callbacks(progress=self.progress, notice=self.notice, output=self.live)
 
     def progress(self, message: str, fraction: float | None) -> None:
         if self._view is None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fleetlab import Ears, engine_at
+from fleetlab import CallRecorder, engine_at
 
 from pyro_mcp.api import workspace
 from pyro_mcp.engine.commands import journal, ring
@@ -26,7 +26,7 @@ REF = "w"
 def a_workspace(state_dir: Path, **options: Any) -> Engine:
     engine = engine_at(state_dir, **options)
     workspace.create_workspace.function(
-        Ears(engine).call, environment="debian:12", name=REF, mem_mib=128, allow_host_compat=True
+        CallRecorder(engine).call, environment="debian:12", name=REF, mem_mib=128, allow_host_compat=True
     )
     return engine
 
@@ -40,30 +40,34 @@ def engine(tmp_path: Path) -> Iterator[Engine]:
 
 
 def run(
-    engine: Engine, command: str | list[str], wait: int | None = None, ears: Ears | None = None, **given: Any
+    engine: Engine,
+    command: str | list[str],
+    wait: int | None = None,
+    recorder: CallRecorder | None = None,
+    **given: Any,
 ) -> WorkspaceExec:
-    call = (ears or Ears(engine)).call
+    call = (recorder or CallRecorder(engine)).call
     options = {"timeout_seconds": 20, "stdin": None, **given}
     return engine.commands.exec(call, REF, command=command, wait_seconds=wait, **options)
 
 
 def follow(engine: Engine, sequence: int, cursor: str | None = None, wait: int | None = None) -> CommandOutput:
     logs = engine.commands.logs(
-        Ears(engine).call, REF, sequence=sequence, cursor=cursor, wait_seconds=wait, end=False, limit=10
+        CallRecorder(engine).call, REF, sequence=sequence, cursor=cursor, wait_seconds=wait, end=False, limit=10
     )
     return logs.entries[0]
 
 
 def history(engine: Engine, limit: int = 100) -> list[CommandOutput]:
     nothing: dict[str, Any] = {"sequence": None, "cursor": None, "wait_seconds": None, "end": False}
-    return engine.commands.logs(Ears(engine).call, REF, **nothing, limit=limit).entries
+    return engine.commands.logs(CallRecorder(engine).call, REF, **nothing, limit=limit).entries
 
 
 def test_a_command_is_recorded_with_all_it_said(engine: Engine) -> None:
-    ears = Ears(engine)
-    done = run(engine, "echo out; echo err >&2; exit 3", ears=ears)
+    recorder = CallRecorder(engine)
+    done = run(engine, "echo out; echo err >&2; exit 3", recorder=recorder)
     assert (done.sequence, done.state, done.exit_code, done.cwd) == (1, "finished", 3, "/workspace")
-    assert (done.stdout, done.stderr, ears.output) == ("out\n", "err\n", {1: b"out\n", 2: b"err\n"})
+    assert (done.stdout, done.stderr, recorder.output) == ("out\n", "err\n", {1: b"out\n", 2: b"err\n"})
     assert run(engine, ["sh", "-c", "kill -9 $$"]).signal == "SIGKILL"
     assert run(engine, "sleep 9", timeout_seconds=1).exit_code == 124
     assert run(engine, ["cat"], stdin=b"given").stdout == "given"
@@ -75,10 +79,10 @@ def test_a_command_is_recorded_with_all_it_said(engine: Engine) -> None:
 
 
 def test_what_is_not_done_goes_on_and_can_be_followed(engine: Engine) -> None:
-    ears = Ears(engine)
-    first = run(engine, "echo one; until [ -e go ]; do sleep 0.05; done; echo two", wait=1, ears=ears)
+    recorder = CallRecorder(engine)
+    first = run(engine, "echo one; until [ -e go ]; do sleep 0.05; done; echo two", wait=1, recorder=recorder)
     assert (first.state, first.exit_code, first.stdout) == ("running", None, "one\n")
-    assert ears.output[1] == b"one\n"
+    assert recorder.output[1] == b"one\n"
     assert engine.lifecycle.status(REF).running_command_count == 1
     run(engine, "touch go")
     more = follow(engine, first.sequence, first.next_cursor, wait=10)
@@ -90,22 +94,22 @@ def test_what_is_not_done_goes_on_and_can_be_followed(engine: Engine) -> None:
 
 
 def test_one_that_is_done_in_time_answers_as_if_not_waited_for(engine: Engine) -> None:
-    ears = Ears(engine)
+    recorder = CallRecorder(engine)
     begun = time.monotonic()
-    done = run(engine, "echo quick; exit 4", wait=60, ears=ears)
+    done = run(engine, "echo quick; exit 4", wait=60, recorder=recorder)
     assert time.monotonic() - begun < 50
-    assert (done.state, done.exit_code, done.stdout, ears.output[1]) == ("finished", 4, "quick\n", b"quick\n")
+    assert (done.state, done.exit_code, done.stdout, recorder.output[1]) == ("finished", 4, "quick\n", b"quick\n")
 
 
 def test_a_caller_that_vanishes_ends_its_command_unless_it_goes_on(engine: Engine) -> None:
-    ears = Ears(engine)
-    threading.Thread(target=lambda: (ears.wrote.wait(), ears.call.cancel())).start()
+    recorder = CallRecorder(engine)
+    threading.Thread(target=lambda: (recorder.wrote.wait(), recorder.call.cancel())).start()
     with pytest.raises(Cancelled):
-        run(engine, "echo here; sleep 300", ears=ears)
+        run(engine, "echo here; sleep 300", recorder=recorder)
     assert history(engine)[0].state == "ended"
-    ears = Ears(engine)
-    threading.Thread(target=lambda: (ears.wrote.wait(), ears.call.cancel())).start()
-    left = run(engine, "echo here; until [ -e go ]; do sleep 0.05; done; echo done", wait=60, ears=ears)
+    recorder = CallRecorder(engine)
+    threading.Thread(target=lambda: (recorder.wrote.wait(), recorder.call.cancel())).start()
+    left = run(engine, "echo here; until [ -e go ]; do sleep 0.05; done; echo done", wait=60, recorder=recorder)
     assert left.state == "running"
     run(engine, "touch go")
     while (entry := follow(engine, left.sequence, "0:0")).state == "running":
@@ -118,7 +122,7 @@ def test_a_command_can_be_ended(engine: Engine) -> None:
     left = run(engine, f"echo here; {sleep} & {sleep}", wait=0)
     wait_for(lambda: running(engine, sleep) == 2)
     logs = engine.commands.logs(
-        Ears(engine).call, REF, sequence=left.sequence, cursor=None, wait_seconds=None, end=True, limit=1
+        CallRecorder(engine).call, REF, sequence=left.sequence, cursor=None, wait_seconds=None, end=True, limit=1
     )
     assert (logs.entries[0].state, logs.entries[0].signal, logs.entries[0].exit_code) == ("ended", "SIGKILL", 137)
     assert running(engine, sleep) == 0
@@ -169,7 +173,7 @@ def test_pages_cut_no_character_and_lose_no_byte(tmp_path: Path) -> None:
     writer.add(2, b"\xff\xfe")
     writer.finish()
     cursor, seen = "0:0", ""
-    while not (page := journal.read_page(tmp_path / "j", 1, cursor, 7, over=True)).empty:
+    while not (page := journal.read_page(tmp_path / "j", 1, cursor, 7, done=True)).empty:
         seen += page.streams[1].text
         cursor = page.next_cursor
     assert seen == text
@@ -182,7 +186,7 @@ def test_whoever_waits_waits_for_a_whole_character(tmp_path: Path) -> None:
     assert not writer.wait("2:0", 0)
     writer.add(1, "€".encode()[2:])
     assert writer.wait("2:0", 0)
-    assert journal.read_page(tmp_path / "j", 1, "2:0", 7, over=False).streams[1].text == "€"
+    assert journal.read_page(tmp_path / "j", 1, "2:0", 7, done=False).streams[1].text == "€"
     writer.add(2, b"\xff\xfe\xfd")
     assert writer.wait("5:0", 0)
     writer.finish()
@@ -195,7 +199,7 @@ def test_a_page_holds_what_was_asked_for_of_both_streams_and_says_if_there_is_mo
     writer.finish()
 
     def page(cursor: str, limit: int) -> tuple[int, int, str, bool]:
-        found = journal.read_page(tmp_path / "j", 1, cursor, limit, over=True)
+        found = journal.read_page(tmp_path / "j", 1, cursor, limit, done=True)
         return len(found.streams[1].text), len(found.streams[2].text), found.next_cursor, found.more
 
     assert page("0:0", 40) == (20, 20, "20:20", True)
@@ -214,10 +218,10 @@ def test_a_disk_that_is_full_drops_output_and_counts_it(tmp_path: Path) -> None:
 
 def test_bad_wishes_are_refused(engine: Engine) -> None:
     nothing: dict[str, Any] = {"sequence": None, "cursor": None, "wait_seconds": None, "end": False, "limit": 1}
-    call = Ears(engine).call
-    for wish in ({"cursor": "0:0"}, {"end": True}, {"wait_seconds": 1}):
+    call = CallRecorder(engine).call
+    for requested in ({"cursor": "0:0"}, {"end": True}, {"wait_seconds": 1}):
         with pytest.raises(InvalidArgument):
-            engine.commands.logs(call, REF, **{**nothing, **wish})
+            engine.commands.logs(call, REF, **{**nothing, **requested})
     with pytest.raises(NotFound, match="command 7"):
         engine.commands.logs(call, REF, **{**nothing, "sequence": 7})
     with pytest.raises(InvalidArgument):
@@ -225,11 +229,11 @@ def test_bad_wishes_are_refused(engine: Engine) -> None:
 
 
 def test_a_machine_that_dies_loses_its_commands_and_says_so(engine: Engine) -> None:
-    ears = Ears(engine)
+    recorder = CallRecorder(engine)
     agent = engine.fleet.live(engine.registry.find(REF).machine_id).pid
-    threading.Thread(target=lambda: (ears.wrote.wait(), os.kill(agent, signal.SIGKILL))).start()
+    threading.Thread(target=lambda: (recorder.wrote.wait(), os.kill(agent, signal.SIGKILL))).start()
     with pytest.raises(MachineFailed):
-        run(engine, "echo here; sleep 300", ears=ears)
+        run(engine, "echo here; sleep 300", recorder=recorder)
     (entry,) = history(engine)
     assert (entry.state, entry.exit_code, entry.stdout) == ("lost", None, "here\n")
     assert entry.reason
@@ -238,15 +242,15 @@ def test_a_machine_that_dies_loses_its_commands_and_says_so(engine: Engine) -> N
 def test_what_a_caller_attends_is_lost_with_the_node(tmp_path: Path) -> None:
     engine = a_workspace(tmp_path / "state")
     run(engine, "echo kept")
-    ears = Ears(engine)
+    recorder = CallRecorder(engine)
 
     def attend() -> None:
         with pytest.raises(MachineFailed):
-            run(engine, "echo begun; sleep 300", ears=ears)
+            run(engine, "echo begun; sleep 300", recorder=recorder)
 
     lost = threading.Thread(target=attend)
     lost.start()
-    ears.wrote.wait()
+    recorder.wrote.wait()
     engine.close()
     lost.join()
     again = engine_at(tmp_path / "state")
@@ -271,7 +275,7 @@ def test_what_goes_on_by_itself_goes_on_with_the_next_node(tmp_path: Path) -> No
     while entry.state == "running":
         entry = follow(again, 1, entry.next_cursor, wait=10)
     assert (follow(again, 1).stdout, entry.exit_code) == ("begun\ndone\n", 6)
-    call = Ears(again).call
+    call = CallRecorder(again).call
     ended = again.commands.logs(call, REF, sequence=2, cursor=None, wait_seconds=None, end=True, limit=1).entries[0]
     assert (ended.state, ended.stdout, ended.exit_code) == ("ended", "two\n", 137)
     assert run(again, ["pgrep", "-f", f"sleep 301[.]{os.getpid()}"]).exit_code == 1

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fleetlab import Ears, engine_at
+from fleetlab import CallRecorder, engine_at
 
 from pyro_mcp.api import workspace
 from pyro_mcp.engine.commands import journal, retention, ring
@@ -19,7 +19,7 @@ from pyro_mcp.engine.engine import Engine
 from pyro_mcp.errors import DiskFull, NotFound
 from pyro_mcp.model.workspace_exec import CommandOutput, WorkspaceLogs
 from pyro_mcp.node.adopt import reconcile
-from pyro_mcp.store.commands import Commands
+from pyro_mcp.store.commands import CommandTable
 
 REF = "w"
 START = "0:0"
@@ -36,19 +36,19 @@ def engine(tmp_path: Path) -> Iterator[Engine]:
 def an_engine(state_dir: Path, **options: Any) -> Engine:
     engine = engine_at(state_dir, **options)
     workspace.create_workspace.function(
-        Ears(engine).call, environment="debian:12", name=REF, mem_mib=128, allow_host_compat=True
+        CallRecorder(engine).call, environment="debian:12", name=REF, mem_mib=128, allow_host_compat=True
     )
     return engine
 
 
 def run(engine: Engine, command: str, wait: int | None = None) -> CommandOutput:
     return engine.commands.exec(
-        Ears(engine).call, REF, command=command, wait_seconds=wait, timeout_seconds=60, stdin=None
+        CallRecorder(engine).call, REF, command=command, wait_seconds=wait, timeout_seconds=60, stdin=None
     )
 
 
 def logs(engine: Engine, sequence: int | None = None, cursor: str | None = None, *, end: bool = False) -> WorkspaceLogs:
-    call = Ears(engine).call
+    call = CallRecorder(engine).call
     return engine.commands.logs(call, REF, sequence=sequence, cursor=cursor, wait_seconds=None, end=end, limit=100)
 
 
@@ -136,7 +136,7 @@ def test_old_rows_go_and_the_counts_stay_true(engine: Engine, monkeypatch: pytes
         run(engine, "true")
     tally = engine.commands.tally(engine.registry.find(REF))
     assert (tally.succeeded, tally.failed, logs(engine).command_count) == (8, 4, 12)
-    engine.snapshots.reset(Ears(engine).call, REF, "baseline")
+    engine.snapshots.reset(CallRecorder(engine).call, REF, "baseline")
     assert (logs(engine).command_count, run(engine, "false").sequence) == (0, 1)
     tally = engine.commands.tally(engine.registry.find(REF))
     assert (tally.succeeded, tally.failed) == (0, 1)
@@ -152,7 +152,7 @@ def test_a_store_that_refuses_is_asked_again(
         def full(*_: Any) -> list[int]:
             raise DiskFull("cannot write the store: the disk is full")
 
-        broken.setattr(Commands, "forget_output", full)
+        broken.setattr(CommandTable, "forget_output", full)
         assert run(engine, say(1000)).stdout == "x" * 1000
     assert "cannot trim the history" in caplog.text
     run(engine, "true")
@@ -205,7 +205,7 @@ def test_the_end_of_what_a_dead_node_attended_is_kept_and_the_rest_counted(
     monkeypatch.setattr(journal, "HEAD_BYTES", 1000)
     for _ in range(2):
         # Twice, as when the node that finishes it dies, too.
-        writer = journal.Journal(tmp_path, 1, journal.places_left(tmp_path, 1))
+        writer = journal.Journal(tmp_path, 1, journal.offsets_left(tmp_path, 1))
         assert writer.finish() == {1: 8000 - 1500, 2: 0}
         assert writer.kept == {1: 1500, 2: 0}
     data = (tmp_path / "1.out").read_bytes()
@@ -215,7 +215,7 @@ def test_the_end_of_what_a_dead_node_attended_is_kept_and_the_rest_counted(
 
 def test_a_write_that_was_cut_short_spoils_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ring, "TAIL_BYTES", 100)
-    kept = ring.Ring(tmp_path / "tail", 0)
+    kept = ring.JournalRing(tmp_path / "tail", 0)
     kept.write(bytes(range(100)), 0)
     real = os.pwrite
     with monkeypatch.context() as cut:
@@ -230,6 +230,6 @@ def test_a_write_that_was_cut_short_spoils_nothing(tmp_path: Path, monkeypatch: 
         with pytest.raises(Killed):
             kept.write(b"\xff" * 30, 100)
     kept.close()
-    again = ring.Ring(tmp_path / "tail", 0)
+    again = ring.JournalRing(tmp_path / "tail", 0)
     assert (again.end, again.read(again.end)) == (100, bytes(range(30, 100)))
     again.close()

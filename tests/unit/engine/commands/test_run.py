@@ -9,7 +9,7 @@ import pytest
 
 from pyro_mcp.engine.commands import run as module
 from pyro_mcp.engine.commands.limit import GRACE_SECONDS, LATE_SECONDS, Limit, guest_limit
-from pyro_mcp.protocol.channel import Data, Result
+from pyro_mcp.protocol.channel import Data, StreamResult
 
 
 class NeverStill:
@@ -30,8 +30,8 @@ class Agent:
         self.standstill = NeverStill()
         monkeypatch.setattr(time, "monotonic", lambda: self.now)
 
-    def receive(self, seconds: float) -> Data | Result:
-        message: Data | Result | None = self._answer(self)
+    def receive(self, seconds: float) -> Data | StreamResult:
+        message: Data | StreamResult | None = self._answer(self)
         if message is None:
             self.now += seconds
             message = self._answer(self)
@@ -56,16 +56,16 @@ class Agent:
 
 
 def test_a_command_is_told_to_end_when_this_hosts_clock_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    agent = Agent(monkeypatch, lambda agent: Result({"exit_code": 124}) if agent.told else None)
+    agent = Agent(monkeypatch, lambda agent: StreamResult({"exit_code": 124}) if agent.told else None)
     assert agent.follow(15) == {"exit_code": 124}
     assert agent.told == [(15, "expire")]
     assert guest_limit(15) > 15 + GRACE_SECONDS / 4
 
 
 def test_one_that_talks_without_end_is_told_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    def answer(agent: Agent) -> Data | Result:
+    def answer(agent: Agent) -> Data | StreamResult:
         agent.now += 0.5
-        return Result({"exit_code": 124}) if agent.told else Data(1, b"y")
+        return StreamResult({"exit_code": 124}) if agent.told else Data(1, b"y")
 
     agent = Agent(monkeypatch, answer)
     assert agent.follow(15) == {"exit_code": 124}
@@ -73,15 +73,15 @@ def test_one_that_talks_without_end_is_told_too(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_an_agent_that_is_alive_is_waited_for_and_its_late_answer_counts(monkeypatch: pytest.MonkeyPatch) -> None:
-    agent = Agent(monkeypatch, lambda agent: Result({"exit_code": 3}) if agent.now >= 100 else None)
+    agent = Agent(monkeypatch, lambda agent: StreamResult({"exit_code": 3}) if agent.now >= 100 else None)
     assert agent.follow(15) == {"exit_code": 3}
     assert agent.told == [(15, "expire"), (35, "cancel"), (35, "ping")]
 
 
 def test_what_it_says_late_is_a_sign_of_life_as_good_as_a_pong(monkeypatch: pytest.MonkeyPatch) -> None:
-    def answer(agent: Agent) -> Result | None:
+    def answer(agent: Agent) -> StreamResult | None:
         agent.heard += 1
-        return Result({"exit_code": 3}) if agent.now >= 100 else None
+        return StreamResult({"exit_code": 3}) if agent.now >= 100 else None
 
     def ping(seconds: float) -> None:
         agent.heard += 1
@@ -108,7 +108,12 @@ def test_an_agent_that_only_answers_pings_is_given_up_in_time(monkeypatch: pytes
 
 def test_a_caller_who_takes_nothing_for_long_makes_no_dead_agent(monkeypatch: pytest.MonkeyPatch) -> None:
     """Output goes into a pager that nobody turns for an hour; what follows is still to come then."""
-    left: list[Data | Result] = [Data(1, b"page"), Data(1, b"page"), Data(1, b"rest"), Result({"exit_code": 0})]
+    left: list[Data | StreamResult] = [
+        Data(1, b"page"),
+        Data(1, b"page"),
+        Data(1, b"rest"),
+        StreamResult({"exit_code": 0}),
+    ]
 
     def take(tag: int, data: bytes) -> None:
         agent.now += 3600 if data == b"page" else 0

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fleetlab import Ears, engine_at
+from fleetlab import CallRecorder, engine_at
 
 from pyro_mcp.api import diff, export, patch, sync
 from pyro_mcp.api import file as files
@@ -22,7 +22,7 @@ class Lab:
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
-        self.call = Ears(engine).call
+        self.call = CallRecorder(engine).call
         self.workspace = engine.lifecycle.create(
             self.call,
             environment="debian:12",

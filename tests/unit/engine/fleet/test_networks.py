@@ -11,7 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from fleetlab import SIZE, Ears, engine_at
+from fleetlab import SIZE, CallRecorder, engine_at
 
 from pyro_mcp.api.workspace import create_workspace
 from pyro_mcp.engine.engine import Engine
@@ -66,12 +66,12 @@ def engine(tmp_path: Path, driver: Netted) -> Iterator[Engine]:
 
 def create(engine: Engine, **options: Any) -> Any:
     given = {"environment": "debian:12", "name": "w", "mem_mib": 128, "allow_host_compat": True, **options}
-    return create_workspace.function(Ears(engine).call, **given)
+    return create_workspace.function(CallRecorder(engine).call, **given)
 
 
 def execute(engine: Engine, command: str, **options: Any) -> Any:
     given = {"timeout_seconds": 60, "wait_seconds": None, "stdin": None, **options}
-    return engine.commands.exec(Ears(engine).call, "w", command=command, **given)
+    return engine.commands.exec(CallRecorder(engine).call, "w", command=command, **given)
 
 
 def knock(driver: Netted, machine_id: str, times: int = 1) -> None:
@@ -125,7 +125,7 @@ def test_a_refusal_reaches_the_command_that_ran(engine: Engine, driver: Netted, 
     )
     assert execute(engine, "true").network_refusals == []
     logs = engine.commands.logs(
-        Ears(engine).call, "w", sequence=None, cursor=None, wait_seconds=None, end=False, limit=9
+        CallRecorder(engine).call, "w", sequence=None, cursor=None, wait_seconds=None, end=False, limit=9
     )
     assert [len(entry.network_refusals) for entry in logs.entries] == [1, 0]
 
@@ -133,7 +133,7 @@ def test_a_refusal_reaches_the_command_that_ran(engine: Engine, driver: Netted, 
 def test_the_summary_tells_what_went_and_what_did_not(engine: Engine, driver: Netted) -> None:
     machine_id = create(engine, network_policy="egress").metadata["machine_id"]
     knock(driver, machine_id, 5)
-    network = engine.summaries.summarize(Ears(engine).call, "w").network
+    network = engine.summaries.summarize(CallRecorder(engine).call, "w").network
     assert (network.network_policy, network.enforced, network.totals.refused) == ("egress", True, 5)
     assert [(one.address, one.count) for one in network.refusals] == [(PRIVATE, 5)]
 
@@ -141,10 +141,10 @@ def test_the_summary_tells_what_went_and_what_did_not(engine: Engine, driver: Ne
 def test_a_reset_clears_the_record_and_keeps_the_policy(engine: Engine, driver: Netted) -> None:
     first = create(engine, network_policy="egress", allow_hosts=["good.test"]).metadata["machine_id"]
     knock(driver, first)
-    renewed = engine.snapshots.reset(Ears(engine).call, "w", "baseline")
+    renewed = engine.snapshots.reset(CallRecorder(engine).call, "w", "baseline")
     second = renewed.metadata["machine_id"]
     assert (renewed.allow_hosts, second != first) == (["good.test"], True)
-    assert engine.summaries.summarize(Ears(engine).call, "w").network.totals.refused == 0
+    assert engine.summaries.summarize(CallRecorder(engine).call, "w").network.totals.refused == 0
     with pytest.raises(PermissionDenied):
         driver.asks(second, "net_resolve", name="bad.test", family=4)
 
@@ -153,10 +153,10 @@ def test_stop_and_start_keep_both(engine: Engine, driver: Netted) -> None:
     machine_id = create(engine, network_policy="egress").metadata["machine_id"]
     knock(driver, machine_id)
     engine.lifecycle.stop("w")
-    assert engine.summaries.summarize(Ears(engine).call, "w").network.totals.refused == 1
-    engine.lifecycle.start(Ears(engine).call, "w")
+    assert engine.summaries.summarize(CallRecorder(engine).call, "w").network.totals.refused == 1
+    engine.lifecycle.start(CallRecorder(engine).call, "w")
     knock(driver, machine_id)
-    assert engine.summaries.summarize(Ears(engine).call, "w").network.totals.refused == 2
+    assert engine.summaries.summarize(CallRecorder(engine).call, "w").network.totals.refused == 2
 
 
 def test_the_next_node_goes_on_with_it(tmp_path: Path) -> None:
@@ -184,7 +184,7 @@ def test_a_policy_that_cannot_be_read_any_more_allows_nothing(engine: Engine, dr
         connection.execute("UPDATE machines SET network=:network", {"network": broken})
         connection.execute("UPDATE workspaces SET network=:network", {"network": broken})
     engine.networks.forget(machine_id)
-    engine.lifecycle.start(Ears(engine).call, "w")
+    engine.lifecycle.start(CallRecorder(engine).call, "w")
     assert engine.lifecycle.status("w").allow_hosts == []
     with pytest.raises(PermissionDenied):
         driver.asks(machine_id, "net_resolve", name="good.test", family=4)
@@ -198,7 +198,7 @@ def test_secrets_do_not_get_into_the_record(engine: Engine, driver: Netted, tmp_
     ]
     with pytest.raises(PermissionDenied):
         driver.asks(machine_id, "net_resolve", name="canary-canary.evil.test", family=4)
-    network = engine.summaries.summarize(Ears(engine).call, "w").network
+    network = engine.summaries.summarize(CallRecorder(engine).call, "w").network
     assert network.totals.refused == 1
     assert "canary-canary" not in str(network)
     engine.networks.close()
@@ -241,25 +241,25 @@ def test_certificates_are_read_at_each_start_and_nothing_else_of_the_file(tmp_pa
     assert link.ca == one.encode()
     engine.lifecycle.stop("w")
     bundle.write_text(one * 2)
-    engine.lifecycle.start(Ears(engine).call, "w")
+    engine.lifecycle.start(CallRecorder(engine).call, "w")
     link = driver.links[machine_id]
     assert link is not None
     assert link.ca == (one * 2).encode()
     bundle.write_text("nothing")
     engine.lifecycle.stop("w")
     with pytest.raises(InvalidArgument, match="no certificate"):
-        engine.lifecycle.start(Ears(engine).call, "w")
+        engine.lifecycle.start(CallRecorder(engine).call, "w")
     engine.lifecycle.delete("w")
     engine.close()
 
 
 def test_a_plain_process_is_held_to_nothing_and_says_so(tmp_path: Path) -> None:
     engine = engine_at(tmp_path / "state")
-    ears = Ears(engine)
+    recorder = CallRecorder(engine)
     made = create_workspace.function(
-        ears.call, environment="debian:12", name="w", network_policy="egress", mem_mib=128, allow_host_compat=True
+        recorder.call, environment="debian:12", name="w", network_policy="egress", mem_mib=128, allow_host_compat=True
     )
-    assert any("enforces no network policy" in notice for notice in ears.notices)
+    assert any("enforces no network policy" in notice for notice in recorder.notices)
     assert "enforces no network policy" in made.metadata["network"]
     info = engine.vms.network(made.metadata["machine_id"])
     assert (info.network_policy, info.enforced, info.guest_ip) == ("egress", False, None)
@@ -273,10 +273,10 @@ def test_a_plain_process_is_held_to_nothing_and_says_so(tmp_path: Path) -> None:
 
 
 def test_one_shots_are_told_and_not_recorded(engine: Engine, driver: Netted) -> None:
-    ears = Ears(engine)
+    recorder = CallRecorder(engine)
 
     def meanwhile() -> None:
-        ears.wrote.wait(30)
+        recorder.wrote.wait(30)
         knock(driver, next(iter(driver.links)))
         (engine.settings.state_dir / "go").touch()
 
@@ -284,7 +284,7 @@ def test_one_shots_are_told_and_not_recorded(engine: Engine, driver: Netted) -> 
     thread.start()
     wait = f"echo up; until [ -e {engine.settings.state_dir}/go ]; do sleep 0.02; done"
     size = {**SIZE, "network": True}
-    done = engine.vms.run(ears.call, "debian:12", command=wait, timeout_seconds=60, stdin=None, **size)
+    done = engine.vms.run(recorder.call, "debian:12", command=wait, timeout_seconds=60, stdin=None, **size)
     thread.join()
     assert [one.address for one in done.network_refusals] == [PRIVATE]
     assert engine.database.rows("SELECT * FROM connections") == []

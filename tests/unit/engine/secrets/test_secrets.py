@@ -13,7 +13,7 @@ from urllib.parse import quote
 import msgspec
 import pytest
 from agentlab import Scripted
-from fleetlab import Ears, engine_at
+from fleetlab import CallRecorder, engine_at
 
 from pyro_mcp.api import diff, export, snapshot, workspace
 from pyro_mcp.api import exec as workspace_exec
@@ -21,7 +21,7 @@ from pyro_mcp.api import file as files
 from pyro_mcp.engine.cancel import SILENT
 from pyro_mcp.engine.engine import Engine
 from pyro_mcp.engine.secrets import store
-from pyro_mcp.engine.secrets.store import MOST_BYTES, Values
+from pyro_mcp.engine.secrets.store import MAX_BYTES, Values
 from pyro_mcp.errors import InvalidArgument, MachineFailed, NotFound, PyroError
 from pyro_mcp.operations.operation import Operation
 from pyro_mcp.protocol.channel import Stream
@@ -56,14 +56,14 @@ class Lab:
         source.unlink()
 
     def ask(self, verb: Operation[Any, Any], **params: Any) -> dict[str, Any]:
-        ears = Ears(self.engine)
+        recorder = CallRecorder(self.engine)
         try:
             with self.engine.secrets.hidden(params.get("workspace_id")) as masks:
-                answer = masks.answer(verb.answer(ears.call, params))
+                answer = masks.answer(verb.answer(recorder.call, params))
         except PyroError as error:
             self.heard += repr(error.to_wire()).encode()
             raise
-        self.heard += msgspec.json.encode(answer) + ears.output[1] + ears.output[2]
+        self.heard += msgspec.json.encode(answer) + recorder.output[1] + recorder.output[2]
         return answer
 
     def run(self, command: str | list[str], **params: Any) -> dict[str, Any]:
@@ -133,7 +133,7 @@ def test_they_are_kept_apart_and_closed_to_others(lab: Lab) -> None:
 def test_they_outlive_machine_and_node(lab: Lab) -> None:
     lab.run("true", secret_env=["TOKEN"])
     lab.engine.lifecycle.stop("w")
-    call = Ears(lab.engine).call
+    call = CallRecorder(lab.engine).call
     lab.engine.lifecycle.start(call, "w")
     again = Engine(lab.engine.settings, lab.engine.database, drivers=lab.engine.drivers)
     assert again.secrets.masks(again.registry.find("w").workspace_id).text(CANARY) == "[secret]"
@@ -169,7 +169,7 @@ def test_what_cannot_be_mapped_is_refused(lab: Lab, secret_env: list[str], says:
         ("A" * 129, CANARY, "a name is"),
         ("A\n", CANARY, "a name is"),
         ("A", "abc", "fewer than 4"),
-        ("A", "x" * (MOST_BYTES + 1), "at most"),
+        ("A", "x" * (MAX_BYTES + 1), "at most"),
         ("A", "abc\0def", "NUL"),
         ("A", CANARY + "\udc80", "not valid Unicode"),
     ],
@@ -183,7 +183,7 @@ def test_what_cannot_be_a_secret_is_refused_without_telling_it(name: str, value:
 
 def test_files_that_cannot_be_secrets_are_refused(tmp_path: Path) -> None:
     (tmp_path / "binary").write_bytes(b"\xff\xfe\xfd\xfc")
-    (tmp_path / "large").write_bytes(b"x" * (MOST_BYTES + 5))
+    (tmp_path / "large").write_bytes(b"x" * (MAX_BYTES + 5))
     for name, says in (("absent", "there is no file"), ("binary", "not UTF-8"), ("large", "at most"), (".", "cannot")):
         with pytest.raises((InvalidArgument, NotFound), match=says):
             Values(None, {"A": str(tmp_path / name)})

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fleetlab import Ears, engine_at
+from fleetlab import CallRecorder, engine_at
 from servicelab import REF, a_workspace, start, stop, until
 
 from pyro_mcp.engine.engine import Engine
@@ -26,7 +26,7 @@ from pyro_mcp.errors import Cancelled, Conflict, DiskFull, InvalidArgument, Mach
 from pyro_mcp.model.service import ServiceLogs
 from pyro_mcp.node.adopt import reconcile
 from pyro_mcp.store.services import ServiceRow
-from pyro_mcp.store.services import Services as Table
+from pyro_mcp.store.services import ServiceTable as Table
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ def engine(tmp_path: Path) -> Iterator[Engine]:
 
 
 def logs(engine: Engine, name: str = "web", lines: int = 200, *, everything: bool = False) -> ServiceLogs:
-    return engine.services.logs(Ears(engine).call, REF, name, tail_lines=lines, everything=everything)
+    return engine.services.logs(CallRecorder(engine).call, REF, name, tail_lines=lines, everything=everything)
 
 
 def alive(pid: int | None) -> bool:
@@ -167,17 +167,17 @@ def test_secrets_reach_it_and_come_out_masked(engine: Engine) -> None:
 
 
 def test_a_caller_that_goes_away_while_it_starts_ends_it(engine: Engine) -> None:
-    ears = Ears(engine)
+    recorder = CallRecorder(engine)
     pid_file = engine.lifecycle.status(REF).metadata["host_directory"] + "/pid"
 
     def leave() -> None:
         until(lambda: os.path.exists(pid_file) and Path(pid_file).read_text().strip())
-        ears.call.cancel()
+        recorder.call.cancel()
 
     thread = threading.Thread(target=leave)
     thread.start()
     with pytest.raises(Cancelled):
-        start(engine, "echo $$ > pid; exec sleep 300", readiness={"file": "never"}, call=ears.call)
+        start(engine, "echo $$ > pid; exec sleep 300", readiness={"file": "never"}, call=recorder.call)
     thread.join()
     done = engine.services.status(REF, "web")
     assert (done.state, done.stop_reason) == ("stopped", "its start was cancelled")
@@ -185,12 +185,12 @@ def test_a_caller_that_goes_away_while_it_starts_ends_it(engine: Engine) -> None
 
 
 def test_a_caller_that_goes_away_as_it_is_ready_ends_it(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    ears = Ears(engine)
+    recorder = CallRecorder(engine)
     monkeypatch.setattr(
-        engine.services, "_faults", lambda step: ears.call.cancel() if step == "service started" else None
+        engine.services, "_faults", lambda step: recorder.call.cancel() if step == "service started" else None
     )
     with pytest.raises(Cancelled):
-        start(engine, "echo $$ > p; mv p pid; exec sleep 300", readiness={"file": "pid"}, call=ears.call)
+        start(engine, "echo $$ > p; mv p pid; exec sleep 300", readiness={"file": "pid"}, call=recorder.call)
     assert engine.services.status(REF, "web").state == "stopped"
     assert not alive(int(Path(engine.lifecycle.status(REF).metadata["host_directory"], "pid").read_text()))
 
@@ -218,7 +218,7 @@ def test_stopping_the_workspace_stops_it_and_keeps_the_end_of_its_log(engine: En
     assert (done.state, done.stop_reason) == ("stopped", "the workspace was stopped")
     assert logs(engine, lines=2).stdout == "299\n300\n"
     assert logs(engine, lines=2).truncated
-    engine.lifecycle.start(Ears(engine).call, REF)
+    engine.lifecycle.start(CallRecorder(engine).call, REF)
     assert engine.services.status(REF, "web") == done
     assert engine.services.status(REF, "once").state == "exited"
     assert start(engine, "sleep 300").state == "running"
@@ -237,7 +237,7 @@ def test_the_death_of_its_machine_is_its_end(engine: Engine) -> None:
 def test_a_reset_clears_them(engine: Engine) -> None:
     start(engine, "exec sleep 300")
     pid = engine.services.status(REF, "web").pid
-    engine.snapshots.reset(Ears(engine).call, REF, "baseline")
+    engine.snapshots.reset(CallRecorder(engine).call, REF, "baseline")
     assert engine.services.listing(REF).count == 0
     until(lambda: not alive(pid))
 
@@ -246,7 +246,7 @@ def test_the_summary_tells_of_them(engine: Engine) -> None:
     start(engine, "exit 3", name="bad")
     start(engine, "exit 0", name="good")
     start(engine, "exec sleep 300")
-    told = engine.summaries.summarize(Ears(engine).call, REF).services
+    told = engine.summaries.summarize(CallRecorder(engine).call, REF).services
     assert [one.service_name for one in told.now] == ["web"]
     assert [(one.service_name, one.state) for one in told.before] == [("bad", "failed"), ("good", "exited")]
     assert (told.before_count, told.failed) == (2, 1)
@@ -300,7 +300,7 @@ def test_one_whose_machine_ended_with_the_node_is_stopped(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    ("wish", "words"),
+    ("requested", "words"),
     [
         (["0"], "from 1 to 65535"),
         (["65536"], "from 1 to 65535"),
@@ -315,9 +315,9 @@ def test_one_whose_machine_ended_with_the_node_is_stopped(tmp_path: Path) -> Non
         ([str(number) for number in range(1, 18)], "at most 16"),
     ],
 )
-def test_ports_that_are_none(wish: list[int | str], words: str) -> None:
+def test_ports_that_are_none(requested: list[int | str], words: str) -> None:
     with pytest.raises(InvalidArgument, match=words):
-        wanted_ports(wish)
+        wanted_ports(requested)
 
 
 def test_publishing_needs_the_policy(engine: Engine) -> None:
@@ -386,7 +386,7 @@ def test_what_watched_a_machine_goes_with_it(engine: Engine) -> None:
     """A node lives for months, and every reset gives a workspace another machine."""
     start(engine, "exec sleep 300")
     assert len(engine.services._watches) == 1
-    engine.snapshots.reset(Ears(engine).call, REF, "baseline")
+    engine.snapshots.reset(CallRecorder(engine).call, REF, "baseline")
 
     def gone() -> bool:
         gc.collect()

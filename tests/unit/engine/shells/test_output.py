@@ -21,7 +21,7 @@ def pages(data: bytes, needles: tuple[bytes, ...], most: int, *, keep: int = 10*
         start = max(oldest, at - back)
         window = data[start : at + most + ahead]
         over = start + len(window) == len(data)
-        found = page(needles, window, start, at, most, over=over, lost=start == oldest > 0, context=0)
+        found = page(needles, window, start, at, most, done=over, lost=start == oldest > 0, context=0)
         out += found.new
         if found.end == len(data):
             return out
@@ -52,7 +52,7 @@ def test_no_character_is_cut(text: str, most: int) -> None:
     while cursor < len(data):
         window = data[cursor : cursor + most]
         over = cursor + len(window) == len(data)
-        found = page((), window, cursor, cursor, most, over=over, lost=False, context=0)
+        found = page((), window, cursor, cursor, most, done=over, lost=False, context=0)
         found.new.decode("utf-8")
         assert found.end > cursor
         cursor = found.end
@@ -69,13 +69,13 @@ def test_what_was_lost_leaves_no_end_of_a_secret(data: bytes, keep: int) -> None
 
 
 def test_a_running_shell_keeps_back_what_may_become_a_secret() -> None:
-    found = page(NEEDLES, b"say hunter2-", 0, 0, 100, over=False, lost=False, context=0)
+    found = page(NEEDLES, b"say hunter2-", 0, 0, 100, done=False, lost=False, context=0)
     assert (found.new, found.end) == (b"say ", 4)
-    found = page(NEEDLES, b"say hunter2-secret.", 0, 4, 100, over=False, lost=False, context=100)
+    found = page(NEEDLES, b"say hunter2-secret.", 0, 4, 100, done=False, lost=False, context=100)
     assert (found.before, found.new, found.end) == (b"say ", MASK + b".", 19)
-    found = page(NEEDLES, b"say hunter2-secret.", 0, 10, 100, over=False, lost=False, context=100)
+    found = page(NEEDLES, b"say hunter2-secret.", 0, 10, 100, done=False, lost=False, context=100)
     assert found.new == MASK + b".", "a cursor in the middle of one"
-    found = page(NEEDLES, b"say hunter2-", 0, 0, 100, over=True, lost=False, context=0)
+    found = page(NEEDLES, b"say hunter2-", 0, 0, 100, done=True, lost=False, context=0)
     assert found.new == b"say hunter2-"
 
 
@@ -121,4 +121,4 @@ def test_what_is_typed_is_seen() -> None:
 def test_long_secrets_in_every_form_are_found_quickly() -> None:
     needles = Masks.of([bytes(range(33, 127)) * 300]).needles
     data = (bytes(range(33, 127)) * 299 + b"x") * 30
-    page(needles, data, 0, 0, len(data), over=False, lost=True, context=0)
+    page(needles, data, 0, 0, len(data), done=False, lost=True, context=0)

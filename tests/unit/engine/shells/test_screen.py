@@ -62,7 +62,7 @@ def test_long_lines_wrap_and_scroll_back_is_kept() -> None:
 
 
 @pytest.mark.parametrize(
-    ("before", "new", "told"),
+    ("before", "new", "changed_text"),
     [
         ("root# ", "ls\r\nfile\r\nroot# ", "ls\nfile\nroot# "),
         ("hello", "\r\nworld", "\nworld"),
@@ -76,8 +76,8 @@ def test_long_lines_wrap_and_scroll_back_is_kept() -> None:
         ("x" * 79, "yz\r\n", "y\nz\n"),
     ],
 )
-def test_only_what_is_new_is_told(before: str, new: str, told: str) -> None:
-    assert render(before, new, 80, 24) == told
+def test_only_what_is_new_is_told(before: str, new: str, changed_text: str) -> None:
+    assert render(before, new, 80, 24) == changed_text
 
 
 @given(st.lists(st.integers(0, 2000), max_size=6), st.integers(0, 2**32))
@@ -172,7 +172,7 @@ def test_no_sequence_breaks_the_grid(pieces: list[str], cols: int, rows: int) ->
     screen = Screen(cols, rows)
     screen.feed("".join(pieces))
     sound(screen)
-    screen.told()
+    screen.changed_text()
 
 
 def sound(screen: Screen) -> None:
@@ -203,9 +203,9 @@ def sound(screen: Screen) -> None:
 def test_hostile_output_costs_bounded_time(unit: str) -> None:
     text = unit * (128 * 1024 // len(unit.encode()))
     begun = time.process_time()
-    told = render(text[:32768], text, 1000, 1000)
+    changed_text = render(text[:32768], text, 1000, 1000)
     assert time.process_time() - begun < 5
-    assert len(told) < 200_000_000
+    assert len(changed_text) < 200_000_000
 
 
 def test_random_bytes(tmp_path: object) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fleetlab import Ears, engine_at
+from fleetlab import CallRecorder, engine_at
 
 from pyro_mcp.api import shell, workspace
 from pyro_mcp.engine.agent import AgentClient
@@ -27,7 +27,7 @@ SECRET = "s3cret-välue-of-the-token"
 def a_workspace(state_dir: Path) -> Engine:
     engine = engine_at(state_dir)
     workspace.create_workspace.function(
-        Ears(engine).call,
+        CallRecorder(engine).call,
         environment="debian:12",
         name=REF,
         mem_mib=128,
@@ -40,14 +40,14 @@ def a_workspace(state_dir: Path) -> Engine:
 class Lab:
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
-        self.ears = Ears(engine)
+        self.recorder = CallRecorder(engine)
 
     def do(self, verb: str, *args: Any, **params: Any) -> Any:
         """As the node does it: validated, encoded, decoded."""
         operation = getattr(shell, verb)
         names = [field.name for field in operation.fields if field.positional]
         given = {**dict(zip(names, (REF, *args), strict=False)), **params}
-        return operation.result(operation.answer(self.ears.call, given))
+        return operation.result(operation.answer(self.recorder.call, given))
 
     def open(self, **params: Any) -> str:
         """A shell without prompt and echo."""
@@ -244,13 +244,13 @@ def test_a_secret_said_in_two_parts_is_masked(lab: Lab) -> None:
 
 def test_an_attached_person_sees_no_secret_either(lab: Lab) -> None:
     shell_id = lab.open(secret_env=["TOKEN"])
-    ears, keys = Ears(lab.engine), Keys()
-    person = attach(lab, ears, shell_id, keys)
+    recorder, keys = CallRecorder(lab.engine), Keys()
+    person = attach(lab, recorder, shell_id, keys)
     keys.press(b'printf "<${TOKEN:0:9}"; sleep 0.5; printf "${TOKEN:9}>"; echo do\'\'ne\r')
-    wait_for(ears, b"done")
+    wait_for(recorder, b"done")
     keys.leave()
     person.join(60)
-    shown = ears.output[1].decode()
+    shown = recorder.output[1].decode()
     assert "[secret]>" in shown
     assert SECRET[:4] not in shown.replace("${TOKEN", "")
     assert SECRET[-4:] not in shown
@@ -287,18 +287,18 @@ class Keys:
             yield piece
 
 
-def attach(lab: Lab, ears: Ears, shell_id: str, keys: Keys, **params: Any) -> Person:
-    ears.call.read = lambda: keys
-    return Person(lab, ears, shell_id, params)
+def attach(lab: Lab, recorder: CallRecorder, shell_id: str, keys: Keys, **params: Any) -> Person:
+    recorder.call.read = lambda: keys
+    return Person(lab, recorder, shell_id, params)
 
 
 class Person(threading.Thread):
-    def __init__(self, lab: Lab, ears: Ears, shell_id: str, params: dict[str, Any]) -> None:
+    def __init__(self, lab: Lab, recorder: CallRecorder, shell_id: str, params: dict[str, Any]) -> None:
         super().__init__(daemon=True)
         self.answer: dict[str, Any] = {}
         self.error: PyroError | None = None
         self._run = lambda: shell.attach_shell.answer(
-            ears.call, {"workspace_id": REF, "shell_id": shell_id, "stdin": True, **params}
+            recorder.call, {"workspace_id": REF, "shell_id": shell_id, "stdin": True, **params}
         )
         self.start()
 
@@ -309,29 +309,29 @@ class Person(threading.Thread):
             self.error = error
 
 
-def wait_for(ears: Ears, text: bytes, seconds: float = 60) -> None:
+def wait_for(recorder: CallRecorder, text: bytes, seconds: float = 60) -> None:
     deadline = time.monotonic() + seconds
-    while text not in ears.output[1]:
-        assert time.monotonic() < deadline, ears.output[1][-500:]
-        ears.wrote.wait(0.1)
-        ears.wrote.clear()
+    while text not in recorder.output[1]:
+        assert time.monotonic() < deadline, recorder.output[1][-500:]
+        recorder.wrote.wait(0.1)
+        recorder.wrote.clear()
 
 
 def test_a_person_attaches_leaves_and_comes_back(lab: Lab) -> None:
     shell_id = lab.open()
     lab.do("write_shell", shell_id, input="echo before")
     lab.until(shell_id, "before")
-    ears, keys = Ears(lab.engine), Keys()
-    person = attach(lab, ears, shell_id, keys)
-    wait_for(ears, b"before\r\n")
+    recorder, keys = CallRecorder(lab.engine), Keys()
+    person = attach(lab, recorder, shell_id, keys)
+    wait_for(recorder, b"before\r\n")
     keys.press(b"echo $((40+2))\r")
-    wait_for(ears, b"42\r\n")
+    wait_for(recorder, b"42\r\n")
     keys.leave()
     person.join(60)
     assert (person.answer["detached"], person.answer["state"]) == (True, "running")
-    ears, keys = Ears(lab.engine), Keys()
-    person = attach(lab, ears, shell_id, keys, cursor=0)
-    wait_for(ears, b"42\r\n")
+    recorder, keys = CallRecorder(lab.engine), Keys()
+    person = attach(lab, recorder, shell_id, keys, cursor=0)
+    wait_for(recorder, b"42\r\n")
     keys.press(b"exit 6\r")
     person.join(60)
     assert (person.answer["detached"], person.answer["exit_code"], person.answer["missed_bytes"]) == (False, 6, 0)
@@ -339,33 +339,33 @@ def test_a_person_attaches_leaves_and_comes_back(lab: Lab) -> None:
 
 def test_from_each_position_told_the_rest_is_what_was_shown_after_it(lab: Lab) -> None:
     shell_id = lab.open(secret_env=["TOKEN=KEY"])
-    ears, keys = Ears(lab.engine), Keys()
+    recorder, keys = CallRecorder(lab.engine), Keys()
     told: list[tuple[int, int]] = []
-    ears.call.mark = lambda cursor: told.append((cursor, len(ears.output[1])))
-    person = attach(lab, ears, shell_id, keys, cursor=0)
+    recorder.call.emit_position = lambda cursor: told.append((cursor, len(recorder.output[1])))
+    person = attach(lab, recorder, shell_id, keys, cursor=0)
     for line, answer in (
         (b"echo o''ne $KEY\r", b"one"),
         (b"printf %.9s $KEY; sleep 0.3; echo; echo $KEY$KEY tw''o\r", b"two"),
         (b"exit\r", b""),
     ):
         keys.press(line)
-        wait_for(ears, answer)
+        wait_for(recorder, answer)
     person.join(60)
-    whole = ears.output[1]
+    whole = recorder.output[1]
     assert whole.count(b"[secret]") == 3
     assert len(told) > 4
     for cursor, shown in told:
-        again = Ears(lab.engine)
+        again = CallRecorder(lab.engine)
         attach(lab, again, shell_id, Keys(), cursor=cursor).join(10)
         assert again.output[1] == whole[shown:], (cursor, shown)
 
 
 def test_a_client_that_vanishes_leaves_the_shell(lab: Lab) -> None:
     shell_id = lab.open()
-    ears, keys = Ears(lab.engine), Keys()
-    person = attach(lab, ears, shell_id, keys)
-    wait_for(ears, b"ready")
-    ears.call.cancel()
+    recorder, keys = CallRecorder(lab.engine), Keys()
+    person = attach(lab, recorder, shell_id, keys)
+    wait_for(recorder, b"ready")
+    recorder.call.cancel()
     person.join(60)
     assert person.error is not None
     assert person.error.code == "cancelled"
@@ -389,13 +389,13 @@ def test_a_client_that_vanishes_as_its_shell_opens_leaves_none(lab: Lab, monkeyp
     monkeypatch.setattr(AgentClient, "request", crossed)
     with pytest.raises(Cancelled):
         lab.do("open_shell")
-    lab.ears = Ears(lab.engine)
+    lab.recorder = CallRecorder(lab.engine)
     assert [one.state for one in lab.do("list_shells")] == ["closed"]
 
 
 def test_a_close_is_seen_through_when_the_client_vanishes(lab: Lab) -> None:
     shell_id = lab.open()
-    lab.ears.call.cancel()
+    lab.recorder.call.cancel()
     assert lab.do("close_shell", shell_id).closed
 
 
@@ -422,11 +422,11 @@ def test_shells_end_with_the_machine(lab: Lab) -> None:
     assert lab.do("list_shells").count == 0
     with pytest.raises(Conflict, match="it is stopped"):
         lab.do("read_shell", shell_id)
-    lab.engine.lifecycle.start(lab.ears.call, REF)
+    lab.engine.lifecycle.start(lab.recorder.call, REF)
     with pytest.raises(NotFound, match="none of that id"):
         lab.do("read_shell", shell_id)
     shell_id = lab.open()
-    lab.engine.snapshots.reset(lab.ears.call, REF, "baseline")
+    lab.engine.snapshots.reset(lab.recorder.call, REF, "baseline")
     assert lab.do("list_shells").count == 0
 
 

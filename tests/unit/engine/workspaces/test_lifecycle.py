@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fleetlab import Ears, engine_at, processes_of
+from fleetlab import CallRecorder, engine_at, processes_of
 
 from pyro_mcp.api import exec as workspace_exec
 from pyro_mcp.api import vm, workspace
@@ -41,15 +41,15 @@ def engine(tmp_path: Path) -> Iterator[Engine]:
 
 def create(engine: Engine, **changes: Any) -> Workspace:
     given = {"environment": "debian:12", "mem_mib": 128, "allow_host_compat": True, **changes}
-    return workspace.create_workspace.function(Ears(engine).call, **given)
+    return workspace.create_workspace.function(CallRecorder(engine).call, **given)
 
 
 def run(engine: Engine, ref: str, command: str, **changes: Any) -> WorkspaceExec:
-    return workspace_exec.exec_workspace.function(Ears(engine).call, ref, command=command, **changes)
+    return workspace_exec.exec_workspace.function(CallRecorder(engine).call, ref, command=command, **changes)
 
 
 def start(engine: Engine, ref: str) -> Workspace:
-    return engine.lifecycle.start(Ears(engine).call, ref)
+    return engine.lifecycle.start(CallRecorder(engine).call, ref)
 
 
 def kill(engine: Engine, made: Workspace) -> None:
@@ -110,9 +110,9 @@ def test_update_changes_what_is_named_and_nothing_else(engine: Engine) -> None:
     assert (changed.name, changed.labels) == ("new", {"b": "3"})
     assert update("new", **{**plain, "clear_name": True}).name is None
     colliding = {"labels": {"a": ""}, "clear_labels": ["a"]}
-    for wish in ({}, {"name": "x", "clear_name": True}, colliding):
+    for requested in ({}, {"name": "x", "clear_name": True}, colliding):
         with pytest.raises(InvalidArgument):
-            update(made.workspace_id, **{**plain, **wish})
+            update(made.workspace_id, **{**plain, **requested})
 
 
 def test_the_list_is_sorted_by_activity(engine: Engine) -> None:
@@ -130,12 +130,12 @@ def test_one_that_died_is_stopped_and_comes_back_with_its_data(engine: Engine) -
     run(engine, made.workspace_id, "echo kept > file")
     kill(engine, made)
     assert "ended unexpectedly" in engine.lifecycle.status(made.workspace_id).metadata["reason"]
-    ears = Ears(engine)
+    recorder = CallRecorder(engine)
     done = engine.commands.exec(
-        ears.call, made.workspace_id, command="cat file", timeout_seconds=10, wait_seconds=None, stdin=None
+        recorder.call, made.workspace_id, command="cat file", timeout_seconds=10, wait_seconds=None, stdin=None
     )
     assert done.stdout == "kept\n"
-    assert "starting it again" in ears.notices[0]
+    assert "starting it again" in recorder.notices[0]
 
 
 def test_what_one_that_died_lacks_to_start_again_is_named(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -176,7 +176,7 @@ def test_one_whose_agent_was_given_up_ends_and_comes_back_with_its_data(
 
 def test_its_machine_is_not_for_the_vm_verbs(engine: Engine) -> None:
     made = create(engine)
-    call = Ears(engine).call
+    call = CallRecorder(engine).call
     for verb in (vm.delete_vm, vm.stop_vm, vm.status_vm, vm.start_vm):
         with pytest.raises(Conflict, match=made.workspace_id):
             verb.function(call, made.metadata["machine_id"])
@@ -205,7 +205,7 @@ def test_one_that_is_held_by_a_guest_without_an_end_expires_all_the_same_and_so_
 
     def listen(ref: str) -> None:
         with engine.registry.locked(ref) as row:
-            channel = engine.sessions.machine(Ears(engine).call, row).channel
+            channel = engine.sessions.machine(CallRecorder(engine).call, row).channel
             held.set()
             with pytest.raises(ChannelClosed) as caught:
                 channel.call("exec", {"argv": ["sleep", "1000"]})

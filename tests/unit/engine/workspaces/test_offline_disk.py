@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from fleetlab import Ears, engine_at
+from fleetlab import CallRecorder, engine_at
 
 from pyro_mcp.api import disk, workspace
 from pyro_mcp.engine.workspaces.offline_disk import _parts, _text
@@ -14,7 +14,7 @@ from pyro_mcp.errors import InvalidArgument, Unsupported
 
 def test_a_workspace_on_this_host_has_no_disk(tmp_path: Path) -> None:
     engine = engine_at(tmp_path / "state")
-    call = Ears(engine).call
+    call = CallRecorder(engine).call
     workspace.create_workspace.answer(call, {"environment": "debian:12", "name": "w", "allow_host_compat": True})
     workspace.stop_workspace.answer(call, {"workspace_id": "w"})
     with pytest.raises(Unsupported, match="it runs on this host and has none"):

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fleetlab import Ears, engine_at
+from fleetlab import CallRecorder, engine_at
 
 from pyro_mcp.api import workspace
 from pyro_mcp.engine.engine import Engine
@@ -23,13 +23,13 @@ REF = "w"
 
 def create(engine: Engine, **given: Any) -> Workspace:
     return workspace.create_workspace.function(
-        Ears(engine).call, environment="debian:12", name=REF, mem_mib=128, allow_host_compat=True, **given
+        CallRecorder(engine).call, environment="debian:12", name=REF, mem_mib=128, allow_host_compat=True, **given
     )
 
 
 def run(engine: Engine, command: str) -> str:
     done = engine.commands.exec(
-        Ears(engine).call, REF, command=command, timeout_seconds=20, wait_seconds=None, stdin=None
+        CallRecorder(engine).call, REF, command=command, timeout_seconds=20, wait_seconds=None, stdin=None
     )
     return done.stdout + done.stderr
 
@@ -56,8 +56,8 @@ def engine(tmp_path: Path) -> Iterator[Engine]:
     engine.close()
 
 
-def reset(engine: Engine, name: str = "baseline", ears: Ears | None = None) -> Any:
-    return engine.snapshots.reset((ears or Ears(engine)).call, REF, name)
+def reset(engine: Engine, name: str = "baseline", recorder: CallRecorder | None = None) -> Any:
+    return engine.snapshots.reset((recorder or CallRecorder(engine)).call, REF, name)
 
 
 def test_a_directory_is_there_before_create_returns(engine: Engine, tree: Path) -> None:
@@ -100,12 +100,12 @@ def test_reset_goes_back_to_the_baseline_and_forgets(engine: Engine, tree: Path)
 def test_snapshots_come_back_and_can_go(engine: Engine) -> None:
     create(engine)
     run(engine, "mkdir d; echo first > d/f; ln -s d l")
-    made = engine.snapshots.create(Ears(engine).call, REF, "one")
+    made = engine.snapshots.create(CallRecorder(engine).call, REF, "one")
     assert (made.kind, made.deletable, made.entry_count, made.bytes_written) == ("named", True, 3, 6)
     with pytest.raises(Conflict, match="one of that name"):
-        engine.snapshots.create(Ears(engine).call, REF, "one")
+        engine.snapshots.create(CallRecorder(engine).call, REF, "one")
     run(engine, "rm -r d l; echo other > g")
-    engine.snapshots.create(Ears(engine).call, REF, "two")
+    engine.snapshots.create(CallRecorder(engine).call, REF, "two")
     assert reset(engine, "one").workspace_reset.bytes_written == 6
     assert run(engine, "cat l/f; ls") == "first\nd\nl\n"
     assert [one.snapshot_name for one in engine.snapshots.listing(REF)] == ["baseline", "one", "two"]
@@ -119,7 +119,7 @@ def test_snapshots_come_back_and_can_go(engine: Engine) -> None:
             engine.snapshots.delete(REF, name)
     for verb in (
         lambda: engine.snapshots.delete(REF, "baseline"),
-        lambda: engine.snapshots.create(Ears(engine).call, REF, "baseline"),
+        lambda: engine.snapshots.create(CallRecorder(engine).call, REF, "baseline"),
     ):
         with pytest.raises(InvalidArgument, match="baseline"):
             verb()
@@ -129,7 +129,7 @@ def test_a_snapshot_survives_node_and_stop(tmp_path: Path) -> None:
     engine = engine_at(tmp_path / "state")
     create(engine)
     run(engine, "echo kept > f")
-    engine.snapshots.create(Ears(engine).call, REF, "s")
+    engine.snapshots.create(CallRecorder(engine).call, REF, "s")
     engine.lifecycle.stop(REF)
     engine.close()
     again = engine_at(tmp_path / "state")
@@ -143,7 +143,7 @@ def test_a_snapshot_survives_node_and_stop(tmp_path: Path) -> None:
 def test_a_damaged_snapshot_is_refused_and_the_workspace_goes_on(engine: Engine) -> None:
     create(engine)
     run(engine, "echo kept > f")
-    engine.snapshots.create(Ears(engine).call, REF, "s")
+    engine.snapshots.create(CallRecorder(engine).call, REF, "s")
     (file,) = (engine.settings.state_dir / "workspaces").rglob("*.entries")
     content = bytearray(file.read_bytes())
     content[-3] ^= 1
@@ -170,10 +170,10 @@ def test_a_failed_or_cancelled_reset_leaves_the_old_workspace(tmp_path: Path) ->
     with pytest.raises(PyroError, match="it is broken"):
         reset(engine)
     driver.broken = False
-    ears = Ears(engine)
-    ears.call.report = lambda message, _: ears.call.cancel() if "restoring" in message else None
+    recorder = CallRecorder(engine)
+    recorder.call.report = lambda message, _: recorder.call.cancel() if "restoring" in message else None
     with pytest.raises(Cancelled):
-        reset(engine, ears=ears)
+        reset(engine, recorder=recorder)
     status = engine.lifecycle.status(REF)
     assert (status.state, status.reset_count, status.command_count) == ("started", 0, 1)
     assert len(engine.fleet.rows()) == 1
@@ -190,14 +190,14 @@ def test_a_snapshot_that_cannot_be_recorded_leaves_no_file(engine: Engine, monke
     made = create(engine)
     monkeypatch.setattr(engine.snapshots._table, "insert", refuse)
     with pytest.raises(DiskFull):
-        engine.snapshots.create(Ears(engine).call, REF, "late")
+        engine.snapshots.create(CallRecorder(engine).call, REF, "late")
     assert list((engine.registry.directory(made.workspace_id) / "snapshots").iterdir()) == []
 
 
 def test_what_a_snapshot_does_not_hold_is_named(engine: Engine) -> None:
     create(engine)
     run(engine, "echo kept > file; mkfifo pipe; mkdir sub; mkfifo sub/other")
-    made = engine.snapshots.create(Ears(engine).call, REF, "s")
+    made = engine.snapshots.create(CallRecorder(engine).call, REF, "s")
     assert [(one.path, one.reason) for one in made.skipped] == [("pipe", "a FIFO"), ("sub/other", "a FIFO")]
     assert (made.skipped_count, made.entry_count) == (2, 2)
     assert not hasattr(engine.snapshots.listing(REF).snapshots[1], "skipped")

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from fleetlab import Ears, engine_at
+from fleetlab import CallRecorder, engine_at
 from rich.console import Console
 
 from pyro_mcp.api import exec as workspace_exec
@@ -25,7 +25,7 @@ class Lab:
         self.ask(workspace.create_workspace, environment="debian:12", name="w", allow_host_compat=True)
 
     def ask(self, verb: Operation[Any, Any], **params: Any) -> dict[str, Any]:
-        return verb.answer(Ears(self.engine).call, params)
+        return verb.answer(CallRecorder(self.engine).call, params)
 
     def run(self, command: str, **params: Any) -> None:
         self.ask(workspace_exec.exec_workspace, workspace_id="w", command=command, **params)

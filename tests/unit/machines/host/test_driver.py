@@ -16,10 +16,10 @@ import pytest
 
 from pyro_mcp.machines.driver import MachineSpec
 from pyro_mcp.machines.host.driver import IDENTITY, HostDriver, HostMachine
-from pyro_mcp.machines.host.leftovers import _marked
+from pyro_mcp.machines.host.leftovers import _tagged
 from pyro_mcp.machines.watched import WatchedProcess, held
 from pyro_mcp.model.size import MachineSize
-from pyro_mcp.protocol.channel import ChannelClosed, Data, Result
+from pyro_mcp.protocol.channel import ChannelClosed, Data, StreamResult
 from pyro_mcp.system.progress import silent
 
 ID = f"vm-{os.getpid():012x}"
@@ -32,14 +32,14 @@ def shell(machine: HostMachine, script: str) -> tuple[dict[str, Any], bytes]:
     for message in stream.messages():
         if isinstance(message, Data):
             output += message.data
-        elif isinstance(message, Result):
+        elif isinstance(message, StreamResult):
             return message.value, output
     raise AssertionError("no result")
 
 
 def marked() -> list[int]:
     mark = f"PYRO_MACHINE={ID}".encode()
-    return [int(name) for name in os.listdir("/proc") if name.isdigit() and _marked(int(name), mark)]
+    return [int(name) for name in os.listdir("/proc") if name.isdigit() and _tagged(int(name), mark)]
 
 
 @pytest.fixture

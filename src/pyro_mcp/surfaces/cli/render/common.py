@@ -34,7 +34,7 @@ def put(console: Console, rows: Table) -> None:
     console.print(rows)
 
 
-def facts(console: Console, pairs: Iterable[tuple[str, str]]) -> None:
+def fields(console: Console, pairs: Iterable[tuple[str, str]]) -> None:
     """Names and values, one pair a line; empty values are left out."""
     shown = [(name, value) for name, value in pairs if value]
     width = max((len(name) for name, _ in shown), default=0)

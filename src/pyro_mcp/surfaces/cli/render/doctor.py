@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from pyro_mcp.model.doctor import DoctorReport
 from pyro_mcp.surfaces.cli.escapes import plain
-from pyro_mcp.surfaces.cli.render.common import facts
+from pyro_mcp.surfaces.cli.render.common import fields
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -23,7 +23,7 @@ def draw_report(console: Console, report: DoctorReport) -> None:
         if check.remedy and check.status != "ok":
             console.print(f"        do: {plain(check.remedy)}", soft_wrap=True)
     console.print()
-    facts(console, [*report.versions.items(), *report.paths.items()])
+    fields(console, [*report.versions.items(), *report.paths.items()])
     console.print()
     verdict = f"ready: guests run here, isolation {report.isolation}" if report.ready else "not ready: see above"
     console.print(f"{report.platform}: {verdict}", soft_wrap=True)

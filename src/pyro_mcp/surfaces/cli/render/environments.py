@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from pyro_mcp.model.environment import Environment, PruneResult
 from pyro_mcp.model.environment_list import EnvironmentList
 from pyro_mcp.surfaces.cli.escapes import plain
-from pyro_mcp.surfaces.cli.render.common import facts, put, size, table
+from pyro_mcp.surfaces.cli.render.common import fields, put, size, table
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -28,7 +28,7 @@ def draw_pulled(console: Console, result: Environment) -> None:
 
 def draw_one(console: Console, result: Environment) -> None:
     """Everything there is to know about one environment."""
-    facts(
+    fields(
         console,
         (
             ("name", result.name),

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from pyro_mcp.model.count import count_of
 from pyro_mcp.model.node import NodeStatus, NodeStopped
-from pyro_mcp.surfaces.cli.render.common import facts, size
+from pyro_mcp.surfaces.cli.render.common import fields, size
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -18,7 +18,7 @@ def draw_status(console: Console, status: NodeStatus) -> None:
         console.print(f"no node runs for {status.state_dir}; the next command starts one", soft_wrap=True)
         return
     started = status.started_at.strftime("%Y-%m-%d %H:%M:%S UTC") if status.started_at else ""
-    facts(
+    fields(
         console,
         (
             ("node", f"running, process {status.pid}, version {status.version}"),

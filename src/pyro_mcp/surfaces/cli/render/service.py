@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from pyro_mcp.model.service import Service, ServiceList, ServiceLogs, StartedService
 from pyro_mcp.surfaces.cli.escapes import plain
 from pyro_mcp.surfaces.cli.output import Output
-from pyro_mcp.surfaces.cli.render.common import facts, put, table
+from pyro_mcp.surfaces.cli.render.common import fields, put, table
 from pyro_mcp.surfaces.cli.render.workspace import when
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def draw_list(console: Console, result: ServiceList) -> None:
 
 def draw_one(console: Console, result: Service) -> None:
     """Everything about it, where there is something to say."""
-    facts(
+    fields(
         console,
         (
             ("service", result.service_name),

@@ -66,9 +66,9 @@ def _commands(commands: SummaryCommands) -> Iterator[str]:
         yield f"  FAILED   {_line(entry)}"
         for line in entry.output_tail.splitlines():
             yield f"           | {plain(line)[:WIDTH]}"
-    told = {entry.sequence for entry in commands.failures}
+    reported = {entry.sequence for entry in commands.failures}
     for other in commands.recent:
-        if other.sequence not in told:
+        if other.sequence not in reported:
             yield f"           {_line(other)}"
 
 
@@ -96,8 +96,8 @@ def _changes(changes: SummaryChanges) -> Iterator[str]:
 def _services(services: SummaryServices) -> Iterator[str]:
     counts = [f"{len(services.now)} running"] if services.now else []
     counts += [f"{services.failed} failed"] if services.failed else []
-    over = services.before_count - services.failed
-    counts += [f"{over} ended or stopped"] if over else []
+    done = services.before_count - services.failed
+    counts += [f"{done} ended or stopped"] if done else []
     if counts:
         yield "services   " + ", ".join(counts)
     for one in (*services.now, *services.before):

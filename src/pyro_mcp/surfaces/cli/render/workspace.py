@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from pyro_mcp.model.count import count_of
 from pyro_mcp.model.workspace import Workspace, WorkspaceDeleted, WorkspaceList
 from pyro_mcp.surfaces.cli.escapes import plain
-from pyro_mcp.surfaces.cli.render.common import facts, put, size, table
+from pyro_mcp.surfaces.cli.render.common import fields, put, size, table
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -33,7 +33,7 @@ def draw_one(console: Console, result: Workspace) -> None:
     reason = result.metadata.get("reason")
     last = result.last_command
     seed = result.workspace_seed
-    facts(
+    fields(
         console,
         (
             ("workspace", result.workspace_id),

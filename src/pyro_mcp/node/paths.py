@@ -26,14 +26,14 @@ _PEER = struct.Struct("3i")
 
 
 @dataclass(frozen=True)
-class Place:
+class NodePaths:
     """The files of one node."""
 
     directory: Path
 
     @staticmethod
-    def of(settings: Settings) -> Place:
-        return Place(settings.state_dir)
+    def of(settings: Settings) -> NodePaths:
+        return NodePaths(settings.state_dir)
 
     @property
     def socket_path(self) -> Path:
@@ -102,16 +102,16 @@ class About:
     executable: str
     settings: dict[str, str | None] = field(default_factory=dict)
 
-    def save(self, place: Place) -> None:
-        temporary = place.about.with_suffix(".tmp")
+    def save(self, paths: NodePaths) -> None:
+        temporary = paths.about.with_suffix(".tmp")
         temporary.write_text(json.dumps(asdict(self)))
-        temporary.replace(place.about)
+        temporary.replace(paths.about)
 
     @staticmethod
-    def load(place: Place) -> About | None:
+    def load(paths: NodePaths) -> About | None:
         """What the latest node said; None when nothing readable is there."""
         try:
-            values = json.loads(place.about.read_text())
+            values = json.loads(paths.about.read_text())
             settings = dict(values.get("settings") or {})
             return About(int(values["pid"]), str(values["version"]), str(values["executable"]), settings)
         except (OSError, ValueError, KeyError, TypeError, AttributeError):

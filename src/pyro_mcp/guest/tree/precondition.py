@@ -1,4 +1,4 @@
-"""expect: what a caller says is there, so that two writers cannot overwrite each other unseen."""
+"""precondition: the content a caller expects, so that two writers cannot overwrite each other unseen."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Any
 from pyro_mcp.guest.errors import AgentError, invalid
 
 ANY = object()
-"""The expectation of one who does not care."""
+"""No precondition."""
 
 
-def expectation(params: dict[str, Any]) -> object:
+def precondition(params: dict[str, Any]) -> object:
     """`ANY`, None for "must not exist", or the digest that the present content must have."""
     if "expected_sha256" not in params:
         return ANY

@@ -1,9 +1,9 @@
-"""steps: several changes of names that all happen or none, whenever the agent, the machine or its disk gives up.
+"""transaction: several changes of names that all happen or none, whenever the agent, the machine or its disk fails.
 
-The list of steps is written into the staging directory, and is on disk before the first step (intent); each step keeps
-what it replaces beside it. `done` replaces the name `intent` after the last one. Whoever finds an intent takes the
-steps back, from the last to the first; whoever finds none only sweeps. No two steps at a path can be taken for each
-other: what is on disk says which have happened, and taking back may itself be cut short and begun anew.
+The list of steps is written into the staging directory and is on disk before the first step (intent); each step keeps
+what it replaces in a backup. After the last step, `intent` is renamed to `done`. Recovery rolls an intent back, from
+the last step to the first; without an intent it only removes what is staged. What is on disk shows which steps have
+happened, so a rollback that is cut short can start again.
 
 Order is all that a guest's disk must keep: ext4 commits changes of names in the order in which they were made.
 """
@@ -18,7 +18,7 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from pyro_mcp.guest.errors import AgentError, cause
-from pyro_mcp.guest.tree.paths import STAGE_PREFIX, Place, Tree, absolute, failure, show
+from pyro_mcp.guest.tree.paths import STAGE_PREFIX, ResolvedPath, Tree, absolute, failure, show
 from pyro_mcp.guest.tree.stage import Stage, listing, remove
 from pyro_mcp.protocol.frames import encode_json
 
@@ -47,9 +47,9 @@ class Step(NamedTuple):
     seen: tuple[int, ...] = ()
 
 
-def look(place: Place) -> tuple[int, ...]:
-    """What tells that somebody else has changed the file since."""
-    status = place.stat()
+def look(target: ResolvedPath) -> tuple[int, ...]:
+    """What changes when somebody else changes the file."""
+    status = target.stat()
     return (stat.S_IFMT(status.st_mode), status.st_size, status.st_mtime_ns)
 
 
@@ -67,7 +67,7 @@ def commit(tree: Tree, stage: Stage, steps: list[Step]) -> None:
         os.rename(INTENT, DONE, src_dir_fd=stage.fd, dst_dir_fd=stage.fd)
         stage.flush()
     except BaseException as error:
-        _give_back(tree, stage, steps)
+        _rollback(tree, stage, steps)
         if isinstance(error, OSError):
             raise failure("apply changes in", absolute([]), error) from None
         raise
@@ -112,56 +112,56 @@ def _declare(stage: Stage, steps: list[Step]) -> None:
 def _do(tree: Tree, stage: Stage, step: Step) -> None:
     parts = step.path.split(b"/")
     try:
-        with tree.find(parts, links=False) as place:
-            if place.exists == (step.kind in ("make", "put")) or (step.seen and look(place) != step.seen):
+        with tree.find(parts, links=False) as target:
+            if target.exists == (step.kind in ("make", "put")) or (step.seen and look(target) != step.seen):
                 hint = "Someone else changed it. Read it again, then decide."
                 verb = _VERBS[step.kind]
-                raise AgentError("conflict", f"cannot {verb} {show(place.path)}: it changed meanwhile", hint)
-            _DO[step.kind](stage, step, place)
+                raise AgentError("conflict", f"cannot {verb} {show(target.path)}: it changed meanwhile", hint)
+            _DO[step.kind](stage, step, target)
     except OSError as error:
         raise failure(_VERBS[step.kind], absolute(parts), error) from None
 
 
-def _make(stage: Stage, step: Step, place: Place) -> None:
-    os.mkdir(place.name, 0o755, dir_fd=place.parent)
+def _make(stage: Stage, step: Step, target: ResolvedPath) -> None:
+    os.mkdir(target.name, 0o755, dir_fd=target.parent)
 
 
-def _put(stage: Stage, step: Step, place: Place) -> None:
+def _put(stage: Stage, step: Step, target: ResolvedPath) -> None:
     with stage.find(step.staged) as staged:
-        os.rename(staged.name, place.name, src_dir_fd=staged.parent, dst_dir_fd=place.parent)
+        os.rename(staged.name, target.name, src_dir_fd=staged.parent, dst_dir_fd=target.parent)
 
 
-def _swap(stage: Stage, step: Step, place: Place) -> None:
+def _swap(stage: Stage, step: Step, target: ResolvedPath) -> None:
     """The old one is held by a second name first, so that its own is never missing."""
-    os.link(place.name, step.backup, src_dir_fd=place.parent, dst_dir_fd=stage.fd, follow_symlinks=False)
-    _put(stage, step, place)
+    os.link(target.name, step.backup, src_dir_fd=target.parent, dst_dir_fd=stage.fd, follow_symlinks=False)
+    _put(stage, step, target)
 
 
-def _take(stage: Stage, step: Step, place: Place) -> None:
-    os.rename(place.name, step.backup, src_dir_fd=place.parent, dst_dir_fd=stage.fd)
+def _take(stage: Stage, step: Step, target: ResolvedPath) -> None:
+    os.rename(target.name, step.backup, src_dir_fd=target.parent, dst_dir_fd=stage.fd)
 
 
-def _mode(stage: Stage, step: Step, place: Place) -> None:
-    os.chmod(f"/proc/self/fd/{place.fd}", step.after)
+def _mode(stage: Stage, step: Step, target: ResolvedPath) -> None:
+    os.chmod(f"/proc/self/fd/{target.fd}", step.after)
 
 
-def _drop(stage: Stage, step: Step, place: Place) -> None:
-    os.rmdir(place.name, dir_fd=place.parent)
+def _drop(stage: Stage, step: Step, target: ResolvedPath) -> None:
+    os.rmdir(target.name, dir_fd=target.parent)
 
 
 _DO = {"make": _make, "put": _put, "swap": _swap, "take": _take, "mode": _mode, "drop": _drop}
 
 
-# -- back
+# -- rollback
 
 
-def _give_back(tree: Tree, stage: Stage, steps: list[Step]) -> None:
-    """Take the steps back now or, if that fails too, leave their intent for later."""
+def _rollback(tree: Tree, stage: Stage, steps: list[Step]) -> None:
+    """Roll the steps back now or, if that fails too, leave their intent for later."""
     if _has(stage.fd, DONE) and not _revoke(stage):
-        # All has happened, and on this disk nothing can be said against it any more.
+        # All steps have happened, and this disk takes no revocation any more.
         raise AgentError("internal", f"cannot apply changes in /workspace: {IN_DOUBT}")
     try:
-        _take_back(tree, stage, steps)
+        _undo_all(tree, stage, steps)
     except OSError as error:
         stage.keep = True
         tree.unfinished.add(stage.name)
@@ -177,7 +177,7 @@ def _revoke(stage: Stage) -> bool:
     return True
 
 
-def _take_back(tree: Tree, stage: Stage, steps: Iterable[Step]) -> None:
+def _undo_all(tree: Tree, stage: Stage, steps: Iterable[Step]) -> None:
     for step in reversed(list(steps)):
         _undo(tree, stage, step)
     stage.flush()
@@ -188,43 +188,43 @@ def _take_back(tree: Tree, stage: Stage, steps: Iterable[Step]) -> None:
 
 
 def _undo(tree: Tree, stage: Stage, step: Step) -> None:
-    """Take `step` back if it has happened. What somebody else has removed meanwhile stays removed."""
+    """Undo `step` if it has happened. What somebody else has removed meanwhile stays removed."""
     try:
-        with tree.find(step.path.split(b"/"), links=False) as place:
-            _UNDO[step.kind](stage, step, place)
+        with tree.find(step.path.split(b"/"), links=False) as target:
+            _UNDO[step.kind](stage, step, target)
     except OSError as error:
         # A link may stand on the way by now, too: whose ever it is, it is not followed.
         if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ENOTEMPTY, errno.EISDIR, errno.ELOOP):
             raise
 
 
-def _unmake(stage: Stage, step: Step, place: Place) -> None:
-    os.rmdir(place.name, dir_fd=place.parent)
+def _unmake(stage: Stage, step: Step, target: ResolvedPath) -> None:
+    os.rmdir(target.name, dir_fd=target.parent)
 
 
-def _unput(stage: Stage, step: Step, place: Place) -> None:
+def _unput(stage: Stage, step: Step, target: ResolvedPath) -> None:
     with stage.find(step.staged) as staged:
-        if not staged.exists and place.exists:
-            os.rename(place.name, staged.name, src_dir_fd=place.parent, dst_dir_fd=staged.parent)
+        if not staged.exists and target.exists:
+            os.rename(target.name, staged.name, src_dir_fd=target.parent, dst_dir_fd=staged.parent)
 
 
-def _restore(stage: Stage, step: Step, place: Place) -> None:
+def _restore(stage: Stage, step: Step, target: ResolvedPath) -> None:
     if not _has(stage.fd, step.backup):
         return
-    os.rename(step.backup, place.name, src_dir_fd=stage.fd, dst_dir_fd=place.parent)
+    os.rename(step.backup, target.name, src_dir_fd=stage.fd, dst_dir_fd=target.parent)
     if _has(stage.fd, step.backup):
         # Two names of one file: rename(2) leaves both.
         os.unlink(step.backup, dir_fd=stage.fd)
 
 
-def _unmode(stage: Stage, step: Step, place: Place) -> None:
-    if place.is_file():
-        os.chmod(f"/proc/self/fd/{place.fd}", step.before)
+def _unmode(stage: Stage, step: Step, target: ResolvedPath) -> None:
+    if target.is_file():
+        os.chmod(f"/proc/self/fd/{target.fd}", step.before)
 
 
-def _undrop(stage: Stage, step: Step, place: Place) -> None:
-    if not place.exists:
-        os.mkdir(place.name, 0o700, dir_fd=place.parent)
+def _undrop(stage: Stage, step: Step, target: ResolvedPath) -> None:
+    if not target.exists:
+        os.mkdir(target.name, 0o700, dir_fd=target.parent)
     with stage.tree.find(step.path.split(b"/"), links=False) as again:
         if again.is_directory():
             own = f"/proc/self/fd/{again.fd}"
@@ -248,9 +248,9 @@ def _has(parent: int, name: bytes) -> bool:
 
 
 def recover(tree: Tree) -> None:
-    """Take back what an agent that died left half done, and remove what it had staged. Before any other use of `tree`.
+    """Roll back what an agent that died left half done, and remove what it had staged. Before any other use of `tree`.
 
-    What cannot be taken back yet, the disk being full, is kept, and `settle` tries again.
+    What cannot be rolled back yet, the disk being full, is kept, and `retry_rollback` tries again.
     """
     root = tree.open_root()
     try:
@@ -265,8 +265,8 @@ def recover(tree: Tree) -> None:
         os.close(root)
 
 
-def settle(tree: Tree) -> None:
-    """Before the next change: take back what could not be taken back before. Raises `AgentError` while it cannot be."""
+def retry_rollback(tree: Tree) -> None:
+    """Before the next change: retry every rollback that failed. Raises `AgentError` while one still fails."""
     for name in sorted(tree.unfinished):
         error = _recover(tree, name)
         if error is not None:
@@ -280,7 +280,7 @@ def settle(tree: Tree) -> None:
 
 
 def _recover(tree: Tree, name: bytes) -> OSError | None:
-    """Take back the steps of the stage `name`, if any; what kept it from that."""
+    """Roll back the stage `name`; the error that prevented it, if any."""
     try:
         stage = Stage.reopen(tree, name)
     except OSError:
@@ -288,7 +288,7 @@ def _recover(tree: Tree, name: bytes) -> OSError | None:
     with stage:
         stage.keep = True
         try:
-            _take_back(tree, stage, _read_intent(stage))
+            _undo_all(tree, stage, _read_intent(stage))
         except OSError as error:
             return error
     return None
@@ -319,10 +319,10 @@ def _from_wire(value: Any) -> Step:
     kind, path, staged, backup, *numbers = value
     if kind not in _UNDO or len(numbers) != 4 or not all(type(number) is int for number in numbers):
         raise ValueError("no step")
-    place, new, old = _plain(path), _plain(staged) if staged else b"", _plain(backup) if backup else b""
-    if place.startswith(STAGE_PREFIX) or b"/" in old:
+    target, new, old = _plain(path), _plain(staged) if staged else b"", _plain(backup) if backup else b""
+    if target.startswith(STAGE_PREFIX) or b"/" in old:
         raise ValueError("no place of a step")
-    return Step(kind, place, new, old, *numbers)
+    return Step(kind, target, new, old, *numbers)
 
 
 def _plain(name: Any) -> bytes:

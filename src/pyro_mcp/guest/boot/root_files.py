@@ -1,4 +1,4 @@
-"""place: the agent's own small files in the guest's tree, whatever its root has left in their place.
+"""root_files: the agent's own small files in the guest's root, safe whatever stands at their paths.
 
 A machine that starts again finds its disk as its user left it. A pipe there would keep the agent waiting for ever, and
 a link or a device would lead its writing elsewhere: so nothing here waits, and nothing but a regular file is written.
@@ -12,17 +12,17 @@ import stat
 _SAFE = os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 
 
-def read(path: str, most: int) -> bytes:
+def read(path: str, max_: int) -> bytes:
     """What the file `path`, or the one that it links to, holds. Nothing when there is none, when it is no regular file,
-    or when it holds more than `most` bytes."""
+    or when it holds more than `max_` bytes."""
     try:
         file = os.open(path, os.O_RDONLY | _SAFE)
     except OSError:
         return b""
     try:
         status = os.fstat(file)
-        wanted = stat.S_ISREG(status.st_mode) and status.st_size <= most
-        return os.read(file, status.st_size) if wanted else b""
+        readable = stat.S_ISREG(status.st_mode) and status.st_size <= max_
+        return os.read(file, status.st_size) if readable else b""
     finally:
         os.close(file)
 

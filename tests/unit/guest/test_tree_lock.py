@@ -7,8 +7,8 @@ import threading
 import pytest
 
 from pyro_mcp.guest.errors import AgentError
-from pyro_mcp.guest.tree import turns
-from pyro_mcp.guest.tree.turns import Turn
+from pyro_mcp.guest.tree import tree_lock
+from pyro_mcp.guest.tree.tree_lock import TreeLock
 
 
 def nothing() -> None:
@@ -16,11 +16,11 @@ def nothing() -> None:
 
 
 def test_one_at_a_time() -> None:
-    turn, inside = Turn(), []
+    lock, inside = TreeLock(), []
 
     def visit() -> None:
         for _ in range(200):
-            with turn(nothing):
+            with lock(nothing):
                 inside.append(1)
                 assert len(inside) == 1
                 inside.pop()
@@ -34,33 +34,33 @@ def test_one_at_a_time() -> None:
 
 
 def test_it_is_given_back_by_who_fails() -> None:
-    turn = Turn()
-    with pytest.raises(ValueError, match="inside"), turn(nothing):
+    lock = TreeLock()
+    with pytest.raises(ValueError, match="inside"), lock(nothing):
         raise ValueError("inside")
-    with turn(nothing):
+    with lock(nothing):
         pass
 
 
 def test_who_waits_may_give_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(turns, "LOOK_SECONDS", 0.01)
-    turn, asked = Turn(), []
+    monkeypatch.setattr(tree_lock, "LOOK_SECONDS", 0.01)
+    lock, asked = TreeLock(), []
 
     def cancelled() -> None:
         asked.append(1)
         if len(asked) == 3:
             raise AgentError("cancelled", "cannot write: it was cancelled")
 
-    with turn(nothing), pytest.raises(AgentError, match="it was cancelled"), turn(cancelled):
+    with lock(nothing), pytest.raises(AgentError, match="it was cancelled"), lock(cancelled):
         raise AssertionError
-    with turn(nothing):
+    with lock(nothing):
         pass
 
 
 def test_who_waits_too_long_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(turns, "LOOK_SECONDS", 0.01)
-    monkeypatch.setattr(turns, "WAIT_SECONDS", 0.05)
-    turn = Turn()
-    with turn(nothing), pytest.raises(AgentError) as caught, turn(nothing):
+    monkeypatch.setattr(tree_lock, "LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(tree_lock, "WAIT_SECONDS", 0.05)
+    lock = TreeLock()
+    with lock(nothing), pytest.raises(AgentError) as caught, lock(nothing):
         raise AssertionError
     assert caught.value.code == "conflict"
     assert caught.value.hint

@@ -1,7 +1,7 @@
-"""durable: when the changes of a tree are on its disk.
+"""fsync_policy: when the changes of a tree are on its disk.
 
-`Lazy` is a host's directory: as durable as the host's other files, and a killed agent loses nothing of it. `Durable` is
-a guest's: what has been acknowledged outlives the virtual machine.
+`KernelSync` is for a directory of the host: as durable as the host's other files, and a killed agent loses nothing of
+it. `DurableSync` is for a guest: what is acknowledged outlives the virtual machine.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import os
 from pyro_mcp.guest.syscalls import sync_data, syncfs
 
 
-class Lazy:
+class KernelSync:
     """The kernel writes when it likes."""
 
     def all(self, fd: int) -> None:
@@ -24,7 +24,7 @@ class Lazy:
         """The file `fd`, and the names that were given to it."""
 
 
-class Durable(Lazy):
+class DurableSync(KernelSync):
     """Nothing returns before the disk has it."""
 
     def all(self, fd: int) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pyro_mcp.guest.boot import place
+from pyro_mcp.guest.boot import root_files
 
 MOST = 4096
 
@@ -40,7 +40,7 @@ def device(path: Path) -> None:
 
 
 @pytest.mark.parametrize("before", [nothing, longer, link, dangling, pipe, device])
-@pytest.mark.parametrize("write", [place.put, place.replace])
+@pytest.mark.parametrize("write", [root_files.put, root_files.replace])
 def test_whatever_stood_there_the_file_is_written_and_nothing_else(
     tmp_path: Path, before: Callable[[Path], None], write: Callable[[str, bytes], None]
 ) -> None:
@@ -54,7 +54,7 @@ def test_whatever_stood_there_the_file_is_written_and_nothing_else(
     assert (tmp_path / "other").read_text() == "untouched"
 
 
-@pytest.mark.parametrize("write", [place.put, place.replace])
+@pytest.mark.parametrize("write", [root_files.put, root_files.replace])
 def test_a_directory_is_left_and_told(tmp_path: Path, write: Callable[[str, bytes], None]) -> None:
     (tmp_path / "file/in/it").mkdir(parents=True)
     with pytest.raises(OSError):
@@ -65,13 +65,13 @@ def test_a_directory_is_left_and_told(tmp_path: Path, write: Callable[[str, byte
 
 def test_only_files_of_a_bearable_size_are_read(tmp_path: Path) -> None:
     path = tmp_path / "file"
-    assert place.read(str(path), MOST) == b""
+    assert root_files.read(str(path), MOST) == b""
     path.write_bytes(b"x" * MOST)
-    assert place.read(str(path), MOST) == b"x" * MOST
+    assert root_files.read(str(path), MOST) == b"x" * MOST
     (tmp_path / "link").symlink_to(path)
-    assert place.read(str(tmp_path / "link"), MOST) == b"x" * MOST
+    assert root_files.read(str(tmp_path / "link"), MOST) == b"x" * MOST
     os.truncate(path, 1 << 40)
-    assert place.read(str(path), MOST) == b""
+    assert root_files.read(str(path), MOST) == b""
     pipe(tmp_path / "pipe")
-    assert place.read(str(tmp_path / "pipe"), MOST) == b""
-    assert place.read(str(tmp_path), MOST) == b""
+    assert root_files.read(str(tmp_path / "pipe"), MOST) == b""
+    assert root_files.read(str(tmp_path), MOST) == b""

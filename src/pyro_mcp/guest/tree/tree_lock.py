@@ -1,4 +1,5 @@
-"""turns: one change of a tree at a time, and none while all of it is saved, so that what is saved was once there."""
+"""tree_lock: one change of a tree at a time, and none while a snapshot of it is saved, so that a snapshot is a state
+that existed."""
 
 from __future__ import annotations
 
@@ -13,7 +14,7 @@ WAIT_SECONDS = 30.0
 LOOK_SECONDS = 0.2
 
 
-class Turn:
+class TreeLock:
     """`with turn(check): …`: wait for those before, calling `check` meanwhile, which raises to give up waiting.
 
     Raises `AgentError` `conflict` when it takes too long.
@@ -22,7 +23,7 @@ class Turn:
     def __init__(self) -> None:
         self._lock = threading.Lock()
 
-    def __call__(self, check: Callable[[], None]) -> Turn:
+    def __call__(self, check: Callable[[], None]) -> TreeLock:
         deadline = time.monotonic() + WAIT_SECONDS
         while not self._lock.acquire(timeout=LOOK_SECONDS):
             check()
