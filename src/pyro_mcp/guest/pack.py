@@ -18,7 +18,7 @@ from pyro_mcp.guest.paths import STAGE_PREFIX, Place, Tree, absolute, failure, r
 from pyro_mcp.guest.stage import listing
 from pyro_mcp.guest.steps import settle
 from pyro_mcp.protocol.channel import Stream
-from pyro_mcp.protocol.entries import MAX_DEPTH, MAX_EXTENTS, MAX_PATH, MAX_XATTRS, Encoder, Entry, xattr_bytes
+from pyro_mcp.protocol.entries import MAX_EXTENTS, MAX_XATTRS, TOO_DEEP, Encoder, Entry, fits, xattr_bytes
 from pyro_mcp.protocol.exchange import buffer
 
 PIECE = 1024 * 1024
@@ -92,12 +92,22 @@ class Packer:
                 self._check()
                 below = join(level.path, name)
                 if level.upper is not None and level.upper.hides(name):
-                    self.encoder.entry(Entry(os.fsdecode(below), "whiteout"))
-                elif (deeper := self.one(level.fd, name, below)) is not None:
+                    self._hide(below)
+                    continue
+                count = self.encoder.count
+                deeper = self.one(level.fd, name, below)
+                if deeper is not None:
                     self._descend(levels, level, name, deeper)
+                elif level.upper is not None and level.upper.lower is not None and self.encoder.count == count:
+                    # What does not travel still hides what the seed has by its name.
+                    self._hide(below)
         finally:
             for level in levels:
                 level.close()
+
+    def _hide(self, path: bytes) -> None:
+        if fits(path):
+            self.encoder.entry(Entry(os.fsdecode(path), "whiteout"))
 
     def _descend(self, levels: list[_Level], above: _Level, name: bytes, fd: int) -> None:
         path = join(above.path, name)
@@ -113,8 +123,8 @@ class Packer:
 
     def one(self, parent: int, name: bytes, path: bytes) -> int | None:
         """Encode one thing; the open descriptor of a directory whose content is to follow."""
-        if len(path) > MAX_PATH or path.count(b"/") >= MAX_DEPTH:
-            self.skipped.add(path, "too deep")
+        if not fits(path):
+            self.skipped.add(path, TOO_DEEP)
             return None
         try:
             fd = os.open(name, _LOOK, dir_fd=parent)

@@ -38,6 +38,10 @@ _BATCH = 64 * 1024
 _format = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
 
 
+TOO_DEEP = "too deep"
+"""Why a path that does not fit is left out."""
+
+
 class EntryError(ValueError):
     """The sequence breaks a rule; `str` says which. What was taken from it must not be kept."""
 
@@ -69,6 +73,11 @@ class Piece(NamedTuple):
 
     offset: int
     data: bytes | memoryview
+
+
+def fits(path: bytes) -> bool:
+    """Whether a path is short enough to travel."""
+    return len(path) <= MAX_PATH and path.count(b"/") < MAX_DEPTH
 
 
 def safe_path(path: Any) -> str:
