@@ -16,11 +16,11 @@ from pyro_mcp.guest.files import SNIFF
 from pyro_mcp.guest.flow import Flow
 from pyro_mcp.guest.layers import Layers, Upper, join
 from pyro_mcp.guest.pack import Notes
-from pyro_mcp.guest.paths import STAGE_PREFIX, WORKSPACE, artifact_type, failure, reopen
+from pyro_mcp.guest.paths import WORKSPACE, artifact_type, failure, reopen
 from pyro_mcp.guest.reading import same_content
 from pyro_mcp.guest.stage import listing
 from pyro_mcp.protocol.channel import Stream
-from pyro_mcp.protocol.entries import TOO_DEEP, fits
+from pyro_mcp.protocol.entries import STAGE_PREFIX, TOO_DEEP, fits
 
 PIECE = 256 * 1024
 _LOOK = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC

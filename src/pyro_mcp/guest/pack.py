@@ -14,11 +14,11 @@ from pyro_mcp.guest.errors import invalid
 from pyro_mcp.guest.flow import Flow
 from pyro_mcp.guest.layers import Upper, join
 from pyro_mcp.guest.mounts import require_none
-from pyro_mcp.guest.paths import STAGE_PREFIX, Place, Tree, absolute, failure, relative, reopen, show
+from pyro_mcp.guest.paths import Place, Tree, absolute, failure, relative, reopen, show
 from pyro_mcp.guest.stage import listing
 from pyro_mcp.guest.steps import settle
 from pyro_mcp.protocol.channel import Stream
-from pyro_mcp.protocol.entries import MAX_EXTENTS, MAX_XATTRS, TOO_DEEP, Encoder, Entry, fits, xattr_bytes
+from pyro_mcp.protocol.entries import MAX_EXTENTS, MAX_XATTRS, STAGE_PREFIX, TOO_DEEP, Encoder, Entry, fits, xattr_bytes
 from pyro_mcp.protocol.exchange import buffer
 
 PIECE = 1024 * 1024

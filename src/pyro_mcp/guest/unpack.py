@@ -19,12 +19,12 @@ from pyro_mcp.guest.direct import LARGE, LargeFile
 from pyro_mcp.guest.errors import AgentError, invalid
 from pyro_mcp.guest.flow import Flow
 from pyro_mcp.guest.layers import IMPURE, OPAQUE, REDIRECT
-from pyro_mcp.guest.paths import STAGE_PREFIX, Place, Tree, absolute, failure, relative, show
+from pyro_mcp.guest.paths import Place, Tree, absolute, failure, relative, show
 from pyro_mcp.guest.reading import same_content
 from pyro_mcp.guest.stage import Stage, listing, write_all
 from pyro_mcp.guest.steps import Step, commit, settle
 from pyro_mcp.protocol.channel import Stream
-from pyro_mcp.protocol.entries import Decoder, Entry, EntryError, Piece
+from pyro_mcp.protocol.entries import STAGE_PREFIX, Decoder, Entry, EntryError, Piece
 
 _DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC

@@ -38,6 +38,8 @@ _BATCH = 64 * 1024
 _format = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
 
 
+STAGE_PREFIX = b".pyro-stage-"
+"""Work in progress at the root of a workspace: no verb lists, packs or compares it, and nothing is imported there."""
 TOO_DEEP = "too deep"
 """Why a path that does not fit is left out."""
 
