@@ -245,6 +245,16 @@ def test_what_a_snapshot_cannot_hold_hides_the_seed_all_the_same(launch_workspac
     sh(again, "rmdir fresh")
 
 
+def test_a_snapshot_keeps_whose_the_workspace_is(launch_workspace: Any, guest: QemuMachine) -> None:
+    sh(guest, "chown 1000:100 .; chmod 2770 .; touch -d @1000000000 .")
+    set_it = r"my ($path, $name, $value) = ('.', 'user.mine', 'x'); syscall(188, $path, $name, $value, 1, 0) and die $!"
+    get_it = r"my ($path, $name, $value) = ('.', 'user.mine', '-'); syscall(191, $path, $name, $value, 1); print $value"
+    sh(guest, 'perl -e "$SET" && test "$(perl -e "$GET")" = x', env={"SET": set_it, "GET": get_it})
+    again = restored(launch_workspace, guest)
+    assert sh(again, "stat -c '%u %g %a %Y' .; perl -e \"$GET\"", env={"GET": get_it}) == "1000 100 2770 1000000000\nx"
+    assert changed(again) == {}
+
+
 def test_a_diff_names_what_a_rename_took_too_deep(guest: QemuMachine) -> None:
     above = "/".join(["m" * 200] * 12)
     sh(guest, f"mkdir -p {above}; mv deep {above}/in")

@@ -105,6 +105,12 @@ class Packer:
             for level in levels:
                 level.close()
 
+    def root(self, fd: int) -> None:
+        """The directory `fd` itself, unless it is as it was made."""
+        entry = _entry(b".", "root", os.fstat(fd))._replace(xattrs=self._xattrs(f"/proc/self/fd/{fd}", b"."))
+        if (entry.mode, entry.uid, entry.gid, entry.xattrs) != (0o755, 0, 0, ()):
+            self.encoder.entry(entry)
+
     def _hide(self, path: bytes) -> None:
         if fits(path):
             self.encoder.entry(Entry(os.fsdecode(path), "whiteout"))
@@ -187,20 +193,22 @@ class Packer:
 
     def _xattrs(self, file: int | str, path: bytes) -> tuple[tuple[str, bytes], ...]:
         """The attributes that travel; what else a user has set is noted."""
-        kept, room = [], MAX_XATTRS
+        kept, room, lost = [], MAX_XATTRS, False
         try:
             for name in sorted(os.listxattr(file)):
                 if name.startswith("trusted.overlay."):
                     continue
                 value = os.getxattr(file, name)
+                if not name.startswith("user.") or name == "user." or xattr_bytes(name, value) > room:
+                    lost = True
+                    continue
                 room -= xattr_bytes(name, value)
-                if not name.startswith("user.") or name == "user." or room < 0:
-                    self.skipped.add(path, "extended attributes of it do not travel")
-                    break
                 kept.append((name, value))
         except OSError as error:
             if error.errno not in (errno.EOPNOTSUPP, errno.ENODATA):
                 raise
+        if lost:
+            self.skipped.add(path, "extended attributes of it do not travel")
         return tuple(kept)
 
     def _copy(self, reader: Reader, offset: int, length: int) -> bool:
