@@ -7,12 +7,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from pyro_mcp.protocol.entries import Entry, check, safe_path
-from pyro_mcp.trees.attributes import PRIVILEGED, ROOT, TIME, kept_time, kept_xattrs
+from pyro_mcp.trees.attributes import LINKED, PRIVILEGED, ROOT, TIME, kept_time, kept_xattrs
 from pyro_mcp.trees.limits import Limits, Meter, Skipped
 from pyro_mcp.trees.tar import Damaged, Member, show
 
 AGAIN = "the archive has it more than once; the last one was taken"
-LINKED = "a hard link to a symbolic link: it became a link of its own"
 _LEFT_OUT = {
     "device": "a device",
     "pipe": "a named pipe",

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from pyro_mcp.protocol.entries import MAX_NAME, MAX_XATTRS, xattr_bytes
 
+LINKED = "a hard link to a symbolic link: it became a link of its own"
 PRIVILEGED = "its setuid and setgid bits were removed"
 ROOT = "the setgid bit and the extended attributes of the source itself stay behind; what is in it keeps its own"
 TIME = "its time lies outside the years 1901 to 2446 and was set to the nearest that fits"

@@ -20,7 +20,7 @@ from pyro_mcp.errors import Cancelled, Capacity, InvalidArgument, NotFound
 from pyro_mcp.protocol.entries import MAX_DEPTH, MAX_EXTENTS, Entry, EntryError, Piece, check
 from pyro_mcp.system.atomic import disk_errors
 from pyro_mcp.system.sparse import extents
-from pyro_mcp.trees.attributes import PRIVILEGED, ROOT, TIME, kept_time, kept_xattrs
+from pyro_mcp.trees.attributes import LINKED, PRIVILEGED, ROOT, TIME, kept_time, kept_xattrs
 from pyro_mcp.trees.limits import Limits, Meter, Skipped
 
 CHUNK = 1024 * 1024
@@ -152,6 +152,8 @@ class DirectorySource:
             self._skip(path, _KINDS[kind])
         elif kind == stat.S_IFLNK:
             target = os.readlink(name, dir_fd=parent)
+            if about.st_nlink > 1 and self._links.setdefault((about.st_dev, about.st_ino), path) != path:
+                self._skip(path, LINKED)
             for reason in kept_xattrs(_xattrs(f"/proc/self/fd/{parent}/{name}"), link=True)[1]:
                 self._skip(path, reason)
             yield self._counted(Entry(path, "symlink", 0o777, self._time(path, about), target=target))

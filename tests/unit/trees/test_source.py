@@ -12,7 +12,7 @@ import pytest
 
 from pyro_mcp.errors import Cancelled, Capacity, InvalidArgument, NotFound
 from pyro_mcp.protocol.entries import Entry, Piece
-from pyro_mcp.trees.attributes import ROOT, kept_time
+from pyro_mcp.trees.attributes import LINKED, ROOT, kept_time
 from pyro_mcp.trees.limits import Limits
 from pyro_mcp.trees.source import CHANGED, CHUNK, DirectorySource
 
@@ -263,3 +263,11 @@ def test_what_the_source_itself_and_a_link_have_is_named(root: Path) -> None:
     again = DirectorySource(root)
     list(again)
     assert (".", ROOT) in [(one.path, one.reason) for one in again.skipped]
+
+
+def test_hard_links_of_a_symbolic_link_are_named(root: Path) -> None:
+    (root / "a").symlink_to("nowhere")
+    os.link(root / "a", root / "b", follow_symlinks=False)
+    source = DirectorySource(root)
+    assert contents(source) == dict.fromkeys(("a", "b"), ("symlink", 0o777, "nowhere"))
+    assert [(one.path, one.reason) for one in source.skipped] == [("b", LINKED)]
