@@ -14,23 +14,13 @@ from pyro_mcp.guest.errors import invalid
 from pyro_mcp.guest.expect import expectation, verify
 from pyro_mcp.guest.flow import Flow, Piece
 from pyro_mcp.guest.glob import Glob
-from pyro_mcp.guest.paths import (
-    IS_DIRECTORY,
-    STAGE_PREFIX,
-    Place,
-    Tree,
-    absolute,
-    artifact_type,
-    failure,
-    relative,
-    show,
-)
+from pyro_mcp.guest.paths import IS_DIRECTORY, Place, Tree, absolute, artifact_type, failure, relative, show
 from pyro_mcp.guest.reading import PIECE, no_content, send_file, send_link
 from pyro_mcp.guest.stage import Stage, StagedFile, listing, write_pieces
 from pyro_mcp.guest.steps import IN_DOUBT, settle
 from pyro_mcp.protocol.channel import Stream
 from pyro_mcp.protocol.digest import sha256
-from pyro_mcp.protocol.entries import MAX_DEPTH, MAX_SIZE
+from pyro_mcp.protocol.entries import MAX_DEPTH, MAX_SIZE, STAGE_PREFIX
 from pyro_mcp.protocol.frames import encode_json
 
 MAX_LIST = 50_000

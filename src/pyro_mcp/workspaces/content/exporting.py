@@ -22,6 +22,7 @@ from pyro_mcp.system.atomic import disk_errors
 from pyro_mcp.trees.destination import export_tree, refuse_existing
 from pyro_mcp.trees.ext4_reader import SeedImage
 from pyro_mcp.trees.layers import merged
+from pyro_mcp.trees.limits import Skipped as LeftOut
 from pyro_mcp.workspaces.content.asking import Conversation, Place, checked, converse
 from pyro_mcp.workspaces.content.packed import Packed
 from pyro_mcp.workspaces.content.syncing import SKIPPED_SHOWN, host_path
@@ -78,8 +79,8 @@ def _export(
         )
     finally:
         incoming.close()
-    skipped = [Skipped(path=one.path, reason=one.reason) for one in report.skipped]
-    skipped += incoming.packed.left_out
+    left_out = [*report.skipped, *incoming.too_deep]
+    skipped = [Skipped(path=one.path, reason=one.reason) for one in left_out] + incoming.packed.left_out
     result = ExportResult(
         **place.stamp,
         workspace_path=head.path,
@@ -90,7 +91,7 @@ def _export(
         can_run=report.runnable,
         masked_count=len(masked),
         masked=[target.name] if masked and head.artifact_type == "file" else masked[:SKIPPED_SHOWN],
-        skipped_count=len(report.skipped) + incoming.packed.left_out_count,
+        skipped_count=len(left_out) + incoming.packed.left_out_count,
         skipped=skipped[:SKIPPED_SHOWN],
     )
     detail = {"path": head.path, "output_path": report.output_path, "entry_count": report.entry_count}
@@ -103,6 +104,7 @@ class _Incoming:
 
     def __init__(self, verb: str, conversation: Conversation, masks: Masks) -> None:
         self.packed = Packed()
+        self.too_deep: list[LeftOut] = []
         self._verb = verb
         self._masks = masks
         self._conversation = conversation
@@ -119,7 +121,7 @@ class _Incoming:
         the rules."""
         items = self._sent()
         if seed is not None:
-            items = merged(items, seed, head.lower)
+            items = merged(items, seed, head.lower, self.too_deep)
         for item in items:
             if isinstance(item, Entry):
                 self._require_open_names(item)
