@@ -101,6 +101,27 @@ def test_a_write_is_refused_as_disk_full_and_works_once_there_is_room(host: Host
         assert pyro.exec_workspace(made, command=FLOOD, timeout_seconds=60).exit_code == 0
 
 
+def test_what_a_guest_has_cached_is_not_lost_by_a_stop_for_which_there_is_no_room(host: Host) -> None:
+    with host.open() as pyro:
+        made = pyro.create_workspace(environment="debian:12").workspace_id
+        pyro.exec_workspace(made, command=["sync"])
+        host.fill()
+        digest = "head -c 24000000 /dev/urandom > big && sha256sum big"
+        said = pyro.exec_workspace(made, command=digest, timeout_seconds=60).stdout
+        with pytest.raises(DiskFull):
+            pyro.stop_workspace(made)
+        assert pyro.status_workspace(made).state == "started"
+        host.clear()
+        # It wrote all out and ended as it was told, and is started again by whoever needs it.
+        deadline = time.monotonic() + 60
+        while pyro.status_workspace(made).state != "stopped":
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        assert pyro.exec_workspace(made, command=["sha256sum", "big"]).stdout == said
+        pyro.stop_workspace(made)
+        assert pyro.status_workspace(made).state == "stopped"
+
+
 @pytest.mark.parametrize("wait_seconds", [None, 0])
 def test_a_write_that_is_refused_for_another_reason_harms_no_guest_either(host: Host, wait_seconds: int | None) -> None:
     """QEMU tells "no space" from all else: a quota, a limit, a disk that fails for a while."""
