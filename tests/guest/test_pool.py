@@ -3,8 +3,8 @@ way and end."""
 
 from __future__ import annotations
 
-import dataclasses
 import base64
+import dataclasses
 import json
 import os
 import resource
