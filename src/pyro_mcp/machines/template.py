@@ -17,7 +17,7 @@ import shutil
 import tempfile
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from pyro_mcp.system.locks import locked, try_locked
@@ -58,7 +58,7 @@ class Template:
     files from any others, also from later ones in the same place."""
 
     directory: Path
-    stamp: tuple[tuple[int, ...], ...] = ()
+    stamp: tuple[tuple[int, ...], ...] = field(default=(), compare=False)
 
     @property
     def ram(self) -> Path:
