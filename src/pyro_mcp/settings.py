@@ -38,6 +38,11 @@ class Settings:
     ca_file: Path
     given: frozenset[str] = field(default=frozenset(), compare=False)
 
+    @property
+    def ca_named(self) -> bool:
+        """Whether somebody named the bundle of certificates, if only for all programs."""
+        return self.ca_file != Path(CA_FILE)
+
     @staticmethod
     def load(environ: Mapping[str, str] | None = None, **overrides: Any) -> Settings:
         """Settings of this process. Overrides that are None count as not given.

@@ -134,7 +134,9 @@ def test_a_command_that_takes_the_whole_guest_is_ended_by_the_hosts_clock_and_to
 
 
 def translations(machine: QemuMachine) -> int:
-    """How many blocks of the guest's code this QEMU has translated and kept."""
+    """How many blocks of the guest's code this QEMU has translated and kept. Its node watches the one monitor that it
+    has as long as the channel is open, so this is a machine's end."""
+    machine.channel.close("its emulator is looked at")
     monitor = machine._process.connect_monitor()
     try:
         told = monitor.execute("human-monitor-command", **{"command-line": "info jit"})
@@ -145,13 +147,13 @@ def translations(machine: QemuMachine) -> int:
 
 @pytest.mark.parametrize("argv", [["true"], ["git", "--version"], ["sh", "-c", "true; true"]])
 def test_a_program_that_ran_before_is_not_translated_again(argv: list[str], launch: Launch) -> None:
-    machine = launch()
-    for _ in range(20):
-        run(machine, *argv)
-    before = translations(machine)
-    for _ in range(40):
-        run(machine, *argv)
-    assert (translations(machine) - before) / 40 <= 50
+    kept = []
+    for times in (20, 120):
+        machine = launch()
+        for _ in range(times):
+            run(machine, *argv)
+        kept.append(translations(machine))
+    assert (kept[1] - kept[0]) / 100 <= 50
 
 
 def beside_memory_mib(machine: QemuMachine) -> float:

@@ -3,9 +3,11 @@ way and end."""
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 import json
 import os
+import resource
 import select
 import signal
 import subprocess
@@ -26,6 +28,7 @@ from pyro_mcp.machines.driver import Image, MachineSpec, NetworkLink, WorkspaceM
 from pyro_mcp.machines.qemu.ahead import QemuAhead
 from pyro_mcp.machines.qemu.command import DISK_BYTES
 from pyro_mcp.machines.qemu.driver import QemuDriver, QemuMachine
+from pyro_mcp.machines.qemu.stall import is_stalled
 from pyro_mcp.machines.template import RAM
 from pyro_mcp.node.adopt import reconcile
 from pyro_mcp.protocol.channel import Data, RemoteError, StreamResult
@@ -182,6 +185,27 @@ def test_one_that_its_node_leaves_ends_by_itself(ahead: Callable[[], QemuAhead])
     waiting.on_exit(gone.set)
     waiting.channel.close("the node dies")
     assert gone.wait(END_SECONDS)
+
+
+def test_one_that_was_stopped_for_want_of_room_is_handed_out_once_there_is_some(
+    driver: QemuDriver, ahead: Callable[[], QemuAhead], new_spec: Callable[..., MachineSpec]
+) -> None:
+    waiting = ahead()
+    before = resource.prlimit(waiting.pid, resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
+    words = "dd if=/dev/vdd of=/dev/vdd bs=4k count=1 conv=fsync,notrunc"
+    entropy = base64.b64encode(bytes(64)).decode()
+    params = {"entropy": entropy, "argv": ["sh", "-c", words], "env": {}, "timeout_seconds": 60}
+    stream = waiting.channel.open("warm", params)
+    deadline = time.monotonic() + END_SECONDS
+    while not is_stalled(waiting.process):
+        assert time.monotonic() < deadline
+    resource.prlimit(waiting.pid, resource.RLIMIT_FSIZE, before)
+    spec = new_spec()
+    machine = given(driver, waiting, spec)
+    assert machine.pid == waiting.pid
+    assert sh(machine, "hostname") == spec.machine_id
+    stream.leave()
+    machine.terminate()
 
 
 def test_a_machine_that_was_handed_out_outlives_its_node(

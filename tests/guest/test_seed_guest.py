@@ -171,3 +171,23 @@ def test_an_export_is_what_the_guest_sees(pyro: Pyro, tmp_path: Path) -> None:
             assert (tmp_path / f"out{number}." / "hole").stat().st_blocks == 0
     finally:
         pyro.delete_workspace(made)
+
+
+def test_an_export_holds_nothing_of_the_seed_that_something_else_stands_for(pyro: Pyro, tmp_path: Path) -> None:
+    """A pipe cannot be exported, and a path may have become too long: both are named, and no old file is in place."""
+    root = tmp_path / "tree"
+    for name in ("dir/a", "dir/b", "/".join(["n" * 200] * 12) + "/leaf"):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(name)
+    made = pyro.create_workspace(environment="debian:12", seed_path=str(root)).workspace_id
+    try:
+        above = "/".join(["m" * 200] * 12)
+        line = f"rm dir/a; mkfifo dir/a; mkdir -p {above}; mv {'n' * 200} {above}/in"
+        assert pyro.exec_workspace(made, command=["sh", "-ec", line]).exit_code == 0
+        out = tmp_path / "out"
+        exported = pyro.export_workspace(made, ".", output=str(out))
+        assert [path.name for path in (out / "dir").iterdir()] == ["b"]
+        assert (out / above / "in").is_dir()
+        assert sorted(one.reason for one in exported.skipped) == ["a FIFO", "too deep"]
+    finally:
+        pyro.delete_workspace(made)

@@ -229,6 +229,40 @@ def test_hard_links_of_a_seed_stay_linked(launch_workspace: Any, guest: QemuMach
     assert sh(again, "cat moved/h2; stat -c %h moved/h2") == "hard\nmore\nonce\n2"
 
 
+def test_what_a_snapshot_cannot_hold_hides_the_seed_all_the_same(launch_workspace: Any, guest: QemuMachine) -> None:
+    sh(guest, "rm a; mkfifo a; mv dir moved; mkfifo dir; rm -r other; mknod other b 7 0")
+    sh(guest, "mkdir fresh; mkfifo fresh/pipe")
+    lost = ["a", "dir", "fresh/pipe", "other"]
+    after = {path: line for path, line in dump(guest).items() if path not in lost}
+    before = changed(guest)
+    said, saved, _ = talk(guest.channel, "overlay_save", {})
+    assert [one["path"] for one in said["skipped"]] == lost
+    guest.terminate()
+    again = launch_workspace(load=True)
+    talk(again.channel, "overlay_load", {}, saved)
+    assert dump(again) == after
+    assert changed(again) == before
+    sh(again, "rmdir fresh")
+
+
+def test_a_snapshot_keeps_whose_the_workspace_is(launch_workspace: Any, guest: QemuMachine) -> None:
+    sh(guest, "chown 1000:100 .; chmod 2770 .; touch -d @1000000000 .")
+    set_it = r"my ($path, $name, $value) = ('.', 'user.mine', 'x'); syscall(188, $path, $name, $value, 1, 0) and die $!"
+    get_it = r"my ($path, $name, $value) = ('.', 'user.mine', '-'); syscall(191, $path, $name, $value, 1); print $value"
+    sh(guest, 'perl -e "$SET" && test "$(perl -e "$GET")" = x', env={"SET": set_it, "GET": get_it})
+    again = restored(launch_workspace, guest)
+    assert sh(again, "stat -c '%u %g %a %Y' .; perl -e \"$GET\"", env={"GET": get_it}) == "1000 100 2770 1000000000\nx"
+    assert changed(again) == {}
+
+
+def test_a_diff_names_what_a_rename_took_too_deep(guest: QemuMachine) -> None:
+    above = "/".join(["m" * 200] * 12)
+    sh(guest, f"mkdir -p {above}; mv deep {above}/in")
+    said, _, events = talk(guest.channel, "changes", {})
+    assert [one["reason"] for one in said["skipped"]] == ["too deep"]
+    assert {event["path"].split("/")[0] for event in events} == {"deep", "m" * 200}
+
+
 def test_whatever_is_done_is_as_on_another_file_system(launch_workspace: Any, guest: QemuMachine) -> None:
     machine = guest
     begun = dump(machine)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -14,8 +15,8 @@ from typing import Any
 
 import pytest
 
-from pyro_mcp import DiskFull, Pyro
-from pyro_mcp.engine.commands.limit import GRACE_SECONDS
+from pyro_mcp import DiskFull, MachineFailed, Pyro, PyroError
+from pyro_mcp.engine.commands.limit import GRACE_SECONDS, guest_limit
 from pyro_mcp.settings import Settings
 from pyro_mcp.surfaces.client import call_running_node
 
@@ -58,13 +59,13 @@ def host(cache_dir: Path) -> Iterator[Host]:
     mount.rmdir()
 
 
-def settled(pyro: Pyro, workspace_id: str) -> None:
+def settled(pyro: Pyro, workspace_id: str, refusal: type[PyroError] = DiskFull) -> None:
     """Wait until the guest has been stopped: a small write is refused."""
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         try:
             pyro.exec_workspace(workspace_id, command=["sync"])
-        except DiskFull:
+        except refusal:
             return
     raise AssertionError("it is not stopped")
 
@@ -100,6 +101,83 @@ def test_a_write_is_refused_as_disk_full_and_works_once_there_is_room(host: Host
         assert pyro.exec_workspace(made, command=FLOOD, timeout_seconds=60).exit_code == 0
 
 
+def test_what_a_guest_has_cached_is_not_lost_by_a_stop_for_which_there_is_no_room(host: Host) -> None:
+    with host.open() as pyro:
+        made = pyro.create_workspace(environment="debian:12").workspace_id
+        pyro.exec_workspace(made, command=["sync"])
+        host.fill()
+        digest = "head -c 24000000 /dev/urandom > big && sha256sum big"
+        said = pyro.exec_workspace(made, command=digest, timeout_seconds=60).stdout
+        with pytest.raises(DiskFull):
+            pyro.stop_workspace(made)
+        assert pyro.status_workspace(made).state == "started"
+        host.clear()
+        # It wrote all out and ended as it was told, and is started again by whoever needs it.
+        deadline = time.monotonic() + 60
+        while pyro.status_workspace(made).state != "stopped":
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        assert pyro.exec_workspace(made, command=["sha256sum", "big"]).stdout == said
+        pyro.stop_workspace(made)
+        assert pyro.status_workspace(made).state == "stopped"
+
+
+@pytest.mark.parametrize("wait_seconds", [None, 0])
+def test_a_write_that_is_refused_for_another_reason_harms_no_guest_either(host: Host, wait_seconds: int | None) -> None:
+    """QEMU tells "no space" from all else: a quota, a limit, a disk that fails for a while."""
+    with host.open() as pyro:
+        made = pyro.create_workspace(environment="debian:12").workspace_id
+        status = call_running_node(host.settings, "node_status")
+        assert status is not None
+        (qemu,) = [machine["pid"] for machine in status["machines"]]
+        before = resource.prlimit(qemu, resource.RLIMIT_FSIZE, (1024**2, resource.RLIM_INFINITY))
+        command = f"{FLOOD} && echo done"
+        if wait_seconds is None:
+            with pytest.raises(MachineFailed, match="refuses what it writes: File too large") as caught:
+                pyro.exec_workspace(made, command=command, timeout_seconds=60)
+            assert str(host.settings.state_dir) in str(caught.value.hint)
+        else:
+            begun = pyro.exec_workspace(made, command=command, timeout_seconds=60, wait_seconds=wait_seconds)
+            settled(pyro, made, MachineFailed)
+        resource.prlimit(qemu, resource.RLIMIT_FSIZE, before)
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            try:
+                pyro.write_workspace_file(made, path="late", text="late\n")
+                break
+            except MachineFailed:
+                continue
+        assert " ro," not in pyro.exec_workspace(made, command=["grep", " ext4 ", "/proc/self/mounts"]).stdout
+        if wait_seconds is not None:
+            assert wait_for_end(pyro, made, begun.sequence).exit_code == 0
+
+
+def test_a_used_up_quota_is_a_full_disk(cache_dir: Path, tmp_path: Path) -> None:
+    if not (mkfs := shutil.which("mkfs.btrfs")):
+        pytest.skip("mkfs.btrfs is not installed: of the file systems with quotas every kernel has this one")
+    (tmp_path / "image").touch()
+    os.truncate(tmp_path / "image", 512 * 1024**2)
+    (mount := tmp_path / "mount").mkdir()
+    subprocess.run([mkfs, "--quiet", str(tmp_path / "image")], check=True)
+    subprocess.run(["mount", "-o", "loop", str(tmp_path / "image"), str(mount)], check=True)
+    host = Host(mount, cache_dir)
+    try:
+        with host.open() as pyro:
+            made = pyro.create_workspace(environment="debian:12").workspace_id
+            subprocess.run(["btrfs", "quota", "enable", str(mount)], check=True)
+            used = shutil.disk_usage(mount).used
+            subprocess.run(["btrfs", "qgroup", "limit", str(used + 8 * 1024**2), str(mount)], check=True)
+            with pytest.raises(DiskFull, match="quota"):
+                pyro.exec_workspace(made, command=FLOOD, timeout_seconds=60)
+            subprocess.run(["btrfs", "qgroup", "limit", "none", str(mount)], check=True)
+            time.sleep(2)
+            pyro.write_workspace_file(made, path="late", text="late\n")
+            assert " ro," not in pyro.exec_workspace(made, command=["grep", " ext4 ", "/proc/self/mounts"]).stdout
+    finally:
+        call_running_node(host.settings, "node_stop", {"force": True})
+        subprocess.run(["umount", "--lazy", str(mount)], check=True)
+
+
 @pytest.mark.slow
 def test_a_command_that_goes_on_by_itself_waits_and_keeps_its_time(host: Host) -> None:
     with host.open() as pyro:
@@ -108,7 +186,7 @@ def test_a_command_that_goes_on_by_itself_waits_and_keeps_its_time(host: Host) -
         # Its limit and the agent's grace pass while the machine is stopped.
         begun = pyro.exec_workspace(made, command=f"{FLOOD} && echo done", timeout_seconds=10, wait_seconds=0)
         settled(pyro, made)
-        time.sleep(10 + GRACE_SECONDS + 3)
+        time.sleep(guest_limit(10) + GRACE_SECONDS + 3)
         host.clear()
         entry = wait_for_end(pyro, made, begun.sequence)
         assert (entry.state, entry.exit_code, entry.timed_out) == ("finished", 0, False), entry

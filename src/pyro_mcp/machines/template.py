@@ -17,7 +17,7 @@ import shutil
 import tempfile
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from pyro_mcp.system.locks import locked, try_locked
@@ -58,7 +58,7 @@ class Template:
     files from any others, also from later ones in the same place."""
 
     directory: Path
-    stamp: tuple[tuple[int, ...], ...] = ()
+    stamp: tuple[tuple[int, ...], ...] = field(default=(), compare=False)
 
     @property
     def ram(self) -> Path:
@@ -134,7 +134,7 @@ class TemplateStore:
             except BaseException:
                 shutil.rmtree(temporary, ignore_errors=True)
                 raise
-        return Template(self._root / kind.digest)
+        return Template(self._root / kind.digest, _stamp(self._root / kind.digest))
 
     def discard(self, template: Template) -> None:
         """Drop a template that did not restore. Machines that already map it keep their pages."""
@@ -165,7 +165,7 @@ class TemplateStore:
     def _sound(self, kind: TemplateKind, directory: Path) -> tuple[tuple[int, ...], ...] | None:
         """What identifies its files, if they are those that were digested."""
         try:
-            identity = tuple(_identity(directory / name) for name in FILES)
+            identity = _stamp(directory)
             with self._lock:
                 if self._verified.get(kind.digest) == identity:
                     return identity
@@ -178,6 +178,10 @@ class TemplateStore:
         with self._lock:
             self._verified[kind.digest] = identity
         return identity
+
+
+def _stamp(directory: Path) -> tuple[tuple[int, ...], ...]:
+    return tuple(_identity(directory / name) for name in FILES)
 
 
 def _identity(path: Path) -> tuple[int, ...]:

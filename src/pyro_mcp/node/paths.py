@@ -6,6 +6,7 @@ One node per user and state directory. The node holds `node.lock` for its whole 
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import socket
@@ -16,6 +17,7 @@ from pathlib import Path
 
 from pyro_mcp.errors import PermissionDenied
 from pyro_mcp.settings import Settings
+from pyro_mcp.system.atomic import disk_errors, write_file
 from pyro_mcp.system.sockets import connect_unix
 
 MAX_CONTROL = 32 * 1024 * 1024
@@ -103,9 +105,17 @@ class About:
     settings: dict[str, str | None] = field(default_factory=dict)
 
     def save(self, paths: NodePaths) -> None:
-        temporary = paths.about.with_suffix(".tmp")
-        temporary.write_text(json.dumps(asdict(self)))
-        temporary.replace(paths.about)
+        """Raises `DiskFull` or another `PyroError`."""
+        text = json.dumps(asdict(self)).encode()
+        with disk_errors("say who this node is"):
+            try:
+                write_file(paths.about, text)
+            except OSError as error:
+                if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                    raise
+                # A full disk has room for the next node where the last one stands, which is gone.
+                paths.about.unlink(missing_ok=True)
+                write_file(paths.about, text)
 
     @staticmethod
     def load(paths: NodePaths) -> About | None:

@@ -183,7 +183,7 @@ class Node:
         channel = Channel(
             Pipe(connection.detach()),
             initiator=False,
-            hello={"pyro": VERSION, "role": "node", "pid": os.getpid()},
+            hello={"pyro": VERSION, "role": "node", "pid": os.getpid(), "ca_file": str(self.settings.ca_file)},
             handler=self._handle,
             max_control=MAX_CONTROL,
         )

@@ -29,13 +29,19 @@ MAX_TIME = 1 << 65
 """Nanoseconds, either way: what any file system of ours can name lies within."""
 MAX_XATTRS = 4000
 """Bytes of one entry's extended attributes as `xattr_bytes` counts them: so many fit into a block of ext4."""
-TYPES = frozenset({"file", "directory", "symlink", "hardlink", "whiteout", "opaque", "redirect"})
-"""The last three occur in saved overlays only: a name that is gone, a directory that hides what is below, and one that
-shows what is below at its `target` instead."""
+TYPES = frozenset({"file", "directory", "symlink", "hardlink", "whiteout", "opaque", "redirect", "root"})
+"""The last four occur in saved overlays only: a name that is gone, a directory that hides what is below, one that shows
+what is below at its `target` instead, and the directory, called ".", that all is in."""
 
 _LENGTH = struct.Struct("!I")
 _BATCH = 64 * 1024
 _format = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
+
+
+STAGE_PREFIX = b".pyro-stage-"
+"""Work in progress at the root of a workspace: no verb lists, packs or compares it, and nothing is imported there."""
+TOO_DEEP = "too deep"
+"""Why a path that does not fit is left out."""
 
 
 class EntryError(ValueError):
@@ -69,6 +75,11 @@ class Piece(NamedTuple):
 
     offset: int
     data: bytes | memoryview
+
+
+def fits(path: bytes) -> bool:
+    """Whether a path is short enough to travel."""
+    return len(path) <= MAX_PATH and path.count(b"/") < MAX_DEPTH
 
 
 def safe_path(path: Any) -> str:
@@ -243,9 +254,10 @@ class EntryDecoder:
 
 def check(entry: Entry) -> Entry:
     """`entry` if it keeps every rule of the format. Raises `EntryError`."""
-    safe_path(entry.path)
     if entry.type not in TYPES:
         raise EntryError(f"{str(entry.type)[:64]!r} is not an entry type")
+    if entry.type != "root" or entry.path != ".":
+        safe_path(entry.path)
     _require_integer("mode", entry.mode, 0, 0o7777)
     _require_integer("mtime_ns", entry.mtime_ns, -MAX_TIME, MAX_TIME)
     _require_integer("size", entry.size, 0, MAX_SIZE if entry.type == "file" else 0)
@@ -271,7 +283,7 @@ def xattr_bytes(name: str, value: bytes) -> int:
 
 
 def _check_xattrs(entry: Entry) -> None:
-    if entry.type not in ("file", "directory"):
+    if entry.type not in ("file", "directory", "root"):
         raise EntryError(f"a {entry.type} has no extended attributes")
     last = ""
     for name, value in entry.xattrs:

@@ -67,16 +67,17 @@ class Database:
                 raise
 
     def free(self, sql: str, parameters: dict[str, Any]) -> None:
-        """One statement that lets something go. On a full disk it uses the room that was kept for it: refused, nothing
-        could ever be deleted there."""
+        """One statement that lets something go, or says that it has gone. On a full disk it uses the room that was kept
+        for it: refused, nothing could ever be deleted there."""
         try:
-            self._execute(sql, parameters)
+            self.write(sql, parameters)
         except DiskFull:
             self._reserve.unlink(missing_ok=True)
-            self._execute(sql, parameters)
+            self.write(sql, parameters)
         self._put_by()
 
-    def _execute(self, sql: str, parameters: dict[str, Any]) -> None:
+    def write(self, sql: str, parameters: dict[str, Any]) -> None:
+        """One statement in a transaction of its own."""
         with self.transaction() as connection:
             connection.execute(sql, parameters)
 

@@ -74,13 +74,12 @@ class Machines:
         """All machines, oldest first."""
         return [_row(row) for row in self._database.rows("SELECT * FROM machines ORDER BY created_at, machine_id")]
 
-    def set_state(self, machine_id: str, state: State, *, reason: str | None = None) -> None:
-        """Enter `state`; `reason` replaces the earlier one. A machine that is gone stays gone."""
-        with self._database.transaction() as connection:
-            connection.execute(
-                "UPDATE machines SET state=:state, reason=:reason WHERE machine_id=:id",
-                {"id": machine_id, "state": state, "reason": reason},
-            )
+    def set_state(self, machine_id: str, state: State, *, reason: str | None = None, outcome: bool = False) -> None:
+        """Enter `state`; `reason` replaces the earlier one. A machine that is gone stays gone. An `outcome`, which
+        nobody can take back, is written on a full disk too."""
+        values = {"id": machine_id, "state": state, "reason": reason}
+        write = self._database.free if outcome else self._database.write
+        write("UPDATE machines SET state=:state, reason=:reason WHERE machine_id=:id", values)
 
     def fail(self, machine_id: str, reason: str) -> None:
         """A running machine has died by itself. One that is being stopped or deleted is left to whoever does it."""

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pyro_mcp.errors import InvalidArgument, NodeUnavailable, ProtocolError, PyroError
+from pyro_mcp.errors import Conflict, InvalidArgument, NodeUnavailable, ProtocolError, PyroError
 from pyro_mcp.operations.call import Call
 from pyro_mcp.protocol.channel import Channel, ChannelClosed, Data, Event, RemoteError, Stream, StreamResult
 from pyro_mcp.protocol.pipe import Pipe
@@ -108,6 +108,8 @@ class Client:
         # A node that goes idle closes its connections, so the first failure may only mean that it has left.
         for attempt in (1, 2):
             channel = self._connected()
+            if params.get("host_ca"):
+                _require_bundle(channel, self._settings)
             try:
                 return channel.open(verb, params)
             except ChannelClosed as error:
@@ -206,6 +208,17 @@ class Request:
             # Half an input is none, and a command would wait for the rest.
             if not done:
                 self.cancel()
+
+
+def _require_bundle(channel: Channel, settings: Settings) -> None:
+    """Raises `Conflict` when the node hands on other certificates than those that somebody named here, perhaps for all
+    programs (SSL_CERT_FILE): that is no wish for a node of one's own until it matters."""
+    theirs = channel.peer.get("ca_file")
+    if settings.ca_named and theirs is not None and os.path.realpath(str(theirs)) != os.path.realpath(settings.ca_file):
+        raise Conflict(
+            f"cannot hand on {settings.ca_file}: the node was started with ca_file {theirs}",
+            hint="Set SSL_CERT_FILE to that, or end the node with `pyro node stop`; the next command starts a new one",
+        )
 
 
 def _ensure_node(settings: Settings) -> socket.socket:

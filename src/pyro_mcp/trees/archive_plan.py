@@ -7,12 +7,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from pyro_mcp.protocol.entries import Entry, check, safe_path
-from pyro_mcp.trees.attributes import PRIVILEGED, TIME, kept_time, kept_xattrs
+from pyro_mcp.trees.attributes import LINKED, PRIVILEGED, ROOT, TIME, kept_time, kept_xattrs
 from pyro_mcp.trees.limits import Limits, Meter, SkippedEntries
 from pyro_mcp.trees.tar import Damaged, Member, show
 
 AGAIN = "the archive has it more than once; the last one was taken"
-LINKED = "a hard link to a symbolic link: it became a link of its own"
 _LEFT_OUT = {
     "device": "a device",
     "pipe": "a named pipe",
@@ -50,12 +49,14 @@ class ArchivePlan:
 
     def add(self, member: Member) -> None:
         path = plain(member.name)
+        if member.kind in _LEFT_OUT:
+            self._meter.add(path, member.size)
+            self._note(path or ".", _LEFT_OUT[member.kind])
+            return
         if path == "":
+            self._root(member)
             return
         self._meter.add(path, member.size)
-        if member.kind in _LEFT_OUT:
-            self._note(path, _LEFT_OUT[member.kind])
-            return
         self._parents(path, member)
         if member.kind == "hardlink":
             self._link(path, member)
@@ -76,6 +77,13 @@ class ArchivePlan:
                 names.setdefault(id(node), (node, []))[1].append(path)
         yield from sorted(names.values(), key=lambda pair: pair[0].member.offset)
 
+    def _root(self, member: Member) -> None:
+        """The directory that all is in is there already."""
+        if member.kind != "directory":
+            raise Damaged(f"a {member.kind} has no name: {show(member.name)}")
+        if member.mode & 0o2000 or any(kept_xattrs(member.xattrs)):
+            self._note(".", ROOT)
+
     def _node(self, path: str, member: Member) -> PlanNode:
         lost = 0o4000 if member.kind == "directory" else 0o6000
         if member.kind != "symlink" and member.mode & lost:
@@ -83,7 +91,7 @@ class ArchivePlan:
         mtime_ns = kept_time(member.mtime_ns)
         if mtime_ns != member.mtime_ns:
             self._note(path, TIME)
-        xattrs, reasons = kept_xattrs(member.xattrs) if member.kind != "symlink" else ((), [])
+        xattrs, reasons = kept_xattrs(member.xattrs, link=member.kind == "symlink")
         for reason in reasons:
             self._note(path, reason)
         return PlanNode(member.kind, member.mode & ~lost, mtime_ns, member, xattrs)
@@ -140,4 +148,10 @@ def plain(name: str) -> str:
     text = text.rstrip("/")
     if text in ("", ".") and not name.startswith("/"):
         return ""
-    return safe_path("/".join(part for part in text.split("/") if part != ".") if "/" in text else text)
+    return safe_path("/".join(_parts(text)) if "/" in text else text)
+
+
+def _parts(text: str) -> list[str]:
+    """Without those that lead nowhere. An absolute name keeps its empty beginning, which is refused."""
+    first, *others = text.split("/")
+    return [part for part in [first] if part != "."] + [part for part in others if part not in ("", ".")]

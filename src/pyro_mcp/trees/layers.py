@@ -6,13 +6,17 @@ import os
 import stat
 from collections.abc import Iterable, Iterator
 
-from pyro_mcp.protocol.entries import MAX_EXTENTS, Entry, Piece
+from pyro_mcp.protocol.entries import MAX_EXTENTS, TOO_DEEP, Entry, Piece, fits
 from pyro_mcp.trees.ext4_reader import SeedImage, SeedNode
+from pyro_mcp.trees.limits import SkippedEntries
 
 
-def merged(upper: Iterable[Entry | Piece], seed: SeedImage, lower: str | None) -> Iterator[Entry | Piece]:
+def merged(
+    upper: Iterable[Entry | Piece], seed: SeedImage, lower: str | None, skipped: list[SkippedEntries]
+) -> Iterator[Entry | Piece]:
     """The entries that an overlay has in its `upper` directory, without its marks, then what they do not hide of the
-    seed's directory `lower` (None for nothing), and of those that a renamed directory still shows.
+    seed's directory `lower` (None for nothing), and of those that a renamed directory still shows. `skipped` gets what
+    a renamed directory has taken too deep.
 
     Raises what `upper` and `seed` raise.
     """
@@ -37,7 +41,7 @@ def merged(upper: Iterable[Entry | Piece], seed: SeedImage, lower: str | None) -
     for path, below in shown.items():
         base = None if below is None else seed_directory(seed, below)
         if base is not None:
-            yield from _rest(seed, path, base, taken, names)
+            yield from _rest(seed, path, base, taken, names, skipped)
 
 
 def seed_directory(seed: SeedImage, path: str, start: SeedNode | None = None) -> SeedNode | None:
@@ -62,7 +66,7 @@ def _below(shown: dict[str, str | None], path: str, target: str) -> str | None:
 
 
 def _rest(
-    seed: SeedImage, root: str, base: SeedNode, taken: set[str], names: dict[int, str]
+    seed: SeedImage, root: str, base: SeedNode, taken: set[str], names: dict[int, str], skipped: list[SkippedEntries]
 ) -> Iterator[Entry | Piece]:
     pending = [(root, base)]
     while pending:
@@ -71,6 +75,9 @@ def _rest(
             name = os.fsdecode(raw)
             path = f"{above}/{name}" if above else name
             if path in taken:
+                continue
+            if not fits(os.fsencode(path)):
+                skipped.append(SkippedEntries(path[:1024], TOO_DEEP))
                 continue
             node = seed.node(number)
             if node.is_directory:

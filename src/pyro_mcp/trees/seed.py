@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from pyro_mcp.errors import InvalidArgument, PyroError
 from pyro_mcp.model.count import count_of
+from pyro_mcp.protocol.entries import STAGE_PREFIX, Entry, Piece
 from pyro_mcp.system.atomic import disk_errors, make_directory, sync_directory
 from pyro_mcp.system.progress import Progress, silent
 from pyro_mcp.trees.archive import ArchiveSource
@@ -76,7 +78,7 @@ def build_seed(
                 cancelled=cancelled,
                 emit=emit,
             )
-            writer.write(source)
+            writer.write(_open_names(source, seed_path))
             progress(f"Packing {count_of(writer.meter.entries, 'entry', 'entries', grouped=True)}", None)
             writer.finish()
             os.ftruncate(descriptor, device_bytes)
@@ -88,6 +90,17 @@ def build_seed(
         sync_directory(image.parent)
     size, count = writer.meter.bytes, writer.meter.entries
     return SeedReport(source.mode, str(seed_path), destination, count, size, source.skipped)
+
+
+def _open_names(source: Source, path: Path) -> Iterator[Entry | Piece]:
+    """The agent would take what has one of its own names for work that it left half done, and remove it."""
+    for item in source:
+        if isinstance(item, Entry) and os.fsencode(item.path).startswith(STAGE_PREFIX):
+            raise InvalidArgument(
+                f"cannot import {path}: the name {ascii(item.path)[1:-1][:200]} is reserved",
+                hint="Leave it out of the source",
+            )
+        yield item
 
 
 def _prove(writer: ImageWriter, image: Path) -> None:

@@ -20,7 +20,7 @@ from pyro_mcp.errors import Cancelled, Capacity, InvalidArgument, NotFound
 from pyro_mcp.protocol.entries import MAX_DEPTH, MAX_EXTENTS, Entry, EntryError, Piece, check
 from pyro_mcp.system.atomic import disk_errors
 from pyro_mcp.system.sparse import extents
-from pyro_mcp.trees.attributes import PRIVILEGED, TIME, kept_time, kept_xattrs
+from pyro_mcp.trees.attributes import LINKED, PRIVILEGED, ROOT, TIME, kept_time, kept_xattrs
 from pyro_mcp.trees.limits import Limits, Meter, SkippedEntries
 
 CHUNK = 1024 * 1024
@@ -75,6 +75,8 @@ class DirectorySource:
             about = os.fstat(descriptor)
         root = _Level(descriptor, "", (about.st_dev, about.st_ino))
         try:
+            if about.st_mode & stat.S_ISGID or any(kept_xattrs(_xattrs(descriptor))):
+                self._skip(".", ROOT)
             self._tally(root, Meter(self._limits, f"import {self._root}"), frozenset(), set())
         except BaseException:
             os.close(descriptor)
@@ -150,6 +152,10 @@ class DirectorySource:
             self._skip(path, _KINDS[kind])
         elif kind == stat.S_IFLNK:
             target = os.readlink(name, dir_fd=parent)
+            if about.st_nlink > 1 and self._links.setdefault((about.st_dev, about.st_ino), path) != path:
+                self._skip(path, LINKED)
+            for reason in kept_xattrs(_xattrs(f"/proc/self/fd/{parent}/{name}"), link=True)[1]:
+                self._skip(path, reason)
             yield self._counted(Entry(path, "symlink", 0o777, self._time(path, about), target=target))
         elif kind == stat.S_IFDIR:
             yield from self._directory(levels, os.open(name, _DIRECTORY, dir_fd=parent), path)
@@ -255,9 +261,12 @@ def _sized(entry: Entry, size: int, found: tuple[tuple[int, int], ...] | None) -
     return entry._replace(size=size, extents=found)
 
 
-def _xattrs(descriptor: int) -> list[tuple[str, bytes]]:
+def _xattrs(file: int | str) -> list[tuple[str, bytes]]:
+    """Of an open file, or of what is at a path, a link not followed."""
+    follow = isinstance(file, int)
     try:
-        return [(name, os.getxattr(descriptor, name)) for name in os.listxattr(descriptor)]
+        names = os.listxattr(file, follow_symlinks=follow)
+        return [(name, os.getxattr(file, name, follow_symlinks=follow)) for name in names]
     except OSError as error:
         if error.errno in (errno.EOPNOTSUPP, errno.ENODATA):  # a file system without any, or one that went meanwhile
             return []

@@ -25,6 +25,8 @@ _DECIMAL = re.compile(rb"[0-9]{1,20}")
 _TIME = re.compile(rb"(-?)([0-9]{1,20})(?:\.([0-9]*))?")
 _RECORD = re.compile(rb"([0-9]{1,8}) ")
 _XATTR = b"SCHILY.xattr."
+_XATTR_AGAIN = b"LIBARCHIVE.xattr."
+_ACLS = {b"SCHILY.acl.access": "system.posix_acl_access", b"SCHILY.acl.default": "system.posix_acl_default"}
 Extents = tuple[tuple[int, int], ...]
 Records = list[tuple[bytes, bytes]]
 
@@ -182,14 +184,21 @@ def _member(stream: ByteStream, block: bytes, extras: _Extras) -> Member:
         stored, offset = stored - (stream.position - offset if flag != b"S" else 0), stream.position
     if extents is not None:
         _check_extents(extents, size, stored, name)
-    xattrs = tuple(
-        (_text(key.removeprefix(_XATTR)), value)
-        for key, value in {**extras.everywhere, **dict(extras.records)}.items()
-        if key.startswith(_XATTR)
-    )
+    xattrs = _xattrs({**extras.everywhere, **dict(extras.records)})
     mode = _number(block[100:108], f"the mode of {show(name)}")
     about = (mode & 0o7777, _mtime(block, fields, name), size if kind == "file" else 0)
     return Member(name, kind, *about, target, offset, stored, extents, xattrs)
+
+
+def _xattrs(records: dict[bytes, bytes]) -> tuple[tuple[str, bytes], ...]:
+    """Extended attributes, and under names of their own what else is told that is none of a user."""
+    found = {_text(key.removeprefix(_XATTR)): value for key, value in records.items() if key.startswith(_XATTR)}
+    for key, value in records.items():
+        if key in _ACLS and value:
+            found[_ACLS[key]] = value
+        elif key.startswith(_XATTR_AGAIN) and _text(key.removeprefix(_XATTR_AGAIN)) not in found:
+            found[_text(key)] = value
+    return tuple(found.items())
 
 
 def _header_name(block: bytes) -> bytes:

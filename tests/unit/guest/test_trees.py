@@ -265,6 +265,17 @@ def test_what_is_pushed_anew_is_newer_and_what_is_equal_is_left_alone(agent: Age
     assert (after["ahead"].st_mtime_ns, after["new"].st_mtime_ns) == (future, old)
 
 
+def test_attributes_arrive_with_an_equal_file_too(agent: Agent) -> None:
+    file = agent.root / "f"
+    file.write_text("same")
+    os.setxattr(file, "user.there", b"1")
+    unpack(agent, encoded((Entry("f", "file", mode=0o644, size=4, xattrs=(("user.new", b"2"),)), b"same")))
+    assert os.getxattr(file, "user.new") == b"2"
+    kept = file.stat()
+    unpack(agent, encoded((Entry("f", "file", mode=0o644, size=4, xattrs=(("user.new", b"2"),)), b"same")))
+    assert (file.stat().st_ino, file.stat().st_mtime_ns) == (kept.st_ino, kept.st_mtime_ns)
+
+
 def test_cancelled_packing_and_unpacking_leave_nothing(agent: Agent, root: Path, open_fds: Callable[[], int]) -> None:
     agent.channel.call("file_list", {"path": "."}, timeout=5)
     before = open_fds()

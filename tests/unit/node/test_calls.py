@@ -28,6 +28,7 @@ def node(tmp_path: Path) -> Iterator[Node]:
     engine = engine_at(tmp_path / "state", idle_seconds=600)
     node = Node(engine.settings, NodePaths.of(engine.settings), engine, VERBS)
     node.listen()
+    node.serve()
     thread = threading.Thread(target=node.run)
     thread.start()
     yield node
@@ -171,6 +172,7 @@ def test_a_leaving_node_ends_what_is_under_way(tmp_path: Path) -> None:
     engine = engine_at(tmp_path / "state", idle_seconds=600)
     node = Node(engine.settings, NodePaths.of(engine.settings), engine, VERBS)
     node.listen()
+    node.serve()
     thread = threading.Thread(target=node.run)
     thread.start()
     channel = client(node)
@@ -242,6 +244,7 @@ def test_whoever_arrives_at_the_last_moment_costs_no_processor_time(
     engine = engine_at(tmp_path / "state", idle_seconds=0.3)
     node = Node(engine.settings, NodePaths.of(engine.settings), engine, VERBS)
     node.listen()
+    node.serve()
     accept, listen, looks, others = node._accept_all, node.listen, [], []
 
     def arriving() -> int:

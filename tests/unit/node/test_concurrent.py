@@ -74,6 +74,7 @@ class World:
         self.engine = engine_at(state_dir, idle_seconds=600, faults=self.slowness)
         self.node = Node(self.engine.settings, NodePaths.of(self.engine.settings), self.engine, VERBS)
         self.node.listen()
+        self.node.serve()
         self._thread = threading.Thread(target=self.node.run)
         self._thread.start()
         self.clients = [self.client(), self.client()]

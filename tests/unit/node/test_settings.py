@@ -12,12 +12,13 @@ from typing import Any
 
 import pytest
 
-from pyro_mcp.errors import Conflict
+from pyro_mcp.errors import Conflict, InvalidArgument, NotFound
 from pyro_mcp.node.paths import About, NodePaths, peer
 from pyro_mcp.node.spawn import connect_node, ensure_node
 from pyro_mcp.settings import Settings
 from pyro_mcp.store.database import Database
 from pyro_mcp.store.machines import MachineRow, Machines
+from pyro_mcp.surfaces.client import Client, Listener
 from pyro_mcp.system.process import wait_pidfd
 
 OTHERS = {
@@ -26,6 +27,7 @@ OTHERS = {
     "memory_limit_mib": 2048,
     "require_isolation": "kvm",
     "idle_seconds": 77,
+    "pool_size": 5,
     "ca_file": "/etc/hostname",
 }
 
@@ -101,3 +103,19 @@ def with_a_machine(settings: Settings) -> None:
     Machines(database).insert(row)
     (settings.state_dir / "machines" / row.machine_id).mkdir(parents=True)
     database.close()
+
+
+def test_certificates_named_for_all_programs_matter_where_they_are_handed_on(place: dict[str, Any]) -> None:
+    first = started(Settings.load({}, **place))
+    client = Client(Settings.load({"SSL_CERT_FILE": "/etc/hostname"}, **place))
+    asked = {"environment": "none:1", "command": ["true"]}
+    with pytest.raises(NotFound):
+        client.begin("run_in_vm", asked).wait(Listener())
+    with pytest.raises(Conflict, match="cannot hand on /etc/hostname: the node was started with ca_file /etc/ssl"):
+        client.begin("run_in_vm", {**asked, "host_ca": True})
+    client.close()
+    assert started(Settings.load({}, **place)) == first
+    indifferent = Client(Settings.load({}, **place))
+    with pytest.raises(InvalidArgument, match="there is no network"):
+        indifferent.begin("run_in_vm", {**asked, "host_ca": True}).wait(Listener())
+    indifferent.close()

@@ -31,6 +31,7 @@ TREE: list[tuple[Entry, bytes]] = [
     (Entry("h", "hardlink", target="a/f"), b""),
     (Entry("non\udcff", "file", size=100_000, uid=7, gid=8), b"x" * 100_000),
     (Entry("gone", "whiteout"), b""),
+    (Entry(".", "root", 0o2770, 7, uid=5, xattrs=(("user.a", b"1"),)), b""),
     (Entry("a", "opaque"), b""),
     (Entry("a", "redirect", target="/b/c"), b""),
 ]

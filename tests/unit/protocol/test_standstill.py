@@ -9,9 +9,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from pyro_mcp.protocol import channel as channel_module
 from pyro_mcp.protocol import standstill
+from pyro_mcp.protocol import writer as writer_module
 from pyro_mcp.protocol.channel import Channel, RemoteError, Stream, StreamResult
+from pyro_mcp.protocol.frames import Kind
 from pyro_mcp.protocol.pipe import Pipe
 
 REFUSAL = {"code": "disk_full", "message": "cannot go on", "hint": "Free some"}
@@ -84,7 +85,7 @@ def test_closing_ends_every_wait(peer: Peer) -> None:
 
 def test_no_deadline_of_the_wire_passes_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
     """A writer whose bytes nobody takes for longer than it would wait for any other peer."""
-    monkeypatch.setattr(channel_module, "SEND_SECONDS", 0.3)
+    monkeypatch.setattr(writer_module, "SEND_SECONDS", 0.3)
     ours, theirs = socket.socketpair()
     ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
     reader = Channel(Pipe(theirs.detach()), initiator=False, hello={}, handler=lambda stream: stream.result({}))
@@ -92,7 +93,7 @@ def test_no_deadline_of_the_wire_passes_meanwhile(monkeypatch: pytest.MonkeyPatc
     channel.greet()
     stream = channel._begin("take", {})
     channel.standstill.begin(REFUSAL, lambda _: True)
-    writer = threading.Thread(target=lambda: channel._write(channel_module.Kind.DATA, stream._number, bytes(200_000)))
+    writer = threading.Thread(target=lambda: channel._write(Kind.DATA, stream._number, bytes(200_000)))
     writer.start()
     writer.join(1.5)
     assert writer.is_alive()

@@ -107,6 +107,10 @@ REFUSED: dict[str, tuple[bytes, str]] = {
     "bzip2": (b"BZh91AY", "bzip2"),
     "cut gzip": (gzip.compress(tar(member("x", bytes(range(256)) * 900)))[:-20], "gzip stream is cut off"),
     "too long a name": (tar(member("n" * 300)), "not a plain"),
+    "a file without a name": (tar(member("", b"x")), "no name"),
+    "a file in place of the root": (tar(member("./.", b"x")), "no name"),
+    "a link in place of the root": (tar(member(".", kind=tarfile.SYMTYPE, link="/tmp")), "no name"),
+    "empty parts before a name": (tar(member(".//../x", b"x")), "not a plain"),
     "too deep": (tar(member("d/" * 300 + "x")), "levels"),
 }  # fmt: skip
 
@@ -140,6 +144,29 @@ def test_devices_and_pipes_are_left_out_and_setuid_goes(tmp_path: Path) -> None:
     )
     assert contents(source) == {"su": ("file", 0o755, b"x")}
     assert [skipped.path for skipped in source.skipped] == ["dev", "disk", "pipe", "su"]
+
+
+def test_what_a_tar_tells_of_a_file_that_does_not_travel_is_named(tmp_path: Path) -> None:
+    acl = {"SCHILY.acl.access": "user::rw-,user:7:r--,group::r--,mask::r--,other::r--"}
+    source = read(
+        tmp_path,
+        tar(
+            member("./", kind=tarfile.DIRTYPE, mode=0o2775),
+            member("acl", b"x", pax_headers=acl),
+            member("default", kind=tarfile.DIRTYPE, pax_headers={"SCHILY.acl.default": "user::rwx"}),
+            member("link", kind=tarfile.SYMTYPE, link="acl", pax_headers={"SCHILY.xattr.trusted.x": "1"}),
+            member("other", b"x", pax_headers={"LIBARCHIVE.xattr.user.x": "MQ"}),
+            member("both", b"x", pax_headers={"LIBARCHIVE.xattr.user.x": "MQ", "SCHILY.xattr.user.x": "1"}),
+        ),
+    )
+    found = {item.path: item.xattrs for item in source if isinstance(item, Entry)}
+    assert found["both"] == (("user.x", b"1"),)
+    assert [skipped.path for skipped in source.skipped] == [".", "acl", "default", "link", "other"]
+
+
+def test_parts_of_a_name_that_lead_nowhere_are_left_out(tmp_path: Path) -> None:
+    source = read(tmp_path, tar(member("a//b/./c", b"x"), member("l", kind=tarfile.LNKTYPE, link="./a///b/c")))
+    assert contents(source)["l"] == ("hardlink", 0, "a/b/c")
 
 
 def test_bombs_stop_at_the_stated_limits(tmp_path: Path) -> None:

@@ -212,3 +212,17 @@ def test_files_keep_their_times(tmp_path: Path, seconds: int) -> None:
     assert shown
     low, extra = int(shown[1], 16), int(shown[2], 16)
     assert (extra >> 2, (low - (low >> 31 << 32)) + ((extra & 3) << 32)) == (123_456_789, seconds)
+
+
+@pytest.mark.parametrize("kind", ["directory", "archive"])
+def test_a_name_that_the_agent_would_remove_is_refused(tmp_path: Path, kind: str) -> None:
+    source = tmp_path / "source"
+    (source / ".pyro-stage-mine").mkdir(parents=True)
+    (source / ".pyro-stage-mine/f").write_text("mine")
+    if kind == "archive":
+        with tarfile.open(tmp_path / "a.tar", "w") as archive:
+            archive.add(source / ".pyro-stage-mine/f", "./.pyro-stage-mine/f")
+        source = tmp_path / "a.tar"
+    with pytest.raises(InvalidArgument, match=r"pyro-stage-mine.* is reserved"):
+        build(source, tmp_path / "image")
+    assert not (tmp_path / "image").exists()

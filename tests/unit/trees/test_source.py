@@ -12,7 +12,7 @@ import pytest
 
 from pyro_mcp.errors import Cancelled, Capacity, InvalidArgument, NotFound
 from pyro_mcp.protocol.entries import Entry, Piece
-from pyro_mcp.trees.attributes import kept_time
+from pyro_mcp.trees.attributes import LINKED, ROOT, kept_time
 from pyro_mcp.trees.limits import Limits
 from pyro_mcp.trees.source import CHANGED, CHUNK, DirectorySource
 
@@ -246,3 +246,28 @@ def test_attributes_travel_or_are_named(root: Path) -> None:
 )
 def test_a_time_that_fits_nowhere_is_the_nearest(given: int, kept: int) -> None:
     assert kept_time(given) == kept
+
+
+def test_what_the_source_itself_and_a_link_have_is_named(root: Path) -> None:
+    (root / "link").symlink_to("nowhere")
+    os.setxattr(root, "user.mine", b"1")
+    expected = [(".", ROOT)]
+    if os.geteuid() == 0:
+        os.setxattr(root / "link", "trusted.mine", b"1", follow_symlinks=False)
+        expected.append(("link", "its extended attribute trusted.mine was left out: only those of a user travel"))
+    source = DirectorySource(root)
+    assert contents(source) == {"link": ("symlink", 0o777, "nowhere")}
+    assert [(one.path, one.reason) for one in source.skipped] == expected
+    os.removexattr(root, "user.mine")
+    root.chmod(0o2755)
+    again = DirectorySource(root)
+    list(again)
+    assert (".", ROOT) in [(one.path, one.reason) for one in again.skipped]
+
+
+def test_hard_links_of_a_symbolic_link_are_named(root: Path) -> None:
+    (root / "a").symlink_to("nowhere")
+    os.link(root / "a", root / "b", follow_symlinks=False)
+    source = DirectorySource(root)
+    assert contents(source) == dict.fromkeys(("a", "b"), ("symlink", 0o777, "nowhere"))
+    assert [(one.path, one.reason) for one in source.skipped] == [("b", LINKED)]

@@ -29,6 +29,7 @@ from pyro_mcp.system.atomic import disk_errors
 from pyro_mcp.trees.destination import export_tree, refuse_existing
 from pyro_mcp.trees.ext4_reader import SeedImage
 from pyro_mcp.trees.layers import merged
+from pyro_mcp.trees.limits import SkippedEntries as LeftOut
 
 
 @dataclass(frozen=True)
@@ -80,8 +81,8 @@ def _export(
         )
     finally:
         incoming.close()
-    skipped = [Skipped(path=one.path, reason=one.reason) for one in report.skipped]
-    skipped += incoming.packed.left_out
+    left_out = [*report.skipped, *incoming.too_deep]
+    skipped = [Skipped(path=one.path, reason=one.reason) for one in left_out] + incoming.packed.left_out
     result = ExportResult(
         **session.stamp,
         workspace_path=head.path,
@@ -92,7 +93,7 @@ def _export(
         can_run=report.runnable,
         masked_count=len(masked),
         masked=[target.name] if masked and head.artifact_type == "file" else masked[:SKIPPED_SHOWN],
-        skipped_count=len(report.skipped) + incoming.packed.left_out_count,
+        skipped_count=len(left_out) + incoming.packed.left_out_count,
         skipped=skipped[:SKIPPED_SHOWN],
     )
     detail = {"path": head.path, "output_path": report.output_path, "entry_count": report.entry_count}
@@ -105,6 +106,7 @@ class _Incoming:
 
     def __init__(self, verb: str, messages: Messages, masks: Masks) -> None:
         self.packed = Packed()
+        self.too_deep: list[LeftOut] = []
         self._verb = verb
         self._masks = masks
         self._messages = messages
@@ -121,7 +123,7 @@ class _Incoming:
         the rules."""
         items = self._sent()
         if seed is not None:
-            items = merged(items, seed, head.lower)
+            items = merged(items, seed, head.lower, self.too_deep)
         for item in items:
             if isinstance(item, Entry):
                 self._require_open_names(item)

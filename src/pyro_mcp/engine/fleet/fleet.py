@@ -265,13 +265,26 @@ class Fleet:
                     self._machines.set_state(machine_id, "stopping")
                 self._changed("stopping")
                 machine = self._live.pop(machine_id, None)
-                if machine is not None:
-                    _power_off(machine)
+                if machine is not None and not _power_off(machine):
+                    if not at_any_price and machine.alive():
+                        self._keep(machine_id, machine)
+                    machine.terminate()
                 self._faults("powered off")
                 with contextlib.suppress(*unrecorded):
-                    self._machines.set_state(machine_id, "stopped")
+                    self._machines.set_state(machine_id, "stopped", outcome=True)
                 self._changed("stopped")
             return self.get(machine_id)
+
+    def _keep(self, machine_id: str, machine: Machine) -> None:
+        """The disk became full when the guest wrote out what it had cached; it ends once it has done so. Raises why,
+        unless the guest goes on or is gone already."""
+        refusal = machine.channel.standstill.refusal
+        if refusal is not None:
+            self._live[machine_id] = machine
+            self._given_up[machine_id] = "it was stopped, and had to wait for room on this host's disk"
+            self._machines.set_state(machine_id, "running", outcome=True)
+            self._changed("kept")
+            raise PyroError.from_wire(refusal)
 
     def _require_going(self, machine_id: str) -> None:
         machine = self._live.get(machine_id)
@@ -401,11 +414,11 @@ class Fleet:
             listener()
 
 
-def _power_off(machine: Machine) -> None:
-    """Let the guest write out what it has cached and end; if it does not, end it."""
+def _power_off(machine: Machine) -> bool:
+    """Whether the guest has written out what it had cached, and ended."""
     gone = threading.Event()
     machine.on_exit(gone.set)
     with contextlib.suppress(ChannelClosed, RemoteError, TimeoutError):
         machine.channel.call("shutdown", {}, SHUTDOWN_SECONDS)
         gone.wait(SHUTDOWN_SECONDS)
-    machine.terminate()
+    return gone.is_set()

@@ -16,11 +16,11 @@ from pyro_mcp.guest.flow import Flow
 from pyro_mcp.guest.tree.files import SNIFF
 from pyro_mcp.guest.tree.layers import Layers, Upper, join
 from pyro_mcp.guest.tree.pack import Notes
-from pyro_mcp.guest.tree.paths import STAGE_PREFIX, WORKSPACE, artifact_type, failure, reopen
+from pyro_mcp.guest.tree.paths import WORKSPACE, artifact_type, failure, reopen
 from pyro_mcp.guest.tree.reading import same_content
 from pyro_mcp.guest.tree.stage import listing
 from pyro_mcp.protocol.channel import Stream
-from pyro_mcp.protocol.entries import MAX_DEPTH
+from pyro_mcp.protocol.entries import STAGE_PREFIX, TOO_DEEP, fits
 
 PIECE = 256 * 1024
 _LOOK = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -104,8 +104,8 @@ class _Differ:
             below = join(path, name)
             if not path and name.startswith(STAGE_PREFIX):
                 continue
-            if below.count(b"/") >= MAX_DEPTH:
-                self._skipped.add(below, "too deep")
+            if not fits(below):
+                self._skipped.add(below, TOO_DEEP)
                 continue
             mine, theirs = _look(new, name), _look(old, name)
             try:
@@ -163,7 +163,7 @@ class _Differ:
             for name in names:
                 below = path + b"/" + name
                 inner = _look(old.fd, name)
-                if inner is None or below.count(b"/") >= MAX_DEPTH:
+                if inner is None or not fits(below):
                     self._skipped.add(below, "too deep or gone")
                     _close(inner.fd if inner else None)
                     continue

@@ -15,7 +15,6 @@ from pyro_mcp.guest.tree.direct import LARGE, LargeFile
 from pyro_mcp.guest.tree.glob import Glob
 from pyro_mcp.guest.tree.paths import (
     IS_DIRECTORY,
-    STAGE_PREFIX,
     ResolvedPath,
     Tree,
     absolute,
@@ -30,7 +29,7 @@ from pyro_mcp.guest.tree.stage import Stage, StagedFile, listing, write_pieces
 from pyro_mcp.guest.tree.transaction import IN_DOUBT, retry_rollback
 from pyro_mcp.protocol.channel import Stream
 from pyro_mcp.protocol.digest import sha256
-from pyro_mcp.protocol.entries import MAX_DEPTH, MAX_SIZE
+from pyro_mcp.protocol.entries import MAX_DEPTH, MAX_SIZE, STAGE_PREFIX
 from pyro_mcp.protocol.frames import encode_json
 
 MAX_LIST = 50_000

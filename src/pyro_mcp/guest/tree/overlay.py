@@ -127,6 +127,7 @@ class Overlay:
     def _pack(self, packer: Packer) -> None:
         root = self.tree.open_root()
         try:
+            packer.root(root)
             packer.directory(root, self._differing())
         finally:
             os.close(root)

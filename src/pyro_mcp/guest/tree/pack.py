@@ -14,11 +14,11 @@ from pyro_mcp.guest.flow import Flow
 from pyro_mcp.guest.tree.direct import LARGE, Reader
 from pyro_mcp.guest.tree.layers import Upper, join
 from pyro_mcp.guest.tree.mounts import require_none
-from pyro_mcp.guest.tree.paths import STAGE_PREFIX, ResolvedPath, Tree, absolute, failure, relative, reopen, show
+from pyro_mcp.guest.tree.paths import ResolvedPath, Tree, absolute, failure, relative, reopen, show
 from pyro_mcp.guest.tree.stage import listing
 from pyro_mcp.guest.tree.transaction import retry_rollback
 from pyro_mcp.protocol.channel import Stream
-from pyro_mcp.protocol.entries import MAX_DEPTH, MAX_EXTENTS, MAX_PATH, MAX_XATTRS, Encoder, Entry, xattr_bytes
+from pyro_mcp.protocol.entries import MAX_EXTENTS, MAX_XATTRS, STAGE_PREFIX, TOO_DEEP, Encoder, Entry, fits, xattr_bytes
 from pyro_mcp.protocol.exchange import buffer
 
 PIECE = 1024 * 1024
@@ -92,12 +92,28 @@ class Packer:
                 self._check()
                 below = join(level.path, name)
                 if level.upper is not None and level.upper.hides(name):
-                    self.encoder.entry(Entry(os.fsdecode(below), "whiteout"))
-                elif (deeper := self.one(level.fd, name, below)) is not None:
+                    self._hide(below)
+                    continue
+                count = self.encoder.count
+                deeper = self.one(level.fd, name, below)
+                if deeper is not None:
                     self._descend(levels, level, name, deeper)
+                elif level.upper is not None and level.upper.lower is not None and self.encoder.count == count:
+                    # What does not travel still hides what the seed has by its name.
+                    self._hide(below)
         finally:
             for level in levels:
                 level.close()
+
+    def root(self, fd: int) -> None:
+        """The directory `fd` itself, unless it is as it was made."""
+        entry = _entry(b".", "root", os.fstat(fd))._replace(xattrs=self._xattrs(f"/proc/self/fd/{fd}", b"."))
+        if (entry.mode, entry.uid, entry.gid, entry.xattrs) != (0o755, 0, 0, ()):
+            self.encoder.entry(entry)
+
+    def _hide(self, path: bytes) -> None:
+        if fits(path):
+            self.encoder.entry(Entry(os.fsdecode(path), "whiteout"))
 
     def _descend(self, levels: list[_Level], above: _Level, name: bytes, fd: int) -> None:
         path = join(above.path, name)
@@ -113,8 +129,8 @@ class Packer:
 
     def one(self, parent: int, name: bytes, path: bytes) -> int | None:
         """Encode one thing; the open descriptor of a directory whose content is to follow."""
-        if len(path) > MAX_PATH or path.count(b"/") >= MAX_DEPTH:
-            self.skipped.add(path, "too deep")
+        if not fits(path):
+            self.skipped.add(path, TOO_DEEP)
             return None
         try:
             fd = os.open(name, _LOOK, dir_fd=parent)
@@ -177,20 +193,22 @@ class Packer:
 
     def _xattrs(self, file: int | str, path: bytes) -> tuple[tuple[str, bytes], ...]:
         """The attributes that travel; what else a user has set is noted."""
-        kept, room = [], MAX_XATTRS
+        kept, room, lost = [], MAX_XATTRS, False
         try:
             for name in sorted(os.listxattr(file)):
                 if name.startswith("trusted.overlay."):
                     continue
                 value = os.getxattr(file, name)
+                if not name.startswith("user.") or name == "user." or xattr_bytes(name, value) > room:
+                    lost = True
+                    continue
                 room -= xattr_bytes(name, value)
-                if not name.startswith("user.") or name == "user." or room < 0:
-                    self.skipped.add(path, "extended attributes of it do not travel")
-                    break
                 kept.append((name, value))
         except OSError as error:
             if error.errno not in (errno.EOPNOTSUPP, errno.ENODATA):
                 raise
+        if lost:
+            self.skipped.add(path, "extended attributes of it do not travel")
         return tuple(kept)
 
     def _copy(self, reader: Reader, offset: int, length: int) -> bool:

@@ -15,13 +15,11 @@ from pyro_mcp.guest.errors import AgentError, cause, invalid
 from pyro_mcp.guest.params import to_bytes
 from pyro_mcp.guest.tree.fsync_policy import KernelSync
 from pyro_mcp.guest.tree.tree_lock import TreeLock
-from pyro_mcp.protocol.entries import MAX_DEPTH, MAX_NAME, MAX_PATH
+from pyro_mcp.protocol.entries import MAX_DEPTH, MAX_NAME, MAX_PATH, STAGE_PREFIX
 
 WORKSPACE = b"/workspace"
 MAX_LINKS = 40
 MAX_STEPS = 8192
-STAGE_PREFIX = b".pyro-stage-"
-"""Work in progress at the root of the workspace: no verb lists, packs or compares it."""
 _LOOK = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 
 IS_DIRECTORY = "Give the path of a file; list the directory to see what is in it."

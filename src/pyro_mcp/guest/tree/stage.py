@@ -7,7 +7,8 @@ import stat
 from collections.abc import Iterable
 from types import TracebackType
 
-from pyro_mcp.guest.tree.paths import STAGE_PREFIX, ResolvedPath, Tree
+from pyro_mcp.guest.tree.paths import ResolvedPath, Tree
+from pyro_mcp.protocol.entries import STAGE_PREFIX
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC

@@ -18,8 +18,9 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from pyro_mcp.guest.errors import AgentError, cause
-from pyro_mcp.guest.tree.paths import STAGE_PREFIX, ResolvedPath, Tree, absolute, failure, show
+from pyro_mcp.guest.tree.paths import ResolvedPath, Tree, absolute, failure, show
 from pyro_mcp.guest.tree.stage import Stage, listing, remove
+from pyro_mcp.protocol.entries import STAGE_PREFIX
 from pyro_mcp.protocol.frames import encode_json
 
 INTENT, DRAFT, DONE = b"intent", b"draft", b"done"

@@ -12,19 +12,19 @@ import stat
 import time
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Any
+from typing import IO, Any
 
 from pyro_mcp.guest import params as read
 from pyro_mcp.guest.errors import AgentError, invalid
 from pyro_mcp.guest.flow import Flow
 from pyro_mcp.guest.tree.direct import LARGE, LargeFile
 from pyro_mcp.guest.tree.layers import IMPURE, OPAQUE, REDIRECT
-from pyro_mcp.guest.tree.paths import STAGE_PREFIX, ResolvedPath, Tree, absolute, failure, relative, show
+from pyro_mcp.guest.tree.paths import ResolvedPath, Tree, absolute, failure, relative, show
 from pyro_mcp.guest.tree.reading import same_content
 from pyro_mcp.guest.tree.stage import Stage, listing, write_all
 from pyro_mcp.guest.tree.transaction import Step, commit, retry_rollback
 from pyro_mcp.protocol.channel import Stream
-from pyro_mcp.protocol.entries import Entry, EntryDecoder, EntryError, Piece
+from pyro_mcp.protocol.entries import STAGE_PREFIX, Entry, EntryDecoder, EntryError, Piece
 
 _DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -43,6 +43,7 @@ class Unpacker:
         self._large: LargeFile | None = None
         self._entry: Entry | None = None
         self._directories: list[Entry] = []
+        self._top: Entry | None = None
 
     def run(self, pieces: Iterable[bytes | memoryview]) -> dict[str, int]:
         """Unpack the whole sequence; the counts. Raises `AgentError` for a bad one and `OSError`."""
@@ -58,6 +59,8 @@ class Unpacker:
             self._finish_file()
             for entry in reversed(self._directories):
                 self._dress(entry)
+            if self._top is not None:
+                self._set(self._root, self._top)
         except EntryError as error:
             raise invalid(f"cannot import: {error}") from None
         finally:
@@ -65,6 +68,9 @@ class Unpacker:
         return {"entry_count": self._decoder.count, "bytes_written": self._decoder.bytes}
 
     def _begin(self, entry: Entry) -> None:
+        if entry.type == "root" and self._overlay:
+            self._top = entry
+            return
         parent, name = self._locate(os.fsencode(entry.path))
         try:
             self._make(entry, parent, name)
@@ -124,15 +130,18 @@ class Unpacker:
         parent, name = self._locate(os.fsencode(entry.path))
         fd = os.open(name, _DIRECTORY, dir_fd=parent)
         try:
-            own = f"/proc/self/fd/{fd}"
-            if self._overlay:
-                os.chown(own, entry.uid, entry.gid)
-            for attribute, value in entry.xattrs:
-                os.setxattr(own, attribute, value)
-            os.utime(own, ns=(entry.mtime_ns, entry.mtime_ns))
-            os.chmod(own, entry.mode)
+            self._set(fd, entry)
         finally:
             os.close(fd)
+
+    def _set(self, directory: int, entry: Entry) -> None:
+        own = f"/proc/self/fd/{directory}"
+        if self._overlay:
+            os.chown(own, entry.uid, entry.gid)
+        for attribute, value in entry.xattrs:
+            os.setxattr(own, attribute, value)
+        os.utime(own, ns=(entry.mtime_ns, entry.mtime_ns))
+        os.chmod(own, entry.mode)
 
     def _own(self, entry: Entry, parent: int, name: bytes) -> None:
         if self._overlay:
@@ -197,8 +206,9 @@ def _mark(parent: int, name: bytes, mark: str, value: bytes) -> None:
 def tree_unpack(tree: Tree, stream: Stream) -> dict[str, Any]:
     """dest, replace? ← entries on DATA 0 → path, entry_count, bytes_written.
 
-    A file or link that is there with the same content stays as it is, but for a file's permissions. One whose content
-    changes is as new as the moment, or as its source if that is newer: what was built from the old one is then older.
+    A file or link that is there with the same content and attributes stays as it is, but for a file's permissions. One
+    whose content changes is as new as the moment, or as its source if that is newer: what was built from the old one is
+    then older.
 
     All is staged first: a damaged sequence, a full disk, a cancellation or the agent's death leaves the workspace as it
     was. Directories that exist are merged into; files and links that exist are replaced, or without `replace` refused.
@@ -296,7 +306,8 @@ def _pairs(new: int, old: int) -> Iterable[tuple[bytes, int, int | None]]:
 
 
 def _equal(new: int, old: int, name: bytes, check: Callable[[], None]) -> bool:
-    """Whether `name` is in both directories a link to the same place, or a file of the same content."""
+    """Whether `name` is in both directories a link to the same place, or a file of the same content, with all the
+    extended attributes that are to come."""
     one, two = (os.stat(name, dir_fd=fd, follow_symlinks=False) for fd in (new, old))
     if stat.S_IFMT(one.st_mode) != stat.S_IFMT(two.st_mode):
         return False
@@ -311,9 +322,19 @@ def _same_content(new: int, old: int, name: bytes, check: Callable[[], None]) ->
             open(os.open(name, _READ, dir_fd=new), "rb", buffering=0) as one,
             open(os.open(name, _READ, dir_fd=old), "rb", buffering=0) as two,
         ):
-            return same_content(one.fileno(), two.fileno(), check)
+            wanted, there = ({(at, os.getxattr(file.fileno(), at)) for at in _own_xattrs(file)} for file in (one, two))
+            return wanted <= there and same_content(one.fileno(), two.fileno(), check)
     except PermissionError:
         return False
+
+
+def _own_xattrs(file: IO[bytes]) -> list[str]:
+    try:
+        return [name for name in os.listxattr(file.fileno()) if name.startswith("user.")]
+    except OSError as error:
+        if error.errno != errno.EOPNOTSUPP:
+            raise
+        return []
 
 
 def _renew(new: int, name: bytes) -> None:

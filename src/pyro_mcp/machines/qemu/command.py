@@ -129,8 +129,8 @@ def _port(name: str, fd: int) -> tuple[str, str]:
 def _disk(name: str, path: Path, *, read_only: bool) -> tuple[str, ...]:
     """A raw disk. Format probing would let a guest that writes a QCOW2 header name host files.
 
-    A full host disk stops the guest (`stall` refuses what is asked of it then, and lets it go on); every other error is
-    the guest's to handle.
+    A write that the host refuses, say because its disk is full, stops the guest (`stall` refuses what is asked of it
+    then, and lets it go on); what cannot be read is the guest's to handle.
     """
     node: dict[str, object] = {
         "driver": "raw",
@@ -139,5 +139,5 @@ def _disk(name: str, path: Path, *, read_only: bool) -> tuple[str, ...]:
         "discard": "unmap",
         "file": {"driver": "file", "filename": str(path), "read-only": read_only, "discard": "unmap"},
     }
-    device = f"virtio-blk-device,drive={name},serial={name},werror=enospc,rerror=report"
+    device = f"virtio-blk-device,drive={name},serial={name},werror=stop,rerror=report"
     return "-blockdev", json.dumps(node), "-device", device

@@ -140,15 +140,17 @@ class QemuDriver:
         scratch = spec.directory / SCRATCH
         with disk_errors("make a scratch disk"):
             copy_sparse(frozen.scratch, scratch)
-        process = self._spawn(spec, scratch, Memory(frozen.ram), incoming=True)
+        process = self._spawn(spec, scratch, Memory(memory_of(frozen, self._spare_dir)), incoming=True)
         with _ended_on_failure(process):
             return QemuAhead(process, dial(process, None), frozen.state)
 
     def hand_out(self, ahead: QemuAhead, spec: MachineSpec) -> QemuMachine:
         with _ended_on_failure(ahead.process, channel=ahead.channel):
+            ahead.process.directory = spec.directory
+            # It may have been stopped while it waited, and goes on if there is room by now.
+            StallWatch(ahead.process, ahead.channel, spec.directory)
             # One that hangs is found out in less time than a request may take.
             ahead.channel.ping(ADOPT_SECONDS)
-            ahead.process.directory = spec.directory
             if spec.seed is not None:
                 put_seed(ahead.process, spec.seed)
             if spec.network is not None:
@@ -185,10 +187,10 @@ class QemuDriver:
                 load_state(process, state)
             channel.start(seconds)
         with _ended_on_failure(process, _Hindered, channel):
+            StallWatch(process, channel, spec.directory)
             return self._identified(spec, process, channel)
 
     def _identified(self, spec: MachineSpec, process: Vmm, channel: Channel) -> QemuMachine:
-        StallWatch(process, channel, spec.directory)
         machine = QemuMachine(spec.machine_id, self.capabilities, process, channel)
         _configure(spec, channel)
         if spec.network is not None:

@@ -60,21 +60,22 @@ class Qmp:
             raise MachineFailed(f"cannot hand a file to QEMU: {error}") from None
         self._answer("getfd")
 
-    def wait_event(
-        self, name: str, matches: Callable[[dict[str, Any]], bool] = lambda _: True, *, forever: bool = False
-    ) -> dict[str, Any]:
-        """The data of the next event `name` that `matches` accepts; earlier ones are dropped. `forever`: until
-        `disconnect`."""
+    def next_event(self) -> dict[str, Any]:
+        """The next event of whatever name, until `disconnect`."""
         timeout = self._socket.gettimeout()
         try:
-            self._socket.settimeout(None if forever else timeout)
-            while True:
-                event = self._events.pop(0) if self._events else self._read()
-                data = event.get("data", {})
-                if event.get("event") == name and matches(data):
-                    return dict(data)
+            self._socket.settimeout(None)
+            return self._events.pop(0) if self._events else self._read()
         finally:
             self._socket.settimeout(timeout)
+
+    def wait_event(self, name: str, wanted: Callable[[dict[str, Any]], bool] = lambda _: True) -> dict[str, Any]:
+        """The data of the next event `name` that is `wanted`; earlier ones are dropped."""
+        while True:
+            event = self._events.pop(0) if self._events else self._read()
+            data = event.get("data", {})
+            if event.get("event") == name and wanted(data):
+                return dict(data)
 
     def wait_migration(self) -> None:
         """Return when the migration under way has completed."""

@@ -45,6 +45,8 @@ def spawn(directory: Path, command: Callable[[Sockets], list[str]], *, mortal: b
             pass_fds=fds,
             cwd=directory,
             start_new_session=True,
+            # A limit on the size of files is an error then, as a full disk is, and not the end of the guest.
+            restore_signals=False,
             env={"LANG": "C.UTF-8"},
         )
     found = held(child)
