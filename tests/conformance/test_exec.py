@@ -59,7 +59,7 @@ def test_the_nodes_clock_ends_a_command_whatever_the_agents_says(
 ) -> None:
     monkeypatch.setattr(exec_module, "guest_limit", lambda seconds: 86400.0)
     said: list[tuple[int, bytes]] = []
-    done = exec_module.attend_command(
+    done = exec_module.execute(
         Call(None),
         sandbox.machine,
         "trap 'echo last; exit 3' TERM; sleep 987 & wait",

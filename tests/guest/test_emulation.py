@@ -87,9 +87,7 @@ def behind(machine: QemuMachine) -> tuple[float, float]:
     """How many seconds the guest's clock is behind this one: at least, and at most."""
     said: list[bytes] = []
     before = time.time()
-    exec_module.attend_command(
-        Call(None), machine, "date +%s.%N", lambda _, data: said.append(data), timeout_seconds=60
-    )
+    exec_module.execute(Call(None), machine, "date +%s.%N", lambda _, data: said.append(data), timeout_seconds=60)
     return before - float(b"".join(said)), time.time() - float(b"".join(said))
 
 
@@ -128,7 +126,7 @@ def test_a_command_that_takes_the_whole_guest_is_ended_by_the_hosts_clock_and_to
 ) -> None:
     monkeypatch.setattr(exec_module, "guest_limit", lambda seconds: 86400.0)
     machine = launch()
-    done = exec_module.attend_command(Call(None), machine, HOGS, lambda tag, data: None, timeout_seconds=5)
+    done = exec_module.execute(Call(None), machine, HOGS, lambda tag, data: None, timeout_seconds=5)
     assert (done["exit_code"], done["timed_out"]) == (124, True)
     assert run(machine, "echo", "alive") == "alive"
 

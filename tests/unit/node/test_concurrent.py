@@ -317,8 +317,8 @@ def test_a_command_does_not_end_up_in_the_history_of_a_reset_that_it_did_not_see
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     world.create()
-    lifecycle = world.engine.lifecycle
-    live = lifecycle.live
+    sessions = world.engine.sessions
+    live = sessions.machine
 
     def reset_meanwhile(*given: Any) -> Any:
         machine = live(*given)
@@ -326,7 +326,7 @@ def test_a_command_does_not_end_up_in_the_history_of_a_reset_that_it_did_not_see
         world.call("reset_workspace", workspace_id=REF, snapshot="s", by=1)
         return machine
 
-    monkeypatch.setattr(lifecycle, "live", reset_meanwhile)
+    monkeypatch.setattr(sessions, "machine", reset_meanwhile)
     with pytest.raises(RemoteError) as caught:
         world.call("exec_workspace", workspace_id=REF, command="echo lost >> log")
     assert caught.value.payload["code"] == "conflict"
@@ -347,15 +347,15 @@ def test_who_comes_in_the_moment_of_a_reset_is_told_so(
     world: World, monkeypatch: pytest.MonkeyPatch, verb: str, params: dict[str, Any]
 ) -> None:
     world.create()
-    lifecycle = world.engine.lifecycle
-    machine = lifecycle.machine
+    sessions = world.engine.sessions
+    machine = sessions.machine_row
 
     def reset_meanwhile(row: Any) -> Any:
         monkeypatch.undo()
         world.call("reset_workspace", workspace_id=REF, snapshot="s", by=1)
         return machine(row)
 
-    monkeypatch.setattr(lifecycle, "machine", reset_meanwhile)
+    monkeypatch.setattr(sessions, "machine_row", reset_meanwhile)
     with pytest.raises(RemoteError) as caught:
         world.call(verb, workspace_id=REF, **params)
     assert caught.value.payload["code"] == "conflict", caught.value.payload

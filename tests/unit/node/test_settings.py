@@ -18,7 +18,7 @@ from pyro_mcp.node.spawn import connect_node, ensure_node
 from pyro_mcp.settings import Settings
 from pyro_mcp.store.database import Database
 from pyro_mcp.store.machines import MachineRow, Machines
-from pyro_mcp.surfaces.client import Client, Listener
+from pyro_mcp.surfaces.client import Callbacks, Client
 from pyro_mcp.system.process import wait_pidfd
 
 OTHERS = {
@@ -110,12 +110,12 @@ def test_certificates_named_for_all_programs_matter_where_they_are_handed_on(pla
     client = Client(Settings.load({"SSL_CERT_FILE": "/etc/hostname"}, **place))
     asked = {"environment": "none:1", "command": ["true"]}
     with pytest.raises(NotFound):
-        client.begin("run_in_vm", asked).wait(Listener())
+        client.begin("run_in_vm", asked).wait(Callbacks())
     with pytest.raises(Conflict, match="cannot hand on /etc/hostname: the node was started with ca_file /etc/ssl"):
         client.begin("run_in_vm", {**asked, "host_ca": True})
     client.close()
     assert started(Settings.load({}, **place)) == first
     indifferent = Client(Settings.load({}, **place))
     with pytest.raises(InvalidArgument, match="there is no network"):
-        indifferent.begin("run_in_vm", {**asked, "host_ca": True}).wait(Listener())
+        indifferent.begin("run_in_vm", {**asked, "host_ca": True}).wait(Callbacks())
     indifferent.close()

@@ -12,7 +12,7 @@ import pytest
 from pyro_mcp.protocol import standstill
 from pyro_mcp.protocol import writer as writer_module
 from pyro_mcp.protocol.channel import Channel, RemoteError, Stream, StreamResult
-from pyro_mcp.protocol.frames import Kind
+from pyro_mcp.protocol.frames import FrameKind
 from pyro_mcp.protocol.pipe import Pipe
 
 REFUSAL = {"code": "disk_full", "message": "cannot go on", "hint": "Free some"}
@@ -93,7 +93,7 @@ def test_no_deadline_of_the_wire_passes_meanwhile(monkeypatch: pytest.MonkeyPatc
     channel.greet()
     stream = channel._begin("take", {})
     channel.standstill.begin(REFUSAL, lambda _: True)
-    writer = threading.Thread(target=lambda: channel._write(Kind.DATA, stream._number, bytes(200_000)))
+    writer = threading.Thread(target=lambda: channel._write(FrameKind.DATA, stream._number, bytes(200_000)))
     writer.start()
     writer.join(1.5)
     assert writer.is_alive()
