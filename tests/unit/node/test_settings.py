@@ -105,17 +105,17 @@ def with_a_machine(settings: Settings) -> None:
     database.close()
 
 
-def test_certificates_named_for_all_programs_matter_where_they_are_handed_on(place: dict[str, Any]) -> None:
-    first = started(Settings.load({}, **place))
-    client = Client(Settings.load({"SSL_CERT_FILE": "/etc/hostname"}, **place))
+def test_certificates_named_for_all_programs_matter_where_they_are_handed_on(paths: dict[str, Any]) -> None:
+    first = started(Settings.load({}, **paths))
+    client = Client(Settings.load({"SSL_CERT_FILE": "/etc/hostname"}, **paths))
     asked = {"environment": "none:1", "command": ["true"]}
     with pytest.raises(NotFound):
         client.begin("run_in_vm", asked).wait(Callbacks())
     with pytest.raises(Conflict, match="cannot hand on /etc/hostname: the node was started with ca_file /etc/ssl"):
         client.begin("run_in_vm", {**asked, "host_ca": True})
     client.close()
-    assert started(Settings.load({}, **place)) == first
-    indifferent = Client(Settings.load({}, **place))
+    assert started(Settings.load({}, **paths)) == first
+    indifferent = Client(Settings.load({}, **paths))
     with pytest.raises(InvalidArgument, match="there is no network"):
         indifferent.begin("run_in_vm", {**asked, "host_ca": True}).wait(Callbacks())
     indifferent.close()
