@@ -16,11 +16,12 @@ from pyro_mcp.operations.fields import return_type
 from pyro_mcp.operations.operation import Operation
 from pyro_mcp.operations.wording import Wording
 from pyro_mcp.surfaces import catalog
-from pyro_mcp.surfaces.cli.parser import build
+from pyro_mcp.surfaces.cli.parser import build, wrapped
 from pyro_mcp.surfaces.wording import SDK
 
 ROOT = Path(__file__).resolve().parents[1]
 TARGET = ROOT / "docs" / "reference"
+WIDTH = 120
 NOTE = "<!-- Written by scripts/reference.py from the code; `make reference` renews it. -->\n"
 
 
@@ -51,7 +52,7 @@ def command(parser: argparse.ArgumentParser) -> Iterator[str]:
     tail = ["-- CMD ..."] if parser.get_default("takes_words") else []
     title = " ".join([parser.prog, *map(str, words), *tail])
     yield f"## `{title}`\n"
-    yield f"{parser.description}\n"
+    yield f"{wrapped(parser.description or '', WIDTH)}\n"
     yield "| argument | meaning |\n|---|---|"
     for action in parser._actions:
         if "--help" in action.option_strings:
@@ -73,11 +74,11 @@ def sdk_page() -> Iterator[str]:
             continue
         kind = return_type(verb.function)
         results[kind.__name__] = kind
-        yield f"## `{signature(verb)}`\n\n{SDK.text(verb.doc)}\n"
+        yield f"## `{signature(verb)}`\n\n{wrapped(SDK.text(verb.doc), WIDTH)}\n"
         yield from parameters(verb.fields, SDK)
     yield '## Results\n\nFrozen dataclasses that also answer `result["field"]`.\n'
     for name, kind in sorted(results.items()):
-        yield f"### `{name}`\n\n{inspect.getdoc(kind)}\n"
+        yield f"### `{name}`\n\n{wrapped(inspect.getdoc(kind) or '', WIDTH)}\n"
         names = (f"`{field.name}`: `{field.type}`" for field in dataclasses.fields(kind))
         yield ", ".join(names) + "\n"
 
@@ -117,7 +118,8 @@ def mcp_page() -> Iterator[str]:
     for verb in verbs:
         listed = tools[verb.tool or ""].describe(wording)
         shown = ", ".join(f"`{name}`" for name, tools in profiles.items() if verb.tool in tools)
-        yield f"## `{verb.tool}`\n\n{listed.description}\n\nProfiles: {shown}. Hints: {hints(listed.annotations)}.\n"
+        told = wrapped(listed.description or "", WIDTH)
+        yield f"## `{verb.tool}`\n\n{told}\n\nProfiles: {shown}. Hints: {hints(listed.annotations)}.\n"
         yield from parameters(catalog.tool_fields(verb, "workspace-full", allow_host_compat=False), wording)
 
 

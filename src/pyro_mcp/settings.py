@@ -6,13 +6,16 @@ Precedence, lowest first: built-in default < `/etc/pyro/config.toml` < `$XDG_CON
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pyro_mcp.errors import InvalidArgument
+
+N = TypeVar("N", int, float)
 
 SYSTEM_CONFIG = Path("/etc/pyro/config.toml")
 CA_FILE = "/etc/ssl/certs/ca-certificates.crt"
@@ -142,22 +145,31 @@ def _path(value: object) -> Path:
     return Path(os.path.abspath(os.path.expanduser(text)))
 
 
+def _number(kind: type[N], value: object, wrong: N) -> N:
+    """The number that `value` is or spells; `wrong` for anything else, so that its reader tells what would be right."""
+    if isinstance(value, bool) or not isinstance(value, (int, kind, str)):
+        return wrong
+    with contextlib.suppress(ValueError):
+        return kind(value)
+    return wrong
+
+
 def _count(value: object) -> int:
-    number = int(value) if isinstance(value, (int, str)) and not isinstance(value, bool) else 0
+    number = _number(int, value, 0)
     if not 1 <= number <= 1 << 30:
         raise ValueError("not a whole number from 1 to 1073741824")
     return number
 
 
 def _seconds(value: object) -> float:
-    number = float(value) if isinstance(value, (int, float, str)) and not isinstance(value, bool) else -1.0
+    number = _number(float, value, -1.0)
     if not 0 <= number <= 1e9:
         raise ValueError("not a number of seconds from 0 to 1e9")
     return number
 
 
 def _pool_size(value: object) -> int:
-    number = int(value) if isinstance(value, (int, str)) and not isinstance(value, bool) else -1
+    number = _number(int, value, -1)
     if not 0 <= number <= 16:
         raise ValueError("not a whole number from 0 to 16")
     return number

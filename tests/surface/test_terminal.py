@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pexpect
 import pytest
@@ -104,6 +105,40 @@ def test_a_node_that_is_killed_is_told_and_replaced(environ: dict[str, str]) -> 
     child.close()
     assert child.exitstatus == 73
     assert machines(environ) == 0
+
+
+def test_a_node_that_is_told_to_end_says_so_and_its_log_who_asked(environ: dict[str, str]) -> None:
+    child = at_terminal(environ, "run", "debian:12", "--", "sh", "-c", "echo up; sleep 100")
+    child.expect("up")
+    node = json.loads(pyro(environ, "node", "status", "--json").stdout)["pid"]
+    os.kill(node, signal.SIGTERM)
+    child.expect(r"the node was stopped: it got signal 15 \(SIGTERM\)")
+    child.expect(pexpect.EOF)
+    child.close()
+    log = Path(environ["PYRO_STATE_DIR"]) / "node.log"
+    assert str(log) in child.before.replace("\r\n", "")
+    assert "killed" not in child.before
+    assert child.exitstatus == 73
+    assert machines(environ) == 0
+    assert "leaving: it got signal 15 (SIGTERM)" in log.read_text()
+    assert pyro(environ, "workspace", "list").returncode == 0, "the next command starts a node"
+    stop = subprocess.Popen([sys.executable, "-m", "pyro_mcp", "node", "stop"], env=environ, stdout=subprocess.DEVNULL)
+    assert stop.wait(60) == 0
+    assert f"leaving: process {stop.pid} asked it to" in log.read_text()
+
+
+def test_a_node_that_may_not_stop_names_the_workspaces(environ: dict[str, str]) -> None:
+    assert pyro(environ, "workspace", "create", "debian:12", "--name", "mine").returncode == 0
+    nameless = pyro(environ, "workspace", "create", "debian:12", "--id-only").stdout.decode().strip()
+    try:
+        refused = pyro(environ, "node", "stop")
+        assert refused.returncode == 65
+        assert b"workspace mine" in refused.stderr
+        assert f"workspace {nameless}".encode() in refused.stderr
+        assert b"vm-" not in refused.stderr
+    finally:
+        for one in ("mine", nameless):
+            assert pyro(environ, "workspace", "delete", one).returncode == 0
 
 
 def test_the_demo_shows_every_step(environ: dict[str, str]) -> None:

@@ -117,7 +117,7 @@ class TemplateStore:
         """
 
         def waiting() -> None:
-            progress("Waiting for another process that makes the first guest of this size", None)
+            progress("Waiting for another process that starts the first machine of this size", None)
 
         self._root.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._sweep()

@@ -56,7 +56,8 @@ def _take_over(node: Any, ready: int) -> None:
     from pyro_mcp.errors import PyroError
     from pyro_mcp.node.adopt import reconcile
 
-    answer: dict[str, Any] = {"error": {"code": "internal", "message": "cannot start the node: see node.log"}}
+    message = f"cannot start the node: see {node.place.log}"
+    answer: dict[str, Any] = {"error": {"code": "internal", "message": message}}
     try:
         reconcile(node.engine)
         answer = {"ready": True}
@@ -86,7 +87,8 @@ def _open(values: dict[str, Any]) -> Any:
 
     node = Node(settings, paths, Engine.open(settings), VERBS)
     node.listen()
-    signal.signal(signal.SIGTERM, lambda number, frame: node.leave("SIGTERM"))
+    # Who sent it is told only to who blocks it, and that mask would reach every program started here.
+    signal.signal(signal.SIGTERM, lambda number, frame: node.leave(f"it got signal {number} (SIGTERM)"))
     return node
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pyro_mcp.engine.fleet.pool import Pooled, size_of
-from pyro_mcp.errors import Conflict, InvalidArgument
+from pyro_mcp.errors import Conflict, InvalidArgument, NotFound
 from pyro_mcp.model.count import count_of
 from pyro_mcp.model.node import NodeMachine, NodePooled, NodeStatus, NodeStopped
 from pyro_mcp.operations.encode import encode
@@ -24,6 +24,7 @@ from pyro_mcp.version import VERSION
 if TYPE_CHECKING:
     from pyro_mcp.engine.fleet.fleet import MachineProcess
     from pyro_mcp.node.server import Node, Verbs
+    from pyro_mcp.store.machines import MachineRow
 
 
 def status(node: Node, params: Mapping[str, Any]) -> dict[str, Any]:
@@ -72,7 +73,7 @@ def stop(node: Node, params: Mapping[str, Any]) -> dict[str, Any]:
         raise Conflict("cannot stop the node: it works for others", hint="Wait for the calls under way")
     rows = node.engine.fleet.rows()
     if rows and not force:
-        names = ", ".join(row.machine_id for row in rows[:5]) + (", ..." if len(rows) > 5 else "")
+        names = ", ".join(_owner(node, row) for row in rows[:5]) + (", ..." if len(rows) > 5 else "")
         raise Conflict(
             f"cannot stop the node: it owns {count_of(len(rows), 'machine')} ({names})",
             hint="Delete them, wait for the calls under way, or end all with `pyro node stop --force`",
@@ -80,6 +81,15 @@ def stop(node: Node, params: Mapping[str, Any]) -> dict[str, Any]:
     node.hide()
     node.engine.stop_all()
     return encode(NodeStopped(stopped=True, machine_count=len(rows)))
+
+
+def _owner(node: Node, row: MachineRow) -> str:
+    """What a machine is to the person who started it: a workspace by its name or id, or a machine by itself."""
+    if row.workspace_id is None:
+        return row.machine_id
+    with contextlib.suppress(NotFound):
+        return f"workspace {node.engine.registry.find(row.workspace_id).name or row.workspace_id}"
+    return f"workspace {row.workspace_id}"
 
 
 def _flag(params: Mapping[str, Any], name: str) -> bool:

@@ -37,6 +37,7 @@ HELLO_SECONDS = 10.0
 BACKLOG = 1024
 MAX_CLIENTS = 128
 DRAIN_SECONDS = 10.0
+FAREWELL_SECONDS = 2.0
 REST_SECONDS = 0.1
 
 Verbs = Mapping[str, Callable[["Node", Mapping[str, Any]], dict[str, Any]]]
@@ -177,14 +178,15 @@ class Node:
         return count
 
     def _admit(self, connection: socket.socket) -> None:
-        if peer(connection)[1] != os.geteuid() or len(self._clients) >= MAX_CLIENTS:
+        pid, uid = peer(connection)
+        if uid != os.geteuid() or len(self._clients) >= MAX_CLIENTS:
             connection.close()
             return
         channel = Channel(
             Pipe(connection.detach()),
             initiator=False,
             hello={"pyro": VERSION, "role": "node", "pid": os.getpid(), "ca_file": str(self.settings.ca_file)},
-            handler=self._handle,
+            handler=lambda stream: self._handle(stream, pid),
             max_control=MAX_CONTROL,
         )
         with self._changed:
@@ -206,7 +208,7 @@ class Node:
             self._idle_since = time.monotonic()
         self._wake()
 
-    def _handle(self, stream: Stream) -> None:
+    def _handle(self, stream: Stream, pid: int) -> None:
         with self._changed:
             self._calls += 1
         try:
@@ -218,7 +220,7 @@ class Node:
                 finally:
                     # Also when whoever asked has gone meanwhile: nobody can find it any more, nor ask again.
                     if self._hidden:
-                        self.leave("asked to stop")
+                        self.leave(f"process {pid} asked it to")
             else:
                 calls.answer(stream, find(operations(), stream.verb), self.engine, self.settings)
         finally:
@@ -242,8 +244,7 @@ class Node:
             self.hide()
             self._listener.close()
             self.paths.about.unlink(missing_ok=True)
-        for channel in list(self._clients):
-            channel.close(f"the node is leaving: {reason}")
+        self._hang_up(reason)
         served = self._serving.is_set()
         self._serving.set()
         with self._changed:
@@ -254,3 +255,19 @@ class Node:
             self.engine.close()
         except PyroError as error:
             _log.warning(f"cannot close cleanly: {error}")
+
+    def _hang_up(self, reason: str) -> None:
+        """Tell every client, and wait no longer than a moment for one that does not listen."""
+        told = NodeUnavailable(
+            f"cannot finish the request: the node was stopped: {reason}",
+            hint=f"Workspaces are kept, and the next command starts a node. {self.paths.log} tells what happened.",
+        ).to_wire()
+        farewells = [
+            threading.Thread(target=channel.close, args=(reason, told), name="farewell", daemon=True)
+            for channel in list(self._clients)
+        ]
+        for farewell in farewells:
+            farewell.start()
+        deadline = time.monotonic() + FAREWELL_SECONDS
+        for farewell in farewells:
+            farewell.join(max(0.0, deadline - time.monotonic()))

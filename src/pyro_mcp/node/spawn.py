@@ -43,15 +43,12 @@ def ensure_node(settings: Settings) -> socket.socket:
         if about is None or why is None:
             return connection
         _ask_to_leave(connection, about, why)
-    raise NodeUnavailable("cannot start the node: others that do not fit keep being started", hint=_LOOK_AT_LOG)
+    raise NodeUnavailable("cannot start the node: others that do not fit keep being started", hint=_log_tail(paths))
 
 
 def connect_node(settings: Settings) -> socket.socket | None:
     """A connection to the node that runs, of whatever version; None when none does. Starts nothing."""
     return NodePaths.of(settings).connect()
-
-
-_LOOK_AT_LOG = "Look at node.log in the state directory"
 
 
 def _start_or_join(settings: Settings, paths: NodePaths) -> socket.socket:
@@ -141,7 +138,9 @@ def _other_settings(about: About, settings: Settings) -> str | None:
     requested = settings.values()
     for name in sorted(settings.given & about.settings.keys()):
         if not _same(name, requested[name], about.settings[name]):
-            return f"was started with {name} {about.settings[name]}, and {requested[name]} is asked for"
+            there, variable = about.settings[name], f"PYRO_{name.upper()}"
+            with_it = f"without {variable}" if there is None else f"with {variable}={there}"
+            return f"was started {with_it}, and {variable}={requested[name]} is asked for"
     return None
 
 

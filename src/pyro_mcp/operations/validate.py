@@ -5,6 +5,8 @@ The same check runs in the client, for a quick answer without a node, and in the
 
 from __future__ import annotations
 
+import contextlib
+import json
 import re
 import types
 from collections.abc import Mapping
@@ -116,12 +118,21 @@ def _reason(field: Field, text: str, value: Any) -> str:
     elif field.param.rule and isinstance(value, str):
         core = f"expected {field.param.rule}"
     elif field.param.limits and isinstance(value, int | float) and not isinstance(value, bool):
-        core = f"expected {field.param.limits}"
+        whole = "a whole number, " if field.type is int and isinstance(value, float) else ""
+        core = f"expected {whole}{field.param.limits}"
     where = f" at {at.group(1)}" if at and at.group(1) else ""
     if field.param.secret:
         return f"{core[:1].lower()}{core[1:]}"
-    shown = repr(value)
+    shown = _shown(value)
     return f"{core[:1].lower()}{core[1:]}{where}, got {shown if len(shown) <= 80 else shown[:77] + '...'}"
+
+
+def _shown(value: Any) -> str:
+    """What was given, as JSON where Python would write it in words of its own."""
+    if value is None or isinstance(value, bool | list | dict):
+        with contextlib.suppress(TypeError, ValueError):
+            return json.dumps(value, ensure_ascii=False, default=repr)
+    return repr(value)
 
 
 def _in_words(types: re.Match[str]) -> str:

@@ -165,8 +165,9 @@ class Channel:
         """Why the connection ended; empty while it lives."""
         return self._reason or ""
 
-    def close(self, reason: str = "closed here") -> None:
-        """End the connection; every stream learns `reason`. Idempotent."""
+    def close(self, reason: str = "closed here", answer: dict[str, Any] | None = None) -> None:
+        """End the connection; every stream learns `reason`. The peer, who waits, gets `answer` as the error of what it
+        has asked for, and else learns no more than that the connection has ended. Idempotent."""
         with self._condition:
             if self._reason is not None:
                 return
@@ -175,6 +176,8 @@ class Channel:
             self._streams.clear()
             callbacks, self._on_close = self._on_close, []
             self._condition.notify_all()
+        if answer is not None:
+            self._answer_all(streams, answer)
         self._pipe.close()
         self._loans.close()
         for stream in streams:
@@ -184,6 +187,13 @@ class Channel:
             self._workers.stop()
         for callback in callbacks:
             callback(reason)
+
+    def _answer_all(self, streams: list[Stream], answer: dict[str, Any]) -> None:
+        payload = encode_json(answer)
+        with contextlib.suppress(ChannelClosed):
+            for stream in streams:
+                if not self._opened_here(stream._number):
+                    self._write(FrameKind.ERROR, stream._number, payload)
 
     def on_close(self, callback: Callable[[str], None]) -> None:
         """Call `callback(reason)` once when the connection ends, at once if it has."""

@@ -22,6 +22,7 @@ from pyro_mcp.version import VERSION
 
 if TYPE_CHECKING:
     import socket
+    from pathlib import Path
 
     from pyro_mcp.operations.operation import Operation
     from pyro_mcp.settings import Settings
@@ -114,7 +115,7 @@ class Client:
                 return channel.open(verb, params)
             except ChannelClosed as error:
                 if attempt == 2:
-                    raise _lost(verb, str(error)) from None
+                    raise _lost(verb, str(error), self._settings) from None
         raise AssertionError("unreachable")
 
     def _connected(self) -> Channel:
@@ -185,7 +186,7 @@ class Request:
             raise PyroError.from_wire(error.payload) from None
         except ChannelClosed as error:
             self._client.reconcile()
-            raise _lost(self._stream.verb, str(error)) from None
+            raise _lost(self._stream.verb, str(error), self._client.settings) from None
 
     def _abandon(self) -> None:
         """Cancel, and wait a little for the answer, so that the command is dead when the caller goes on."""
@@ -266,7 +267,9 @@ def call_running_node(settings: Settings, verb: str, params: dict[str, Any] | No
     except RemoteError as error:
         raise PyroError.from_wire(error.payload) from None
     except (ChannelClosed, TimeoutError) as error:
-        raise NodeUnavailable(f"cannot {verb.replace('_', ' ')}: {error}", hint="Look at its log, node.log.") from None
+        raise NodeUnavailable(
+            f"cannot {verb.replace('_', ' ')}: {error}", hint=f"Look at its log, {_log(settings)}."
+        ) from None
     finally:
         channel.close("asked and answered")
 
@@ -287,8 +290,15 @@ def _emit_event(callbacks: Callbacks, event: dict[str, Any]) -> None:
         callbacks.position(cursor)
 
 
-def _lost(verb: str, reason: str) -> NodeUnavailable:
+def _lost(verb: str, reason: str, settings: Settings) -> NodeUnavailable:
     return NodeUnavailable(
         f"cannot finish {verb}: the connection to the node was lost ({reason})",
-        hint="The node was killed or crashed; what was left has been cleaned up. Run it again, or look at node.log.",
+        hint="The node was killed or crashed. Workspaces are kept, a machine for one command is not. Run it again, or"
+        f" look at {_log(settings)}.",
     )
+
+
+def _log(settings: Settings) -> Path:
+    from pyro_mcp.node.place import Place
+
+    return Place.of(settings).log

@@ -70,8 +70,12 @@ def test_a_node_with_machines_stays_and_the_wish_is_refused(paths: dict[str, Any
     settings = Settings.load(**paths)
     with_a_machine(settings)
     first = started(settings)
-    with pytest.raises(Conflict, match=f"started with {name} ") as caught:
+    with pytest.raises(Conflict, match="cannot use the node") as caught:
         ensure_node(Settings.load(**{**paths, name: OTHERS[name]}))
+    variable = f"PYRO_{name.upper()}"
+    there = settings.values()[name]
+    assert f"started {f'with {variable}={there}' if there else f'without {variable}'}, and " in caught.value.message
+    assert "None" not in caught.value.message
     assert caught.value.hint is not None
     assert "PYRO_STATE_DIR" in caught.value.hint
     assert started(settings) == first

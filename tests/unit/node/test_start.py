@@ -144,7 +144,7 @@ def test_its_log_tells_why_it_left_and_when(settings: Settings) -> None:
     assert identity is not None
     assert identity.wait(10)
     (line,) = NodePaths.of(settings).log.read_text().splitlines()
-    assert re.fullmatch(r"[\d-]{10}T[\d:]{8} INFO pyro_mcp\.node\.server: leaving: asked to stop", line)
+    assert re.fullmatch(r"[\d-]{10}T[\d:]{8} INFO pyro_mcp\.node\.server: leaving: process \d+ asked it to", line)
 
 
 def test_a_refusal_to_start_is_a_line_of_the_log_too(settings: Settings) -> None:

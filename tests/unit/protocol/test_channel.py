@@ -166,6 +166,26 @@ def test_the_end_of_one_side_ends_the_other(connect: Connect) -> None:
     assert server.closed
 
 
+def test_a_farewell_is_the_answer_to_all_that_the_peer_waits_for(connect: Connect) -> None:
+    ended = threading.Event()
+    began = threading.Semaphore(0)
+
+    def handler(stream: Stream) -> None:
+        stream.on_cancel(ended.set)
+        began.release()
+        assert ended.wait(10)
+
+    client, node = connect(handler)
+    streams = [client.open("a"), client.open("b")]
+    assert all(began.acquire(timeout=10) for _ in streams)
+    node.close("leaving", {"code": "node_unavailable", "message": "it was stopped"})
+    for stream in streams:
+        with pytest.raises(RemoteError) as caught:
+            stream.receive(10)
+        assert caught.value.payload["message"] == "it was stopped"
+    assert ended.wait(10), "what it did for them is cancelled"
+
+
 def test_ping_answers_while_a_handler_is_busy(connect: Connect) -> None:
     busy, over = threading.Event(), threading.Event()
     client, _ = connect(lambda stream: stream.result({"waited": busy.set() or over.wait(60)}))

@@ -128,7 +128,9 @@ def test_a_lost_node_is_told_and_a_new_one_asked_for(peer_of: Any) -> None:
     client, peer = peer_of(lambda stream: peer.channels[0].close("killed"))
     with pytest.raises(NodeUnavailable, match="connection to the node was lost") as caught:
         client.begin("verb", {}).wait(Callbacks())
-    assert caught.value.hint
+    assert caught.value.hint is not None
+    assert str(client.settings.state_dir / "node.log") in caught.value.hint
+    assert "cleaned up" not in caught.value.hint, "a workspace's machine goes on"
     assert len(peer.channels) == 2
 
 

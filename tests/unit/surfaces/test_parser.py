@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import subprocess
 import sys
 
@@ -61,7 +62,23 @@ def test_a_mapping_of_fixed_keys_has_an_option_for_each() -> None:
     [
         (["rnu"], "unknown command 'rnu'", "run"),
         (["run", "debian:12", "--vcpu-cont", "2", "--", "x"], "--vcpu-cont", "--vcpu-count"),
-        (["run", "debian:12", "--vcpu-count", "two", "--", "x"], "invalid int value", "--help"),
+        (
+            ["run", "debian:12", "--vcpu-count", "4g", "--", "x"],
+            "--vcpu-count takes a whole number, got '4g'",
+            "--help",
+        ),
+        (["run", "debian:12", "--vcpu-count", "--", "x"], "--vcpu-count needs a value", "--help"),
+        (["workspace", "export", "w", "p"], "missing: --output", "--help"),
+        (["workspace", "file", "write", "w", "p"], "--text or --text-file is missing", "--help"),
+        (["workspace", "patch", "apply", "w"], "--patch or --patch-file is missing", "--help"),
+        (
+            ["workspace", "file", "write", "w", "p", "--text", "x", "--text-file", "/dev/null"],
+            "exclude each other",
+            "--help",
+        ),
+        (["workspace", "ls"], "unknown command 'ls'", "Did you mean list?"),
+        (["workspace", "rm"], "unknown command 'rm'", "Did you mean delete?"),
+        (["ws", "list"], "unknown command 'ws'", "Did you mean workspace?"),
         (["run", "--json", "--", "x"], "ENV", "--help"),
         (["run", "debian:12", "git", "--version"], "unexpected 'git'", "after --"),
         (["env"], "no command", "pyro env --help"),
@@ -157,3 +174,37 @@ def test_errors_are_json_when_json_was_asked_for(tmp_path: object) -> None:
     assert error["code"] == "invalid_argument"
     assert error["exit_code"] == 2
     assert not list(tmp_path.iterdir()), "a bad flag starts no node"  # type: ignore[attr-defined]
+
+
+def test_json_may_stand_before_the_command() -> None:
+    assert parse(["--json", "env", "list"]).json is True
+    namespace = parse(["--json", "run", "debian:12", "--", "echo", "--json"])
+    assert namespace.json is True
+    assert namespace.words == ["echo", "--json"]
+
+
+def test_usage_shows_what_is_required(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    for line, shown in (
+        ("workspace export", " --output HOST_PATH "),
+        ("workspace file write", " (--text TEXT | --text-file FILE) "),
+        ("workspace patch apply", " (--patch TEXT | --patch-file FILE) "),
+    ):
+        with pytest.raises(SystemExit):
+            parse([*line.split(), "--help"])
+        assert shown in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("width", [50, 80, 140])
+def test_help_is_as_wide_as_the_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, width: int
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    with pytest.raises(SystemExit):
+        parse(["workspace", "export", "--help"])
+    text = capsys.readouterr().out
+    _, _, rest = text.partition("Setuid")
+    lines = ("Setuid" + rest).partition("\n\n")[0].split("\n")
+    assert all(len(line) <= width - 2 for line in lines)
+    for line, following in itertools.pairwise(lines):
+        assert len(line) + 1 + len(following.split()[0]) > width - 2, "no line ends early"

@@ -46,6 +46,7 @@ SCRATCH = "scratch.ext4"
 SIZES = "Take a size that was used before, or name a cache that may be written with PYRO_CACHE_DIR"
 USED_HINT = "what was left on its disk is in the way; <<reset_workspace>> gives a workspace a new disk"
 CLOCK_TRIES = 3
+FIRST = "Starting the first machine of this size ({}); later ones start in a fraction of a second"
 
 
 class _Hindered(MachineFailed):
@@ -101,7 +102,7 @@ class QemuDriver:
                 raise MachineFailed(error.message, hint=USED_HINT) from None
             # Sound by its digests and yet it does not run: say, an upgraded library under the same QEMU version.
             self._templates.discard(frozen)
-            progress("the frozen guest did not restore; building it again", None)
+            progress("The machine that was kept did not restore; starting a new one", None)
             return self._restore(spec, self._template(spec, progress))
 
     def boot(self, spec: MachineSpec, *, mortal: bool = False) -> QemuMachine:
@@ -222,20 +223,19 @@ class QemuDriver:
         found = self._templates.get(kind)
         if found is not None:
             return found
-        size = f"{spec.size.vcpu_count} vCPU, {spec.size.mem_mib} MiB"
-        progress(f"The first guest of this size ({size}) is booted once and frozen; later ones start from it", 0.0)
+        size = _size(spec)
         tries = 0
         while True:
             tries += 1
             try:
-                with disk_errors(f"make the first guest of a size ({size})", refused=SIZES):
+                with disk_errors(f"start the first machine of a size ({size})", refused=SIZES):
                     return self._templates.build(
                         kind, lambda directory: self._freeze(spec, kind.scratch_mib, directory, progress), progress
                     )
             except WrongClock:
                 if tries == CLOCK_TRIES:
                     raise
-                progress("the guest's clock loses time; booting another", None)
+                progress("Its clock loses time; starting another", None)
 
     def _kind(self, spec: MachineSpec) -> TemplateKind:
         assert spec.environment is not None
@@ -263,9 +263,9 @@ class QemuDriver:
         placeholder = dataclasses.replace(spec, machine_id="template", directory=directory, seed=None)
         process = self._spawn(placeholder, scratch, Memory(directory / template.RAM, share=True), mortal=True)
         try:
-            with ended_by_stall(process, directory), ticking(progress, "Booting the guest that is to be frozen"):
+            with ended_by_stall(process, directory), ticking(progress, FIRST.format(_size(spec))):
                 wait_ready(process, self._boot_seconds)
-            progress("Freezing it", 0.9)
+            progress("Keeping a copy of it for later ones", 0.9)
             save_state(process, directory / template.STATE)
         except WrongClock:
             raise
@@ -275,6 +275,10 @@ class QemuDriver:
             process.terminate()
         for leftover in (exchange.NAME, vmm.AGENT, vmm.MONITOR, vmm.CONSOLE, vmm.IDENTITY, vmm.LOG):
             (directory / leftover).unlink(missing_ok=True)
+
+
+def _size(spec: MachineSpec) -> str:
+    return f"{spec.size.vcpu_count} vCPU, {spec.size.mem_mib} MiB"
 
 
 class QemuMachine:

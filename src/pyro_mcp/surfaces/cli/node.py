@@ -16,7 +16,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     status = add_leaf(commands, "status", show_status, "show whether a node runs, and what it holds")
     common_options(status)
     stop = add_leaf(commands, "stop", stop_node, "stop the node; refused while it owns machines, unless --force")
-    stop.add_argument("--force", action="store_true", help="delete its machines too")
+    stop.add_argument(
+        "--force",
+        action="store_true",
+        help="also while it owns machines: workspaces are powered off, and their disks and snapshots stay; what runs in"
+        " them ends, and machines for one command are deleted",
+    )
     common_options(stop)
 
 

@@ -7,6 +7,7 @@ the command to run and never looked at, so its words keep their boundaries.
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
@@ -33,12 +34,54 @@ TERMINALS = {"attach_shell": "attach"}
 Handler = Callable[[argparse.Namespace], int]
 
 
+_IN_OUR_WORDS = (
+    (r"^argument (\S+): invalid int value: (.*)$", r"\1 takes a whole number, got \2"),
+    (r"^argument (\S+): invalid float value: (.*)$", r"\1 takes a number, got \2"),
+    (r"^argument (\S+): expected one argument$", r"\1 needs a value"),
+    (r"^argument (\S+): ignored explicit argument (.*)$", r"\1 takes no value, got \2"),
+    (r"^argument (\S+): not allowed with argument (\S+)$", r"\1 and \2 exclude each other"),
+    (r"^one of the arguments (\S+) (\S+) is required$", r"\1 or \2 is missing"),
+    (r"^the following arguments are required: (.*)$", r"missing: \1"),
+)
+"""What `argparse` says, and how a person would."""
+
+
+_ALIASES = {"ls": "list", "ps": "list", "rm": "delete", "ws": "workspace"}
+"""What people type who come from elsewhere."""
+
+
+class Wrapped(argparse.RawDescriptionHelpFormatter):
+    """Descriptions by paragraphs, each as wide as the terminal."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return wrapped(text, width, indent)
+
+
+def wrapped(text: str, width: int, indent: str = "") -> str:
+    """`text` with each of its paragraphs broken anew. What is laid out, as a list or as code, stays."""
+    import textwrap
+
+    def fill(paragraph: str) -> str:
+        if any(line.startswith((" ", "- ", "|", "```", "#")) for line in paragraph.split("\n")):
+            return paragraph
+        return textwrap.fill(
+            paragraph,
+            width,
+            initial_indent=indent,
+            subsequent_indent=indent,
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+
+    return "\n\n".join(map(fill, text.split("\n\n")))
+
+
 class Parser(argparse.ArgumentParser):
     """An `ArgumentParser` that raises `InvalidArgument` and knows which word was meant."""
 
     def __init__(self, **options: Any) -> None:
         options.setdefault("allow_abbrev", False)
-        options.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
+        options.setdefault("formatter_class", Wrapped)
         super().__init__(**options)
 
     @property
@@ -48,15 +91,20 @@ class Parser(argparse.ArgumentParser):
         return "debian:12" if words == ["ENV"] else " ".join(str(word) for word in words)
 
     def error(self, message: str) -> NoReturn:
+        for said, ours in _IN_OUR_WORDS:
+            message = re.sub(said, ours, message)
         raise InvalidArgument(f"cannot read the command line: {message}", hint=f"See `{self.prog} --help`.")
 
     def meant(self, wrong: str) -> str | None:
         """The known flag or command closest to `wrong`."""
         from difflib import get_close_matches
 
+        alias = _ALIASES.get(wrong)
         known = [flag for action in self._actions for flag in action.option_strings]
         for action in self._actions:
             known += [str(choice) for choice in action.choices or ()]
+        if alias in known:
+            return alias
         return next(iter(get_close_matches(wrong.partition("=")[0], known, 1)), None)
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
@@ -99,6 +147,9 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     Raises `InvalidArgument`, or `SystemExit` after `--help` and `--version`.
     """
     before, words = split(argv)
+    if before[:1] == ["--json"] and len(before) > 1:
+        # It belongs to the command, and nobody who asks for it first means anything else.
+        before = [*before[1:], "--json"]
     first = next((word for word in before if not word.startswith("-")), None)
     root = build(first if first in catalog.COMMANDS or first in OWN_COMMANDS else "")
     namespace, surplus = root.parse_known_args(before)
@@ -247,9 +298,12 @@ def _empty(field: Field) -> str:
 
 def _add_value(parser: argparse.ArgumentParser, field: Field, text: str) -> None:
     """An option with one value, and beside it, where the parameter says so, one that names a file with the value."""
-    group = parser.add_mutually_exclusive_group() if field.param.file_flag else parser
+    both = field.param.file_flag
+    group = parser.add_mutually_exclusive_group(required=field.required) if both else parser
+    alone: dict[str, Any] = {"required": True} if field.required and not both else {}
     group.add_argument(
         field.flag,
+        **alone,
         dest=field.dest,
         type=field.type if field.type in (int, float) else str,
         choices=field.choices or None,

@@ -5,6 +5,7 @@ Nothing is shown in the first moments, so that a quick command says nothing and 
 
 from __future__ import annotations
 
+import re
 import sys
 import threading
 import time
@@ -13,6 +14,8 @@ from typing import Any
 LIVE_AFTER = 0.4
 LINES_AFTER = 1.0
 LINE_SECONDS = 2.0
+AGAIN_SECONDS = 60.0
+"""After so long a line tells once more what still goes on."""
 
 
 class ProgressView:
@@ -51,7 +54,7 @@ class ProgressView:
 
     def _show(self) -> None:
         waited = time.monotonic() - self._began
-        if self._stopped or waited < (LIVE_AFTER if self._live else LINES_AFTER):
+        if self._stopped or not self._message or waited < (LIVE_AFTER if self._live else LINES_AFTER):
             return
         if self._live:
             self._draw()
@@ -61,7 +64,10 @@ class ProgressView:
     def _line(self) -> None:
         last, when = self._last_line
         now = time.monotonic()
-        if self._message != last and (self._fraction is None or now - when >= LINE_SECONDS):
+        if self._message == last:
+            return
+        same = _without_seconds(self._message) == _without_seconds(last)
+        if now - when >= (AGAIN_SECONDS if same else 0.0 if self._fraction is None else LINE_SECONDS):
             self._last_line = (self._message, now)
             share = "" if self._fraction is None else f" ({self._fraction:.0%})"
             print(f"pyro: {self._message}{share}", file=sys.stderr, flush=True)
@@ -71,6 +77,11 @@ class ProgressView:
             self._bar, self._task = _bar()
         total = None if self._fraction is None else 1.0
         self._bar.update(self._task, description=self._message, completed=self._fraction or 0.0, total=total)
+
+
+def _without_seconds(message: str) -> str:
+    """What goes on, without for how long."""
+    return re.sub(r" \(\d+ s\)$", "", message)
 
 
 def _bar() -> tuple[Any, Any]:

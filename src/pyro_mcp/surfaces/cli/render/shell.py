@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from pyro_mcp.model.count import count_of
 from pyro_mcp.model.shell import Shell, ShellClosed, ShellList, ShellRead, ShellSignalled, ShellWritten
 from pyro_mcp.surfaces.cli.escapes import plain
-from pyro_mcp.surfaces.cli.output import STDOUT, Output
+from pyro_mcp.surfaces.cli.output import STDOUT, Output, is_terminal
 from pyro_mcp.surfaces.cli.render.common import put, table
 from pyro_mcp.surfaces.cli.render.workspace import when
 
@@ -36,7 +36,10 @@ def after_read(result: ShellRead, output: Output) -> None:
     """The output as it stands, and on stderr what it lacks and where to read on."""
     if result.missed_bytes:
         output.notice(f"not kept: {count_of(result.missed_bytes, 'byte')} before this")
-    output.live(STDOUT, result.output.encode("utf-8", "surrogateescape"))
+    shown = result.output
+    if result.plain and shown and not shown.endswith("\n") and is_terminal(STDOUT):
+        shown += "\n"  # A prompt as a rule, behind which the next one of the person's own shell would begin.
+    output.live(STDOUT, shown.encode("utf-8", "surrogateescape"))
     output.finish()
     if result.more:
         output.notice(f"there is more; read on with --cursor {result.next_cursor}")

@@ -28,6 +28,13 @@ def draw_list(console: Console, result: WorkspaceList) -> None:
     put(console, rows)
 
 
+def draw_created(console: Console, result: Workspace) -> None:
+    """A workspace that is new, and that its file system is not quite that of a disk."""
+    draw_one(console, result)
+    if "file_system" in result.metadata:
+        console.print("/workspace is an overlay; what that refuses: --json, metadata.file_system", soft_wrap=True)
+
+
 def draw_one(console: Console, result: Workspace) -> None:
     """Everything there is to know about one workspace."""
     reason = result.metadata.get("reason")
@@ -44,7 +51,6 @@ def draw_one(console: Console, result: Workspace) -> None:
             ("size", f"{result.vcpu_count} vCPU, {result.mem_mib} MiB"),
             ("isolation", isolation(result)),
             ("network", network(result)),
-            ("file system", result.metadata.get("file_system", "")),
             (
                 "seed",
                 f"{seed.seed_path}: {count_of(seed.entry_count, 'entry', 'entries')}, {size(seed.bytes_written)}"
