@@ -56,7 +56,7 @@ def _take_over(node: Any, ready: int) -> None:
     from pyro_mcp.errors import PyroError
     from pyro_mcp.node.adopt import reconcile
 
-    message = f"cannot start the node: see {node.place.log}"
+    message = f"cannot start the node: see {node.paths.log}"
     answer: dict[str, Any] = {"error": {"code": "internal", "message": message}}
     try:
         reconcile(node.engine)

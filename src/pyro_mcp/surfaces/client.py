@@ -299,6 +299,6 @@ def _lost(verb: str, reason: str, settings: Settings) -> NodeUnavailable:
 
 
 def _log(settings: Settings) -> Path:
-    from pyro_mcp.node.place import Place
+    from pyro_mcp.node.paths import NodePaths
 
-    return Place.of(settings).log
+    return NodePaths.of(settings).log

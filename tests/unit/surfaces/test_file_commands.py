@@ -48,7 +48,7 @@ def test_a_text_comes_from_a_flag_a_file_or_standard_input(tmp_path: Path, monke
     assert params("file", "write", "w", "f", "--text-file", str(tmp_path / "text"))["text"] == "é\r\nno end"
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"--- a/x\n")))
     assert params("patch", "apply", "w", "--patch-file", "-")["patch"] == "--- a/x\n"
-    with pytest.raises(InvalidArgument, match="not allowed with"):
+    with pytest.raises(InvalidArgument, match="exclude each other"):
         params("file", "write", "w", "f", "--text", "x", "--text-file", str(tmp_path / "text"))
 
 
