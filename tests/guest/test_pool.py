@@ -302,14 +302,14 @@ def test_one_that_dies_is_removed_and_the_next_machine_is_made_anew(engine: Engi
 
 
 def test_one_that_cannot_be_handed_out_is_replaced_by_a_new_one(
-    engine: Engine, lab: ModuleType, capfd: pytest.CaptureFixture[str]
+    engine: Engine, lab: ModuleType, caplog: pytest.LogCaptureFixture
 ) -> None:
     run(engine, lab)
     (waiting,) = lab.waiting_ahead(engine)
     waiting.ahead.channel._pipe.close()  # its agent hears no more
     _, pid = start(engine, lab)
     assert pid != waiting.ahead.pid
-    assert "is made anew" in capfd.readouterr().out
+    assert "is made anew" in caplog.text
 
 
 def test_pruning_ends_what_waits(engine: Engine, lab: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:

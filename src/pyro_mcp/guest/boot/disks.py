@@ -75,7 +75,7 @@ def assemble() -> None:
     _assembled = True
     # The disk reads as zeros where nothing was written, so its inode tables need no zeroing; the kernel's thread for
     # that would take a seventh of a restore's time, and flush the disk, just when the first command comes.
-    mount(find("scratch"), SCRATCH, "ext4", MS_NOATIME, "noinit_itable")
+    mount(find("scratch"), SCRATCH, "ext4", MS_NOATIME, "noinit_itable,no_prefetch_block_bitmaps")
     upper, work, workspace, spares = (f"{SCRATCH}/{name}" for name in ("upper", "work", "workspace", "spares"))
     for path in (upper, work, workspace, spares):
         os.makedirs(path, mode=0o755, exist_ok=True)

@@ -148,12 +148,13 @@ class QemuDriver:
     def hand_out(self, ahead: QemuAhead, spec: MachineSpec) -> QemuMachine:
         with _ended_on_failure(ahead.process, channel=ahead.channel):
             ahead.process.directory = spec.directory
+            # Before the watch, which keeps the one monitor.
+            if spec.seed is not None:
+                put_seed(ahead.process, spec.seed)
             # It may have been stopped while it waited, and goes on if there is room by now.
             StallWatch(ahead.process, ahead.channel, spec.directory)
             # One that hangs is found out in less time than a request may take.
             ahead.channel.ping(ADOPT_SECONDS)
-            if spec.seed is not None:
-                put_seed(ahead.process, spec.seed)
             if spec.network is not None:
                 ahead.channel.answer(spec.network.handler)
             return self._identified(spec, ahead.process, ahead.channel)
