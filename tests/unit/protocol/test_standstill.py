@@ -92,7 +92,9 @@ def test_no_deadline_of_the_wire_passes_meanwhile(monkeypatch: pytest.MonkeyPatc
     channel.greet()
     stream = channel._begin("take", {})
     channel.standstill.begin(REFUSAL, lambda _: True)
-    writer = threading.Thread(target=lambda: channel._write(channel_module.Kind.DATA, stream._number, bytes(200_000)))
+    writer = threading.Thread(
+        target=lambda: channel._write(channel_module.FrameKind.DATA, stream._number, bytes(200_000))
+    )
     writer.start()
     writer.join(1.5)
     assert writer.is_alive()
