@@ -93,7 +93,7 @@ def bulk_rows(bench: Bench, channel: Channel) -> Iterator[Row]:
     raw = BULK_MIB / bench.median(host_pipe, 3)
     for name, (bound, transfer) in transfers.items():
         rate = BULK_MIB / bench.median(lambda: timed(transfer), max(3, bench.runs // 3))  # noqa: B023
-        yield Row(f"{BULK_MIB} MiB {name}", rate, "MB/s", bound, raw, "the same through a pipe on the host", min_=True)
+        yield Row(f"{BULK_MIB} MiB {name}", rate, "MB/s", bound, raw, "the same through a pipe on the host", least=True)
         meanwhile = exec_during(channel, transfer)
         yield Row(f"exec meanwhile ({name}), against idle", meanwhile / idle, "x", 3, idle * 1e3, "idle exec, ms")
 
@@ -142,8 +142,8 @@ def proc_kib(path: Path, key: str) -> int:
 
 
 def told(lines: Iterable[Line]) -> Iterator[Row]:
-    for name, value, unit, bound, min_, raw, raw_is in lines:
-        yield Row(name, value, unit, bound, raw, raw_is, min_)
+    for name, value, unit, bound, least, raw, raw_is in lines:
+        yield Row(name, value, unit, bound, raw, raw_is, least)
 
 
 def through_sdk(measure: Callable[[Pyro, int], Iterable[Line]]) -> Callable[[Bench], Iterator[Row]]:
@@ -186,7 +186,7 @@ def prepare(runs: int, state_dir: Path) -> Bench:
 def show(rows: list[Row]) -> None:
     print(f"{'measure':<56} {'value':>10} {'bound':>10}  {'':<8} raw equivalent")
     for row in rows:
-        bound = "" if row.bound is None else f"{'>=' if row.min_ else '<='} {row.bound:.4g}"
+        bound = "" if row.bound is None else f"{'>=' if row.least else '<='} {row.bound:.4g}"
         raw = "" if row.raw is None else f"{row.raw:.4g} ({row.raw_is})"
         print(f"{row.name:<56} {row.value:>7.4g} {row.unit:<4}{bound:>10}  {row.verdict:<8} {raw}")
 

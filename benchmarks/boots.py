@@ -177,4 +177,4 @@ def under_load(bench: Bench) -> Iterator[Row]:
         for process in busy:
             process.kill()
             process.wait()
-    yield Row("cold boots that succeed of 20, all cores busy", succeeded, "", 20, min_=True)
+    yield Row("cold boots that succeed of 20, all cores busy", succeeded, "", 20, least=True)

@@ -29,7 +29,7 @@ PYRO = str(Path(sys.executable).with_name("pyro"))
 
 @dataclass
 class Row:
-    """One measured line. `bound` is the most (or with `min_`, the least) that is acceptable."""
+    """One measured line. `bound` is the most (or with `least`, the least) that is acceptable."""
 
     name: str
     value: float
@@ -37,13 +37,13 @@ class Row:
     bound: float | None = None
     raw: float | None = None
     raw_is: str = ""
-    min_: bool = False
+    least: bool = False
 
     @property
     def verdict(self) -> str:
         if self.bound is None:
             return "reported"
-        met = self.value >= self.bound if self.min_ else self.value <= self.bound
+        met = self.value >= self.bound if self.least else self.value <= self.bound
         return "met" if met else "MISSED"
 
 

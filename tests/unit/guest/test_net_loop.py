@@ -70,7 +70,7 @@ class Rig:
 
     def _run(self) -> None:
         while not self._stop:
-            self.loop.lock()
+            self.loop.turn()
 
     def _handle(self, stream: Stream) -> None:
         self.asked.append(stream.params)
@@ -496,16 +496,16 @@ def test_an_error_of_the_system_is_told_and_does_not_end_the_loop() -> None:
     loop.call(fail)
     loop.call(lambda: done.append(1))
     loop.later(0.0, lambda: done.append(2))
-    loop.lock()
+    loop.turn()
     assert said == ["network: Cannot allocate memory"]
     assert done == [1, 2]
 
 
 def test_the_loop_sleeps_while_nothing_happens() -> None:
     loop = Loop(lambda _: None)
-    thread = threading.Thread(target=loop.lock, daemon=True)
+    thread = threading.Thread(target=loop.turn, daemon=True)
     loop.call(lambda: None)
-    loop.lock()
+    loop.turn()
     before = time.thread_time()
     thread.start()
     thread.join(0.2)
