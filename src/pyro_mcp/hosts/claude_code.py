@@ -23,6 +23,7 @@ from pyro_mcp.system.process import CommandFailed, run
 
 COMMAND_SECONDS = 60.0
 GRACE_SECONDS = 5.0
+"""How long Claude holds the first turn for a server whose tools it always loads; for others it does not wait."""
 
 
 class ClaudeCode(Host):
@@ -34,6 +35,8 @@ class ClaudeCode(Host):
     scopes = ("user", "project", "local")
     format = JsonFormat("mcpServers", comments=False)
     defaults: ClassVar[Mapping[str, Any]] = {"type": "stdio", "args": []}
+    # Without it a first turn begins without the tools; with it they take room in every conversation.
+    preferences: ClassVar[frozenset[str]] = frozenset({"alwaysLoad"})
 
     def path(self, scope: Scope, name: str) -> Path:
         if scope == "project":
@@ -43,7 +46,7 @@ class ClaudeCode(Host):
 
     @staticmethod
     def entry(server: Server) -> Entry:
-        return {"type": "stdio", "command": server.command, "args": list(server.args)}
+        return {"type": "stdio", "command": server.command, "args": list(server.args), "alwaysLoad": True}
 
     def read(self, file: ConfigFile, scope: Scope) -> Mapping[str, Any]:
         if scope != "local":
@@ -72,7 +75,7 @@ class ClaudeCode(Host):
         return unified(_shown(name, found.entry), _shown(name, entry), str(found.file.path))
 
     def patience(self, entry: Entry) -> float:
-        return GRACE_SECONDS
+        return GRACE_SECONDS if entry.get("alwaysLoad") is True else 1.0
 
     def approvals(self, tools: Sequence[Tool], name: str, entry: Entry) -> HostApprovals:
         allowed = self._allowed()

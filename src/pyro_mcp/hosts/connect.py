@@ -115,7 +115,8 @@ def put_into(path: Path, host: str, form: Printed, wish: Wish) -> HostChange:
 
 def drift(host: Host, entry: Entry, wanted: Entry) -> list[str]:
     """The keys of `entry` that do not say what they should."""
-    return [key for key, value in wanted.items() if not same(entry.get(key, host.defaults.get(key)), value)]
+    asked = {key: value for key, value in wanted.items() if not (key in host.preferences and key in entry)}
+    return [key for key, value in asked.items() if not same(entry.get(key, host.defaults.get(key)), value)]
 
 
 def mended(host: Host, present: object, server: Server) -> Entry:

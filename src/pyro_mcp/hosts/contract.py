@@ -92,6 +92,9 @@ class Host(ABC):
     defaults: ClassVar[Mapping[str, Any]] = {}
     """What the host assumes of a key that an entry leaves out."""
 
+    preferences: ClassVar[frozenset[str]] = frozenset()
+    """Keys that pyro writes where they are missing; what a person set stays."""
+
     def __init__(self, where: Where) -> None:
         self.where = where
 

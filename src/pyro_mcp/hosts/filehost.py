@@ -32,10 +32,10 @@ class FileHost(Host):
 
     def _edited(self, found: Found, name: str, entry: Entry | None) -> str:
         text = found.file.text or ""
-        if entry is None:
-            return text if found.entry is None else self.format.drop(text, name)
         with found.file.blamed():
-            return self.format.put(text, name, entry)
+            if entry is not None:
+                return self.format.put(text, name, entry)
+            return text if found.entry is None else self.format.drop(text, name)
 
     def _make_directory(self, found: Found) -> None:
         with disk_errors(f"write {found.file.path}"):

@@ -14,8 +14,9 @@ from typing import Any
 
 from pyro_mcp.hosts.formats import Format, same
 
-_STRING = r'"(?:[^"\\\n]|\\.)*"'
-_COMMENT = re.compile(rf"{_STRING}|//[^\n]*|/\*.*?\*/", re.DOTALL)
+# What does not end is taken to the end, for the parser to refuse: to look for each one's end again would take forever.
+_STRING = r'"(?:[^"\\\n]|\\.)*"?'
+_COMMENT = re.compile(rf"{_STRING}|//[^\n]*|/\*.*?(?:\*/|\Z)", re.DOTALL)
 _TRAILING_COMMA = re.compile(rf"{_STRING}|,(?=\s*[}}\]])")
 _SPACE = re.compile(r"\s*")
 _LINE_INDENT = re.compile(r"^[ \t]+(?=\S)", re.MULTILINE)
@@ -63,15 +64,17 @@ def uncommented(text: str) -> str:
 
 
 def _spaces(comment: str) -> str:
+    if comment.startswith("/*") and (len(comment) < 4 or not comment.endswith("*/")):
+        raise ValueError("a comment does not end")
     return re.sub(r"[^\n]", " ", comment)
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        keys = [key for key, _ in pairs]
-        twice = next(key for key in keys if keys.count(key) > 1)
-        raise ValueError(f"the key {twice[:64]!r} stands twice in one object")
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise ValueError(f"the key {key[:64]!r} stands twice in one object")
+        found[key] = value
     return found
 
 

@@ -53,8 +53,9 @@ def find_launcher(where: Where) -> Launcher:
 def risk_of(path: Path, where: Where) -> str | None:
     """Why `path`, as it is written, may not last; None when nothing speaks against it."""
     for name, fallback in (("XDG_CACHE_HOME", ".cache"), ("TMPDIR", "/tmp"), ("UV_CACHE_DIR", ".cache/uv")):
-        if path.is_relative_to(where.directory(name, fallback)):
-            return f"{path} lies in a cache, which may be emptied"
+        directory = where.directory(name, fallback)
+        if path.is_relative_to(directory):
+            return f"{path} lies in {directory}, which may be emptied"
     if (path.parent.parent / "pyvenv.cfg").exists():
         return f"{path} lies in a virtual environment, which an upgrade may move"
     return None
