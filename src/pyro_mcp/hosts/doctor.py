@@ -38,10 +38,13 @@ def examine(host: Host, wish: Wish) -> HostReport:
     if program is None:
         return _with(report, HostProblem(status="not-installed", detail=f"no program {host.program!r} on PATH"))
     try:
-        report = replace(report, version=_version(host, program))
         found = standing(host, wish.name)
     except PyroError as error:
         return _with(report, HostProblem(status="unreadable-config", detail=error.message, remedy=error.hint))
+    try:
+        report = replace(report, version=_version(host, program))
+    except PyroError as error:
+        return _with(report, HostProblem(status="fails", detail=error.message, remedy=error.hint))
     if not found:
         connect = f"`pyro host connect {host.name}`"
         detail = f"{host.title} has no entry {wish.name!r}"

@@ -70,6 +70,17 @@ def test_not_there_and_not_connected(lab: SimpleNamespace, monkeypatch: pytest.M
     assert not examine_all([lab.host()], wish()).ok
 
 
+def test_a_program_that_does_not_run(lab: SimpleNamespace, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    broken = home / "broken" / lab.host().program
+    broken.parent.mkdir()
+    broken.write_text("#!/bin/sh\necho no node here >&2; exit 3\n")
+    broken.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{broken.parent}{os.pathsep}{os.environ['PATH']}")
+    report = examine(lab.host(), wish())
+    assert report.status == "fails"
+    assert "no node here" in report.problems[0].detail
+
+
 def test_an_unreadable_file(lab: SimpleNamespace) -> None:
     lab.file.write_text("{ nonsense")
     report = examine(lab.host(), wish())

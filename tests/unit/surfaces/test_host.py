@@ -78,6 +78,12 @@ def test_settings_that_a_host_does_not_pass_on_are_told(tmp_path: Path) -> None:
     assert str(tmp_path) in (tmp_path / "home" / ".codex" / "config.toml").read_text()
 
 
+def test_settings_that_make_no_sense_are_told_before_anything_is_written(tmp_path: Path) -> None:
+    done = run(tmp_path / "home", "connect", "codex", PYRO_MAX_MACHINES="many")
+    assert done.returncode == 2
+    assert not (tmp_path / "home" / ".codex").exists()
+
+
 def test_print_config_prints_the_entry_alone(tmp_path: Path) -> None:
     done = run(tmp_path / "home", "print-config", "opencode")
     assert json.loads(done.stdout)["mcp"]["pyro"]["type"] == "local"

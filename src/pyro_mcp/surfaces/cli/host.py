@@ -52,8 +52,9 @@ def run_connect(namespace: argparse.Namespace) -> int:
 
     where = _where()
     wish = _wish(namespace, where, given=serve.words(namespace))
+    notes = _lost_settings(namespace)
     change = connect.connect(catalog.host(namespace.host, where), namespace.scope, wish)
-    return _show_changes(namespace, [change], _lost_settings(namespace))
+    return _show_changes(namespace, [change], notes)
 
 
 def run_repair(namespace: argparse.Namespace) -> int:
@@ -62,9 +63,9 @@ def run_repair(namespace: argparse.Namespace) -> int:
 
     where = _where()
     wish = _wish(namespace, where, given=serve.words(namespace) or None)
-    return _show_changes(
-        namespace, connect.repair(catalog.host(namespace.host, where), namespace.scope, wish), _lost_settings(namespace)
-    )
+    notes = _lost_settings(namespace)
+    changes = connect.repair(catalog.host(namespace.host, where), namespace.scope, wish)
+    return _show_changes(namespace, changes, notes)
 
 
 def run_disconnect(namespace: argparse.Namespace) -> int:
