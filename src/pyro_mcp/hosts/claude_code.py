@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 from pyro_mcp.errors import PyroError
 from pyro_mcp.hosts.configfile import ConfigFile
 from pyro_mcp.hosts.contract import Entry, Found, Host, Refused, Scope, Server, Tool
-from pyro_mcp.hosts.filehost import unified
+from pyro_mcp.hosts.filehost import said_by, unified
 from pyro_mcp.hosts.formats import same
 from pyro_mcp.hosts.jsonfile import JsonFormat
 from pyro_mcp.model.host import HostApprovals
@@ -119,8 +119,7 @@ class ClaudeCode(Host):
         try:
             run(argv, cwd=self.where.cwd, env=self.where.environ, input=data, timeout=COMMAND_SECONDS)
         except CommandFailed as error:
-            said = error.output.strip() or f"exit code {error.status}"
-            raise Refused(f"cannot run `claude mcp {words[0]}`: {said[-600:]}") from error
+            raise Refused(f"cannot run `claude mcp {words[0]}`: {said_by(error)}") from error
 
     def _project(self) -> Path:
         """Under which key Claude keeps what is local: the checkout, or the directory."""

@@ -11,9 +11,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-from pyro_mcp.errors import NotFound, PyroError
+from pyro_mcp.errors import Conflict, NotFound, PyroError
 from pyro_mcp.hosts.contract import Entry, Found, Scope, Server, Tool
-from pyro_mcp.hosts.filehost import FileHost, refused
+from pyro_mcp.hosts.filehost import FileHost, refused, said_by
 from pyro_mcp.hosts.tomlfile import TomlFormat
 from pyro_mcp.model.host import HostApprovals
 from pyro_mcp.system.process import find_program, run
@@ -66,10 +66,10 @@ class Codex(FileHost):
         try:
             said = run(argv, cwd=self.where.cwd, env=self.where.environ, timeout=PROOF_SECONDS).stdout
         except PyroError as error:
-            if found.scope == "project" and f"No MCP server named '{name}'" in str(error.message):
+            if found.scope == "project" and f"No MCP server named '{name}'" in said_by(error):
                 hint = "Start codex here once and trust this directory, or use --scope user."
                 cause = f"cannot change {found.file.path}: Codex reads it only in a project that it trusts"
-                raise PyroError(cause, hint=hint) from None
+                raise Conflict(cause, hint=hint) from None
             raise refused(self, error, found.file.path) from error
         if entry is not None:
             seen = json.loads(said)["transport"]

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from pyro_mcp.errors import InvalidArgument, MissingDependency, PyroError
+from pyro_mcp.errors import Conflict, InvalidArgument, MissingDependency
 from pyro_mcp.hosts.configfile import ConfigFile
 from pyro_mcp.hosts.formats import Format
 from pyro_mcp.model.host import HostApprovals
@@ -173,5 +173,5 @@ def server_of(entry: Any) -> Server | None:
     return Server(words[0], tuple(words[1:]))
 
 
-class Refused(PyroError):
+class Refused(Conflict):
     """A host would not have what was written; the file is what it was before."""

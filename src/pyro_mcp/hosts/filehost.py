@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import difflib
+import re
 from abc import abstractmethod
 
 from pyro_mcp.errors import PyroError
 from pyro_mcp.hosts.contract import Entry, Found, Host, Refused
 from pyro_mcp.system.atomic import disk_errors
+from pyro_mcp.system.process import CommandFailed
+
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 
 class FileHost(Host):
@@ -50,7 +54,15 @@ def unified(old: str, new: str, path: str) -> str:
 
 def refused(host: Host, error: PyroError, path: object) -> Refused:
     """What the host's program said of the file, in one line."""
-    cause = error.message.partition(": ")[2] or error.message
     return Refused(
-        f"cannot change {path}: {host.title} would not read it: {cause}", hint="The file is what it was before."
+        f"cannot change {path}: {host.title} would not read it: {said_by(error)}",
+        hint="The file is what it was before.",
     )
+
+
+def said_by(error: PyroError) -> str:
+    """What a program said before it failed, without colours and without a trace of its insides."""
+    text = error.output if isinstance(error, CommandFailed) else error.message
+    plain = _COLOUR.sub("", text).partition("Stack backtrace")[0]
+    lines = [line.strip() for line in plain.splitlines() if line.strip() and not line.startswith("WARNING")]
+    return " / ".join(lines)[:600] or error.message

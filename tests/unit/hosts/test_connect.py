@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import stat
 from pathlib import Path
 from types import SimpleNamespace
@@ -200,6 +201,7 @@ def test_what_the_host_would_not_read_is_taken_back(home: Path, monkeypatch: pyt
         with pytest.raises(Refused, match="would not read it") as caught:
             connect(catalog.host(name, where()), None, wish())
         assert "other" in caught.value.message
+        assert not {"\x1b", "<unknown>"} & set(re.findall(r"\x1b|<unknown>", caught.value.message))
         assert file.read_text() == texts[file]
     absent = home / "codex-home"
     absent.mkdir()
