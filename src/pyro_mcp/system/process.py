@@ -125,14 +125,22 @@ def _in_memory() -> BinaryIO:
     return cast(BinaryIO, os.fdopen(os.memfd_create("pyro", os.MFD_CLOEXEC), "w+b"))
 
 
-def run_into(argv: Sequence[str], *, limit: int, timeout: float) -> bytes:
+def run_into(
+    argv: Sequence[str], *, limit: int, timeout: float, cwd: Path | None = None, env: Mapping[str, str] | None = None
+) -> bytes:
     """Run `argv` like `run` and give the first `limit` bytes of what it said on standard output.
 
     What says more is ended there. Raises what `run` raises.
     """
     command = [require_program("setpriv"), "--pdeathsig", "KILL", require_program(argv[0]), *argv[1:]]
     child = subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        cwd=cwd,
+        env=env,
+        start_new_session=True,
     )
     assert child.stdout is not None
     try:

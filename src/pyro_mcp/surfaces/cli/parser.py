@@ -24,6 +24,7 @@ OWN_COMMANDS: dict[str, tuple[str, str]] = {
     "demo": ("demo", "a short tour: create, start, exec, delete"),
     "node": ("node", "look at the process that owns the machines, or stop it"),
     "mcp": ("serve", "serve the tools to a chat host"),
+    "host": ("host", "connect chat hosts, and see whether they start pyro"),
     "completion": ("completion", "print a completion script for bash, zsh or fish"),
 }
 """First word of a command that is no operation → the module of `surfaces.cli` that adds it, and its line of help."""

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import os
+from collections.abc import Sequence
 
+from pyro_mcp.errors import InvalidArgument
 from pyro_mcp.surfaces import catalog
 from pyro_mcp.surfaces.cli.invoke import settings_of
 from pyro_mcp.surfaces.cli.parser import Parser, add_leaf, common_options
@@ -13,26 +16,69 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add `serve`."""
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", parser_class=Parser)
     serve = add_leaf(commands, "serve", serve_stdio, "serve the tools over standard input and output")
-    serve.add_argument(
+    add_options(serve)
+    common_options(serve, json=False)
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """What says how to serve; a chat host's entry holds it, too."""
+    group = parser.add_argument_group("what to serve")
+    group.add_argument(
         "--profile",
         choices=catalog.PROFILES,
         default=catalog.DEFAULT_PROFILE,
         metavar="PROFILE",
         help=f"which tools to show: {', '.join(catalog.PROFILES)} (default {catalog.DEFAULT_PROFILE})",
     )
-    serve.add_argument(
+    group.add_argument(
         "--allow-host-compat",
         action="store_true",
         help="let tools ask for a plain host process, without isolation; off, they cannot even ask",
     )
-    serve.add_argument(
+    group.add_argument(
         "--host-path",
         action="append",
         default=[],
+        type=_absolute,
         metavar="DIR",
         help="let tools seed from and export to DIR, besides the directory the server is started in; repeatable",
     )
-    common_options(serve, json=False)
+
+
+def words(namespace: argparse.Namespace) -> tuple[str, ...]:
+    """The options in `namespace` that are not the default, as a chat host gives them from any directory."""
+    found: list[str] = []
+    for action in _parser()._actions:
+        value = getattr(namespace, action.dest)
+        if action.dest in ("state_dir", "cache_dir") and value is not None:
+            value = _absolute(value)
+        if value == action.default:
+            continue
+        flag = action.option_strings[-1]
+        if action.nargs == 0:
+            found.append(flag)
+        else:
+            found += [word for one in (value if isinstance(value, list) else [value]) for word in (flag, str(one))]
+    return tuple(found)
+
+
+def read_words(given: Sequence[str]) -> tuple[str, ...] | None:
+    """Options as `words` gives them; None for what `serve` would refuse."""
+    try:
+        return words(_parser().parse_args(list(given)))
+    except InvalidArgument:
+        return None
+
+
+def _parser() -> Parser:
+    parser = Parser(add_help=False)
+    add_options(parser)
+    common_options(parser, json=False)
+    return parser
+
+
+def _absolute(path: str) -> str:
+    return os.path.abspath(os.path.expanduser(path))
 
 
 def serve_stdio(namespace: argparse.Namespace) -> int:

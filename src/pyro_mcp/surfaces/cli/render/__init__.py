@@ -47,6 +47,8 @@ _DRAWERS = {
     "diagnose": ("doctor", "draw_report"),
     "node_status": ("node", "draw_status"),
     "node_stop": ("node", "draw_stopped"),
+    "host_change": ("host", "draw_changes"),
+    "host_doctor": ("host", "draw_reports"),
 }
 
 

@@ -1,0 +1,117 @@
+"""`pyro host` on the command line: the options of `mcp serve` are known to it once, and answers are one document."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pyro_mcp.surfaces.cli import serve
+from pyro_mcp.surfaces.cli.parser import parse
+
+STANDINS = Path(__file__).parents[1] / "hosts" / "standins"
+
+
+def run(home: Path, *words: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    home.mkdir(exist_ok=True)
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("PYRO_", "XDG_", "CODEX_"))}
+    environ = {**kept, "HOME": str(home), "PATH": f"{STANDINS}{os.pathsep}{os.environ['PATH']}", **variables}
+    command = [sys.executable, "-m", "pyro_mcp", "host", *words]
+    return subprocess.run(command, cwd=home, env=environ, capture_output=True, text=True, timeout=120)
+
+
+def document(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+def test_the_options_of_serve_go_into_the_entry_whatever_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each option, read back from what is written of it."""
+    monkeypatch.chdir("/usr")
+    given = ["--profile", "vm-run", "--allow-host-compat", "--host-path", "lib", "--host-path", "/opt"]
+    given += ["--state-dir", "share", "--cache-dir", "/c"]
+    options = {action.option_strings[-1] for action in serve._parser()._actions}
+    assert options == {word for word in given if word.startswith("--")}, "tell this test of new options"
+    words = serve.words(parse(["host", "connect", "codex", *given]))
+    assert words == (
+        *("--profile", "vm-run", "--allow-host-compat", "--host-path", "/usr/lib", "--host-path", "/opt"),
+        *("--state-dir", "/usr/share", "--cache-dir", "/c"),
+    )
+    assert serve.read_words(words) == words
+    assert serve.words(parse(["mcp", "serve", *given])) == words
+    assert serve.words(parse(["host", "connect", "codex"])) == ()
+    assert serve.read_words(["--no-such-option"]) is None
+    assert serve.read_words(["--profile", "none"]) is None
+    assert serve.read_words(["surplus"]) is None
+
+
+def test_from_connect_to_disconnect_in_json(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    change = document(run(home, "connect", "codex", "--json", "--profile", "vm-run"))["changes"][0]
+    assert (change["action"], change["scope"]) == ("added", "user")
+    assert change["command"][-2:] == ["--profile", "vm-run"]
+    report = document(run(home, "doctor", "codex", "--json"))
+    assert (report["ok"], report["hosts"][0]["tool_count"]) == (True, 1)
+    assert document(run(home, "disconnect", "codex", "--json"))["changes"][0]["action"] == "removed"
+    done = run(home, "doctor", "codex", "--json")
+    assert (done.returncode, document(done)["hosts"][0]["status"]) == (1, "not-connected")
+    assert run(home, "doctor").returncode == 0
+
+
+def test_for_a_person_the_diff_is_shown(tmp_path: Path) -> None:
+    done = run(tmp_path / "home", "connect", "opencode")
+    assert done.returncode == 0, done.stderr
+    assert '+    "pyro": {' in done.stdout
+    assert "opencode: the entry pyro is added to" in done.stdout
+
+
+def test_settings_that_a_host_does_not_pass_on_are_told(tmp_path: Path) -> None:
+    done = run(tmp_path / "home", "connect", "codex", PYRO_STATE_DIR=str(tmp_path / "state"))
+    assert "note: state_dir: set by this shell's environment" in done.stdout
+    done = run(tmp_path / "home", "connect", "codex", "--state-dir", str(tmp_path), PYRO_STATE_DIR=str(tmp_path))
+    assert "state_dir: set" not in done.stdout
+    assert str(tmp_path) in (tmp_path / "home" / ".codex" / "config.toml").read_text()
+
+
+def test_settings_that_make_no_sense_are_told_before_anything_is_written(tmp_path: Path) -> None:
+    done = run(tmp_path / "home", "connect", "codex", PYRO_MAX_MACHINES="many")
+    assert done.returncode == 2
+    assert not (tmp_path / "home" / ".codex").exists()
+
+
+def test_print_config_prints_the_entry_alone(tmp_path: Path) -> None:
+    done = run(tmp_path / "home", "print-config", "opencode")
+    assert json.loads(done.stdout)["mcp"]["pyro"]["type"] == "local"
+    assert "opencode.json" in done.stderr
+    target = tmp_path / "mcp.json"
+    target.write_text('{\n  // mine\n  "servers": {}\n}\n')
+    assert run(tmp_path / "home", "print-config", "vscode", "--output", str(target)).returncode == 0
+    assert "// mine" in target.read_text()
+    assert '"type": "stdio"' in target.read_text()
+
+
+def test_errors_have_a_code_and_say_what_to_do(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    done = run(home, "connect", "cursor", "--json")
+    assert (done.returncode, document(done)["error"]["code"]) == (2, "invalid_argument")
+    assert "print-config cursor" in document(done)["error"]["hint"]
+    (home / ".codex").mkdir(parents=True)
+    (home / ".codex" / "config.toml").write_text("[broken\n")
+    done = run(home, "connect", "codex")
+    assert done.returncode == 2
+    assert "config.toml" in done.stderr
+    assert "line 1" in done.stderr
+    assert (home / ".codex" / "config.toml").read_text() == "[broken\n"
+
+
+def test_it_starts_without_the_mcp_library() -> None:
+    code = "import sys; from pyro_mcp.surfaces.cli.parser import parse; parse(['host', 'doctor'])\n"
+    code += "import pyro_mcp.hosts.doctor, pyro_mcp.hosts.catalog\n"
+    code += "print('mcp' in sys.modules, 'tomlkit' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.split() == ["False", "False"]
