@@ -5,14 +5,14 @@ from __future__ import annotations
 from pyro_mcp.errors import InvalidArgument
 from pyro_mcp.hosts.claude_code import ClaudeCode
 from pyro_mcp.hosts.codex import Codex
-from pyro_mcp.hosts.contract import Host, Where
+from pyro_mcp.hosts.contract import ChatHost, Where
 from pyro_mcp.hosts.opencode import Opencode
 from pyro_mcp.hosts.printed import PRINTED, Printed
 
-CONNECTABLE: dict[str, type[Host]] = {kind.name: kind for kind in (ClaudeCode, Codex, Opencode)}
+CONNECTABLE: dict[str, type[ChatHost]] = {kind.name: kind for kind in (ClaudeCode, Codex, Opencode)}
 
 
-def host(name: str, where: Where) -> Host:
+def host(name: str, where: Where) -> ChatHost:
     """The host called `name`, seen from `where`. Raises `InvalidArgument`."""
     if name not in CONNECTABLE:
         known = ", ".join(CONNECTABLE)

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 
 from pyro_mcp.errors import PyroError
 from pyro_mcp.hosts.configfile import ConfigFile
-from pyro_mcp.hosts.contract import Entry, Found, Host, Refused, Scope, Server, Tool
+from pyro_mcp.hosts.contract import ChatHost, Entry, EntryRefused, Found, Scope, Server, Tool
 from pyro_mcp.hosts.filehost import said_by, unified
 from pyro_mcp.hosts.formats import same
 from pyro_mcp.hosts.jsonfile import JsonFormat
@@ -26,7 +26,7 @@ GRACE_SECONDS = 5.0
 """How long Claude holds the first turn for a server whose tools it always loads; for others it does not wait."""
 
 
-class ClaudeCode(Host):
+class ClaudeCode(ChatHost):
     """Anthropic's Claude Code."""
 
     name = "claude-code"
@@ -99,7 +99,7 @@ class ClaudeCode(Host):
             self._add(found.scope, name, found.entry)
         except PyroError as error:
             lost = json.dumps({name: found.entry})
-            raise Refused(
+            raise EntryRefused(
                 f"cannot put the entry back into {found.file.path}: {error.message}", hint=f"It was: {lost}"
             ) from error
 
@@ -108,7 +108,7 @@ class ClaudeCode(Host):
         if entry is None and seen is None:
             return
         if entry is None or not isinstance(seen, dict) or not all(same(seen.get(key), entry[key]) for key in ENTRY):
-            raise Refused(
+            raise EntryRefused(
                 f"cannot change {found.file.path}: `claude mcp` succeeded, but the entry is not what it should be",
                 hint="Look at it with `claude mcp get`, and report this.",
             )
@@ -119,7 +119,7 @@ class ClaudeCode(Host):
         try:
             run(argv, cwd=self.where.cwd, env=self.where.environ, input=data, timeout=COMMAND_SECONDS)
         except CommandFailed as error:
-            raise Refused(f"cannot run `claude mcp {words[0]}`: {said_by(error)}") from error
+            raise EntryRefused(f"cannot run `claude mcp {words[0]}`: {said_by(error)}") from error
 
     def _project(self) -> Path:
         """Under which key Claude keeps what is local: the checkout, or the directory."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from pyro_mcp.errors import Conflict, InvalidArgument, PyroError
 from pyro_mcp.hosts.configfile import ConfigFile, held
-from pyro_mcp.hosts.contract import DEFAULT_NAME, Entry, Found, Host, Scope, Server, server_of
+from pyro_mcp.hosts.contract import DEFAULT_NAME, ChatHost, Entry, Found, Scope, Server, server_of
 from pyro_mcp.hosts.filehost import unified
 from pyro_mcp.hosts.formats import same
 from pyro_mcp.hosts.launcher import Launcher, remedy
@@ -52,7 +52,7 @@ class Wish:
         return self.launcher.server(options, instead_of=present)
 
 
-def connect(host: Host, scope: str | None, wish: Wish) -> HostChange:
+def connect(host: ChatHost, scope: str | None, wish: Wish) -> HostChange:
     """Write the entry, at the user's scope unless told. An entry of that name that is not ours is left alone."""
     chosen = host.require_scope(scope or "user")
     host.require()
@@ -62,7 +62,7 @@ def connect(host: Host, scope: str | None, wish: Wish) -> HostChange:
         return _apply(host, found, wish, _notes(host, chosen, wish))
 
 
-def repair(host: Host, scope: str | None, wish: Wish) -> list[HostChange]:
+def repair(host: ChatHost, scope: str | None, wish: Wish) -> list[HostChange]:
     """Mend the entry wherever it stands; where there is none, at the user's scope, write it."""
     host.require()
     scopes = [host.require_scope(scope)] if scope else [one.scope for one in standing(host, wish.name)]
@@ -74,7 +74,7 @@ def repair(host: Host, scope: str | None, wish: Wish) -> list[HostChange]:
     return changes
 
 
-def disconnect(host: Host, scope: str | None, name: str, *, dry_run: bool) -> HostChange:
+def disconnect(host: ChatHost, scope: str | None, name: str, *, dry_run: bool) -> HostChange:
     """Remove the entry where it stands. Raises `Conflict` when it stands at several scopes and none is named."""
     chosen = host.require_scope(scope) if scope else _only_scope(host, name)
     with held(host.path(chosen, name)):
@@ -113,13 +113,13 @@ def put_into(path: Path, host: str, form: Printed, wish: Wish) -> HostChange:
     )
 
 
-def drift(host: Host, entry: Entry, wanted: Entry) -> list[str]:
+def drift(host: ChatHost, entry: Entry, wanted: Entry) -> list[str]:
     """The keys of `entry` that do not say what they should."""
     asked = {key: value for key, value in wanted.items() if not (key in host.preferences and key in entry)}
     return [key for key, value in asked.items() if not same(entry.get(key, host.defaults.get(key)), value)]
 
 
-def mended(host: Host, present: object, server: Server) -> Entry:
+def mended(host: ChatHost, present: object, server: Server) -> Entry:
     """The entry for `server` that keeps what a person added to `present`; what is no entry of ours is replaced."""
     wanted = host.entry(server)
     if not isinstance(present, dict) or server_of(present) is None:
@@ -128,7 +128,7 @@ def mended(host: Host, present: object, server: Server) -> Entry:
     return {**present, **{key: wanted[key] for key in changed}}
 
 
-def _apply(host: Host, found: Found, wish: Wish, notes: list[str]) -> HostChange:
+def _apply(host: ChatHost, found: Found, wish: Wish, notes: list[str]) -> HostChange:
     server = wish.server(server_of(found.entry))
     entry = mended(host, found.entry, server)
     if same(found.entry, entry):
@@ -141,7 +141,7 @@ def _apply(host: Host, found: Found, wish: Wish, notes: list[str]) -> HostChange
 
 
 def _told(
-    host: Host,
+    host: ChatHost,
     found: Found,
     name: str,
     action: HostAction,
@@ -163,7 +163,7 @@ def _told(
     )
 
 
-def _notes(host: Host, chosen: Scope, wish: Wish) -> list[str]:
+def _notes(host: ChatHost, chosen: Scope, wish: Wish) -> list[str]:
     notes = []
     if wish.launcher.risk:
         notes.append(f"{wish.launcher.risk}. A lasting path: {remedy(wish.launcher.command)}")
@@ -174,7 +174,7 @@ def _notes(host: Host, chosen: Scope, wish: Wish) -> list[str]:
     return notes + [f"{host.title} also has an entry {wish.name!r} at scope {scope}" for scope in others]
 
 
-def standing(host: Host, name: str) -> list[Found]:
+def standing(host: ChatHost, name: str) -> list[Found]:
     """The entries of that name, the one that wins last. Raises `PyroError` for a file that cannot be read."""
     found = [host.find(scope, name) for scope in host.scopes]
     # In the home directory the project's file may be the user's.
@@ -182,7 +182,7 @@ def standing(host: Host, name: str) -> list[Found]:
     return [one for one in found if one.entry is not None and not (one.scope == "project" and one.file.real == user)]
 
 
-def _only_scope(host: Host, name: str) -> Scope:
+def _only_scope(host: ChatHost, name: str) -> Scope:
     scopes = [one.scope for one in standing(host, name)]
     if len(scopes) > 1:
         raise Conflict(

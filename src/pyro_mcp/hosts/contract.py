@@ -81,7 +81,7 @@ class Found:
     entry: Any
 
 
-class Host(ABC):
+class ChatHost(ABC):
     """One chat host, seen from `where`."""
 
     name: ClassVar[str]
@@ -173,5 +173,5 @@ def server_of(entry: Any) -> Server | None:
     return Server(words[0], tuple(words[1:]))
 
 
-class Refused(Conflict):
+class EntryRefused(Conflict):
     """A host would not have what was written; the file is what it was before."""

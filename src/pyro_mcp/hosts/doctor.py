@@ -13,7 +13,7 @@ from typing import get_args
 
 from pyro_mcp.errors import PyroError
 from pyro_mcp.hosts.connect import Wish, drift, standing
-from pyro_mcp.hosts.contract import Entry, Found, Host, Server, server_of
+from pyro_mcp.hosts.contract import ChatHost, Entry, Found, Server, server_of
 from pyro_mcp.hosts.launcher import remedy, risk_of
 from pyro_mcp.hosts.probe import Probed, ProbeFailed, probe
 from pyro_mcp.model.host import HostProblem, HostReport, HostReports, HostStatus
@@ -24,14 +24,14 @@ _GRAVITY = get_args(HostStatus)
 _HARMLESS = frozenset({"ok", "slow"})
 
 
-def examine_all(hosts: list[Host], wish: Wish) -> HostReports:
+def examine_all(hosts: list[ChatHost], wish: Wish) -> HostReports:
     """Several hosts: those that are not there or not connected are nobody's fault."""
     reports = [examine(host, wish) for host in hosts]
     fine = _HARMLESS | ({"not-installed", "not-connected"} if len(hosts) > 1 else frozenset())
     return HostReports(ok=all(report.status in fine for report in reports), hosts=reports)
 
 
-def examine(host: Host, wish: Wish) -> HostReport:
+def examine(host: ChatHost, wish: Wish) -> HostReport:
     """One host. Whatever is wrong with it is a finding, never an error."""
     report = HostReport(host=host.name, name=wish.name, status="ok")
     program = find_program(host.program)
@@ -54,7 +54,7 @@ def examine(host: Host, wish: Wish) -> HostReport:
     return _examine_entry(host, wish, found[-1], report)
 
 
-def _examine_entry(host: Host, wish: Wish, found: Found, report: HostReport) -> HostReport:
+def _examine_entry(host: ChatHost, wish: Wish, found: Found, report: HostReport) -> HostReport:
     server = server_of(found.entry)
     wanted = host.entry(wish.server(server))
     keys = drift(host, found.entry, wanted) if isinstance(found.entry, dict) else ["command"]
@@ -72,7 +72,7 @@ def _examine_entry(host: Host, wish: Wish, found: Found, report: HostReport) -> 
     return _try(host, found.entry, server, report)
 
 
-def _untried(host: Host, found: Found, server: Server, keys: list[str]) -> str | None:
+def _untried(host: ChatHost, found: Found, server: Server, keys: list[str]) -> str | None:
     if not server.starts_pyro:
         return f"not tried: the entry does not start pyro, but {server.command}"
     if found.scope == "project" and (keys or host.environ(found.entry)):
@@ -80,7 +80,7 @@ def _untried(host: Host, found: Found, server: Server, keys: list[str]) -> str |
     return None
 
 
-def _try(host: Host, entry: Entry, server: Server, report: HostReport) -> HostReport:
+def _try(host: ChatHost, entry: Entry, server: Server, report: HostReport) -> HostReport:
     command = shutil.which(server.command, path=host.where.environ.get("PATH"))
     if command is None:
         detail = f"there is no program {server.command}"
@@ -98,7 +98,7 @@ def _try(host: Host, entry: Entry, server: Server, report: HostReport) -> HostRe
     return _timed(host, entry, probed, report)
 
 
-def _timed(host: Host, entry: Entry, probed: Probed, report: HostReport) -> HostReport:
+def _timed(host: ChatHost, entry: Entry, probed: Probed, report: HostReport) -> HostReport:
     patience = host.patience(entry)
     if probed.ready_seconds > patience:
         detail = f"its tools were there after {probed.ready_seconds:.1f} s, and {host.title} waits {patience:g} s"
@@ -113,7 +113,7 @@ def _timed(host: Host, entry: Entry, probed: Probed, report: HostReport) -> Host
     )
 
 
-def _duplicate(host: Host, found: list[Found]) -> HostProblem:
+def _duplicate(host: ChatHost, found: list[Found]) -> HostProblem:
     scopes = [one.scope for one in found]
     return HostProblem(
         status="duplicate-scope",
@@ -122,7 +122,7 @@ def _duplicate(host: Host, found: list[Found]) -> HostProblem:
     )
 
 
-def _version(host: Host, program: Path) -> str:
+def _version(host: ChatHost, program: Path) -> str:
     said = run([str(program), "--version"], env=host.where.environ, timeout=VERSION_SECONDS).stdout
     return said.strip()[:100]
 

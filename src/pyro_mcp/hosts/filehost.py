@@ -7,14 +7,14 @@ import re
 from abc import abstractmethod
 
 from pyro_mcp.errors import PyroError
-from pyro_mcp.hosts.contract import Entry, Found, Host, Refused
+from pyro_mcp.hosts.contract import ChatHost, Entry, EntryRefused, Found
 from pyro_mcp.system.atomic import disk_errors
 from pyro_mcp.system.process import CommandFailed
 
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 
-class FileHost(Host):
+class FileHost(ChatHost):
     """Edits the text, and has the host read it before the change counts as made."""
 
     @abstractmethod
@@ -52,9 +52,9 @@ def unified(old: str, new: str, path: str) -> str:
     return "\n".join(lines)
 
 
-def refused(host: Host, error: PyroError, path: object) -> Refused:
+def refused(host: ChatHost, error: PyroError, path: object) -> EntryRefused:
     """What the host's program said of the file, in one line."""
-    return Refused(
+    return EntryRefused(
         f"cannot change {path}: {host.title} would not read it: {said_by(error)}",
         hint="The file is what it was before.",
     )

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from pyro_mcp.hosts import catalog
-from pyro_mcp.hosts.contract import Host
+from pyro_mcp.hosts.contract import ChatHost
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 from hostlab import PROJECT_FILES, STANDINS, USER_FILES, where
@@ -39,7 +39,7 @@ def lab(request: pytest.FixtureRequest, home: Path) -> SimpleNamespace:
     file = home / USER_FILES[name]
     file.parent.mkdir(parents=True, exist_ok=True)
 
-    def host() -> Host:
+    def host() -> ChatHost:
         return catalog.host(name, where())
 
     return SimpleNamespace(name=name, host=host, file=file, project=Path.cwd() / PROJECT_FILES[name])

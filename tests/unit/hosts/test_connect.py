@@ -18,7 +18,7 @@ from pyro_mcp.errors import Conflict, InvalidArgument, MissingDependency, NotFou
 from pyro_mcp.hosts import catalog
 from pyro_mcp.hosts.configfile import Unreadable
 from pyro_mcp.hosts.connect import connect, disconnect, put_into, repair
-from pyro_mcp.hosts.contract import Refused, server_of
+from pyro_mcp.hosts.contract import EntryRefused, server_of
 
 OTHERS = {
     "claude-code": '{"numStartups": 3, "mcpServers": {"other": {"command": "x", "env": {"KEY": "s3cr3t"}}}, "z": [1]}',
@@ -198,7 +198,7 @@ def test_what_the_host_would_not_read_is_taken_back(home: Path, monkeypatch: pyt
     for file, name in ((codex, "codex"), (opencode, "opencode")):
         file.parent.mkdir(parents=True)
         file.write_text(texts[file])
-        with pytest.raises(Refused, match="would not read it") as caught:
+        with pytest.raises(EntryRefused, match="would not read it") as caught:
             connect(catalog.host(name, where()), None, wish())
         assert "other" in caught.value.message
         assert not {"\x1b", "<unknown>"} & set(re.findall(r"\x1b|<unknown>", caught.value.message))
@@ -216,7 +216,7 @@ def test_when_claude_refuses_the_new_entry_the_old_one_is_back(home: Path, monke
     connect(host, None, wish("--profile", "vm-run"))
     before = host.find("user", "pyro").entry
     monkeypatch.setattr(type(host), "entry", staticmethod(lambda server: {"command": 3}))
-    with pytest.raises(Refused, match="expected string"):
+    with pytest.raises(EntryRefused, match="expected string"):
         connect(host, None, wish())
     assert host.find("user", "pyro").entry == before
     monkeypatch.undo()

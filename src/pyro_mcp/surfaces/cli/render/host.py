@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from pyro_mcp.model.host import HostApprovals, HostChange, HostChanges, HostReport, HostReports
 from pyro_mcp.surfaces.cli.escapes import plain
-from pyro_mcp.surfaces.cli.render.common import facts
+from pyro_mcp.surfaces.cli.render.common import fields
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -56,7 +56,7 @@ def _draw_report(console: Console, report: HostReport) -> None:
         times = f"initialize {report.initialize_seconds:.2f} s, tools/list {report.ready_seconds:.2f} s"
         pairs.append(("answers", f"{times}, {report.tool_count} tools; gone {report.exit_seconds:.2f} s after EOF"))
     pairs += [("note", note) for note in report.notes]
-    facts(console, [(f"  {name}", value or "") for name, value in pairs])
+    fields(console, [(f"  {name}", value or "") for name, value in pairs])
     for problem in report.problems:
         console.print(f"  {problem.status}: {plain(problem.detail)}", soft_wrap=True)
         if problem.remedy:
@@ -67,4 +67,4 @@ def _draw_report(console: Console, report: HostReport) -> None:
 
 def _draw_approvals(console: Console, approvals: HostApprovals) -> None:
     pairs = [("  unasked", ", ".join(approvals.unasked) or "none"), ("  asks for", ", ".join(approvals.asks) or "none")]
-    facts(console, [*pairs, ("  to change", approvals.how)])
+    fields(console, [*pairs, ("  to change", approvals.how)])
