@@ -70,7 +70,7 @@ def test_its_python_runs_the_agent_without_any_userland(built: Settings, tmp_pat
     argv = [*map(str, interpreter), str(tree / "bin/python3"), "-I", "-S", "-c", probe, str(tree / "agent")]
     finished = subprocess.run(argv, capture_output=True, text=True, env={}, check=False)
     assert finished.returncode == 0, finished.stderr
-    assert list((tree / "agent/pyro_mcp/guest/__pycache__").glob("init.*.pyc"))
+    assert list((tree / "agent/pyro_mcp/guest/boot/__pycache__").glob("init.*.pyc"))
     assert not list((tree / "lib").rglob("*.py"))
 
 

@@ -19,7 +19,8 @@ STANDINS = Path(__file__).parents[1] / "hosts" / "standins"
 
 def run(home: Path, *words: str, **variables: str) -> subprocess.CompletedProcess[str]:
     home.mkdir(exist_ok=True)
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("PYRO_", "XDG_", "CODEX_", "SSL_"))}
+    others = ("PYRO_", "XDG_", "CODEX_", "SSL_")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(others)}
     environ = {**kept, "HOME": str(home), "PATH": f"{STANDINS}{os.pathsep}{os.environ['PATH']}", **variables}
     command = [sys.executable, "-m", "pyro_mcp", "host", *words]
     return subprocess.run(command, cwd=home, env=environ, capture_output=True, text=True, timeout=120)
