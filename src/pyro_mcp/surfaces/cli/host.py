@@ -151,7 +151,7 @@ def _lost_settings(namespace: argparse.Namespace) -> list[str]:
     given = {"state_dir": namespace.state_dir, "cache_dir": namespace.cache_dir}
     here = Settings.load(environ, **given)
     there = Settings.load({name: environ[name] for name in PASSED_ON if name in environ}, **given)
-    lost = [field.name for field in fields(here) if getattr(here, field.name) != getattr(there, field.name)]
+    lost = [one.name for one in fields(here) if one.compare and getattr(here, one.name) != getattr(there, one.name)]
     return (
         [
             f"{', '.join(lost)}: set by this shell's environment, which a host need not pass on to the server. Give "
