@@ -12,14 +12,13 @@ import threading
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 
-from pyro_mcp.errors import Cancelled, InvalidArgument
+from pyro_mcp.errors import InvalidArgument
 from pyro_mcp.protocol.entries import Entry, Piece, check
 from pyro_mcp.trees import ext4_format as ext4
 from pyro_mcp.trees.ext4_directory import DIRECTORY, FILE, SYMLINK, Name, directory_blocks
 from pyro_mcp.trees.ext4_disk import Disk, close
 from pyro_mcp.trees.limits import Limits, Meter
 
-_TELL_EVERY = 500
 _KINDS = {"file": FILE, "directory": DIRECTORY, "symlink": SYMLINK}
 
 
@@ -50,12 +49,10 @@ class ImageWriter:
         cancelled: threading.Event | None = None,
         emit: Callable[[int, int], None] | None = None,
     ) -> None:
-        self.meter = Meter(limits or Limits(), what)
+        self.meter = Meter(limits or Limits(), what, cancelled=cancelled, emit=emit)
         self.checksum = 0
         """Of all paths, as `path_checksum` adds them up."""
         self._what = what
-        self._cancelled = cancelled
-        self._emit = emit
         self._disk = Disk(descriptor, device_bytes)
         self._inodes = [bytes(ext4.INODE_BYTES)] * (ext4.FIRST_INODE - 1)
         """Packed, by number less one; a directory's is empty until its names are known."""
@@ -81,10 +78,6 @@ class ImageWriter:
     def _begin(self, entry: Entry) -> None:
         check(entry)
         self.meter.add(entry.path, entry.size)
-        if self._cancelled is not None and self._cancelled.is_set():
-            raise Cancelled(f"cannot finish to {self._what}: cancelled")
-        if self._emit is not None and self.meter.entries % _TELL_EVERY == 0:
-            self._emit(self.meter.entries, self.meter.bytes)
         above, _, name = entry.path.rpartition("/")
         parent = self._directories.get(above)
         if parent is None:

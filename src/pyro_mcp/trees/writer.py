@@ -14,14 +14,13 @@ import threading
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from pyro_mcp.errors import Cancelled, InvalidArgument
+from pyro_mcp.errors import InvalidArgument
 from pyro_mcp.protocol.entries import Entry, Piece, check
 from pyro_mcp.trees.limits import Limits, Meter
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _THROUGH = (errno.ELOOP, errno.ENOTDIR, errno.ENOENT)
-_TELL_EVERY = 500
 
 
 class TreeWriter:
@@ -52,13 +51,11 @@ class TreeWriter:
         self.directories: dict[str, Entry] = {}
         self.bare: list[str] = []
         """Paths of what has lost its extended attributes."""
-        self.meter = Meter(limits or Limits(), what)
+        self.meter = Meter(limits or Limits(), what, cancelled=cancelled, emit=emit)
         self._what = what
         self._mask = mask
         self._directory_bits = directory_bits
         self._xattrs = xattrs
-        self._cancelled = cancelled
-        self._emit = emit
         self._root = os.open(root, _DIRECTORY)
         self._parent: tuple[str, int] = ("", self._root)
         self._open: tuple[Entry, int] | None = None
@@ -102,10 +99,6 @@ class TreeWriter:
     def _begin(self, entry: Entry) -> None:
         check(entry)
         self.meter.add(entry.path, entry.size)
-        if self._cancelled is not None and self._cancelled.is_set():
-            raise Cancelled(f"cannot finish to {self._what}: cancelled")
-        if self._emit is not None and self.meter.entries % _TELL_EVERY == 0:
-            self._emit(self.meter.entries, self.meter.bytes)
         parent, _, name = entry.path.rpartition("/")
         try:
             self._make(entry, self._directory(parent), name)
