@@ -1,7 +1,7 @@
 """The one request path to a machine's agent. Every answer is checked before use.
 
 Data may flow both ways. A request ends when the agent answers, breaks the rules, falls silent or is late, and when the
-caller leaves; whichever it is, the agent is told, and the error says what could not be done and why.
+caller leaves; whichever it is, the agent learns of it, and the error says what could not be done and why.
 """
 
 from __future__ import annotations
@@ -136,7 +136,7 @@ class AgentClient:
         call.check()
 
     def notify(self, verb: str, params: dict[str, Any]) -> None:
-        """Tell the agent something whose answer changes nothing; nobody waits for it."""
+        """Send the agent what needs no answer; nobody waits for it."""
         with contextlib.suppress(ChannelClosed, RemoteError):
             self._machine.channel.open(verb, params)
 

@@ -7,7 +7,7 @@ nothing else writes to, and the workspace begins as a copy of it.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -104,15 +104,14 @@ def _as_tree(root: Path, path: Path, cancelled: threading.Event) -> WorkspaceSee
     return _described(source.mode, path, writer.meter.entries, writer.meter.bytes, skipped)
 
 
-def _described(mode: str, path: Path, entries: int, size: int, skipped: Iterable[object]) -> WorkspaceSeed:
-    named = [Skipped(path=str(getattr(one, "path", "")), reason=str(getattr(one, "reason", ""))) for one in skipped]
+def _described(mode: str, path: Path, entries: int, size: int, skipped: list[Skipped]) -> WorkspaceSeed:
     return WorkspaceSeed(
         mode=cast(SeedMode, mode),
         seed_path=str(path),
         entry_count=entries,
         bytes_written=size,
-        skipped_count=len(named),
-        skipped=named[:SKIPPED_SHOWN],
+        skipped_count=len(skipped),
+        skipped=skipped[:SKIPPED_SHOWN],
     )
 
 

@@ -11,7 +11,7 @@ from pyro_mcp.model.result import Result
 
 @dataclass(frozen=True, kw_only=True)
 class Skipped(Result):
-    """A file that was left out, and why."""
+    """A file that was left out or altered, and why. `path` is relative to the root, bytes as lone surrogates."""
 
     path: str
     reason: str

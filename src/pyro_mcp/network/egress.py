@@ -32,8 +32,7 @@ from pyro_mcp.protocol.stream import Stream
 from pyro_mcp.system.routes import Route, route_to
 
 CONNECTIONS_MAX, LOOKUPS_MAX = 120, 64
-"""The agent asks for somewhat more connections and for as many look-ups: what is one too many is refused here, told and
-recorded."""
+"""The agent asks for somewhat more connections and for as many look-ups: one too many is refused here, and recorded."""
 TTL_SECONDS = 60
 HALF_OPEN_SECONDS = 300.0
 ANSWERS_MAX = 32

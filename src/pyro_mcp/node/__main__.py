@@ -87,7 +87,7 @@ def _open(values: dict[str, Any]) -> Any:
 
     node = Node(settings, paths, Engine.open(settings), VERBS)
     node.listen()
-    # Who sent it is told only to who blocks it, and that mask would reach every program started here.
+    # Only a blocked signal names its sender, and that mask would reach every program started here.
     signal.signal(signal.SIGTERM, lambda number, frame: node.leave(f"it got signal {number} (SIGTERM)"))
     return node
 

@@ -1,8 +1,8 @@
 """Stream: one request over a channel, with its data both ways and its one answer.
 
 A sender may have `WINDOW` unread bytes under way; the receiver grants more as its consumer reads, and gives the first
-streams whose consumers read much `WIDE` instead. A consumer either blocks in `receive`, or is told by `watch` and takes
-what there is, so that one poll loop can serve a stream together with descriptors.
+streams whose consumers read much `WIDE` instead. A consumer either blocks in `receive`, or is woken through `watch` and
+takes what there is, so that one poll loop can serve a stream together with descriptors.
 """
 
 from __future__ import annotations

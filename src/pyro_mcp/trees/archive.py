@@ -15,11 +15,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-from pyro_mcp.errors import Cancelled, InvalidArgument, NotFound
+from pyro_mcp.errors import InvalidArgument, NotFound
+from pyro_mcp.model.sync import Skipped
 from pyro_mcp.protocol.entries import MAX_EXTENTS, Entry, EntryError, Piece, check
 from pyro_mcp.system.atomic import disk_errors
 from pyro_mcp.trees.archive_plan import ArchivePlan, PlanNode
-from pyro_mcp.trees.limits import Limits, SkippedEntries
+from pyro_mcp.trees.limits import Limits, require_wanted
 from pyro_mcp.trees.tar import ByteStream, Damaged, Extents, Member, read_members, show
 from pyro_mcp.trees.unpacked import CHUNK, unpacked
 
@@ -36,7 +37,7 @@ class ArchiveSource:
     mode = "archive"
 
     def __init__(self, path: Path, *, limits: Limits | None = None, cancelled: threading.Event | None = None) -> None:
-        self.skipped: list[SkippedEntries] = []
+        self.skipped: list[Skipped] = []
         self._path = path
         self._limits = limits or Limits()
         self._cancelled = cancelled
@@ -61,13 +62,12 @@ class ArchiveSource:
         )
         return InvalidArgument(f"cannot import {self._path}: {cause}", hint=hint)
 
-    def _require_needed(self) -> None:
-        if self._cancelled is not None and self._cancelled.is_set():
-            raise Cancelled(f"cannot finish reading {self._path}: cancelled")
+    def _require_wanted(self) -> None:
+        require_wanted(f"reading {self._path}", self._cancelled)
 
     def _open(self, file: IO[bytes]) -> ByteStream:
         limits = self._limits
-        return unpacked(file, ratio=limits.ratio, free_bytes=limits.free_bytes, still_needed=self._require_needed)
+        return unpacked(file, ratio=limits.ratio, free_bytes=limits.free_bytes, still_needed=self._require_wanted)
 
     def _entries(self, file: IO[bytes]) -> Iterator[Entry | Piece]:
         seen = os.fstat(file.fileno())
@@ -76,7 +76,7 @@ class ArchiveSource:
         yield from plan.directories()
         stream = self._open(file)
         for node, paths in plan.others():
-            self._require_needed()
+            self._require_wanted()
             yield from _given(stream, node, paths)
         after = os.fstat(file.fileno())
         if (seen.st_size, seen.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
@@ -86,14 +86,14 @@ class ArchiveSource:
         stream = self._open(file)
         plan = ArchivePlan(self._limits, f"import {self._path}")
         for member in read_members(stream):
-            self._require_needed()
+            self._require_wanted()
             plan.add(member)
         trailing = False
         while data := stream.read(CHUNK):  # gzip's checksum stands at its very end
-            self._require_needed()
+            self._require_wanted()
             trailing = trailing or any(data)
         if trailing or stream.behind:
-            self.skipped.append(SkippedEntries(".", BEHIND))
+            self.skipped.append(Skipped(path=".", reason=BEHIND))
         return plan
 
 

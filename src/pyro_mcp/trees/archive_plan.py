@@ -6,9 +6,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from pyro_mcp.model.sync import Skipped
 from pyro_mcp.protocol.entries import Entry, check, safe_path
 from pyro_mcp.trees.attributes import LINKED, PRIVILEGED, ROOT, TIME, kept_time, kept_xattrs
-from pyro_mcp.trees.limits import Limits, Meter, SkippedEntries
+from pyro_mcp.trees.limits import Limits, Meter
 from pyro_mcp.trees.tar import Damaged, Member, show
 
 AGAIN = "the archive has it more than once; the last one was taken"
@@ -43,9 +44,9 @@ class ArchivePlan:
         self._notes: dict[tuple[str, str], None] = {}
 
     @property
-    def skipped(self) -> list[SkippedEntries]:
+    def skipped(self) -> list[Skipped]:
         """What was left out or altered."""
-        return [SkippedEntries(*note) for note in self._notes]
+        return [Skipped(path=path, reason=reason) for path, reason in self._notes]
 
     def add(self, member: Member) -> None:
         path = plain(member.name)

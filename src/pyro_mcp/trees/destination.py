@@ -15,10 +15,11 @@ from typing import Any, Literal
 
 from pyro_mcp.errors import Conflict, InvalidArgument, NotFound, ProtocolError
 from pyro_mcp.model.count import count_of
+from pyro_mcp.model.sync import Skipped
 from pyro_mcp.protocol.entries import Entry, EntryError, Piece
 from pyro_mcp.system.atomic import disk_errors, sync_directory
 from pyro_mcp.system.progress import Progress, silent
-from pyro_mcp.trees.limits import Limits, SkippedEntries
+from pyro_mcp.trees.limits import Limits
 from pyro_mcp.trees.links import leading_out
 from pyro_mcp.trees.runnable import runnable
 from pyro_mcp.trees.work import Track, work_directory
@@ -40,7 +41,7 @@ class ExportReport:
     artifact_type: Literal["file", "directory"]
     entry_count: int
     bytes_written: int
-    skipped: list[SkippedEntries]
+    skipped: list[Skipped]
     runnable: list[str]
 
 
@@ -88,7 +89,7 @@ def export_tree(
             _make_durable(built, output)
     single = kind == "file"
     found = [output.name] if single else [*writer.files, *writer.links]
-    skipped += [SkippedEntries(output.name if single else path, XATTRS) for path in writer.bare]
+    skipped += [Skipped(path=output.name if single else path, reason=XATTRS) for path in writer.bare]
     return ExportReport(str(output), kind, count, writer.meter.bytes, skipped, runnable(found))
 
 
@@ -120,11 +121,12 @@ def _single(items: Iterable[Entry | Piece]) -> Iterator[Entry | Piece]:
         raise EntryError("one file was asked for and none came")
 
 
-def _drop_links(writer: TreeWriter) -> list[SkippedEntries]:
+def _drop_links(writer: TreeWriter) -> list[Skipped]:
     """Remove the links that lead out. They are known by now, and nothing has followed one."""
     dropped = []
     for path in leading_out(writer.links):
-        dropped.append(SkippedEntries(path, f"a link that leads out of the export, to {writer.links[path][:200]!a}"))
+        reason = f"a link that leads out of the export, to {writer.links[path][:200]!a}"
+        dropped.append(Skipped(path=path, reason=reason))
         writer.unlink(path)
     return dropped
 

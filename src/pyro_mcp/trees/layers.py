@@ -6,13 +6,13 @@ import os
 import stat
 from collections.abc import Iterable, Iterator
 
+from pyro_mcp.model.sync import Skipped
 from pyro_mcp.protocol.entries import MAX_EXTENTS, TOO_DEEP, Entry, Piece, fits
 from pyro_mcp.trees.ext4_reader import SeedImage, SeedNode
-from pyro_mcp.trees.limits import SkippedEntries
 
 
 def merged(
-    upper: Iterable[Entry | Piece], seed: SeedImage, lower: str | None, skipped: list[SkippedEntries]
+    upper: Iterable[Entry | Piece], seed: SeedImage, lower: str | None, skipped: list[Skipped]
 ) -> Iterator[Entry | Piece]:
     """The entries that an overlay has in its `upper` directory, without its marks, then what they do not hide of the
     seed's directory `lower` (None for nothing), and of those that a renamed directory still shows. `skipped` gets what
@@ -66,7 +66,7 @@ def _below(shown: dict[str, str | None], path: str, target: str) -> str | None:
 
 
 def _rest(
-    seed: SeedImage, root: str, base: SeedNode, taken: set[str], names: dict[int, str], skipped: list[SkippedEntries]
+    seed: SeedImage, root: str, base: SeedNode, taken: set[str], names: dict[int, str], skipped: list[Skipped]
 ) -> Iterator[Entry | Piece]:
     pending = [(root, base)]
     while pending:
@@ -77,7 +77,7 @@ def _rest(
             if path in taken:
                 continue
             if not fits(os.fsencode(path)):
-                skipped.append(SkippedEntries(path[:1024], TOO_DEEP))
+                skipped.append(Skipped(path=path[:1024], reason=TOO_DEEP))
                 continue
             node = seed.node(number)
             if node.is_directory:

@@ -1,4 +1,4 @@
-"""The limits of a tree, and the record of what was left out of it."""
+"""The limits of a tree, and a meter that holds them."""
 
 from __future__ import annotations
 
@@ -23,12 +23,10 @@ class Limits:
     free_bytes: int = 64 * 1024**2
 
 
-@dataclass(frozen=True)
-class SkippedEntries:
-    """A member that was left out or altered, and why. `path` is relative to the root, bytes as lone surrogates."""
-
-    path: str
-    reason: str
+def require_wanted(what: str, cancelled: threading.Event | None) -> None:
+    """Raises `Cancelled` once `cancelled` is set. `what` completes "cannot finish …"."""
+    if cancelled is not None and cancelled.is_set():
+        raise Cancelled(f"cannot finish {what}: cancelled")
 
 
 class Meter:
@@ -58,8 +56,7 @@ class Meter:
         if self.bytes > self._limits.bytes:
             max_ = f"{self._limits.bytes:,} bytes, holes in sparse files counted"
             raise self._refused(f"more than {max_}; passed at {ascii(path)[1:-1][:300]}")
-        if self._cancelled is not None and self._cancelled.is_set():
-            raise Cancelled(f"cannot finish to {self._what}: cancelled")
+        require_wanted(f"to {self._what}", self._cancelled)
         if self._emit is not None and self.entries % _EMIT_EVERY == 0:
             self._emit(self.entries, self.bytes)
 

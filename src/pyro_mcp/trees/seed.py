@@ -10,13 +10,14 @@ from pathlib import Path
 
 from pyro_mcp.errors import InvalidArgument, PyroError
 from pyro_mcp.model.count import count_of
+from pyro_mcp.model.sync import Skipped
 from pyro_mcp.protocol.entries import STAGE_PREFIX, Entry, Piece
 from pyro_mcp.system.atomic import disk_errors, make_directory, sync_directory
 from pyro_mcp.system.progress import Progress, silent
 from pyro_mcp.trees.archive import ArchiveSource
 from pyro_mcp.trees.ext4_image import ImageWriter, path_checksum
 from pyro_mcp.trees.ext4_reader import SeedImage
-from pyro_mcp.trees.limits import Limits, SkippedEntries
+from pyro_mcp.trees.limits import Limits
 from pyro_mcp.trees.source import DirectorySource
 from pyro_mcp.trees.work import work_directory
 
@@ -32,7 +33,7 @@ class SeedReport:
     destination: str
     entry_count: int
     bytes_written: int
-    skipped: list[SkippedEntries]
+    skipped: list[Skipped]
 
 
 def open_source(path: Path, *, limits: Limits | None = None, cancelled: threading.Event | None = None) -> Source:

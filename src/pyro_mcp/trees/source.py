@@ -16,12 +16,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pyro_mcp.errors import Cancelled, Capacity, InvalidArgument, NotFound
+from pyro_mcp.errors import Capacity, InvalidArgument, NotFound
+from pyro_mcp.model.sync import Skipped
 from pyro_mcp.protocol.entries import MAX_DEPTH, MAX_EXTENTS, Entry, EntryError, Piece, check
 from pyro_mcp.system.atomic import disk_errors
 from pyro_mcp.system.sparse import extents
 from pyro_mcp.trees.attributes import LINKED, PRIVILEGED, ROOT, TIME, kept_time, kept_xattrs
-from pyro_mcp.trees.limits import Limits, Meter, SkippedEntries
+from pyro_mcp.trees.limits import Limits, Meter, require_wanted
 
 CHUNK = 1024 * 1024
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -55,7 +56,7 @@ class DirectorySource:
     mode = "directory"
 
     def __init__(self, root: Path, *, limits: Limits | None = None, cancelled: threading.Event | None = None) -> None:
-        self.skipped: list[SkippedEntries] = []
+        self.skipped: list[Skipped] = []
         self._root = root
         self._limits = limits or Limits()
         self._meter = Meter(self._limits, f"import {root}")
@@ -113,8 +114,7 @@ class DirectorySource:
                     os.close(descriptor)
 
     def _require_wanted(self) -> None:
-        if self._cancelled is not None and self._cancelled.is_set():
-            raise Cancelled(f"cannot finish reading {self._root}: cancelled")
+        require_wanted(f"reading {self._root}", self._cancelled)
 
     def _walk(self, root: _Level) -> Iterator[Entry | Piece]:
         levels = [root]
@@ -233,7 +233,7 @@ class DirectorySource:
         self._skip(path, _why(error))
 
     def _skip(self, path: str, reason: str) -> None:
-        self.skipped.append(SkippedEntries(path, reason))
+        self.skipped.append(Skipped(path=path, reason=reason))
 
 
 def _contents(descriptor: int, entry: Entry, about: os.stat_result) -> Iterator[Entry | Piece | None]:

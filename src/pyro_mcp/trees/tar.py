@@ -191,7 +191,7 @@ def _member(stream: ByteStream, block: bytes, extras: _Extras) -> Member:
 
 
 def _xattrs(records: dict[bytes, bytes]) -> tuple[tuple[str, bytes], ...]:
-    """Extended attributes, and under names of their own what else is told that is none of a user."""
+    """Extended attributes: a user's, and ACLs under the names that Linux has for them."""
     found = {_text(key.removeprefix(_XATTR)): value for key, value in records.items() if key.startswith(_XATTR)}
     for key, value in records.items():
         if key in _ACLS and value:

@@ -1,7 +1,7 @@
 """Private directories beside a result in which it is built.
 
-What a killed process left there goes at the next turn in the same place, or when the one who was told of it before it
-was made (`Track`) says so.
+What a killed process left there goes at the next turn in the same place, or when whoever recorded it
+beforehand (`Track`) says so.
 """
 
 from __future__ import annotations

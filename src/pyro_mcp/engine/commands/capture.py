@@ -1,7 +1,7 @@
 """Capture: the beginning and the end of an output stream of any length, in bounded memory.
 
 What a command says first (what it is doing) and last (why it failed) matters; the middle of a flood does not. The
-number of bytes left out is always told.
+number of bytes left out is always reported.
 """
 
 from __future__ import annotations

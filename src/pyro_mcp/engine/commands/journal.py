@@ -4,8 +4,8 @@ Each stream is one plain file. Past `HEAD_BYTES` only the latest (`ring`) are ke
 written round and round, and follow a line that says how much is missing once the command has ended. A cursor is the
 reader's place in both streams, `"OUT:ERR"`.
 
-A node that dies leaves both files; with the places of its `Mark` the next one goes on. What had been written beyond
-these is written again, the same.
+A node that dies leaves both files; from the positions in its `Checkpoint` the next one goes on. What had been written
+beyond these is written again, the same.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Retention: how much of the history of a workspace's commands is kept.
 
 Kept are the rows of the latest `ROWS` commands since the last reset, and `OUTPUT_BYTES` in all of what those that are
-over said; the oldest goes first, and what runs stays whatever its age. Of output that is gone `logs` tells how much it
-was. The store forgets before the files go: a node that dies in between leaves files that the next one sweeps away.
+over said; the oldest goes first, and what runs stays whatever its age. Of output that is gone `logs` reports
+the size. The store forgets before the files go: a node that dies in between leaves files that the next one sweeps away.
 """
 
 from __future__ import annotations

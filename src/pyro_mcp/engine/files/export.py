@@ -29,7 +29,6 @@ from pyro_mcp.system.atomic import disk_errors
 from pyro_mcp.trees.destination import export_tree, refuse_existing
 from pyro_mcp.trees.ext4_reader import SeedImage
 from pyro_mcp.trees.layers import merged
-from pyro_mcp.trees.limits import SkippedEntries as LeftOut
 
 
 @dataclass(frozen=True)
@@ -82,7 +81,7 @@ def _export(
     finally:
         incoming.close()
     left_out = [*report.skipped, *incoming.too_deep]
-    skipped = [Skipped(path=one.path, reason=one.reason) for one in left_out] + incoming.packed.left_out
+    skipped = left_out + incoming.packed.left_out
     result = ExportResult(
         **session.stamp,
         workspace_path=head.path,
@@ -106,7 +105,7 @@ class _Incoming:
 
     def __init__(self, verb: str, messages: Messages, masks: Masks) -> None:
         self.packed = Packed()
-        self.too_deep: list[LeftOut] = []
+        self.too_deep: list[Skipped] = []
         self._verb = verb
         self._masks = masks
         self._messages = messages

@@ -14,7 +14,7 @@ from typing import Any, cast
 from pyro_mcp.engine.session import Session
 from pyro_mcp.errors import InvalidArgument
 from pyro_mcp.model.count import count_of
-from pyro_mcp.model.sync import Skipped, SyncResult, WorkspaceSync
+from pyro_mcp.model.sync import SyncResult, WorkspaceSync
 from pyro_mcp.operations.call import Call
 from pyro_mcp.protocol.entries import Entry, EntryError, Piece
 from pyro_mcp.system.atomic import disk_errors
@@ -53,7 +53,7 @@ def push(call: Call[Any], session: Session, source_path: str, dest: str) -> Sync
         entry_count=parcel.entries,
         bytes_written=parcel.bytes,
         skipped_count=len(source.skipped),
-        skipped=[Skipped(path=one.path, reason=one.reason) for one in source.skipped[:SKIPPED_SHOWN]],
+        skipped=source.skipped[:SKIPPED_SHOWN],
     )
     session.note(
         "sync_push",

@@ -1,6 +1,6 @@
 """Service ports: ports of this host that are forwarded to the services of a machine.
 
-A listener lives exactly as long as its service: it stands before the service starts, so that a taken port is told
+A listener lives exactly as long as its service: it stands before the service starts, so that a taken port is reported
 before anything has happened, and is closed the moment the service is over. None outlives the node; the next one opens
 them again with the same numbers.
 """

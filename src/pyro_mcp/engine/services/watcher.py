@@ -1,7 +1,7 @@
 """Service watch: the node's subscription to the service events of one machine.
 
 The agent sends every change as it happens, so rows are right and ports are closed without a request. On
-adoption the first thing told is everything there is: what the agent does not know any more is over.
+adoption the first report is everything there is: what the agent does not know any more is over.
 """
 
 from __future__ import annotations

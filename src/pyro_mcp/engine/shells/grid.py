@@ -44,8 +44,8 @@ class Grid:
         self._before = (len(self.history) + y, _text_of(lines[y]))
 
     def changed_text(self) -> str:
-        """Every line that has changed since the mark, and those below; of the line that the mark stood in, only what
-        was added to it if nothing else was done to it."""
+        """Every line that has changed since the checkpoint, and those below; of the line the cursor stood in then, only
+        what was added to it if nothing else was done to it."""
         lines, _, y = self._main or (self.lines, self.x, self.y)
         parts = []
         if self._low is not None:

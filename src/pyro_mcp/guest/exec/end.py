@@ -1,7 +1,7 @@
 """How a command ends: it cannot be started, it times out, or it exits.
 
-Each is told as a shell would: 127 and 126 for what cannot be started, 124 after a timeout, 128 and the number after a
-signal.
+Each is reported as a shell does: 127 and 126 for what cannot be started, 124 after a timeout, 128 and the number after
+a signal.
 """
 
 from __future__ import annotations

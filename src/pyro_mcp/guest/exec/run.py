@@ -1,7 +1,7 @@
 """exec: one command, its streams and its end.
 
 A single poll loop on the request's own thread watches the process, its two pipes and a wake descriptor, through
-which the channel's reader tells of input, credit and cancellation. There are no pump threads: under emulation a
+which the channel's reader reports input, credit and cancellation. There are no pump threads: under emulation a
 thread hand-over costs more than the fork. Output is read only when the peer has granted credit, so a stalled consumer
 stalls the command and never the agent; a timeout or a cancel still reaches the group meanwhile.
 

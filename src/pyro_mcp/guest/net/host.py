@@ -97,7 +97,7 @@ class Host:
 
 
 def abandon(stream: Stream) -> None:
-    """Tell the host that nobody wants this any more, and be done with it."""
+    """Cancel the request; nobody waits for its answer."""
     stream.cancel()
     stream.leave()
 

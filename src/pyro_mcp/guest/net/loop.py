@@ -1,6 +1,6 @@
 """loop: the one thread that waits for descriptors, for the host's answers and for the clock.
 
-A callback that fails with an error of the system is told of on the console and does not end the loop; what root in
+A callback that fails with an error of the system is logged on the console and does not end the loop; what root in
 the guest breaks stays broken, without the agent dying of it or spinning on it.
 """
 

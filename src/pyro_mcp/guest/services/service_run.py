@@ -2,7 +2,7 @@
 
 Everything here happens on the poller's thread. Other threads see `record`, which is replaced as a whole, `log`, and the
 two events. A run is over only when nothing it has started is alive any more, so what it held (a port, a file lock) is
-free when its end is told.
+free when its end is reported.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """services: the named long-running processes of a workspace.
 
 They belong to the agent and not to the connection that started them: a node that goes away leaves them running, and the
-next one finds them with `service_watch`, on which every change is told while it happens. Only a service that is still
+next one finds them with `service_watch`, which reports every change as it happens. Only a service that is still
 starting ends with its request, because nobody has been told yet that it exists.
 """
 

@@ -138,7 +138,7 @@ class AgentShells:
         """shell_id, cursor, max_bytes, back, wait_ms?, idle_ms? → DATA 1: the bytes from `start`; facts and `start`.
 
         The cursor counts from the first byte the shell said, a negative one from the end. From there up to `max_bytes`
-        are told, and before it up to `back`, as far as they are still kept. It waits as `Pty.wait` does.
+        are sent, and before it up to `back`, as far as they are still kept. It waits as `Pty.wait` does.
         """
         p = stream.params
         shell = self._find(p, "read")

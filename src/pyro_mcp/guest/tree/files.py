@@ -75,7 +75,7 @@ class AgentFiles:
         truncated (more follows), sha256 of all (or null), binary, mode; unseen: of a large file that is sent whole,
         neither digest nor kind were looked at.
 
-        Without `links` one at the end is itself what is read, one on the way is refused, and a directory only told.
+        Without `links` one at the end is itself what is read, one on the way is refused, and a directory has no bytes.
         """
         p = {"max_bytes": 65536, "offset": 0, "links": True, **stream.params}
         parts = relative("read", p.get("path"))

@@ -1,6 +1,6 @@
 """layers: which names of /workspace may differ from the seed.
 
-The overlay's upper directory tells which; what they are is read through the mounted overlay, so only the kernel decides
+The overlay's upper directory says which; what they are is read through the mounted overlay, so only the kernel decides
 what a mark means. A seed's hard link that was changed has one copy in the overlay's index and no name in the upper
 directory but the one it was changed by: its other names are found in the seed.
 """

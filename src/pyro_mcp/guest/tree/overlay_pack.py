@@ -28,7 +28,7 @@ def overlay_pack(tree: Tree, layers: Layers, stream: Stream) -> dict[str, Any]:
             require_none("export", tree, target.parts)
             upper = _upper(layers, target.parts) if target.is_directory() else None
             if upper is None:
-                cannot = "cannot export by layers: they do not tell all"
+                cannot = "cannot export by layers: they do not record every change"
                 raise AgentError("unsupported", cannot, "Export the tree as a whole.")
             with upper:
                 status = target.stat()

@@ -15,7 +15,7 @@ LIVE_AFTER = 0.4
 LINES_AFTER = 1.0
 LINE_SECONDS = 2.0
 AGAIN_SECONDS = 60.0
-"""After so long a line tells once more what still goes on."""
+"""After so long one more line says what is still going on."""
 
 
 class ProgressView:
