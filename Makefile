@@ -4,7 +4,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 BIN := .venv/bin
 
-.PHONY: help setup demo test test-slow test-hosts check format bench reference wheel wheel-check lock
+.PHONY: help setup demo test test-slow test-hosts check format bench reference dist dist-check lock
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,11 +40,11 @@ bench: setup ## Measure speed and memory against raw QEMU
 reference: setup ## Write docs/reference from the code
 	$(BIN)/python scripts/reference.py
 
-wheel: setup ## Build the wheel into dist/
-	@scripts/uv.sh build --wheel --quiet --out-dir dist
+dist: setup ## Build wheel and source distribution into dist/
+	@scripts/uv.sh build --quiet --out-dir dist
 
-wheel-check: setup ## Build the wheel, install it in a clean place and run that
-	@scripts/wheel-check.sh
+dist-check: setup ## Build wheel and source distribution, check them, and run each in a clean place
+	@scripts/dist-check.sh
 
 lock: setup ## Renew requirements.lock from pyproject.toml
 	@scripts/uv.sh pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
