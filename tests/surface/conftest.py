@@ -205,6 +205,12 @@ def speaking() -> Any:
     return speak
 
 
+@pytest.fixture(scope="session")
+def serving() -> Any:
+    """`McpSurface`, for tests with options of their own."""
+    return McpSurface
+
+
 @pytest.fixture(scope="session", params=SURFACES)
 def surface(request: pytest.FixtureRequest, environ: dict[str, str]) -> Iterator[Any]:
     """Each surface in turn."""
