@@ -20,10 +20,8 @@ ROOT = Path(__file__).resolve().parents[2]
 README = ROOT / "README.md"
 USE_CASES = [page for page in sorted((ROOT / "docs" / "use-cases").glob("*.md")) if page.stem != "README"]
 PAGES = [README, ROOT / "docs" / "tutorial.md", *sorted((ROOT / "docs" / "how-to").glob("*.md")), *USE_CASES]
-LINKING = [
-    ROOT / name
-    for name in ("ARCHITECTURE.md", "CONTRIBUTING.md", "SECURITY.md", "benchmarks/README.md", "docs/use-cases/README.md")
-]
+OTHERS = ("ARCHITECTURE.md", "CONTRIBUTING.md", "SECURITY.md", "benchmarks/README.md", "docs/use-cases/README.md")
+LINKING = [ROOT / name for name in OTHERS]
 PAGE_SECONDS = 280
 SOURCES = [block.text for page in PAGES for block in pages.blocks(page) if block.language == "python"]
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
