@@ -19,9 +19,15 @@ pytestmark = pytest.mark.guest
 ROOT = Path(__file__).resolve().parents[2]
 README = ROOT / "README.md"
 USE_CASES = [page for page in sorted((ROOT / "docs" / "use-cases").glob("*.md")) if page.stem != "README"]
-PAGES = [README, ROOT / "docs" / "tutorial.md", *sorted((ROOT / "docs" / "how-to").glob("*.md")), *USE_CASES]
+PAGES = [
+    README,
+    *(ROOT / "docs" / f"{name}.md" for name in ("first-run", "tutorial")),
+    *sorted((ROOT / "docs" / "how-to").glob("*.md")),
+    *USE_CASES,
+]
 OTHERS = ("ARCHITECTURE.md", "CONTRIBUTING.md", "SECURITY.md", "benchmarks/README.md", "docs/use-cases/README.md")
-LINKING = [ROOT / name for name in OTHERS]
+READING = ("install", "host-requirements", "troubleshooting", "contract", "roadmap")
+LINKING = [ROOT / name for name in (*OTHERS, *(f"docs/{name}.md" for name in READING))]
 PAGE_SECONDS = 280
 SOURCES = [block.text for page in PAGES for block in pages.blocks(page) if block.language == "python"]
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
