@@ -4,7 +4,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 BIN := .venv/bin
 
-.PHONY: help setup demo test test-slow test-hosts smoke-use-cases check format bench reference dist dist-check lock
+.PHONY: help setup demo test test-slow test-hosts smoke-use-cases check format bench reference recording dist dist-check lock
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -42,6 +42,9 @@ bench: setup ## Measure speed and memory against raw QEMU
 
 reference: setup ## Write docs/reference from the code
 	$(BIN)/python scripts/reference.py
+
+recording: setup ## Draw docs/quick-start.svg from a real run
+	$(BIN)/python scripts/recording.py
 
 dist: setup ## Build wheel and source distribution into dist/
 	@scripts/uv.sh build --quiet --out-dir dist

@@ -2,7 +2,7 @@
 
 
 def average(prices):
-    """The mean price, rounded to the nearest cent; halves go up. Raises ValueError for no prices."""
+    """The mean price, to the nearest cent; halves go up."""
     if not prices:
         raise ValueError("no prices")
     return sum(prices) // len(prices)
