@@ -175,5 +175,7 @@ for i in $(seq 120); do git --version; perl -e 1; done > /dev/null
 def test_a_guest_cannot_make_the_emulator_larger_than_admission_counts(launch: Launch) -> None:
     """Root switches randomisation on again, so that every program is translated at every start."""
     machine = launch()
+    before = beside_memory_mib(machine)
     run(machine, "sh", "-c", AGAIN)
-    assert 200 < beside_memory_mib(machine) <= machine.capabilities.overhead_mib
+    # QEMU 7 fills its cache with them; later ones find what they have translated.
+    assert before < beside_memory_mib(machine) <= machine.capabilities.overhead_mib

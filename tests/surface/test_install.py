@@ -1,4 +1,4 @@
-"""What the README says puts `pyro` on the PATH does: in a shell that has nothing but that and the system."""
+"""What docs/install.md says puts `pyro` on the PATH does: in a shell that has nothing but that and the system."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ pytestmark = [pytest.mark.guest, pytest.mark.slow]
 
 ROOT = Path(__file__).resolve().parents[2]
 SYSTEM = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-COMMANDS = re.findall(r"`((?:uv tool|pipx) install [^`]+)`", (ROOT / "README.md").read_text())
+COMMANDS = re.findall(r"`((?:uv tool|pipx) install [^`]+)`", (ROOT / "docs" / "install.md").read_text())
 UV = str(ROOT / "scripts" / "uv.sh")
 STANDS_FOR = {"uv": [UV], "pipx": [UV, "tool", "run", "--quiet", "pipx"]}
 """This host may have neither: both come as `make setup` gets its uv."""
 
 
-def test_the_readme_names_two_ways() -> None:
+def test_the_page_names_two_ways() -> None:
     assert COMMANDS == ["uv tool install .", "pipx install ."]
+    assert "$ scripts/uv.sh tool install ." in (ROOT / "README.md").read_text()
 
 
 @pytest.mark.parametrize("command", COMMANDS)
