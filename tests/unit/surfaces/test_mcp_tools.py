@@ -15,7 +15,8 @@ from mcp import Client
 
 from pyro_mcp.errors import InvalidArgument, NotFound
 from pyro_mcp.surfaces import catalog
-from pyro_mcp.surfaces.mcp import create_server, instructions
+from pyro_mcp.surfaces.mcp import create_server
+from pyro_mcp.surfaces.mcp_instructions import instructions
 from pyro_mcp.surfaces.mcp_stdio import BoundedLines
 from pyro_mcp.surfaces.mcp_tools import ANSWER_CHARS, BoundTool, answer, clip, refusal
 from pyro_mcp.surfaces.wording import SDK
