@@ -48,7 +48,10 @@ TtlSeconds = Annotated[
     int, Param(help="seconds after which the machine is deleted by itself", ge=1, le=604_800, metavar="S")
 ]
 Network = Annotated[
-    bool, Param(help="let the machine open connections to public addresses, and look up names", tool="full")
+    bool,
+    Param(
+        help="let the machine open connections to public addresses, and look up names", tool="full", opens_network=True
+    ),
 ]
 AllowHosts = Annotated[
     list[str],
@@ -60,6 +63,7 @@ AllowHosts = Annotated[
         metavar="NAME",
         tool="full",
         max_length=256,
+        opens_network=True,
     ),
 ]
 AllowAddresses = Annotated[
@@ -71,6 +75,7 @@ AllowAddresses = Annotated[
         metavar="CIDR",
         tool="full",
         max_length=256,
+        opens_network=True,
     ),
 ]
 HostCa = Annotated[
@@ -128,7 +133,7 @@ ScratchMib = Annotated[
 ]
 Policy = Annotated[
     Literal["off", "egress", "egress+published-ports"],
-    Param(help="what the workspace may reach", tool="full", metavar="POLICY"),
+    Param(help="what the workspace may reach", tool="full", metavar="POLICY", opens_network=True),
 ]
 Secrets = Annotated[
     dict[str, str],

@@ -65,6 +65,7 @@ PublishedPorts = Annotated[
         flag="--publish",
         metavar="[HOST:]GUEST",
         max_length=16,
+        opens_network=True,
     ),
 ]
 TailLines = Annotated[

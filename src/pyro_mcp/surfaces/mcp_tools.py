@@ -50,17 +50,17 @@ class BoundTool:
         self.operation = operation
         self._roots = roots
         self.name = operation.tool or operation.name
-        self._fields = catalog.tool_fields(operation, profile, allow_host_compat=allow_host_compat)
+        self.fields = catalog.tool_fields(operation, profile, allow_host_compat=allow_host_compat)
 
     def describe(self, wording: Wording) -> Tool:
         """The tool as `tools/list` gives it, in the server's words."""
         effects = self.operation.effects
-        reaches_out = effects.open_world or any(field.name == "network" for field in self._fields)
+        reaches_out = effects.open_world or any(field.param.opens_network for field in self.fields)
         return Tool(
             name=self.name,
             title=self.operation.title,
             description=wording.text(self.operation.doc),
-            input_schema=input_schema(self._fields, wording),
+            input_schema=input_schema(self.fields, wording),
             output_schema=output_schema(self.operation.result_type),
             annotations=ToolAnnotations(
                 read_only_hint=effects.read_only,
@@ -72,11 +72,11 @@ class BoundTool:
         )
 
     def shows(self, field: Field) -> bool:
-        return any(one.name == field.name for one in self._fields)
+        return any(one.name == field.name for one in self.fields)
 
     def params(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
         """The arguments as parameters. Raises `InvalidArgument`, also for a parameter this server does not show."""
-        known = {field.name: field for field in self._fields}
+        known = {field.name: field for field in self.fields}
         for name in arguments:
             if name not in known:
                 raise InvalidArgument(
@@ -88,12 +88,12 @@ class BoundTool:
             for name, value in arguments.items()
             if value is not None or (known[name].required and not known[name].optional)
         }
-        for field in self._fields:
+        for field in self.fields:
             if field.param.tool_max is not None and isinstance(requested := given.get(field.name, field.default), int):
                 given[field.name] = min(requested, field.param.tool_max)
         self.operation.validate(given)
         local = self.operation.localized(given)
-        require_inside(self.name, self._fields, local, self._roots)
+        require_inside(self.name, self.fields, local, self._roots)
         return local
 
 

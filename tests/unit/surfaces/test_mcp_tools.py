@@ -97,6 +97,34 @@ def test_annotations_are_honest() -> None:
     assert hints("workspace-full", "vm_exec") == (False, False, False)
 
 
+NETWORK_WORDS = re.compile(r"network|egress|ingress|publish|port|proxy|allow_(host|addr)")
+
+
+@pytest.mark.parametrize("profile", catalog.PROFILES)
+def test_every_parameter_that_can_open_a_network_says_so(profile: str) -> None:
+    """Codex runs unasked what is neither destructive nor open to the world, a network policy included."""
+    for tool in bound(profile, allow_host_compat=True).values():
+        described = tool.describe(SDK)
+        opening = {field.name for field in tool.fields if field.param.opens_network}
+        named = {name for name in described.input_schema["properties"] if NETWORK_WORDS.search(name)}
+        assert opening == named - {"allow_host_compat"}, tool.name
+        assert described.annotations is not None
+        expected = bool(opening) or tool.operation.effects.open_world
+        assert described.annotations.open_world_hint is expected, tool.name
+
+
+def test_what_reaches_out_of_a_guest_is_known_by_name() -> None:
+    def open_tools(profile: str) -> set[str]:
+        listed = [tool.describe(SDK) for tool in bound(profile).values()]
+        return {one.name for one in listed if one.annotations and one.annotations.open_world_hint}
+
+    assert open_tools("vm-run") == set()
+    assert open_tools("workspace-core") == {"workspace_export"}
+    assert open_tools("workspace-full") == {
+        *("vm_run", "vm_create", "workspace_create", "service_start", "workspace_export", "workspace_disk_export"),
+    }
+
+
 def test_null_for_an_optional_argument_means_its_default() -> None:
     given_arguments = {"environment": "debian:12", "command": "true", "mem_mib": None}
     assert bound("vm-run")["vm_run"].params(given_arguments) == {"environment": "debian:12", "command": "true"}
