@@ -58,7 +58,7 @@ Restart = Annotated[
     ),
 ]
 PublishedPorts = Annotated[
-    list[int | str],
+    list[str | int],
     Param(
         help="port of the service to reach on 127.0.0.1 of this host, as GUEST or HOST:GUEST; needs the network policy"
         " egress+published-ports",

@@ -29,8 +29,8 @@ class Param:
     lowered to `tool_max` there. A `host_path` is made absolute by the client, because the node has another working
     directory; of a mapping, the values are. Of a list with a meaning when it is empty, `empty` says it: there, the
     option given once with '' is that list. A `secret` value is shown in no error. A mapping whose keys are fixed takes
-    on the command line one option for each of them: `key_flags` are (key, flag, metavar, help). One that `opens_network`
-    can let something through between a guest and what lies outside of it.
+    on the command line one option for each of them: `key_flags` are (key, flag, metavar, help). `opens_network`: it can
+    let something through between a guest and what lies outside of it.
     """
 
     help: str = ""

@@ -13,14 +13,14 @@ from mcp.types import CallToolResult, TextContent, Tool, ToolAnnotations
 from pyro_mcp.errors import InvalidArgument, PyroError
 from pyro_mcp.model.count import count_of
 from pyro_mcp.node.verbs import every_operation
-from pyro_mcp.operations.encode import schema
+from pyro_mcp.operations.coerce import coerce
 from pyro_mcp.operations.fields import Field
 from pyro_mcp.operations.operation import Operation
-from pyro_mcp.operations.validate import json_type
 from pyro_mcp.operations.wording import Wording, command_line
 from pyro_mcp.surfaces import catalog
 from pyro_mcp.surfaces.mcp_fit import fit
 from pyro_mcp.surfaces.mcp_paths import require_inside
+from pyro_mcp.surfaces.mcp_schema import input_schema, output_schema
 from pyro_mcp.surfaces.wording import as_argument
 
 STREAM_CHARS = 8_000
@@ -89,10 +89,11 @@ class BoundTool:
             if value is not None or (known[name].required and not known[name].optional)
         }
         for field in self.fields:
-            if field.param.tool_max is not None and isinstance(requested := given.get(field.name, field.default), int):
+            requested = coerce(given.get(field.name, field.default), field.type)
+            if field.param.tool_max is not None and isinstance(requested, int):
                 given[field.name] = min(requested, field.param.tool_max)
-        self.operation.validate(given)
-        local = self.operation.localized(given)
+        typed = self.operation.validate(given)
+        local = self.operation.localized({name: typed[name] for name in given})
         require_inside(self.name, self.fields, local, self._roots)
         return local
 
@@ -112,47 +113,6 @@ def tool_wording(tools: Mapping[str, BoundTool]) -> Wording:
         return f"{as_argument(field, value)} (only when the server is started with {started})"
 
     return Wording(verb, option, every_operation)
-
-
-def input_schema(fields: tuple[Field, ...], wording: Wording) -> dict[str, Any]:
-    """The JSON schema of a tool's arguments; anything not named is refused. Limits and defaults stand in the
-    descriptions alone: a model pays for every word of it, some hosts strip the rest, and `params` checks them all."""
-    properties = {
-        field.name: {"description": wording.text(field.description), **_outline(schema(json_type(field)))}
-        for field in fields
-    }
-    required = [field.name for field in fields if field.required]
-    return {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
-
-
-def output_schema(kind: Any) -> dict[str, Any]:
-    """The JSON schema of a tool's answer: every field and its type. What is inside of objects and the words that a
-    field takes are left out, because hosts hold all tools' schemas at once, and every answer shows its own shape."""
-    return {"type": "object", "properties": {name: _type(part) for name, part in schema(kind)["properties"].items()}}
-
-
-_KEPT = ("type", "enum", "items", "properties", "required", "additionalProperties", "anyOf")
-
-
-def _outline(shape: Mapping[str, Any]) -> dict[str, Any]:
-    """The types in `shape` without limits, defaults and descriptions. Null is let through for whatever is optional, and
-    not offered."""
-    kept = {name: shape[name] for name in _KEPT if shape.get(name)}
-    if "anyOf" in kept:
-        members = [_outline(member) for member in kept["anyOf"] if member.get("type") != "null"]
-        return members[0] if len(members) == 1 else {"anyOf": members}
-    for name in ("items", "additionalProperties"):
-        if isinstance(kept.get(name), dict):
-            kept[name] = _outline(kept[name])
-    if "properties" in kept:
-        kept["properties"] = {name: _outline(part) for name, part in kept["properties"].items()}
-    return kept
-
-
-def _type(shape: Mapping[str, Any]) -> dict[str, Any]:
-    """The bare type of `shape`."""
-    members = dict.fromkeys(member.get("type", "string") for member in shape.get("anyOf", ()))
-    return {"type": list(members) or shape.get("type", "string")}
 
 
 def answer(payload: Mapping[str, Any]) -> CallToolResult:
