@@ -117,6 +117,11 @@ ClearName = Annotated[bool, Param(help="let it have no name")]
 WorkspaceTtlSeconds = Annotated[
     int, Param(help="seconds after which the workspace is deleted by itself", ge=1, le=31_536_000, metavar="S")
 ]
+PageLimit = Annotated[int, Param(help="most to list", ge=1, le=10_000, metavar="N", tool_max=40)]
+PageOffset = Annotated[
+    int,
+    Param(help="how many to pass over, such as the next_offset of the answer before", ge=0, le=1_000_000, metavar="N"),
+]
 SeedPath = Annotated[
     str,
     Param(

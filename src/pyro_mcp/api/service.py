@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, TypedDict
 
-from pyro_mcp.api.params import Command, Cwd, SecretEnv, WorkspaceRef
+from pyro_mcp.api.params import Command, Cwd, PageLimit, PageOffset, SecretEnv, WorkspaceRef
 from pyro_mcp.model.names import SNAPSHOT_NAME, SNAPSHOT_RULE
+from pyro_mcp.model.page import paged
 from pyro_mcp.model.service import RestartPolicy, Service, ServiceList, ServiceLogs, StartedService
 from pyro_mcp.operations.fields import Param
 from pyro_mcp.operations.operation import Effects, operation
@@ -111,9 +112,11 @@ def start_service(
 
 
 @operation(cli=("workspace", "service", "list"), tool="service_list", title="List services", effects=_READ)
-def list_services(call: Call[Engine], workspace_id: WorkspaceRef) -> ServiceList:
+def list_services(
+    call: Call[Engine], workspace_id: WorkspaceRef, *, limit: PageLimit = 1000, offset: PageOffset = 0
+) -> ServiceList:
     """List the services of a workspace since its last reset, ended ones too."""
-    return call.engine.services.listing(workspace_id)
+    return paged(call.engine.services.listing(workspace_id), "services", limit, offset)
 
 
 @operation(cli=("workspace", "service", "status"), tool="service_status", title="Show a service", effects=_READ)

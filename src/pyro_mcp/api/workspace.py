@@ -14,6 +14,8 @@ from pyro_mcp.api.params import (
     LabelKeys,
     Labels,
     MemMib,
+    PageLimit,
+    PageOffset,
     Policy,
     ScratchMib,
     SecretFiles,
@@ -87,9 +89,9 @@ def create_workspace(
 
 
 @operation(cli=("workspace", "list"), tool="workspace_list", title="List workspaces", effects=_READ)
-def list_workspaces(call: Call[Engine]) -> WorkspaceList:
+def list_workspaces(call: Call[Engine], *, limit: PageLimit = 1000, offset: PageOffset = 0) -> WorkspaceList:
     """List the workspaces, the most recently active first."""
-    return call.engine.lifecycle.listing()
+    return call.engine.lifecycle.listing(limit, offset)
 
 
 @operation(cli=("workspace", "status"), tool="workspace_status", title="Show a workspace", effects=_READ)

@@ -26,7 +26,7 @@ from pyro_mcp.surfaces import catalog
 from pyro_mcp.surfaces.client import Callbacks, Client, Request
 from pyro_mcp.surfaces.mcp_instructions import instructions
 from pyro_mcp.surfaces.mcp_paths import host_roots
-from pyro_mcp.surfaces.mcp_tools import BoundTool, answer, refusal, tool_wording
+from pyro_mcp.surfaces.mcp_tools import BoundTool, refusal, tool_wording
 from pyro_mcp.version import VERSION
 
 if TYPE_CHECKING:
@@ -129,7 +129,7 @@ class ToolCalls:
             with anyio.CancelScope(shield=True):
                 await anyio.to_thread.run_sync(job.cancel)
             raise
-        return answer(self._wording.result(payload))
+        return tool.answer(self._wording.result(payload), params)
 
 
 class ToolCall:

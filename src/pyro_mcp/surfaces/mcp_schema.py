@@ -13,7 +13,9 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints, is_typedd
 from pyro_mcp.operations.coerce import members_of
 from pyro_mcp.operations.encode import schema
 from pyro_mcp.operations.fields import Field
+from pyro_mcp.operations.operation import Operation
 from pyro_mcp.operations.wording import Wording
+from pyro_mcp.surfaces.mcp_short import told
 
 _PLAIN = {str: "string", int: "integer", float: "number", bool: "boolean"}
 
@@ -26,10 +28,12 @@ def input_schema(fields: tuple[Field, ...], wording: Wording) -> dict[str, Any]:
     return {"type": "object", "properties": properties, **({"required": required} if required else {})}
 
 
-def output_schema(kind: Any) -> dict[str, Any]:
-    """The schema of a tool's answer: every field and its type, none required. What is inside of objects and the words
-    that a field takes are left out, because hosts hold all tools' schemas at once, and every answer shows its shape."""
-    return {"type": "object", "properties": {name: _type(part) for name, part in schema(kind)["properties"].items()}}
+def output_schema(operation: Operation[Any, Any]) -> dict[str, Any]:
+    """The schema of a tool's answer: every field that it may hold and its type, none required. What is inside of
+    objects and the words that a field takes are left out, because hosts hold all tools' schemas at once, and every
+    answer shows its shape."""
+    kinds = schema(operation.result_type)["properties"]
+    return {"type": "object", "properties": {name: _type(kinds[name]) for name in told(operation)}}
 
 
 def shape(kind: Any) -> dict[str, Any]:

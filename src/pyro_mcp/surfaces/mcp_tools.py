@@ -21,6 +21,7 @@ from pyro_mcp.surfaces import catalog
 from pyro_mcp.surfaces.mcp_fit import fit
 from pyro_mcp.surfaces.mcp_paths import require_inside
 from pyro_mcp.surfaces.mcp_schema import input_schema, output_schema
+from pyro_mcp.surfaces.mcp_short import short
 from pyro_mcp.surfaces.wording import as_argument
 
 STREAM_CHARS = 8_000
@@ -61,7 +62,7 @@ class BoundTool:
             title=self.operation.title,
             description=wording.text(self.operation.doc),
             input_schema=input_schema(self.fields, wording),
-            output_schema=output_schema(self.operation.result_type),
+            output_schema=output_schema(self.operation),
             annotations=ToolAnnotations(
                 read_only_hint=effects.read_only,
                 destructive_hint=effects.destructive,
@@ -73,6 +74,10 @@ class BoundTool:
 
     def shows(self, field: Field) -> bool:
         return any(one.name == field.name for one in self.fields)
+
+    def answer(self, payload: Mapping[str, Any], params: Mapping[str, Any]) -> CallToolResult:
+        """The encoded result of a call with `params`, as a model gets it."""
+        return answer(payload, partial(short, self.operation, arguments=params))
 
     def params(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
         """The arguments as parameters. Raises `InvalidArgument`, also for a parameter this server does not show."""
@@ -115,9 +120,10 @@ def tool_wording(tools: Mapping[str, BoundTool]) -> Wording:
     return Wording(verb, option, every_operation)
 
 
-def answer(payload: Mapping[str, Any]) -> CallToolResult:
-    """A result, structured and as text, both complete."""
-    shown = clip(fit(_short_commands(_encodable(payload)), ANSWER_CHARS))
+def answer(payload: Mapping[str, Any], shorten: Callable[[Mapping[str, Any]], dict[str, Any]] = dict) -> CallToolResult:
+    """A result, structured and as text, both complete. What it leaves out, `shorten` leaves out."""
+    whole = clip(_short_commands(_encodable(payload)))
+    shown = fit(shorten(whole), ANSWER_CHARS, whole)
     text = json.dumps(shown, ensure_ascii=False)
     return CallToolResult(content=[TextContent(text=text)], structured_content=shown)
 

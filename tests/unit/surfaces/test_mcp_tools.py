@@ -68,7 +68,7 @@ def test_schemas_are_complete_and_lean() -> None:
     }
     create = bound("workspace-full")["workspace_create"].describe(SDK)
     assert create.output_schema is not None
-    assert create.output_schema["properties"]["last_reset_at"] == {"type": "string"}
+    assert create.output_schema["properties"]["expires_at"] == {"type": "string"}
 
 
 @pytest.mark.parametrize(
