@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from pyro_mcp.model.environment import Environment
-from pyro_mcp.model.page import Page
+from pyro_mcp.model.page import ListPage
 
 
 @dataclass(frozen=True, kw_only=True)
-class EnvironmentList(Page):
+class EnvironmentList(ListPage):
     """The catalogue's environments, installed or not. Iterating goes over the environments."""
 
     catalog_version: str

@@ -8,11 +8,11 @@ from typing import Any, TypeVar
 
 from pyro_mcp.model.result import Result
 
-PageT = TypeVar("PageT", bound="Page")
+ListPageT = TypeVar("ListPageT", bound="ListPage")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Page(Result):
+class ListPage(Result):
     """`count` entries from number `offset` on, of `total` there are; `next_offset` is where the next page begins, null
     when this is the last."""
 
@@ -29,7 +29,7 @@ def page_fields(items: Sequence[Any], shown: Sequence[Any], offset: int) -> dict
     return {"count": len(shown), "total": len(items), "offset": offset, "next_offset": end if more else None}
 
 
-def paged(whole: PageT, name: str, limit: int, offset: int) -> PageT:
+def paged(whole: ListPageT, name: str, limit: int, offset: int) -> ListPageT:
     """The page of `whole`, whose list is its field `name`."""
     items = whole[name]
     shown = items[offset : offset + limit]

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal
 
-from pyro_mcp.model.page import Page
+from pyro_mcp.model.page import ListPage
 from pyro_mcp.model.process import ExecutionMode, Isolation
 from pyro_mcp.model.result import Result
 
@@ -68,7 +68,7 @@ class StartedService(Service):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ServiceList(Page):
+class ServiceList(ListPage):
     """The services of a workspace since its last reset, the last of each name. Iterating goes over them."""
 
     workspace_id: str

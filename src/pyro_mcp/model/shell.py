@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
-from pyro_mcp.model.page import Page
+from pyro_mcp.model.page import ListPage
 from pyro_mcp.model.process import ExecutionMode, Isolation
 from pyro_mcp.model.result import Result
 
@@ -92,7 +92,7 @@ class ShellAttached(Shell):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ShellList(Page):
+class ShellList(ListPage):
     """The shells of a workspace, the oldest first. Iterating goes over them."""
 
     workspace_id: str

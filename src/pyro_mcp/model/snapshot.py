@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal
 
-from pyro_mcp.model.page import Page
+from pyro_mcp.model.page import ListPage
 from pyro_mcp.model.result import Result
 from pyro_mcp.model.sync import Skipped
 
@@ -37,7 +37,7 @@ class SnapshotCreated(Snapshot):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SnapshotList(Page):
+class SnapshotList(ListPage):
     """All snapshots of a workspace, the baseline first. Iterating goes over them."""
 
     workspace_id: str

@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Literal, cast
 
 from pyro_mcp.model.network import NetworkPolicy
-from pyro_mcp.model.page import Page
+from pyro_mcp.model.page import ListPage
 from pyro_mcp.model.process import ExecutionMode, Isolation
 from pyro_mcp.model.result import Result
 from pyro_mcp.model.sync import Skipped
@@ -85,7 +85,7 @@ class Workspace(Result):
 
 
 @dataclass(frozen=True, kw_only=True)
-class WorkspaceList(Page):
+class WorkspaceList(ListPage):
     """Workspaces, the most recently active first. Iterating goes over them."""
 
     workspaces: list[Workspace]

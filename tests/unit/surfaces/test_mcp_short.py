@@ -22,8 +22,8 @@ from pyro_mcp.surfaces.mcp_tools import BoundTool
 TOOLS = {one.tool: one for one in catalog.tools("workspace-full") if one.tool}
 ALARMS = {
     *("truncated", "timed_out", "more", "encoding_lossy", "signal", "reason", "hint", "problem", "stop_reason"),
-    *("skipped", "skipped_count", "can_run", "masked", "masked_count", "missed_bytes", "network_refusals", "next_offset"),
-    *("stdout_dropped_bytes", "stderr_dropped_bytes", "changes_unknown", "already_closed", "failures", "binary"),
+    *("skipped", "skipped_count", "can_run", "masked", "masked_count", "missed_bytes", "network_refusals"),
+    *("next_offset", "stdout_dropped_bytes", "stderr_dropped_bytes", "changes_unknown", "already_closed", "failures", "binary"),
     *("stdout", "stderr", "content", "output", "matches", "entries"),
 }
 """What is never left out where it is there."""
