@@ -23,8 +23,8 @@ TOOLS = {one.tool: one for one in catalog.tools("workspace-full") if one.tool}
 ALARMS = {
     *("truncated", "timed_out", "more", "encoding_lossy", "signal", "reason", "hint", "problem", "stop_reason"),
     *("skipped", "skipped_count", "can_run", "masked", "masked_count", "missed_bytes", "network_refusals"),
-    *("next_offset", "stdout_dropped_bytes", "stderr_dropped_bytes", "changes_unknown", "already_closed", "failures", "binary"),
-    *("stdout", "stderr", "content", "output", "matches", "entries"),
+    *("stdout_dropped_bytes", "stderr_dropped_bytes", "changes_unknown", "already_closed", "failures", "binary"),
+    *("next_offset", "stdout", "stderr", "content", "output", "matches", "entries"),
 }
 """What is never left out where it is there."""
 
@@ -91,11 +91,28 @@ def test_text_and_structure_are_equal_and_fit_the_schema(name: str, data: st.Dat
 
 
 COMMAND: dict[str, Any] = {
-    "sequence": 7, "command": "make", "cwd": "/workspace", "state": "finished", "exit_code": 0, "duration_ms": 9,
-    "execution_mode": "guest", "isolation": "emulated", "recorded_at": "2026-11-28T10:00:00.123456Z",
-    "signal": None, "timed_out": False, "reason": None, "next_cursor": "3:0", "more": False, "truncated": False,
-    "stdout_dropped_bytes": 0, "stderr_dropped_bytes": 0, "encoding_lossy": False, "stdout": "ok\n", "stderr": "",
-    "network_refusals": [], "workspace_id": "ws-0123456789ab",
+    "sequence": 7,
+    "command": "make",
+    "cwd": "/workspace",
+    "state": "finished",
+    "exit_code": 0,
+    "duration_ms": 9,
+    "execution_mode": "guest",
+    "isolation": "emulated",
+    "recorded_at": "2026-11-28T10:00:00.123456Z",
+    "signal": None,
+    "timed_out": False,
+    "reason": None,
+    "next_cursor": "3:0",
+    "more": False,
+    "truncated": False,
+    "stdout_dropped_bytes": 0,
+    "stderr_dropped_bytes": 0,
+    "encoding_lossy": False,
+    "stdout": "ok\n",
+    "stderr": "",
+    "network_refusals": [],
+    "workspace_id": "ws-0123456789ab",
 }
 
 
