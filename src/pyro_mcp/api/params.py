@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Annotated, Literal
 
 from pyro_mcp.model.cursor import CURSOR, CURSOR_RULE
-from pyro_mcp.operations.fields import Param
+from pyro_mcp.operations.fields import UNBOUNDED, Param
 
 EnvironmentName = Annotated[
     str,
@@ -110,7 +110,7 @@ WorkspaceName = Annotated[
 ]
 Labels = Annotated[
     dict[str, str],
-    Param(help="labels, each a short key and a value; given again, they replace", flag="--label", metavar="K=V"),
+    Param(help="labels, each a short key and a value", flag="--label", metavar="K=V"),
 ]
 LabelKeys = Annotated[list[str], Param(help="keys of labels to remove", flag="--clear-label", metavar="K")]
 ClearName = Annotated[bool, Param(help="let it have no name")]
@@ -120,7 +120,7 @@ WorkspaceTtlSeconds = Annotated[
 PageLimit = Annotated[int, Param(help="most to list", ge=1, le=10_000, metavar="N", tool_max=40)]
 PageOffset = Annotated[
     int,
-    Param(help="how many to pass over, such as the next_offset of the answer before", ge=0, le=1_000_000, metavar="N"),
+    Param(help="how many to pass over, such as the last next_offset", ge=0, le=UNBOUNDED, metavar="N"),
 ]
 SeedPath = Annotated[
     str,
@@ -134,7 +134,7 @@ SeedPath = Annotated[
 ]
 ScratchMib = Annotated[
     int,
-    Param(help="size in MiB of the workspace's own disk, which takes what is written", ge=64, le=65_536, metavar="MIB"),
+    Param(help="size in MiB of the disk that takes what is written", ge=64, le=65_536, metavar="MIB"),
 ]
 Policy = Annotated[
     Literal["off", "egress", "egress+published-ports"],
@@ -203,7 +203,9 @@ PageBytes = Annotated[
     ),
 ]
 EndCommand = Annotated[bool, Param(help="end that command and everything it has started")]
-LogLimit = Annotated[int, Param(help="how many of the latest commands to list", ge=1, le=1000, metavar="N")]
+LogLimit = Annotated[
+    int, Param(help="how many of the latest commands to list", ge=1, le=1000, metavar="N", tool_max=20)
+]
 Cwd = Annotated[
     str,
     Param(

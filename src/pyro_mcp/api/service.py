@@ -70,7 +70,7 @@ PublishedPorts = Annotated[
     ),
 ]
 TailLines = Annotated[
-    int, Param(help="how many of the last lines of each stream to show", ge=1, le=100_000, metavar="N")
+    int, Param(help="how many of the last lines of each stream to show", ge=1, le=100_000, metavar="N", tool_max=1_000)
 ]
 All = Annotated[bool, Param(help="show all that is kept instead")]
 

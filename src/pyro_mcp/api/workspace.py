@@ -66,10 +66,10 @@ def create_workspace(
 ) -> Workspace:
     """Create a persistent sandbox with a directory /workspace, and start it.
 
-    With <<create_workspace.seed_path>> it starts with that content, its baseline: links are stored and never followed,
-    sockets, pipes and devices are left out and listed. It keeps its files until it is deleted or expires. The
-    environment is pulled first when it is not installed, which takes minutes; afterwards a workspace is there in a
-    fraction of a second.
+    It is a virtual machine, isolated more than a container is, to run code safely in, and keeps its files until it is
+    deleted or expires. <<create_workspace.seed_path>> is its baseline: links are stored, not followed; sockets, pipes
+    and devices are left out and listed. There is no network without <<create_workspace.network_policy>>. An environment
+    that is not installed is pulled first, which takes minutes.
     """
     return call.engine.lifecycle.create(
         call,

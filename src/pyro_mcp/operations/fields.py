@@ -14,6 +14,8 @@ from functools import cache
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 MISSING: Any = inspect.Parameter.empty
+UNBOUNDED = 1_000_000_000
+"""A limit from here on is told nobody before it is met."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +100,8 @@ class Field:
     @property
     def description(self) -> str:
         """The help with the limits and the default: some readers see nothing but this text."""
-        notes = [self.param.limits] if self.param.limits and self.type in (int, float) else []
+        bounded = self.param.le is None or self.param.le < UNBOUNDED
+        notes = [self.param.limits] if self.param.limits and bounded and self.type in (int, float) else []
         notes += [", ".join(self.choices)] if self.choices else []
         if not self.required and self.default not in (None, False):
             notes.append(f"default {self.default}")

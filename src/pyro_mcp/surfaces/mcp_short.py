@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import posixpath
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from datetime import datetime
 from functools import cache
@@ -96,13 +96,6 @@ def short(operation: Operation[Any, Any], payload: Mapping[str, Any], arguments:
     return _View(operation, arguments).of(payload, operation.result_type, top=True)
 
 
-def told(operation: Operation[Any, Any]) -> Iterator[str]:
-    """The fields of its result that `operation` may tell."""
-    kind = operation.result_type
-    aside = _aside(operation.tool, kind, row=False)
-    return (field.name for field in fields(kind) if field.name not in aside)
-
-
 class _View:
     def __init__(self, operation: Operation[Any, Any], arguments: Mapping[str, Any]) -> None:
         self._tool = operation.tool
@@ -142,7 +135,7 @@ class _View:
             return "command" in self._given or "argv" in self._given
         given = self._given.get(name, self._given.get(_NAMED_OTHERWISE.get(name, "")))
         if name in ("path", "workspace_path", "destination", "cwd") and isinstance(given, str):
-            return value == posixpath.normpath(posixpath.join("/workspace", given))
+            given = posixpath.normpath(posixpath.join("/workspace", given))
         return bool(value == given)
 
 
@@ -161,7 +154,7 @@ def _is_idle(name: str, value: Mapping[str, Any], kind: Any) -> bool:
     """Whether the field `name` of `value` is of no use there: a cursor past which nothing will come, the number of all
     where all are here, the id of a machine that is gone, and once more what isolates a workspace."""
     if name == "next_cursor":
-        return value.get("more") is False and value.get("state") != "running"
+        return value.get("more") is False and value.get("state", "") != "running"
     if name in ("total", "command_count"):
         return bool(value[name] == value.get("count"))
     if name == "vm_id":

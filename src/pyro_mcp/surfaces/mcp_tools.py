@@ -20,7 +20,7 @@ from pyro_mcp.operations.wording import Wording, command_line
 from pyro_mcp.surfaces import catalog
 from pyro_mcp.surfaces.mcp_fit import fit
 from pyro_mcp.surfaces.mcp_paths import require_inside
-from pyro_mcp.surfaces.mcp_schema import input_schema, output_schema
+from pyro_mcp.surfaces.mcp_schema import OUTPUT_SCHEMA, input_schema
 from pyro_mcp.surfaces.mcp_short import short
 from pyro_mcp.surfaces.wording import as_argument
 
@@ -62,11 +62,12 @@ class BoundTool:
             title=self.operation.title,
             description=wording.text(self.operation.doc),
             input_schema=input_schema(self.fields, wording),
-            output_schema=output_schema(self.operation),
+            output_schema=OUTPUT_SCHEMA,
             annotations=ToolAnnotations(
                 read_only_hint=effects.read_only,
                 destructive_hint=effects.destructive,
-                idempotent_hint=effects.idempotent,
+                # False is what its absence says.
+                idempotent_hint=effects.idempotent or None,
                 open_world_hint=reaches_out,
             ),
             _meta={"anthropic/alwaysLoad": True} if self.name == "vm_run" else None,
