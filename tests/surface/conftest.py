@@ -12,9 +12,8 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from concurrent.futures import Future
-from dataclasses import is_dataclass
 from pathlib import Path
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any
 from unittest import mock
 
 import anyio.from_thread
@@ -23,12 +22,12 @@ from mcp import Client
 from mcp.client.stdio import StdioServerParameters, stdio_client
 
 from pyro_mcp import Pyro, PyroError
-from pyro_mcp.operations.coerce import members_of
 from pyro_mcp.operations.encode import encode
-from pyro_mcp.operations.fields import MISSING
 from pyro_mcp.surfaces import catalog
 
 sys.path.insert(0, str(Path(__file__).parent / "support"))
+from short import Short
+
 OPERATIONS = {operation.name: operation for operation in catalog.every_operation()}
 PYRO = [sys.executable, "-m", "pyro_mcp"]
 
@@ -120,41 +119,6 @@ class CliSurface:
             # 75: the command still runs.
             assert done.returncode == (75 if answer["exit_code"] is None else answer["exit_code"])
         return answer
-
-
-class Short(dict[str, Any]):
-    """A tool's short answer, in which what is left out says what its absence means: what was asked for, what goes
-    without saying, or nothing. The rest, which a model is not told, is missing here too."""
-
-    def __init__(self, told: dict[str, Any], kind: Any, given: dict[str, Any]) -> None:
-        self._kinds = {
-            name: next(one for one in members_of(part) if one is not type(None))
-            for name, part in get_type_hints(kind).items()
-        }
-        self._optional = {name for name, part in get_type_hints(kind).items() if type(None) in members_of(part)}
-        self._given = given
-        super().__init__({name: self._inside(part, self._kinds.get(name)) for name, part in told.items()})
-
-    def __missing__(self, name: str) -> Any:
-        usual = {"execution_mode": "guest", "enforced": True, "state": "finished", "cwd": "/workspace"}
-        kind = self._kinds[name]
-        if name in self._given and self._given[name] is not MISSING:
-            return self._given[name]
-        if name in usual or name in self._optional:
-            return usual.get(name)
-        if is_dataclass(kind):
-            return Short({}, kind, {})
-        if kind in (bool, int, str) or get_origin(kind) in (list, dict):
-            return (get_origin(kind) or kind)()
-        raise KeyError(name)
-
-    @staticmethod
-    def _inside(value: Any, kind: Any) -> Any:
-        if isinstance(value, dict) and is_dataclass(kind):
-            return Short(value, kind, {})
-        if isinstance(value, list) and get_origin(kind) is list and is_dataclass(item := get_args(kind)[0]):
-            return [Short(part, item, {}) for part in value]
-        return value
 
 
 class McpSurface:
