@@ -26,6 +26,8 @@ from pyro_mcp.operations.encode import encode
 from pyro_mcp.surfaces import catalog
 
 sys.path.insert(0, str(Path(__file__).parent / "support"))
+from short import Short
+
 OPERATIONS = {operation.name: operation for operation in catalog.every_operation()}
 PYRO = [sys.executable, "-m", "pyro_mcp"]
 
@@ -159,7 +161,9 @@ class McpSurface:
             message, _, code = text.splitlines()[0].rpartition(" [")
             raise Problem(code.rstrip("]"), message)
         assert json.loads(text) == result.structured_content
-        return result.structured_content
+        operation = next(one for one in OPERATIONS.values() if one.tool == tool)
+        given = {field.name: field.default for field in operation.fields} | arguments
+        return Short(result.structured_content, operation.result_type, given)
 
     def close(self) -> None:
         self._client_context.__exit__(None, None, None)

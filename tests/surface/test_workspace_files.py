@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from short import promised
 
 pytestmark = pytest.mark.guest
 
@@ -69,7 +70,7 @@ def desk(anywhere: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[De
     (source / "link").symlink_to("/etc/passwd")
     os.mkfifo(source / "pipe")
     pushed = desk.do("push_workspace_sync", source_path=os.path.relpath(source), dest="src")
-    assert set(pushed) >= EVERY | {"workspace_sync"}
+    assert promised(pushed) >= EVERY | {"workspace_sync"}
     done = pushed["workspace_sync"]
     assert (done["mode"], done["source_path"], done["destination"]) == ("directory", str(source), "/workspace/src")
     assert (done["entry_count"], done["bytes_written"], done["skipped_count"]) == (3, 39, 1)
@@ -79,7 +80,7 @@ def desk(anywhere: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[De
 
 def test_files_are_listed_read_written_and_searched(desk: Desk) -> None:
     listed = desk.do("list_workspace_files", path="src")
-    assert set(listed) >= EVERY | {"path", "recursive", "entries"}
+    assert promised(listed) >= EVERY | {"path", "recursive", "entries"}
     assert {entry["path"]: (entry["artifact_type"], entry["link_target"]) for entry in listed["entries"]} == {
         "/workspace/src/app.py": ("file", None),
         "/workspace/src/lib.py": ("file", None),
@@ -90,10 +91,10 @@ def test_files_are_listed_read_written_and_searched(desk: Desk) -> None:
 
     text = 'é — "quoted"\n\ttab\n'
     wrote = desk.do("write_workspace_file", path="notes/ü.txt", text=text)
-    assert set(wrote) >= EVERY | {"path", "size_bytes", "bytes_written"}
+    assert promised(wrote) >= EVERY | {"path", "size_bytes", "bytes_written"}
     assert wrote["bytes_written"] == len(text.encode())
     read = desk.do("read_workspace_file", path="/workspace/notes/ü.txt")
-    assert set(read) >= EVERY | {"path", "size_bytes", "max_bytes", "content", "truncated"}
+    assert promised(read) >= EVERY | {"path", "size_bytes", "max_bytes", "content", "truncated"}
     assert (read["content"], read["truncated"], read["sha256"]) == (text, False, wrote["sha256"])
     assert desk.do("read_workspace_file", path="notes/ü.txt", max_bytes=5)["truncated"] is True
 
@@ -113,7 +114,7 @@ def test_a_writer_who_knows_an_old_file_is_refused(desk: Desk) -> None:
 
 def test_a_patch_is_applied_compared_and_taken_home(desk: Desk, tmp_path: Path) -> None:
     patched = desk.do("apply_workspace_patch", patch=PATCH)
-    assert set(patched) >= EVERY | {"changed", "summary", "entries", "patch"}
+    assert promised(patched) >= EVERY | {"changed", "summary", "entries", "patch"}
     assert (patched["changed"], patched["summary"]) == (True, {"total": 3, "added": 1, "modified": 2, "deleted": 0})
     wrong = PATCH[PATCH.index("diff --git a/src") :].replace("import lib", "import nothing").replace("bin/run", "bin/n")
     with pytest.raises(Exception, match=r"src/app\.py.*hunk 1") as caught:
@@ -121,7 +122,7 @@ def test_a_patch_is_applied_compared_and_taken_home(desk: Desk, tmp_path: Path) 
     assert caught.value.code == "invalid_argument"  # type: ignore[attr-defined]
 
     changes = desk.do("diff_workspace")
-    assert set(changes) >= EVERY | {"changed", "summary", "entries", "patch"}
+    assert promised(changes) >= EVERY | {"changed", "summary", "entries", "patch"}
     status = {entry["path"]: entry["status"] for entry in changes["entries"]}
     assert status["bin/run"] == status["src/app.py"] == "added"
     assert "bin/n" not in status
@@ -130,7 +131,8 @@ def test_a_patch_is_applied_compared_and_taken_home(desk: Desk, tmp_path: Path) 
     subprocess.run(["git", "apply", "-"], input=changes["patch"].encode(), cwd=tmp_path / "copy", check=True)
 
     exported = desk.do("export_workspace", path=".", output=os.path.relpath(tmp_path / "out"))
-    assert set(exported) >= EVERY | {"workspace_path", "output_path", "artifact_type", "entry_count", "bytes_written"}
+    export = {"workspace_path", "output_path", "artifact_type", "entry_count", "bytes_written"}
+    assert promised(exported) >= EVERY | export
     assert (exported["output_path"], exported["artifact_type"]) == (str(tmp_path / "out"), "directory")
     assert [one["path"] for one in exported["skipped"]] == ["src/link"]
     (tmp_path / "copy" / "src" / "link").unlink()

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from short import Short
 
 pytestmark = pytest.mark.guest
 
@@ -15,7 +16,8 @@ def test_what_undoes_the_workspace_is_told_and_a_reset_recovers(surface: Any, tm
     (tmp_path / "seed/file").write_text("seeded")
     made = surface.do("create_workspace", environment="debian:12", mem_mib=512, seed_path=str(tmp_path / "seed"))
     name = made["workspace_id"]
-    assert "O_TMPFILE" in made["metadata"]["file_system"]
+    if not isinstance(made, Short):
+        assert "O_TMPFILE" in made["metadata"]["file_system"]
 
     def run(line: str) -> Any:
         return surface.do("exec_workspace", workspace_id=name, command=["sh", "-ec", line])["stdout"]

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 _READ = Effects(read_only=True, idempotent=True)
 Recursive = Annotated[bool, Param(help="also what is in directories below")]
-Limit = Annotated[int, Param(help="how many names to list at most", ge=1, le=10_000, metavar="N")]
+Limit = Annotated[int, Param(help="how many names to list at most", ge=1, le=10_000, metavar="N", tool_max=100)]
 
 
 @operation(

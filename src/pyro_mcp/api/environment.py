@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pyro_mcp.api.params import EnvironmentName
+from pyro_mcp.api.params import EnvironmentName, PageLimit, PageOffset
 from pyro_mcp.model.environment import Environment, PruneResult
 from pyro_mcp.model.environment_list import EnvironmentList
+from pyro_mcp.model.page import paged
 from pyro_mcp.operations.operation import Effects, operation
 
 if TYPE_CHECKING:
@@ -17,9 +18,9 @@ _READ = Effects(read_only=True, idempotent=True)
 
 
 @operation(cli=("env", "list"), tool="vm_list_environments", title="List environments", effects=_READ)
-def list_environments(call: Call[Engine]) -> EnvironmentList:
+def list_environments(call: Call[Engine], *, limit: PageLimit = 1000, offset: PageOffset = 0) -> EnvironmentList:
     """List the environments of the catalogue and say which are installed."""
-    return call.engine.images.list()
+    return paged(call.engine.images.list(), "environments", limit, offset)
 
 
 @operation(cli=("env", "pull"), effects=Effects(idempotent=True, open_world=True))

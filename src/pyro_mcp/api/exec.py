@@ -39,6 +39,7 @@ def exec_workspace(
 ) -> WorkspaceExec:
     """Run one command in a started workspace, in /workspace. A non-zero exit code is a result, not an error.
 
+    Each command starts anew: what cd and export did in one before has no effect.
     Without <<exec_workspace.wait_seconds>> it is waited for, and ends if the caller goes away. With it, a command that
     is not done by then answers with state "running", its sequence and what came so far, and goes on by itself until
     <<exec_workspace.timeout_seconds>>: <<logs_workspace>> with that sequence follows it or ends it.

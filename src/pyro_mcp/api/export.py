@@ -36,8 +36,8 @@ def export_workspace(
 ) -> ExportResult:
     """Copy one file or directory of the workspace to a new path of the host, whole or not at all.
 
-    Setuid bits and write permission for others are removed; links that lead out are left out and listed. `can_run`
-    names files that some program of the host may execute or obey by itself: look at them before working there. What a
-    command wrote of a secret is overwritten with `*` in the copy, and `masked` names those files.
+    Setuid bits and write permission for others are removed; links that lead out are left out and listed. Look at the
+    files in `can_run` before working there: a program of the host may execute or obey them. `masked` names files in
+    which the bytes of a secret were overwritten.
     """
     return call.engine.files.export(call, workspace_id, path, output)

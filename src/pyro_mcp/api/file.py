@@ -37,12 +37,14 @@ SearchPattern = Annotated[
     ),
 ]
 IgnoreCase = Annotated[bool, Param(help="let upper and lower case be the same")]
-ListLimit = Annotated[int, Param(help="most entries to answer with", ge=1, le=10_000, metavar="N")]
-SearchLimit = Annotated[int, Param(help="most matching lines to answer with", ge=1, le=10_000, metavar="N")]
-MaxBytes = Annotated[int, Param(help="most bytes to read", ge=1, le=4 * MIB, metavar="N")]
+ListLimit = Annotated[int, Param(help="most entries to answer with", ge=1, le=10_000, metavar="N", tool_max=100)]
+SearchLimit = Annotated[
+    int, Param(help="most matching lines to answer with", ge=1, le=10_000, metavar="N", tool_max=100)
+]
+MaxBytes = Annotated[int, Param(help="most bytes to read", ge=1, le=4 * MIB, metavar="N", tool_max=8_000)]
 Offset = Annotated[
     int,
-    Param(help="first byte to read, such as the next_offset of the answer before", ge=0, le=1 << 53, metavar="BYTES"),
+    Param(help="first byte to read, such as the last next_offset", ge=0, le=1 << 53, metavar="BYTES"),
 ]
 Text = Annotated[
     str,
@@ -51,8 +53,7 @@ Text = Annotated[
 ExpectedSha256 = Annotated[
     str,
     Param(
-        help="refuse unless the file's present content has this SHA-256, from read or write; absent: unless there"
-        " is no file yet",
+        help="refuse unless the file has this SHA-256, from read or write; absent: unless there is no file yet",
         pattern=r"^([0-9a-f]{64}|absent)$",
         rule="64 lower-case hex digits, or absent",
         metavar="SHA256",

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Annotated, Literal
 
 from pyro_mcp.model.cursor import CURSOR, CURSOR_RULE
-from pyro_mcp.operations.fields import Param
+from pyro_mcp.operations.fields import UNBOUNDED, Param
 
 EnvironmentName = Annotated[
     str,
@@ -48,7 +48,10 @@ TtlSeconds = Annotated[
     int, Param(help="seconds after which the machine is deleted by itself", ge=1, le=604_800, metavar="S")
 ]
 Network = Annotated[
-    bool, Param(help="let the machine open connections to public addresses, and look up names", tool="full")
+    bool,
+    Param(
+        help="let the machine open connections to public addresses, and look up names", tool="full", opens_network=True
+    ),
 ]
 AllowHosts = Annotated[
     list[str],
@@ -60,6 +63,7 @@ AllowHosts = Annotated[
         metavar="NAME",
         tool="full",
         max_length=256,
+        opens_network=True,
     ),
 ]
 AllowAddresses = Annotated[
@@ -71,6 +75,7 @@ AllowAddresses = Annotated[
         metavar="CIDR",
         tool="full",
         max_length=256,
+        opens_network=True,
     ),
 ]
 HostCa = Annotated[
@@ -105,12 +110,17 @@ WorkspaceName = Annotated[
 ]
 Labels = Annotated[
     dict[str, str],
-    Param(help="labels, each a short key and a value; given again, they replace", flag="--label", metavar="K=V"),
+    Param(help="labels, each a short key and a value", flag="--label", metavar="K=V"),
 ]
 LabelKeys = Annotated[list[str], Param(help="keys of labels to remove", flag="--clear-label", metavar="K")]
 ClearName = Annotated[bool, Param(help="let it have no name")]
 WorkspaceTtlSeconds = Annotated[
     int, Param(help="seconds after which the workspace is deleted by itself", ge=1, le=31_536_000, metavar="S")
+]
+PageLimit = Annotated[int, Param(help="most to list", ge=1, le=10_000, metavar="N", tool_max=40)]
+PageOffset = Annotated[
+    int,
+    Param(help="how many to pass over, such as the last next_offset", ge=0, le=UNBOUNDED, metavar="N"),
 ]
 SeedPath = Annotated[
     str,
@@ -124,11 +134,11 @@ SeedPath = Annotated[
 ]
 ScratchMib = Annotated[
     int,
-    Param(help="size in MiB of the workspace's own disk, which takes what is written", ge=64, le=65_536, metavar="MIB"),
+    Param(help="size in MiB of the disk that takes what is written", ge=64, le=65_536, metavar="MIB"),
 ]
 Policy = Annotated[
     Literal["off", "egress", "egress+published-ports"],
-    Param(help="what the workspace may reach", tool="full", metavar="POLICY"),
+    Param(help="what the workspace may reach", tool="full", metavar="POLICY", opens_network=True),
 ]
 Secrets = Annotated[
     dict[str, str],
@@ -193,7 +203,9 @@ PageBytes = Annotated[
     ),
 ]
 EndCommand = Annotated[bool, Param(help="end that command and everything it has started")]
-LogLimit = Annotated[int, Param(help="how many of the latest commands to list", ge=1, le=1000, metavar="N")]
+LogLimit = Annotated[
+    int, Param(help="how many of the latest commands to list", ge=1, le=1000, metavar="N", tool_max=20)
+]
 Cwd = Annotated[
     str,
     Param(

@@ -45,9 +45,9 @@ def run_in_vm(
 ) -> RunResult:
     """Run one command in a fresh virtual machine, which is deleted afterwards.
 
-    Nothing of this host is visible inside, and nothing remains. A non-zero exit code is a result, not an error. The
-    environment is pulled first when it is not installed, which takes minutes; afterwards a machine is there in a
-    fraction of a second.
+    It is an isolated sandbox to run code safely in and, unlike a container, has a kernel of its own. Nothing of this
+    host is visible inside, and nothing remains. There is no network without <<run_in_vm.network>>. A non-zero exit code
+    is a result, not an error. An environment that is not installed is pulled first, which takes minutes.
     """
     return call.engine.vms.run(
         call,

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, TypedDict
 
-from pyro_mcp.api.params import Command, Cwd, SecretEnv, WorkspaceRef
+from pyro_mcp.api.params import Command, Cwd, PageLimit, PageOffset, SecretEnv, WorkspaceRef
 from pyro_mcp.model.names import SNAPSHOT_NAME, SNAPSHOT_RULE
+from pyro_mcp.model.page import paged
 from pyro_mcp.model.service import RestartPolicy, Service, ServiceList, ServiceLogs, StartedService
 from pyro_mcp.operations.fields import Param
 from pyro_mcp.operations.operation import Effects, operation
@@ -58,17 +59,18 @@ Restart = Annotated[
     ),
 ]
 PublishedPorts = Annotated[
-    list[int | str],
+    list[str | int],
     Param(
         help="port of the service to reach on 127.0.0.1 of this host, as GUEST or HOST:GUEST; needs the network policy"
         " egress+published-ports",
         flag="--publish",
         metavar="[HOST:]GUEST",
         max_length=16,
+        opens_network=True,
     ),
 ]
 TailLines = Annotated[
-    int, Param(help="how many of the last lines of each stream to show", ge=1, le=100_000, metavar="N")
+    int, Param(help="how many of the last lines of each stream to show", ge=1, le=100_000, metavar="N", tool_max=1_000)
 ]
 All = Annotated[bool, Param(help="show all that is kept instead")]
 
@@ -110,9 +112,11 @@ def start_service(
 
 
 @operation(cli=("workspace", "service", "list"), tool="service_list", title="List services", effects=_READ)
-def list_services(call: Call[Engine], workspace_id: WorkspaceRef) -> ServiceList:
+def list_services(
+    call: Call[Engine], workspace_id: WorkspaceRef, *, limit: PageLimit = 1000, offset: PageOffset = 0
+) -> ServiceList:
     """List the services of a workspace since its last reset, ended ones too."""
-    return call.engine.services.listing(workspace_id)
+    return paged(call.engine.services.listing(workspace_id), "services", limit, offset)
 
 
 @operation(cli=("workspace", "service", "status"), tool="service_status", title="Show a service", effects=_READ)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Annotated
 
-from pyro_mcp.api.params import Cwd, SecretEnv, WorkspaceRef
+from pyro_mcp.api.params import Cwd, PageLimit, PageOffset, SecretEnv, WorkspaceRef
+from pyro_mcp.model.page import paged
 from pyro_mcp.model.shell import (
     SIDE_MAX,
     Shell,
@@ -104,9 +105,11 @@ def open_shell(
     title="List shells",
     effects=Effects(read_only=True, idempotent=True),
 )
-def list_shells(call: Call[Engine], workspace_id: WorkspaceRef) -> ShellList:
+def list_shells(
+    call: Call[Engine], workspace_id: WorkspaceRef, *, limit: PageLimit = 1000, offset: PageOffset = 0
+) -> ShellList:
     """List the shells of a workspace, ended ones too, as long as its machine runs."""
-    return call.engine.shells.listing(call, workspace_id)
+    return paged(call.engine.shells.listing(call, workspace_id), "shells", limit, offset)
 
 
 @operation(

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated
 
-from pyro_mcp.api.params import WorkspaceRef
+from pyro_mcp.api.params import PageLimit, PageOffset, WorkspaceRef
 from pyro_mcp.model.names import BASELINE, SNAPSHOT_NAME, SNAPSHOT_RULE
+from pyro_mcp.model.page import paged
 from pyro_mcp.model.snapshot import SnapshotCreated, SnapshotDeleted, SnapshotList
 from pyro_mcp.model.workspace import ResetWorkspace
 from pyro_mcp.operations.fields import Param
@@ -48,9 +49,11 @@ def create_snapshot(call: Call[Engine], workspace_id: WorkspaceRef, snapshot_nam
     title="List snapshots",
     effects=Effects(read_only=True, idempotent=True),
 )
-def list_snapshots(call: Call[Engine], workspace_id: WorkspaceRef) -> SnapshotList:
+def list_snapshots(
+    call: Call[Engine], workspace_id: WorkspaceRef, *, limit: PageLimit = 1000, offset: PageOffset = 0
+) -> SnapshotList:
     """List the snapshots of a workspace, the baseline first."""
-    return call.engine.snapshots.listing(workspace_id)
+    return paged(call.engine.snapshots.listing(workspace_id), "snapshots", limit, offset)
 
 
 @operation(

@@ -36,7 +36,7 @@ def push_workspace_sync(
 ) -> SyncResult:
     """Copy a directory or an archive of the host into the workspace, all of it or nothing.
 
-    Directories are merged; equal files left alone; replaced ones count as changed now. Links are stored, not followed;
-    sockets, pipes and devices are left out and listed. The baseline stays what it was.
+    Directories are merged, equal files left alone. Links are stored, not followed; sockets, pipes and devices are left
+    out and listed. The baseline stays what it was.
     """
     return call.engine.files.push(call, workspace_id, source_path, dest)

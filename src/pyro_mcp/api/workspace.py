@@ -14,6 +14,8 @@ from pyro_mcp.api.params import (
     LabelKeys,
     Labels,
     MemMib,
+    PageLimit,
+    PageOffset,
     Policy,
     ScratchMib,
     SecretFiles,
@@ -64,10 +66,10 @@ def create_workspace(
 ) -> Workspace:
     """Create a persistent sandbox with a directory /workspace, and start it.
 
-    With <<create_workspace.seed_path>> it starts with that content, its baseline: links are stored and never followed,
-    sockets, pipes and devices are left out and listed. It keeps its files until it is deleted or expires. The
-    environment is pulled first when it is not installed, which takes minutes; afterwards a workspace is there in a
-    fraction of a second.
+    It is a virtual machine, isolated more than a container is, to run code safely in, and keeps its files until it is
+    deleted or expires. <<create_workspace.seed_path>> is its baseline: links are stored, not followed; sockets, pipes
+    and devices are left out and listed. There is no network without <<create_workspace.network_policy>>. An environment
+    that is not installed is pulled first, which takes minutes.
     """
     return call.engine.lifecycle.create(
         call,
@@ -87,9 +89,9 @@ def create_workspace(
 
 
 @operation(cli=("workspace", "list"), tool="workspace_list", title="List workspaces", effects=_READ)
-def list_workspaces(call: Call[Engine]) -> WorkspaceList:
+def list_workspaces(call: Call[Engine], *, limit: PageLimit = 1000, offset: PageOffset = 0) -> WorkspaceList:
     """List the workspaces, the most recently active first."""
-    return call.engine.lifecycle.listing()
+    return call.engine.lifecycle.listing(limit, offset)
 
 
 @operation(cli=("workspace", "status"), tool="workspace_status", title="Show a workspace", effects=_READ)

@@ -14,6 +14,7 @@ from pyro_mcp.engine.files.manager import FileManager
 from pyro_mcp.engine.fleet.drivers import Drivers
 from pyro_mcp.engine.fleet.fleet import Fleet
 from pyro_mcp.engine.fleet.images import Images
+from pyro_mcp.engine.fleet.installs import Installs
 from pyro_mcp.engine.fleet.networks import Networks
 from pyro_mcp.engine.fleet.provision import Provisioner
 from pyro_mcp.engine.registry import Registry
@@ -59,7 +60,9 @@ class Engine:
 
         self.registry = registry = Registry(database, state / "workspaces", clock)
         self.secrets = secrets = SecretManager(database, registry)
-        self.images = images = Images(settings, environments or EnvironmentStore(settings), state / "machines", faults)
+        self.installs = installs = Installs()
+        store = environments or EnvironmentStore(settings)
+        self.images = images = Images(settings, store, installs, state / "machines", faults)
         self.networks = networks = Networks(database, secrets, drivers, clock, settings.ca_file)
         self.fleet = fleet = Fleet(settings, Machines(database), images, networks, drivers, clock, faults)
         provisioner = Provisioner(settings, fleet, images, drivers, clock)
@@ -102,8 +105,8 @@ class Engine:
 
     @property
     def busy(self) -> bool:
-        """Whether a machine exists, so that a node is needed to end it in time."""
-        return bool(self.fleet.rows())
+        """Whether a machine exists, so that a node is needed to end it in time, or something is being installed."""
+        return bool(self.fleet.rows()) or self.installs.busy
 
     def next_expiry(self) -> float | None:
         """Seconds until the next machine or workspace expires, at most 0 when one has; None when nothing does."""
@@ -116,8 +119,9 @@ class Engine:
         self.lifecycle.reap()
 
     def on_change(self, callback: Callable[[], None]) -> None:
-        """Call `callback` whenever a machine comes, goes or changes."""
+        """Call `callback` whenever a machine comes, goes or changes, and when an installation ends."""
         self.fleet.on_change(callback)
+        self.installs.on_change(callback)
 
     def stop_all(self) -> None:
         """Remove one-shot machines and power off the rest, keeping their disks."""
@@ -128,7 +132,9 @@ class Engine:
                 self.fleet.stop(row.machine_id)
 
     def close(self) -> None:
-        """Close the store. Machines that run go on running; the next node adopts them. What was made ahead ends."""
+        """Close the store. Machines that run go on running; the next node adopts them. What was made ahead ends, and so
+        does what is being installed."""
+        self.installs.close()
         self.fleet.pool.close()
         self.commands.detach()
         self.services.detach()

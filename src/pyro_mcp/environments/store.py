@@ -80,13 +80,18 @@ class EnvironmentStore:
         Lease it before use, or use `acquire`. Raises `NotFound`, `MissingDependency`, `Cancelled`.
         """
         recipe = find_recipe(name)
-        with disk_errors(f"install environment {name}", refused=READ_ONLY):
+        image = self.find(name)
+        if image is not None:
+            return image
+        with disk_errors(f"install environment {name}", refused=READ_ONLY), self._name_lock(name, progress, cancelled):
+            return self._image(recipe, self._installed(recipe) or self._build(recipe, progress, cancelled))
+
+    def find(self, name: str) -> EnvironmentImage | None:
+        """The image of `name` if it is installed and whole; None otherwise. Raises `NotFound` for no such name."""
+        recipe = find_recipe(name)
+        with disk_errors(f"open environment {name}"):
             found = self._installed(recipe)
-            if found is not None:
-                return self._image(recipe, found)
-            with self._name_lock(name, progress, cancelled):
-                found = self._installed(recipe) or self._build(recipe, progress, cancelled)
-                return self._image(recipe, found)
+            return None if found is None else self._image(recipe, found)
 
     def lease(self, digest: str, owner_dir: Path) -> None:
         """Keep the image `digest` from being pruned while the directory `owner_dir` exists. Raises `NotFound`.

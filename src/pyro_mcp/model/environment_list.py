@@ -6,14 +6,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from pyro_mcp.model.environment import Environment
-from pyro_mcp.model.result import Result
+from pyro_mcp.model.page import ListPage
 
 
 @dataclass(frozen=True, kw_only=True)
-class EnvironmentList(Result):
+class EnvironmentList(ListPage):
     """The catalogue's environments, installed or not. Iterating goes over the environments."""
 
-    count: int
     catalog_version: str
     environments: list[Environment]
 

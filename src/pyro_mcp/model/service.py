@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal
 
+from pyro_mcp.model.page import ListPage
 from pyro_mcp.model.process import ExecutionMode, Isolation
 from pyro_mcp.model.result import Result
 
@@ -67,11 +68,10 @@ class StartedService(Service):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ServiceList(Result):
+class ServiceList(ListPage):
     """The services of a workspace since its last reset, the last of each name. Iterating goes over them."""
 
     workspace_id: str
-    count: int
     services: list[Service]
 
     def __iter__(self) -> Iterator[Service]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
+from pyro_mcp.model.page import ListPage
 from pyro_mcp.model.process import ExecutionMode, Isolation
 from pyro_mcp.model.result import Result
 
@@ -91,11 +92,10 @@ class ShellAttached(Shell):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ShellList(Result):
+class ShellList(ListPage):
     """The shells of a workspace, the oldest first. Iterating goes over them."""
 
     workspace_id: str
-    count: int
     shells: list[Shell]
 
     def __iter__(self) -> Iterator[Shell]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal
 
+from pyro_mcp.model.page import ListPage
 from pyro_mcp.model.result import Result
 from pyro_mcp.model.sync import Skipped
 
@@ -36,11 +37,10 @@ class SnapshotCreated(Snapshot):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SnapshotList(Result):
+class SnapshotList(ListPage):
     """All snapshots of a workspace, the baseline first. Iterating goes over them."""
 
     workspace_id: str
-    count: int
     snapshots: list[Snapshot]
 
     def __iter__(self) -> Iterator[Snapshot]:

@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Literal, cast
 
 from pyro_mcp.model.network import NetworkPolicy
+from pyro_mcp.model.page import ListPage
 from pyro_mcp.model.process import ExecutionMode, Isolation
 from pyro_mcp.model.result import Result
 from pyro_mcp.model.sync import Skipped
@@ -84,10 +85,9 @@ class Workspace(Result):
 
 
 @dataclass(frozen=True, kw_only=True)
-class WorkspaceList(Result):
-    """All workspaces, the most recently active first. Iterating goes over the workspaces."""
+class WorkspaceList(ListPage):
+    """Workspaces, the most recently active first. Iterating goes over them."""
 
-    count: int
     workspaces: list[Workspace]
 
     def __iter__(self) -> Iterator[Workspace]:

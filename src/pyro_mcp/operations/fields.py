@@ -14,6 +14,8 @@ from functools import cache
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 MISSING: Any = inspect.Parameter.empty
+UNBOUNDED = 1_000_000_000
+"""A limit from here on is told nobody before it is met."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +31,8 @@ class Param:
     lowered to `tool_max` there. A `host_path` is made absolute by the client, because the node has another working
     directory; of a mapping, the values are. Of a list with a meaning when it is empty, `empty` says it: there, the
     option given once with '' is that list. A `secret` value is shown in no error. A mapping whose keys are fixed takes
-    on the command line one option for each of them: `key_flags` are (key, flag, metavar, help).
+    on the command line one option for each of them: `key_flags` are (key, flag, metavar, help). `opens_network`: it can
+    let something through between a guest and what lies outside of it.
     """
 
     help: str = ""
@@ -45,6 +48,7 @@ class Param:
     file_flag: str | None = None
     host_path: bool = False
     secret: bool = False
+    opens_network: bool = False
     empty: str | None = None
     cli: Literal["option", "positional", "command", "stdin", "never"] = "option"
     key_flags: tuple[tuple[str, str, str, str], ...] = ()
@@ -96,7 +100,8 @@ class Field:
     @property
     def description(self) -> str:
         """The help with the limits and the default: some readers see nothing but this text."""
-        notes = [self.param.limits] if self.param.limits and self.type in (int, float) else []
+        bounded = self.param.le is None or self.param.le < UNBOUNDED
+        notes = [self.param.limits] if self.param.limits and bounded and self.type in (int, float) else []
         notes += [", ".join(self.choices)] if self.choices else []
         if not self.required and self.default not in (None, False):
             notes.append(f"default {self.default}")

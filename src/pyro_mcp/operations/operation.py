@@ -86,8 +86,8 @@ class Operation(Generic[P, R]):
                     streams[field.name], params[field.name] = value, True
             elif field.name in bound and not (value is None and field.optional):
                 params[field.name] = list(value) if isinstance(value, tuple) else value
-        self.validate(params)
-        return self.localized(params), streams
+        typed = self.validate(params)
+        return self.localized({name: typed[name] for name in params}), streams
 
     def localized(self, params: Mapping[str, Any]) -> dict[str, Any]:
         """Valid parameters as they travel: paths of this host absolute, seen from this process's directory."""

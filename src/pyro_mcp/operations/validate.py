@@ -1,6 +1,7 @@
 """Validate: untrusted parameters against a verb's fields, with messages for people.
 
-The same check runs in the client, for a quick answer without a node, and in the node, which trusts no client.
+The same check runs in the client, for a quick answer without a node, and in the node, which trusts no client. What can
+be meant in only one way is taken as that (`coerce`).
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import msgspec
 
 from pyro_mcp.errors import InvalidArgument
 from pyro_mcp.model.count import count_of
+from pyro_mcp.operations.coerce import coerce
 from pyro_mcp.operations.fields import Field
 
 _TYPES = re.compile(r"^Expected `([a-z| ]+)`, got `\w+`$")
@@ -26,7 +28,7 @@ _WORDS = {
     "str": "text",
     "bool": "true or false",
     "array": "a list",
-    "object": "a mapping",
+    "object": "a mapping of names to values",
 }
 _LENGTHS = re.compile(r"^Expected `(\w+)` of length (>=|<=) (\d+)$")
 _AT = re.compile(r" - at `\$\.?([^`]*)`$")
@@ -49,7 +51,7 @@ def _value(verb: str, field: Field, params: Mapping[str, Any]) -> Any:
         if field.required:
             raise _refused(verb, field, "it is missing")
         return field.default
-    value = params[field.name]
+    value = params[field.name] if field.param.stream else coerce(params[field.name], field.type)
     if _has_nul(value):
         raise _refused(verb, field, "it contains a NUL character")
     max_ = field.param.max_bytes

@@ -54,8 +54,9 @@ GROUPS: dict[tuple[str, str], str] = {
 
 _CORE = frozenset(
     {
-        *("vm_run", "workspace_create", "workspace_list", "workspace_update", "workspace_status", "workspace_exec"),
+        *("vm_run", "workspace_create", "workspace_list", "workspace_update", "workspace_status", "workspace_start"),
         *(
+            "workspace_exec",
             "workspace_logs",
             "workspace_reset",
             "workspace_delete",

@@ -13,14 +13,15 @@ from mcp.types import CallToolResult, TextContent, Tool, ToolAnnotations
 from pyro_mcp.errors import InvalidArgument, PyroError
 from pyro_mcp.model.count import count_of
 from pyro_mcp.node.verbs import every_operation
-from pyro_mcp.operations.encode import schema
+from pyro_mcp.operations.coerce import coerce
 from pyro_mcp.operations.fields import Field
 from pyro_mcp.operations.operation import Operation
-from pyro_mcp.operations.validate import json_type
 from pyro_mcp.operations.wording import Wording, command_line
 from pyro_mcp.surfaces import catalog
 from pyro_mcp.surfaces.mcp_fit import fit
 from pyro_mcp.surfaces.mcp_paths import require_inside
+from pyro_mcp.surfaces.mcp_schema import OUTPUT_SCHEMA, input_schema
+from pyro_mcp.surfaces.mcp_short import short
 from pyro_mcp.surfaces.wording import as_argument
 
 STREAM_CHARS = 8_000
@@ -50,33 +51,38 @@ class BoundTool:
         self.operation = operation
         self._roots = roots
         self.name = operation.tool or operation.name
-        self._fields = catalog.tool_fields(operation, profile, allow_host_compat=allow_host_compat)
+        self.fields = catalog.tool_fields(operation, profile, allow_host_compat=allow_host_compat)
 
     def describe(self, wording: Wording) -> Tool:
         """The tool as `tools/list` gives it, in the server's words."""
         effects = self.operation.effects
-        reaches_out = effects.open_world or any(field.name == "network" for field in self._fields)
+        reaches_out = effects.open_world or any(field.param.opens_network for field in self.fields)
         return Tool(
             name=self.name,
             title=self.operation.title,
             description=wording.text(self.operation.doc),
-            input_schema=input_schema(self._fields, wording),
-            output_schema=output_schema(self.operation.result_type),
+            input_schema=input_schema(self.fields, wording),
+            output_schema=OUTPUT_SCHEMA,
             annotations=ToolAnnotations(
                 read_only_hint=effects.read_only,
                 destructive_hint=effects.destructive,
-                idempotent_hint=effects.idempotent,
+                # False is what its absence says.
+                idempotent_hint=effects.idempotent or None,
                 open_world_hint=reaches_out,
             ),
             _meta={"anthropic/alwaysLoad": True} if self.name == "vm_run" else None,
         )
 
     def shows(self, field: Field) -> bool:
-        return any(one.name == field.name for one in self._fields)
+        return any(one.name == field.name for one in self.fields)
+
+    def answer(self, payload: Mapping[str, Any], params: Mapping[str, Any]) -> CallToolResult:
+        """The encoded result of a call with `params`, as a model gets it."""
+        return answer(payload, partial(short, self.operation, arguments=params))
 
     def params(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
         """The arguments as parameters. Raises `InvalidArgument`, also for a parameter this server does not show."""
-        known = {field.name: field for field in self._fields}
+        known = {field.name: field for field in self.fields}
         for name in arguments:
             if name not in known:
                 raise InvalidArgument(
@@ -88,12 +94,13 @@ class BoundTool:
             for name, value in arguments.items()
             if value is not None or (known[name].required and not known[name].optional)
         }
-        for field in self._fields:
-            if field.param.tool_max is not None and isinstance(requested := given.get(field.name, field.default), int):
+        for field in self.fields:
+            requested = coerce(given.get(field.name, field.default), field.type)
+            if field.param.tool_max is not None and isinstance(requested, int):
                 given[field.name] = min(requested, field.param.tool_max)
-        self.operation.validate(given)
-        local = self.operation.localized(given)
-        require_inside(self.name, self._fields, local, self._roots)
+        typed = self.operation.validate(given)
+        local = self.operation.localized({name: typed[name] for name in given})
+        require_inside(self.name, self.fields, local, self._roots)
         return local
 
 
@@ -114,50 +121,10 @@ def tool_wording(tools: Mapping[str, BoundTool]) -> Wording:
     return Wording(verb, option, every_operation)
 
 
-def input_schema(fields: tuple[Field, ...], wording: Wording) -> dict[str, Any]:
-    """The JSON schema of a tool's arguments; anything not named is refused. Limits and defaults stand in the
-    descriptions alone: a model pays for every word of it, some hosts strip the rest, and `params` checks them all."""
-    properties = {
-        field.name: {"description": wording.text(field.description), **_outline(schema(json_type(field)))}
-        for field in fields
-    }
-    required = [field.name for field in fields if field.required]
-    return {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
-
-
-def output_schema(kind: Any) -> dict[str, Any]:
-    """The JSON schema of a tool's answer: every field and its type. What is inside of objects and the words that a
-    field takes are left out, because hosts hold all tools' schemas at once, and every answer shows its own shape."""
-    return {"type": "object", "properties": {name: _type(part) for name, part in schema(kind)["properties"].items()}}
-
-
-_KEPT = ("type", "enum", "items", "properties", "required", "additionalProperties", "anyOf")
-
-
-def _outline(shape: Mapping[str, Any]) -> dict[str, Any]:
-    """The types in `shape` without limits, defaults and descriptions. Null is let through for whatever is optional, and
-    not offered."""
-    kept = {name: shape[name] for name in _KEPT if shape.get(name)}
-    if "anyOf" in kept:
-        members = [_outline(member) for member in kept["anyOf"] if member.get("type") != "null"]
-        return members[0] if len(members) == 1 else {"anyOf": members}
-    for name in ("items", "additionalProperties"):
-        if isinstance(kept.get(name), dict):
-            kept[name] = _outline(kept[name])
-    if "properties" in kept:
-        kept["properties"] = {name: _outline(part) for name, part in kept["properties"].items()}
-    return kept
-
-
-def _type(shape: Mapping[str, Any]) -> dict[str, Any]:
-    """The bare type of `shape`."""
-    members = dict.fromkeys(member.get("type", "string") for member in shape.get("anyOf", ()))
-    return {"type": list(members) or shape.get("type", "string")}
-
-
-def answer(payload: Mapping[str, Any]) -> CallToolResult:
-    """A result, structured and as text, both complete."""
-    shown = clip(fit(_short_commands(_encodable(payload)), ANSWER_CHARS))
+def answer(payload: Mapping[str, Any], shorten: Callable[[Mapping[str, Any]], dict[str, Any]] = dict) -> CallToolResult:
+    """A result, structured and as text, both complete. What it leaves out, `shorten` leaves out."""
+    whole = clip(_short_commands(_encodable(payload)))
+    shown = fit(shorten(whole), ANSWER_CHARS, whole)
     text = json.dumps(shown, ensure_ascii=False)
     return CallToolResult(content=[TextContent(text=text)], structured_content=shown)
 

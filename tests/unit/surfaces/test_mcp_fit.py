@@ -46,16 +46,6 @@ def test_a_cut_file_is_read_on_where_it_was_cut() -> None:
     assert read == whole
 
 
-def test_a_diff_says_its_texts_once() -> None:
-    entries = [{"path": f"f{number}", "status": "added", "text_patch": "+x\n" * 1000} for number in range(3)]
-    shown = fit({"entries": entries, "patch": "+x\n" * 3000}, LIMIT)
-    assert [entry["text_patch"] for entry in shown["entries"]] == [None] * 3
-    assert [entry["path"] for entry in shown["entries"]] == ["f0", "f1", "f2"]
-    assert shown["patch_bytes_left_out"] > 0
-    small = {"entries": [{"path": "a", "text_patch": "+a\n"}], "patch": "+a\n"}
-    assert fit(small, LIMIT) == {"entries": [{"path": "a", "text_patch": None}], "patch": "+a\n"}
-
-
 @pytest.mark.parametrize("name", ["entries", "matches"])
 def test_a_long_list_ends_early_and_says_so(name: str) -> None:
     items = [{"path": f"/workspace/{number:05}", "artifact_type": "file"} for number in range(5000)]
@@ -66,9 +56,27 @@ def test_a_long_list_ends_early_and_says_so(name: str) -> None:
     assert size(shown) < LIMIT + 200
 
 
-def test_a_command_history_is_cut_elsewhere() -> None:
-    whole = {"entries": [{"sequence": 1, "stdout": "x" * 50_000}]}
-    assert fit(whole, LIMIT) == whole
+def test_of_a_history_the_latest_is_kept() -> None:
+    entries = [{"sequence": number, "stdout": "x" * 3_000} for number in range(1, 9)]
+    shown = fit({"count": 8, "entries": entries}, LIMIT)
+    assert [entry["sequence"] for entry in shown["entries"]] == [7, 8]
+    assert shown["entries_left_out"] == 6
+    assert fit({"entries": [{"sequence": 1, "stdout": "x" * 50_000}]}, LIMIT)["entries"]
+
+
+def test_a_cut_page_says_where_the_next_one_begins() -> None:
+    rows = [{"workspace_id": f"ws-{number:012x}", "name": "n" * 150} for number in range(300)]
+    seen: list[Any] = []
+    offset: int | None = 0
+    while offset is not None:
+        page = rows[offset : offset + 100]
+        more = offset + len(page) if offset + len(page) < len(rows) else None
+        whole = {"count": len(page), "offset": offset, "next_offset": more, "workspaces": page}
+        shown = fit({"count": len(page), "workspaces": page}, LIMIT, whole)
+        assert size(shown) < LIMIT + 200
+        seen += shown["workspaces"]
+        offset = shown.get("next_offset", more)
+    assert seen == rows
 
 
 PAYLOAD = st.fixed_dictionaries(

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from pyro_mcp.engine.faults import Faults
-from pyro_mcp.environments.runtime import ensure_runtime
-from pyro_mcp.environments.store import EnvironmentStore
+from pyro_mcp.engine.fleet.installs import Installs
+from pyro_mcp.environments.runtime import Runtime, ensure_runtime, find_runtime
+from pyro_mcp.environments.store import EnvironmentImage, EnvironmentStore
 from pyro_mcp.machines.driver import GuestRuntime, Image
 from pyro_mcp.model.environment import Environment, PruneResult
 from pyro_mcp.model.environment_list import EnvironmentList
@@ -21,9 +22,12 @@ from pyro_mcp.system.progress import Progress
 class Images:
     """The environments of this host and the guest runtime. `machines` is where machines keep their directories."""
 
-    def __init__(self, settings: Settings, environments: EnvironmentStore, machines: Path, faults: Faults) -> None:
+    def __init__(
+        self, settings: Settings, environments: EnvironmentStore, installs: Installs, machines: Path, faults: Faults
+    ) -> None:
         self._settings = settings
         self._environments = environments
+        self._installs = installs
         self._machines = machines
         self._faults = faults
 
@@ -36,22 +40,23 @@ class Images:
         return self._environments.inspect(name)
 
     def pull(self, call: Call[Any], name: str) -> Environment:
-        return self._environments.pull(name, call.progress, cancelled=_cancelled(call))
+        """Install `name` whether it is there or not: what is damaged or old is built again."""
+        self._install(call, name, keep=False)
+        return self._environments.inspect(name)
 
     def prune(self) -> PruneResult:
         return self._environments.prune()
 
     def for_guest(self, call: Call[Any], name: str) -> tuple[Image, GuestRuntime]:
         """The environment's image and the runtime, built when absent."""
-        cancelled = _cancelled(call)
-        found = self._environments.ensure(name, call.progress, cancelled=cancelled)
-        return Image(found.digest, found.path), self.runtime(call.progress, cancelled)
+        found = self._environments.find(name) or self._install(call, name)
+        return Image(found.digest, found.path), self._runtime(call)
 
     def of_machine(self, call: Call[Any], row: MachineRow) -> tuple[Image, GuestRuntime]:
         """The image of an existing machine: its disk fits only the image it was made on."""
         assert row.digest is not None
         found = self._environments.leased(row.digest)
-        return Image(found.digest, found.path), self.runtime(call.progress, _cancelled(call))
+        return Image(found.digest, found.path), self._runtime(call)
 
     def lease(self, row: MachineRow) -> None:
         """Keep the machine's image from being pruned until `release`."""
@@ -63,13 +68,17 @@ class Images:
         if row.digest is not None:
             self._environments.release(row.digest, self._machines / row.machine_id)
 
-    def runtime(self, progress: Progress, cancelled: threading.Event | None = None) -> GuestRuntime:
+    def _install(self, call: Call[Any], name: str, *, keep: bool = True) -> EnvironmentImage:
+        def work(progress: Progress, cancelled: threading.Event) -> EnvironmentImage:
+            return self._environments.ensure(name, progress, cancelled=cancelled)
+
+        return self._installs.run(call, name, work, keep=keep)
+
+    def _runtime(self, call: Call[Any]) -> GuestRuntime:
         """The guest runtime, built when absent."""
-        made = ensure_runtime(self._settings, progress, cancelled=cancelled)
+
+        def work(progress: Progress, cancelled: threading.Event) -> Runtime:
+            return ensure_runtime(self._settings, progress, cancelled=cancelled)
+
+        made = find_runtime(self._settings) or self._installs.run(call, "the guest runtime", work)
         return GuestRuntime(made.digest, made.kernel, made.initramfs, made.image)
-
-
-def _cancelled(call: Call[Any]) -> threading.Event:
-    event = threading.Event()
-    call.on_cancel(event.set)
-    return event

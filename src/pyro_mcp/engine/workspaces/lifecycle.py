@@ -29,6 +29,7 @@ from pyro_mcp.engine.workspaces.snapshots import SnapshotManager
 from pyro_mcp.engine.workspaces.view import WorkspaceView
 from pyro_mcp.errors import InvalidArgument, PyroError
 from pyro_mcp.model.names import check_labels, check_name
+from pyro_mcp.model.page import page_fields
 from pyro_mcp.model.size import MachineSize
 from pyro_mcp.model.workspace import Workspace, WorkspaceDeleted, WorkspaceList
 from pyro_mcp.operations.call import Call
@@ -137,9 +138,10 @@ class Lifecycle:
                 raise
             return self._view.to_model(self._registry.find(row.workspace_id))
 
-    def listing(self) -> WorkspaceList:
-        found = [self._view.to_model(row) for row in self._registry.table.list() if row.state != "deleting"]
-        return WorkspaceList(count=len(found), workspaces=found)
+    def listing(self, limit: int, offset: int) -> WorkspaceList:
+        rows = [row for row in self._registry.table.list() if row.state != "deleting"]
+        found = [self._view.to_model(row) for row in rows[offset : offset + limit]]
+        return WorkspaceList(workspaces=found, **page_fields(rows, found, offset))
 
     def status(self, ref: str) -> Workspace:
         return self._view.to_model(self._registry.find(ref))

@@ -26,6 +26,8 @@ def draw_list(console: Console, result: WorkspaceList) -> None:
         seen, ends = when(one.last_activity_at), when(one.expires_at)
         rows.add_row(one.workspace_id, plain(one.name or "-"), one.state, plain(one.environment), seen, ends)
     put(console, rows)
+    if result.next_offset is not None:
+        console.print(f"{result.total - result.next_offset} more: --offset {result.next_offset}")
 
 
 def draw_created(console: Console, result: Workspace) -> None:
