@@ -20,6 +20,7 @@ from pyro_mcp.operations.validate import json_type
 from pyro_mcp.operations.wording import Wording, command_line
 from pyro_mcp.surfaces import catalog
 from pyro_mcp.surfaces.mcp_fit import fit
+from pyro_mcp.surfaces.mcp_params import requested
 from pyro_mcp.surfaces.mcp_paths import require_inside
 from pyro_mcp.surfaces.wording import as_argument
 
@@ -89,10 +90,9 @@ class BoundTool:
             if value is not None or (known[name].required and not known[name].optional)
         }
         for field in self._fields:
-            if field.param.tool_max is not None and isinstance(requested := given.get(field.name, field.default), int):
-                given[field.name] = min(requested, field.param.tool_max)
-        self.operation.validate(given)
-        local = self.operation.localized(given)
+            if field.param.tool_max is not None and isinstance(asked := given.get(field.name, field.default), int):
+                given[field.name] = min(asked, field.param.tool_max)
+        local = requested(self.operation, self._fields, given)
         require_inside(self.name, self._fields, local, self._roots)
         return local
 
@@ -140,7 +140,9 @@ def _outline(shape: Mapping[str, Any]) -> dict[str, Any]:
     kept = {name: shape[name] for name in _KEPT if shape.get(name)}
     if "anyOf" in kept:
         members = [_outline(member) for member in kept["anyOf"] if member.get("type") != "null"]
-        return members[0] if len(members) == 1 else {"anyOf": members}
+        # Of a line or a list of words the line: both are taken, and no model needs two ways.
+        either = [member.get("type") for member in members] == ["string", "array"]
+        return members[0] if len(members) == 1 or either else {"anyOf": members}
     for name in ("items", "additionalProperties"):
         if isinstance(kept.get(name), dict):
             kept[name] = _outline(kept[name])
