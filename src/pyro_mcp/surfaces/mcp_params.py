@@ -14,9 +14,7 @@ from pyro_mcp.operations.operation import Operation
 from pyro_mcp.operations.validate import validate
 
 
-def requested(
-    operation: Operation[Any, Any], fields: tuple[Field, ...], given: Mapping[str, Any]
-) -> dict[str, Any]:
+def requested(operation: Operation[Any, Any], fields: tuple[Field, ...], given: Mapping[str, Any]) -> dict[str, Any]:
     """What was `given` to a tool that has `fields` as the operation's valid parameters, paths of this host absolute,
     streams as their whole content. Raises `InvalidArgument`."""
     joined = {field.name: _in_text(field, given[field.name]) for field in fields if field.name in given}

@@ -86,13 +86,13 @@ class ServiceManager:
         *,
         command: str | list[str],
         cwd: str,
-        env: Mapping[str, str] | None,
         readiness: Mapping[str, Any] | None,
         ready_timeout_seconds: int,
         ready_interval_ms: int,
         restart: RestartPolicy,
         secret_env: Mapping[str, str] | Sequence[str] | None,
         published_ports: Sequence[int | str] | None,
+        env: Mapping[str, str] | None = None,
     ) -> StartedService:
         """Start a service and wait until it is ready, runs on, or has ended. One that nobody waits for is ended."""
         workspace = self._registry.find(ref)
