@@ -51,10 +51,10 @@ class Vms:
         environment: str,
         *,
         command: str | list[str],
-        cwd: str | None,
-        env: Mapping[str, str] | None,
         timeout_seconds: int,
         stdin: bytes | Iterable[bytes] | None,
+        cwd: str | None = None,
+        env: Mapping[str, str] | None = None,
         **options: Any,
     ) -> RunResult:
         """Make, use and remove one machine. Raises what making and using it raise; it is removed in any case."""
@@ -92,10 +92,10 @@ class Vms:
         machine_id: str,
         *,
         command: str | list[str],
-        cwd: str | None,
-        env: Mapping[str, str] | None,
         timeout_seconds: int,
         stdin: bytes | Iterable[bytes] | None,
+        cwd: str | None = None,
+        env: Mapping[str, str] | None = None,
     ) -> RunResult:
         """One command in a running machine, which is removed afterwards. Raises `NotFound` and `Conflict` before."""
         env = check_variables(env)
