@@ -185,7 +185,7 @@ WaitSeconds = Annotated[
 FollowSeconds = Annotated[
     int,
     Param(
-        help="wait up to so many seconds; what for, <<logs_workspace.until>> says, and with done it is 30 unless given",
+        help="wait up to so many seconds for what <<logs_workspace.until>> names (30 for done, unless given)",
         ge=0,
         le=600,
         metavar="S",
@@ -234,7 +234,7 @@ HomeCwd = Annotated[
 # `max_bytes`: with the longest command it fits a request to the agent, however both are escaped.
 Env = Annotated[
     dict[str, str],
-    Param(help="variables to add to its environment", metavar="NAME=VALUE", max_bytes=32_768),
+    Param(help="variables to add to its environment: texts by their names", metavar="NAME=VALUE", max_bytes=32_768),
 ]
 WorkspacePath = Annotated[
     str,

@@ -6,6 +6,8 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
+from pyro_mcp.model.text import whole_characters
+
 
 def agent_request(
     command: str | list[str],
@@ -24,4 +26,4 @@ def agent_request(
 
 def display_text(command: str | list[str]) -> str:
     """The command as a person would type it."""
-    return command if isinstance(command, str) else shlex.join(command)
+    return whole_characters(command if isinstance(command, str) else shlex.join(command))

@@ -33,6 +33,7 @@ from pyro_mcp.model.network import NetworkRefusal
 from pyro_mcp.model.paths import absolute
 from pyro_mcp.model.process import ExecutionMode, Isolation
 from pyro_mcp.model.refusals import changed_meanwhile
+from pyro_mcp.model.text import whole_characters
 from pyro_mcp.model.workspace_exec import CommandEntry, CommandOutput, Until, WorkspaceExec, WorkspaceLogs
 from pyro_mcp.operations.call import STDERR, STDOUT, Call
 from pyro_mcp.store.commands import CommandRow, Tally
@@ -233,7 +234,7 @@ class CommandManager:
                 workspace_id=workspace.workspace_id,
                 generation=workspace.generation,
                 command=masks.text(display_text(reported)),
-                cwd=masks.text(cwd),
+                cwd=masks.text(whole_characters(cwd)),
                 execution_mode=machine.capabilities.execution_mode,
                 isolation=machine.capabilities.isolation,
                 started_at=self._clock.wall(),

@@ -17,6 +17,7 @@ from pyro_mcp.engine.commands.limit import Limit, guest_limit
 from pyro_mcp.errors import MachineFailed
 from pyro_mcp.machines.driver import Machine
 from pyro_mcp.model.command import agent_request, display_text
+from pyro_mcp.model.text import whole_characters
 from pyro_mcp.operations.call import STDERR, STDOUT, Call
 from pyro_mcp.protocol.channel import Data, Stream, StreamResult
 
@@ -150,7 +151,7 @@ def _checked(answer: dict[str, Any]) -> dict[str, Any]:
     named = signal is None or (isinstance(signal, str) and _SIGNAL.fullmatch(signal) is not None)
     if type(code) is not int or not 0 <= code <= 255 or not named or not isinstance(timed_out, bool):
         raise MachineFailed("cannot read the command's outcome: the guest's agent broke the protocol")
-    where = str(answer.get("cwd", ""))[:PATH_MAX].encode("utf-8", "replace").decode("utf-8")
+    where = whole_characters(str(answer.get("cwd", ""))[:PATH_MAX])
     return {"exit_code": code, "signal": signal, "timed_out": timed_out, "cwd": where}
 
 

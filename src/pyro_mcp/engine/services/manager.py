@@ -36,6 +36,7 @@ from pyro_mcp.model.service import (
     ServiceLogs,
     StartedService,
 )
+from pyro_mcp.model.text import whole_characters
 from pyro_mcp.operations.call import STDERR, STDOUT, Call
 from pyro_mcp.protocol.channel import Data, Event
 from pyro_mcp.protocol.readiness import parse
@@ -226,7 +227,7 @@ class ServiceManager:
             service_name=name,
             state="starting",
             command=masks.text(display_text(command)),
-            cwd=masks.text(cwd),
+            cwd=masks.text(whole_characters(cwd)),
             readiness=None if readiness is None else {kind: _masked(masks, value) for kind, value in readiness.items()},
             restart=restart,
             execution_mode=machine.capabilities.execution_mode,

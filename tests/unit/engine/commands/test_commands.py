@@ -165,6 +165,16 @@ def test_a_command_says_where_it_ran_and_with_what(engine: Engine) -> None:
         assert caught.value.hint
 
 
+def test_bytes_that_are_no_text_are_run_and_recorded_as_well_as_they_can_be(engine: Engine) -> None:
+    assert run(engine, 'mkdir -p "$(printf "\\377")"; printf "%s" "\udcff" | od -An -tx1').stdout == " ff\n"
+    done = run(engine, ["printenv", "A"], cwd="\udcff", env={"A": "\udcff\udcfe"})
+    assert (done.exit_code, done.cwd, done.encoding_lossy) == (0, "/workspace/?", True)
+    assert history(engine)[0].command.endswith('printf "%s" "?" | od -An -tx1')
+    for broken in ({"cwd": "\ud800"}, {"env": {"A": "\ud800"}}):
+        with pytest.raises(InvalidArgument, match="is not valid text"):
+            run(engine, "true", **broken)
+
+
 @pytest.mark.parametrize(
     ("name", "words"),
     [
