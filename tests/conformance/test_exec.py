@@ -7,14 +7,16 @@ import os
 import threading
 import time
 import uuid
+from typing import Any
 
 import pytest
 
 from pyro_mcp.engine.commands import run as exec_module
+from pyro_mcp.model.command import agent_request
 from pyro_mcp.operations.call import Call
 from pyro_mcp.protocol.channel import ChannelClosed, Data, RemoteError
 
-from .conftest import Sandbox
+from .conftest import Outcome, Sandbox
 
 
 def test_streams_are_apart_and_words_keep_their_boundaries(sandbox: Sandbox) -> None:
@@ -96,8 +98,13 @@ def test_what_cannot_be_started_ends_like_in_a_shell(sandbox: Sandbox, argv: lis
 
 @pytest.mark.parametrize(
     "broken",
-    [{"argv": []}, {"argv": "ls"}, {"argv": ["a\0b"]}, {"cwd": "relative"}, {"cwd": "/nowhere"}, {"env": {"A=B": "c"}}],
-    ids=str,
+    [
+        *({"argv": []}, {"argv": "ls"}, {"argv": ["a\0b"]}, {"shell": "yes"}),
+        *({"cwd": "nowhere"}, {"cwd": "/nowhere"}, {"cwd": "/etc/passwd"}, {"cwd": "a\0b"}, {"cwd": "x" * 5000}),
+        *({"env": {"A=B": "c"}}, {"env": {"": "c"}}, {"env": {"A": "b\0c"}}, {"env": {"A": 1}}, {"env": ["A=1"]}),
+        {"env": {"A": "x" * 200_000}},
+    ],
+    ids=lambda broken: str(broken)[:60],
 )
 def test_bad_parameters_are_refused_with_a_code(sandbox: Sandbox, broken: dict[str, object]) -> None:
     request = {"argv": ["true"], "env": {}, "timeout_seconds": 5, "stdin": False, **broken}
@@ -105,6 +112,90 @@ def test_bad_parameters_are_refused_with_a_code(sandbox: Sandbox, broken: dict[s
         sandbox.machine.channel.call("exec", request, timeout=10)
     assert caught.value.payload["code"] == "invalid_argument"
     assert sandbox.run("true").exit_code == 0
+
+
+def line(sandbox: Sandbox, text: str, **how: Any) -> Outcome:
+    """A line for the shell, asked for as the engine does it."""
+    seconds = how.pop("timeout_seconds", 30)
+    request = {**agent_request(text, **how), "timeout_seconds": seconds}
+    return sandbox.finish(sandbox.machine.channel.open("exec", request))
+
+
+def test_a_line_is_read_by_bash_that_is_no_login_shell(sandbox: Sandbox) -> None:
+    done = line(sandbox, 'a=(1 2 3); [[ x == x ]] && echo "${a[2]} $- $0 <(:)"; shopt -q login_shell || echo plain')
+    first, second = done.stdout.decode().splitlines()
+    assert first.startswith("3 ")
+    assert "i" not in first.split()[1]
+    assert (first.split()[2], second) == ("/bin/bash", "plain")
+    assert line(sandbox, "cat <(echo made) <<<given -; set -o pipefail; false | true").stdout == b"made\ngiven\n"
+    assert line(sandbox, "set -o pipefail; false | true").exit_code == 1
+    words = sandbox.run("/bin/sh", "-c", 'echo "$0"')
+    assert words.stdout == b"/bin/sh\n", "words are run as they stand"
+
+
+def test_a_line_ends_as_it_did_for_sh(sandbox: Sandbox) -> None:
+    assert line(sandbox, "exit 7").exit_code == 7
+    assert line(sandbox, "no-such-command").exit_code == 127
+    assert line(sandbox, "/etc/passwd").exit_code == 126
+    assert line(sandbox, "kill -9 $$").result["signal"] == "SIGKILL"
+    assert line(sandbox, "sh -c 'kill -SEGV $$'; exit $?").exit_code == 139
+    mark = uuid.uuid4().hex
+    begun = time.monotonic()
+    done = line(sandbox, f"trap '' TERM; sh -c 'sleep 987; : {mark}' & sleep 987; :", timeout_seconds=1)
+    assert (done.exit_code, done.result["timed_out"]) == (124, True)
+    assert time.monotonic() - begun < 10
+    assert alive(sandbox, mark) == b""
+    stream = sandbox.machine.channel.open("exec", agent_request(f"echo up; sh -c 'sleep 987; : {mark}' | cat; :"))
+    assert isinstance(stream.receive(10), Data)
+    stream.cancel()
+    with contextlib.suppress(RemoteError):
+        sandbox.finish(stream)
+    assert alive(sandbox, mark) == b""
+
+
+def test_a_command_starts_where_it_is_told(sandbox: Sandbox) -> None:
+    home = sandbox.run("pwd").stdout.decode().strip()
+    assert sandbox.run("pwd").result["cwd"] == home
+    sandbox.run("mkdir", "-p", "here/below")
+    for cwd, where in (("here", "here"), ("./here/", "here"), ("here/below/..", "here"), (f"{home}/here", "here")):
+        done = line(sandbox, "pwd", cwd=cwd)
+        assert (done.stdout.decode().strip(), done.result["cwd"]) == (f"{home}/{where}",) * 2
+    assert line(sandbox, "pwd", cwd="/etc").stdout == b"/etc\n"
+    with pytest.raises(
+        RemoteError, match=r"cannot run the command: working directory .*/here/not: No such file"
+    ) as caught:
+        line(sandbox, "pwd", cwd="here/not")
+    assert caught.value.payload["code"] == "invalid_argument"
+    sandbox.run("rm", "-r", "here")
+
+
+def test_variables_reach_the_command_and_nothing_else(sandbox: Sandbox) -> None:
+    given = {"A": "1", "_b2": "two words", "LINES_": "x\ny=z\n", "EMPTY": "", "UTF": "é€"}
+    done = sandbox.run("env", "-0", env=given)
+    seen = dict(entry.split("=", 1) for entry in done.stdout.decode().split("\0") if entry)
+    assert {name: seen[name] for name in given} == given
+    assert "HOME" in seen, "they are added to what is there"
+    assert not set(given) & {entry.split("=")[0] for entry in sandbox.run("env").stdout.decode().splitlines()}
+
+
+def test_a_path_of_the_callers_own_finds_the_program(sandbox: Sandbox) -> None:
+    home = sandbox.run("pwd").stdout.decode().strip()
+    line(sandbox, "mkdir own && printf '#!/bin/sh\necho mine\n' >own/env && chmod +x own/env")
+    assert sandbox.run("env", env={"PATH": f"{home}/own:/bin"}).stdout == b"mine\n"
+    assert sandbox.run("env", env={"PATH": f"{home}/nothing"}).exit_code == 127
+    assert line(sandbox, "echo $PATH; echo still bash ${BASH_VERSION:+yes}", env={"PATH": "/x"}).stdout == (
+        b"/x\nstill bash yes\n"
+    )
+    sandbox.run("rm", "-r", "own")
+
+
+def test_what_misleads_a_loader_misleads_only_the_command(sandbox: Sandbox) -> None:
+    hostile = {"LD_PRELOAD": "/no/such.so", "PYTHONPATH": "/no", "PYTHONSTARTUP": "/no", "BASH_ENV": "/no", "IFS": "x"}
+    told = sandbox.run("true", env=hostile)
+    assert (told.exit_code, b"/no/such.so" in told.stderr) == (0, True)
+    assert sandbox.run("true", env={"LD_LIBRARY_PATH": "/no"}).exit_code == 0
+    assert sandbox.run("true").stderr == b""
+    assert sandbox.run("sh", "-c", "tr '\\0' '\\n' </proc/$PPID/environ | grep -c no/such; :").stdout == b"0\n"
 
 
 def test_a_hundred_megabytes_come_whole(sandbox: Sandbox) -> None:

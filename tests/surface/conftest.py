@@ -85,13 +85,15 @@ class CliSurface:
 
     def do(self, verb: str, **params: Any) -> dict[str, Any]:
         operation = OPERATIONS[verb]
-        words, flags, command = list(operation.cli or ()), ["--json"], []
+        words, flags, command, typed = list(operation.cli or ()), ["--json"], [], None
         for field in operation.fields:
             if field.name not in params:
                 continue
             value = params[field.name]
             if field.param.cli == "command":
                 command = ["--", *value]
+            elif field.param.stream:
+                flags, typed = [*flags, field.flag], value
             elif field.param.cli == "positional":
                 words.append(str(value))
             elif isinstance(value, bool):
@@ -104,13 +106,14 @@ class CliSurface:
                     continue
                 for one in (given or [""]) if isinstance(given, list) else [given]:
                     flags += [field.flag, str(one)]
-        return self._call(*words, *flags, *command)
+        return self._call(*words, *flags, *command, typed=typed)
 
     def close(self) -> None:
         """Nothing stays open."""
 
-    def _call(self, *words: str) -> dict[str, Any]:
-        done = subprocess.run([*PYRO, *words], env=self._environ, capture_output=True, text=True, timeout=300)
+    def _call(self, *words: str, typed: str | None = None) -> dict[str, Any]:
+        given: dict[str, Any] = {"input": typed} if typed is not None else {"stdin": subprocess.DEVNULL}
+        done = subprocess.run([*PYRO, *words], env=self._environ, capture_output=True, text=True, timeout=300, **given)
         answer: dict[str, Any] = json.loads(done.stdout)
         if "error" in answer:
             assert done.returncode == answer["error"]["exit_code"]

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 from pyro_mcp.api.params import (
     Command,
     Cursor,
+    Cwd,
     EndCommand,
+    Env,
     FollowSeconds,
     LogLimit,
     PageBytes,
@@ -15,6 +17,7 @@ from pyro_mcp.api.params import (
     Sequence,
     Stdin,
     TimeoutSeconds,
+    UntilWhen,
     WaitSeconds,
     WorkspaceRef,
 )
@@ -32,6 +35,8 @@ def exec_workspace(
     workspace_id: WorkspaceRef,
     *,
     command: Command,
+    cwd: Cwd | None = None,
+    env: Env | None = None,
     timeout_seconds: TimeoutSeconds = 30,
     wait_seconds: WaitSeconds | None = None,
     secret_env: SecretEnv | None = None,
@@ -39,7 +44,8 @@ def exec_workspace(
 ) -> WorkspaceExec:
     """Run one command in a started workspace, in /workspace. A non-zero exit code is a result, not an error.
 
-    Each command starts anew: what cd and export did in one before has no effect.
+    What `cd` and `export` do ends with it: <<exec_workspace.cwd>> and <<exec_workspace.env>> say it for each command.
+
     Without <<exec_workspace.wait_seconds>> it is waited for, and ends if the caller goes away. With it, a command that
     is not done by then answers with state "running", its sequence and what came so far, and goes on by itself until
     <<exec_workspace.timeout_seconds>>: <<logs_workspace>> with that sequence follows it or ends it.
@@ -48,6 +54,8 @@ def exec_workspace(
         call,
         workspace_id,
         command=command,
+        cwd=cwd,
+        env=env,
         timeout_seconds=timeout_seconds,
         wait_seconds=wait_seconds,
         secret_env=secret_env,
@@ -68,6 +76,7 @@ def logs_workspace(
     sequence: Sequence | None = None,
     cursor: Cursor | None = None,
     wait_seconds: FollowSeconds | None = None,
+    until: UntilWhen = "output",
     end: EndCommand = False,
     limit: LogLimit = 20,
     max_bytes: PageBytes = 1_048_576,
@@ -84,6 +93,7 @@ def logs_workspace(
         sequence=sequence,
         cursor=cursor,
         wait_seconds=wait_seconds,
+        until=until,
         end=end,
         limit=limit,
         max_bytes=max_bytes,

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Annotated, Literal
 
 from pyro_mcp.model.cursor import CURSOR, CURSOR_RULE
+from pyro_mcp.model.workspace_exec import Until
 from pyro_mcp.operations.fields import UNBOUNDED, Param
 
 EnvironmentName = Annotated[
@@ -32,11 +34,16 @@ VmId = Annotated[
 Command = Annotated[
     str | list[str],
     Param(
-        help="what to run: a line for /bin/sh -c, or a list of words that are run as they stand",
+        help="what to run: a line for bash -c (/bin/sh where there is no bash; no login shell), or a list of words that"
+        " are run as they stand",
         min_length=1,
         max_bytes=131_071,
         metavar="CMD",
         cli="command",
+        tool_forms=(
+            ("command", "a line for bash -c (/bin/sh where there is no bash); this or argv"),
+            ("argv", "instead of a line, the program and its arguments, run as they stand without a shell"),
+        ),
     ),
 ]
 VcpuCount = Annotated[int, Param(help="virtual processors of the machine", ge=1, le=32, metavar="N")]
@@ -90,7 +97,13 @@ AllowHostCompat = Annotated[
 ]
 Stdin = Annotated[
     bytes | Iterable[bytes] | None,
-    Param(help="forward standard input to the command", cli="stdin", tool="never", stream=True),
+    Param(
+        help="forward standard input to the command",
+        cli="stdin",
+        stream=True,
+        tool_help="text for its standard input, up to 1 MiB; without it the input is empty",
+        tool_max=1024 * 1024,
+    ),
 ]
 Platform = Annotated[
     Literal["linux-x86_64", "linux-aarch64"], Param(help="look at this host as that platform", metavar="PLATFORM")
@@ -180,7 +193,22 @@ WaitSeconds = Annotated[
     ),
 ]
 FollowSeconds = Annotated[
-    int, Param(help="wait up to so many seconds for output past the cursor or the end", ge=0, le=600, metavar="S")
+    int,
+    Param(
+        help="wait up to so many seconds for what <<logs_workspace.until>> names (30 for done, unless given)",
+        ge=0,
+        le=600,
+        metavar="S",
+    ),
+]
+UntilWhen = Annotated[
+    Until,
+    Param(
+        help="what to wait for: the first output past the cursor, a page of it (<<logs_workspace.max_bytes>>), or that"
+        " the command is done, which ends any waiting",
+        metavar="WHAT",
+        tool_default="page",
+    ),
 ]
 Sequence = Annotated[int, Param(help="number of the one command to look at", ge=1, le=1_000_000_000, metavar="N")]
 Cursor = Annotated[
@@ -206,14 +234,17 @@ EndCommand = Annotated[bool, Param(help="end that command and everything it has 
 LogLimit = Annotated[
     int, Param(help="how many of the latest commands to list", ge=1, le=1000, metavar="N", tool_max=20)
 ]
-Cwd = Annotated[
-    str,
-    Param(
-        help="directory to start in: absolute, or relative to /workspace",
-        min_length=1,
-        max_length=4000,
-        metavar="PATH",
-    ),
+_CWD = Param(
+    help="directory to start in: absolute, or relative to /workspace", min_length=1, max_length=4000, metavar="PATH"
+)
+Cwd = Annotated[str, _CWD]
+HomeCwd = Annotated[
+    str, replace(_CWD, help="directory to start in: absolute, or relative to the home directory, which it is by itself")
+]
+# `max_bytes`: with the longest command it fits a request to the agent, however both are escaped.
+Env = Annotated[
+    dict[str, str],
+    Param(help="variables to add to its environment: texts by their names", metavar="NAME=VALUE", max_bytes=32_768),
 ]
 WorkspacePath = Annotated[
     str,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, TypedDict
 
-from pyro_mcp.api.params import Command, Cwd, PageLimit, PageOffset, SecretEnv, WorkspaceRef
+from pyro_mcp.api.params import Command, Cwd, Env, PageLimit, PageOffset, SecretEnv, WorkspaceRef
 from pyro_mcp.model.names import SNAPSHOT_NAME, SNAPSHOT_RULE
 from pyro_mcp.model.page import paged
 from pyro_mcp.model.service import RestartPolicy, Service, ServiceList, ServiceLogs, StartedService
@@ -83,6 +83,7 @@ def start_service(
     *,
     command: Command,
     cwd: Cwd = "/workspace",
+    env: Env | None = None,
     readiness: Readiness | None = None,
     ready_timeout_seconds: ReadyTimeoutSeconds = 30,
     ready_interval_ms: ReadyIntervalMs = 500,
@@ -102,6 +103,7 @@ def start_service(
         service_name,
         command=command,
         cwd=cwd,
+        env=env,
         readiness=dict(readiness) if readiness is not None else None,
         ready_timeout_seconds=ready_timeout_seconds,
         ready_interval_ms=ready_interval_ms,

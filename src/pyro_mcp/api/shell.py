@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Annotated
 
-from pyro_mcp.api.params import Cwd, PageLimit, PageOffset, SecretEnv, WorkspaceRef
+from pyro_mcp.api.params import Cwd, Env, PageLimit, PageOffset, SecretEnv, WorkspaceRef
 from pyro_mcp.model.page import paged
 from pyro_mcp.model.shell import (
     SIDE_MAX,
@@ -90,13 +90,14 @@ def open_shell(
     cwd: Cwd = "/workspace",
     cols: Cols = 120,
     rows: Rows = 30,
+    env: Env | None = None,
     secret_env: SecretEnv | None = None,
 ) -> Shell:
     """Open a terminal with a shell in it, which stays until it is closed, exits, or the workspace stops.
 
     Use it for what wants a terminal or keeps state between calls; for a single command <<exec_workspace>> is simpler.
     """
-    return call.engine.shells.open(call, workspace_id, cwd=cwd, cols=cols, rows=rows, secret_env=secret_env)
+    return call.engine.shells.open(call, workspace_id, cwd=cwd, cols=cols, rows=rows, env=env, secret_env=secret_env)
 
 
 @operation(

@@ -9,7 +9,9 @@ from pyro_mcp.api.params import (
     AllowHostCompat,
     AllowHosts,
     Command,
+    Env,
     EnvironmentName,
+    HomeCwd,
     HostCa,
     MemMib,
     Network,
@@ -74,6 +76,8 @@ def exec_vm(
     vm_id: VmId,
     *,
     command: Command,
+    cwd: HomeCwd | None = None,
+    env: Env | None = None,
     timeout_seconds: TimeoutSeconds = 30,
     stdin: Stdin = None,
 ) -> RunResult:
@@ -81,7 +85,9 @@ def exec_vm(
 
     A non-zero exit code is a result, not an error.
     """
-    return call.engine.vms.exec(call, vm_id, command=command, timeout_seconds=timeout_seconds, stdin=stdin)
+    return call.engine.vms.exec(
+        call, vm_id, command=command, cwd=cwd, env=env, timeout_seconds=timeout_seconds, stdin=stdin
+    )
 
 
 @operation(tool="vm_stop", title="Stop a machine", effects=Effects(idempotent=True))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any, cast
 
@@ -21,6 +21,7 @@ from pyro_mcp.engine.fleet.provision import Provisioner
 from pyro_mcp.errors import Conflict, PyroError, TimedOut
 from pyro_mcp.machines.driver import Machine
 from pyro_mcp.model.machine import ReapResult, Vm, VmDeleted, VmNetwork, VmState
+from pyro_mcp.model.names import check_variables
 from pyro_mcp.model.process import Cleanup, ExecutionMode, Isolation, RunResult
 from pyro_mcp.model.size import MachineSize
 from pyro_mcp.operations.call import Call
@@ -52,9 +53,12 @@ class Vms:
         command: str | list[str],
         timeout_seconds: int,
         stdin: bytes | Iterable[bytes] | None,
+        cwd: str | None = None,
+        env: Mapping[str, str] | None = None,
         **options: Any,
     ) -> RunResult:
         """Make, use and remove one machine. Raises what making and using it raise; it is removed in any case."""
+        env = check_variables(env)
         boot, row = self._provisioned(call, environment, one_shot=True, **options)
         self._fleet.admit(row)
         removal = _Removal(self._fleet, row.machine_id, "one-shot machine")
@@ -62,7 +66,7 @@ class Vms:
             self._images.lease(row)
             machine = self._start(call, row.machine_id, boot)
             call.check()
-            done = self._exec(call, machine, command, timeout_seconds, stdin)
+            done = self._exec(call, machine, command, cwd=cwd, env=env, timeout_seconds=timeout_seconds, stdin=stdin)
         return RunResult(**done, vm_id=row.machine_id, environment=environment, cleanup=removal.outcome)
 
     def create(self, call: Call[Any], environment: str, **options: Any) -> Vm:
@@ -90,13 +94,16 @@ class Vms:
         command: str | list[str],
         timeout_seconds: int,
         stdin: bytes | Iterable[bytes] | None,
+        cwd: str | None = None,
+        env: Mapping[str, str] | None = None,
     ) -> RunResult:
         """One command in a running machine, which is removed afterwards. Raises `NotFound` and `Conflict` before."""
+        env = check_variables(env)
         environment = self._own(machine_id).environment
         machine = self._fleet.live(machine_id)
         removal = _Removal(self._fleet, machine_id, "it ran its one command")
         with removal:
-            done = self._exec(call, machine, command, timeout_seconds, stdin)
+            done = self._exec(call, machine, command, cwd=cwd, env=env, timeout_seconds=timeout_seconds, stdin=stdin)
         return RunResult(**done, vm_id=machine_id, environment=environment, cleanup=removal.outcome)
 
     def stop(self, machine_id: str) -> Vm:
@@ -159,17 +166,10 @@ class Vms:
         call.progress("starting the machine", None)
         return self._fleet.start(machine_id, boot, call.progress)
 
-    def _exec(
-        self,
-        call: Call[Any],
-        machine: Machine,
-        command: str | list[str],
-        timeout_seconds: int,
-        stdin: bytes | Iterable[bytes] | None,
-    ) -> dict[str, Any]:
+    def _exec(self, call: Call[Any], machine: Machine, command: str | list[str], **how: Any) -> dict[str, Any]:
         try:
             with contextlib.closing(self._networks.watch(machine.machine_id)) as watch:
-                done = run_command(call, machine, command, timeout_seconds=timeout_seconds, stdin=stdin)
+                done = run_command(call, machine, command, **how)
         except PyroError:
             self._told_to_end(machine)
             raise

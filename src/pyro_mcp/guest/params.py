@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from pyro_mcp.guest.errors import invalid
@@ -51,15 +52,10 @@ def variables(params: dict[str, Any], name: str) -> dict[bytes, bytes]:
     return result
 
 
-def directory(params: dict[str, Any], name: str, default: bytes) -> bytes:
-    """An absolute path, or `default` when absent."""
+def directory(params: dict[str, Any], name: str, home: bytes) -> bytes:
+    """An absolute path: what is relative is seen from `home`, which it is when absent."""
     value = params.get(name)
-    if value is None:
-        return default
-    raw = to_bytes(name, value, limit=4095)
-    if not raw.startswith(b"/"):
-        raise invalid(f"{name} must be an absolute path, not {str(value)[:200]!r}")
-    return raw
+    return home if value is None else os.path.normpath(os.path.join(home, to_bytes(name, value, limit=4095)))
 
 
 def seconds(params: dict[str, Any], name: str, *, max_: float = 30 * 86400.0) -> float | None:

@@ -16,6 +16,10 @@ SNAPSHOT_RULE = "a letter or digit, then up to 63 letters, digits, and . _ -"
 BASELINE = "baseline"
 NAME_MAX, LABELS_MAX, LABEL_KEY_MAX, LABEL_VALUE_MAX = 64, 32, 64, 256
 LABEL_KEY_RULE = "a letter or digit, then up to 63 letters, digits, and . _ / -"
+VARIABLE_RULE = "a letter or _, then up to 127 letters, digits and _"
+OWN_VARIABLES = ("PYRO_MACHINE", "PYRO_SERVICE")
+"""By these the leftovers of a machine and of a service are known on a host (`host_compat`)."""
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
 _LABEL_KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,63}")
 _WORKSPACE_ID = re.compile(WORKSPACE_ID)
 
@@ -50,6 +54,21 @@ def check_labels(labels: Mapping[str, str]) -> dict[str, str]:
                 f"cannot set the label {key!r}: a value is up to {LABEL_VALUE_MAX} printable characters on one line"
             )
     return dict(labels)
+
+
+def is_variable(name: str) -> bool:
+    """Whether an environment variable, or a secret, may be called that: `VARIABLE_RULE`."""
+    return _VARIABLE.fullmatch(name) is not None
+
+
+def check_variables(env: Mapping[str, str] | None) -> dict[str, str]:
+    """A copy of `env`. Raises `InvalidArgument` with the rule that a name breaks."""
+    for name in env or {}:
+        if not is_variable(name):
+            raise InvalidArgument(f"cannot set the variable {name[:128]!r}: a name is {VARIABLE_RULE}")
+        if name in OWN_VARIABLES:
+            raise InvalidArgument(f"cannot set the variable {name}: pyro sets it", hint="Use another name")
+    return dict(env or {})
 
 
 def there_are(known: list[str], none: str = "There are none; create one first") -> str:

@@ -52,8 +52,9 @@ class Cleanup(Result):
 
 @dataclass(frozen=True, kw_only=True)
 class RunResult(CommandResult):
-    """A command in a machine of its own, which is gone afterwards."""
+    """A command in a machine of its own, which is gone afterwards. `cwd` is where in it the command ran."""
 
     vm_id: str
+    cwd: str
     environment: str
     cleanup: Cleanup

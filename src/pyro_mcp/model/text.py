@@ -1,4 +1,4 @@
-"""Text that arrives in pieces of bytes."""
+"""Text that arrives in pieces of bytes, or with bytes in it that are none."""
 
 from __future__ import annotations
 
@@ -13,3 +13,8 @@ def without_broken_end(data: bytes) -> bytes:
         if byte < 0x80:
             break
     return data
+
+
+def whole_characters(text: str) -> str:
+    """`text` as it can be kept: without the lone surrogates that stand for bytes which are not UTF-8."""
+    return text.encode("utf-8", "replace").decode("utf-8")

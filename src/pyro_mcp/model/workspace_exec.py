@@ -11,6 +11,8 @@ from pyro_mcp.model.process import ExecutionMode, Isolation
 from pyro_mcp.model.result import Result
 
 CommandState = Literal["running", "finished", "ended", "lost"]
+Until = Literal["output", "page", "done"]
+"""What one waits for: the first output past a cursor, a page of it, or the end of the command."""
 
 
 @dataclass(frozen=True, kw_only=True)

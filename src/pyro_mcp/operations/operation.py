@@ -77,17 +77,21 @@ class Operation(Generic[P, R]):
         """Python arguments as JSON parameters and, apart, the streams. Raises `TypeError` like a Python call would,
         and `InvalidArgument` when a value breaks its rule."""
         bound = inspect.signature(self.function).bind(None, *args, **kwargs).arguments
-        params: dict[str, Any] = {}
-        streams: dict[str, Any] = {}
-        for field in self.fields:
-            value = bound.get(field.name)
-            if field.param.stream:
-                if value is not None:
-                    streams[field.name], params[field.name] = value, True
-            elif field.name in bound and not (value is None and field.optional):
-                params[field.name] = list(value) if isinstance(value, tuple) else value
+        optional = {field.name for field in self.fields if field.optional}
+        given = {
+            field.name: _plain(bound[field.name])
+            for field in self.fields
+            if field.name in bound and not (bound[field.name] is None and field.name in optional)
+        }
+        params, streams = self.separated(given)
         typed = self.validate(params)
         return self.localized({name: typed[name] for name in params}), streams
+
+    def separated(self, given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+        """`given` with True in the place of its streams, and these apart, text as UTF-8. Raises `InvalidArgument`."""
+        names = {field.name for field in self.fields if field.param.stream and field.name in given}
+        streams = {name: _encoded(name, given[name]) for name in names}
+        return {name: True if name in names else value for name, value in given.items()}, streams
 
     def localized(self, params: Mapping[str, Any]) -> dict[str, Any]:
         """Valid parameters as they travel: paths of this host absolute, seen from this process's directory."""
@@ -116,6 +120,20 @@ class Operation(Generic[P, R]):
         from pyro_mcp.operations.encode import decode
 
         return decode(payload, self.result_type)
+
+
+def _plain(value: Any) -> Any:
+    """A Python argument as JSON has it."""
+    if isinstance(value, Mapping):
+        return dict(value)
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _encoded(name: str, value: Any) -> Any:
+    try:
+        return value.encode("utf-8") if isinstance(value, str) else value
+    except UnicodeEncodeError:
+        raise InvalidArgument(f"cannot use {name}: it is not valid Unicode", hint="Give bytes.") from None
 
 
 def _absolute(value: Any) -> Any:

@@ -108,6 +108,8 @@ def _has_nul(value: Any) -> bool:
 def _size(value: Any) -> int:
     if isinstance(value, list):
         return sum(_size(item) + 1 for item in value)
+    if isinstance(value, dict):
+        return sum(_size(part) + 1 for pair in value.items() for part in pair)
     return len(value.encode("utf-8", "surrogatepass")) if isinstance(value, str) else 0
 
 

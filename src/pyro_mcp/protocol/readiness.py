@@ -21,7 +21,8 @@ ADDRESS_RULE = "a readiness probe dials the machine itself only: localhost, 127.
 
 
 class Readiness(NamedTuple):
-    """One checked condition. `addresses` in the order to try; `target` and `host` are an HTTP request's."""
+    """One checked condition. `addresses` in the order to try; `target` and `host` are an HTTP request's;
+    with `shell` the `command` is a line for /bin/sh, or for bash where there is one."""
 
     kind: str
     path: str = ""
@@ -29,6 +30,7 @@ class Readiness(NamedTuple):
     target: str = "/"
     host: str = ""
     command: tuple[str, ...] = ()
+    shell: bool = False
 
 
 def parse(value: Any) -> Readiness:
@@ -39,7 +41,7 @@ def parse(value: Any) -> Readiness:
     if not _is_text(requested):
         raise ValueError(f"readiness {kind} takes text")
     if kind == "command":
-        return Readiness(kind, command=_words(requested))
+        return Readiness(kind, command=_words(requested), shell=isinstance(requested, str))
     if isinstance(requested, list) or not 0 < len(requested) <= MAX_TEXT or "\0" in requested:
         raise ValueError(f"readiness {kind} takes a text of 1 to {MAX_TEXT} characters without NUL")
     if kind == "file":

@@ -100,12 +100,24 @@ def tool_fields(operation: Operation[Any, Any], profile: str, *, allow_host_comp
         shown.add("full")
     if allow_host_compat:
         shown.add("host_compat")
-    return tuple(_narrowed(field) for field in operation.fields if field.param.tool in shown)
+    return tuple(part for field in operation.fields if field.param.tool in shown for part in _for_tools(field))
 
 
-def _narrowed(field: Field) -> Field:
-    """`field` with the range and the default that a tool has: more than `tool_max` is asked for in vain."""
-    max_ = field.param.tool_max
-    if max_ is None:
-        return field
-    return replace(field, default=min(field.default, max_), param=replace(field.param, le=max_))
+def _for_tools(field: Field) -> tuple[Field, ...]:
+    """What a tool takes for `field`: it has no streams, and where that is declared, one parameter for each type, or a
+    range or a default of its own; more than `tool_max` is asked for in vain."""
+    param = field.param
+    if param.tool_forms:
+        forms = zip(param.tool_forms, get_args(field.type), strict=True)
+        return tuple(
+            replace(field, name=name, type=kind, optional=True, default=None, param=replace(param, help=text))
+            for (name, text), kind in forms
+        )
+    if param.stream:
+        text = replace(param, stream=False, help=param.tool_help or param.help, max_bytes=param.tool_max)
+        return (replace(field, type=str, optional=True, param=text),)
+    if param.tool_default is not None:
+        return (replace(field, default=param.tool_default),)
+    if param.tool_max is not None:
+        return (replace(field, default=min(field.default, param.tool_max), param=replace(param, le=param.tool_max)),)
+    return (field,)

@@ -138,7 +138,7 @@ class ToolCall:
     def __init__(self, client: Client, operation: Operation[Any, Any], params: dict[str, Any]) -> None:
         self._client = client
         self._operation = operation
-        self._params = params
+        self._params, self._inputs = operation.separated(params)
         self._lock = threading.Lock()
         self._request: Request | None = None
         self._cancelled = False
@@ -149,7 +149,7 @@ class ToolCall:
 
     def run(self) -> dict[str, Any]:
         """Blocks for the answer; the node knows the call until it has answered."""
-        request = self._client.begin(self._operation.name, self._params)
+        request = self._client.begin(self._operation.name, self._params, self._inputs)
         with self._lock:
             self._request = request
             cancelled = self._cancelled

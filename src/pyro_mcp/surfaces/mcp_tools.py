@@ -19,6 +19,7 @@ from pyro_mcp.operations.operation import Operation
 from pyro_mcp.operations.wording import Wording, command_line
 from pyro_mcp.surfaces import catalog
 from pyro_mcp.surfaces.mcp_fit import fit
+from pyro_mcp.surfaces.mcp_params import requested
 from pyro_mcp.surfaces.mcp_paths import require_inside
 from pyro_mcp.surfaces.mcp_schema import OUTPUT_SCHEMA, input_schema
 from pyro_mcp.surfaces.mcp_short import short
@@ -95,11 +96,10 @@ class BoundTool:
             if value is not None or (known[name].required and not known[name].optional)
         }
         for field in self.fields:
-            requested = coerce(given.get(field.name, field.default), field.type)
-            if field.param.tool_max is not None and isinstance(requested, int):
-                given[field.name] = min(requested, field.param.tool_max)
-        typed = self.operation.validate(given)
-        local = self.operation.localized({name: typed[name] for name in given})
+            asked = coerce(given.get(field.name, field.default), field.type)
+            if field.param.tool_max is not None and isinstance(asked, int):
+                given[field.name] = min(asked, field.param.tool_max)
+        local = requested(self.operation, self.fields, given)
         require_inside(self.name, self.fields, local, self._roots)
         return local
 

@@ -106,7 +106,9 @@ def test_what_cannot_be_started_fails_as_a_shell_would_say_it(agent: Client, tmp
     assert "sh -c" in start(agent, ["sleep 300"])["service"]["reason"]
     (tmp_path / "plain").write_text("x")
     assert start(agent, ["./plain"])["service"]["exit_code"] == 126
-    assert "working directory" in start(agent, ["true"], cwd="/workspace/none")["service"]["reason"]
+    with pytest.raises(RemoteError, match=r"cannot start web: working directory .*/none: No such file") as caught:
+        start(agent, ["true"], cwd="/workspace/none")
+    assert caught.value.payload["code"] == "invalid_argument"
 
 
 def test_each_kind_of_readiness(agent: Client) -> None:

@@ -27,6 +27,7 @@ RESULT = RunResult(
     execution_mode="guest",
     isolation="emulated",
     vm_id="vm-0123456789ab",
+    cwd="/root",
     environment="debian:12",
     cleanup=Cleanup(deleted=True, reason="one-shot"),
 )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -95,8 +95,10 @@ class Job:
         command: str | list[str],
         *,
         timeout_seconds: float,
+        cwd: str,
+        env: Mapping[str, str],
+        secret_env: Mapping[str, str],
         stdin: bytes | Iterable[bytes] | None = None,
-        secret_env: dict[str, str] | None = None,
         live: Output | None = None,
     ) -> None:
         """Run `command`, pass its output to `live` too, and record how it ended. No outcome of it raises."""
@@ -109,7 +111,8 @@ class Job:
                 on_data,
                 timeout_seconds=timeout_seconds,
                 stdin=stdin,
-                cwd=self.row.cwd,
+                cwd=cwd,
+                env=env,
                 secret_env=secret_env,
                 job=self.name if self._checkpoint else None,
             )

@@ -97,13 +97,20 @@ class Journal:
             self._finished = True
             self._moved.notify_all()
 
-    def wait(self, cursor: str, seconds: float, given_up: Callable[[], bool] = lambda: False) -> bool:
-        """Wait until there is a whole character past `cursor` or nothing more will come; False when neither has
-        happened in time, or when `given_up` was true after a `wake`."""
+    @property
+    def finished(self) -> bool:
+        """Whether nothing more will come."""
+        return self._finished
+
+    def wait(
+        self, cursor: str, seconds: float, given_up: Callable[[], bool] = lambda: False, *, enough: float = 1
+    ) -> bool:
+        """Wait until there are `enough` bytes of whole characters past `cursor`, or nothing more will come; False when
+        neither has happened in time, or when `given_up` was true after a `wake`."""
         at = _positions(cursor)
 
         def news() -> bool:
-            return self._finished or any(self._writers[tag].tells_past(at[tag]) for tag in _SUFFIXES)
+            return self._finished or sum(self._writers[tag].past(at[tag]) for tag in _SUFFIXES) >= enough
 
         with self._moved:
             self._moved.wait_for(lambda: news() or given_up(), seconds)
@@ -129,10 +136,10 @@ class _Writer:
     def size(self) -> int:
         return self._position.size
 
-    def tells_past(self, offset: int) -> bool:
-        """Whether a page from `offset` on would not be empty."""
-        ahead = self.size - offset
-        return ahead > TORN_MAX or (ahead > 0 and bool(without_broken_end(_read(self._path, offset, ahead))))
+    def past(self, offset: int) -> int:
+        """How much a page from `offset` on would hold. Of much, the end may be the beginning of a character."""
+        ahead = max(0, self.size - offset)
+        return len(without_broken_end(_read(self._path, offset, ahead))) if 0 < ahead <= TORN_MAX else ahead
 
     @property
     def kept(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import shutil
 import threading
 import time
@@ -29,9 +30,11 @@ from pyro_mcp.errors import Capacity, Conflict, InvalidArgument, NotFound, PyroE
 from pyro_mcp.machines.driver import Machine
 from pyro_mcp.model.command import display_text
 from pyro_mcp.model.network import NetworkRefusal
+from pyro_mcp.model.paths import absolute
 from pyro_mcp.model.process import ExecutionMode, Isolation
 from pyro_mcp.model.refusals import changed_meanwhile
-from pyro_mcp.model.workspace_exec import CommandEntry, CommandOutput, WorkspaceExec, WorkspaceLogs
+from pyro_mcp.model.text import whole_characters
+from pyro_mcp.model.workspace_exec import CommandEntry, CommandOutput, Until, WorkspaceExec, WorkspaceLogs
 from pyro_mcp.operations.call import STDERR, STDOUT, Call
 from pyro_mcp.store.commands import CommandRow, Tally
 from pyro_mcp.store.commands import CommandTable as Table
@@ -45,11 +48,11 @@ _log = logging.getLogger(__name__)
 RUNNING_MAX = 64
 JOIN_SECONDS = 10.0
 END_SECONDS = 10.0
+DONE_SECONDS = 30
 LOGS_BYTES = 2 * 1024 * 1024
 ENTRY_BYTES, ENTRY_MIN = 64 * 1024, 1024
 FOLLOW_PIECE = 64 * 1024
 START = "0:0"
-WORKSPACE = "/workspace"
 
 Key = tuple[str, int, int]
 
@@ -91,6 +94,8 @@ class CommandManager:
         timeout_seconds: int,
         wait_seconds: int | None,
         stdin: bytes | Iterable[bytes] | None,
+        cwd: str | None = None,
+        env: Mapping[str, str] | None = None,
         secret_env: Mapping[str, str] | Sequence[str] | None = None,
     ) -> WorkspaceExec:
         """Run `command`. Without `wait_seconds` it ends with the caller; with it, it goes on by itself."""
@@ -100,15 +105,16 @@ class CommandManager:
                 hint="Leave out <<exec_workspace.wait_seconds>>, or write the input to a file and give it by `< file`",
             )
         workspace = self._registry.find(ref)
-        requested = self._secrets.requested(workspace.workspace_id, secret_env)
+        requested = self._secrets.requested(workspace.workspace_id, secret_env, env)
+        cwd = absolute(cwd)
         machine = self._sessions.machine(call, workspace)
         self._secrets.deliver(workspace.workspace_id, machine, set(requested.values()))
-        job = self._begin(workspace, machine, command, None if wait_seconds is None else timeout_seconds)
+        job = self._begin(workspace, machine, command, cwd, None if wait_seconds is None else timeout_seconds)
+        run = partial(job.run, command, timeout_seconds=timeout_seconds, cwd=cwd, env=env or {}, secret_env=requested)
         if wait_seconds is None:
-            run = partial(job.run, stdin=stdin, live=call.output)
-            self._supervise(call, job, partial(run, command, timeout_seconds=timeout_seconds, secret_env=requested))
+            self._supervise(call, job, partial(run, stdin=stdin, live=call.output))
         else:
-            self._detach(job, partial(job.run, command, timeout_seconds=timeout_seconds, secret_env=requested))
+            self._detach(job, run)
             self._watch(call, job, wait_seconds)
         if job.error is not None and job.done and job.row.state == "lost":
             raise job.error
@@ -125,12 +131,13 @@ class CommandManager:
         wait_seconds: int | None,
         end: bool,
         limit: int,
+        until: Until = "output",
         max_bytes: int = CAPTURE_BYTES,
     ) -> WorkspaceLogs:
         """The history, or one command of it, from `cursor` on at most `max_bytes`."""
         workspace = self._registry.find(ref)
         if sequence is None:
-            if cursor is not None or wait_seconds is not None or end:
+            if cursor is not None or wait_seconds is not None or end or until == "done":
                 raise InvalidArgument(
                     "cannot follow or end a command: no sequence given",
                     hint="Name one command with <<logs_workspace.sequence>>",
@@ -142,10 +149,11 @@ class CommandManager:
         if job is not None and end:
             job.end()
             job.join(END_SECONDS)
-        elif job is not None and wait_seconds:
-            forget = call.on_cancel(job.journal.wake)
-            job.journal.wait(cursor or START, wait_seconds, lambda: call.cancelled)
-            forget()
+        elif job is not None:
+            seconds = (DONE_SECONDS if until == "done" else 0) if wait_seconds is None else wait_seconds
+            # Without a cursor all that is kept is shown, and no page is ever full.
+            enough = {"output": 1, "page": max_bytes if cursor else math.inf, "done": math.inf}[until]
+            self._gather(call, job, cursor or START, seconds, enough)
         max_ = CAPTURE_BYTES if cursor is None else max_bytes
         entry = self._followed(job.row if job else row, cursor, max_, done=job is None or job.done)
         count = self._table.count(workspace.workspace_id, workspace.generation)
@@ -211,7 +219,7 @@ class CommandManager:
     # -- running
 
     def _begin(
-        self, workspace: WorkspaceRow, machine: Machine, command: str | list[str], alone_seconds: int | None
+        self, workspace: WorkspaceRow, machine: Machine, command: str | list[str], cwd: str, alone_seconds: int | None
     ) -> Job:
         """Record the command; with `alone_seconds` as one that goes on by itself for at most so long."""
         masks = self._secrets.masks(workspace.workspace_id)
@@ -226,7 +234,7 @@ class CommandManager:
                 workspace_id=workspace.workspace_id,
                 generation=workspace.generation,
                 command=masks.text(display_text(reported)),
-                cwd=WORKSPACE,
+                cwd=masks.text(whole_characters(cwd)),
                 execution_mode=machine.capabilities.execution_mode,
                 isolation=machine.capabilities.isolation,
                 started_at=self._clock.wall(),
@@ -344,6 +352,17 @@ class CommandManager:
                 cursor = page.next_cursor
         finally:
             forget()
+
+    def _gather(self, call: Call[Any], job: Job, cursor: str, seconds: float, enough: float) -> None:
+        """Wait until the journal has `enough` past the cursor, or the command's end is recorded."""
+        deadline = time.monotonic() + seconds
+        forget = call.on_cancel(job.journal.wake)
+        try:
+            job.journal.wait(cursor, seconds, lambda: call.cancelled, enough=enough)
+        finally:
+            forget()
+        if job.journal.finished:
+            job.join(max(0.0, deadline - time.monotonic()))
 
     # -- telling
 

@@ -16,11 +16,13 @@ from pyro_mcp.engine.commands.capture import Capture
 from pyro_mcp.engine.commands.limit import Limit, guest_limit
 from pyro_mcp.errors import MachineFailed
 from pyro_mcp.machines.driver import Machine
-from pyro_mcp.model.command import display_text, words
+from pyro_mcp.model.command import agent_request, display_text
+from pyro_mcp.model.text import whole_characters
 from pyro_mcp.operations.call import STDERR, STDOUT, Call
 from pyro_mcp.protocol.channel import Data, Stream, StreamResult
 
 _SIGNAL = re.compile(r"SIG[A-Z0-9+]{1,12}")
+PATH_MAX = 4096
 
 
 Output = Callable[[int, bytes], None]
@@ -34,8 +36,10 @@ def run_command(
     *,
     timeout_seconds: float,
     stdin: bytes | Iterable[bytes] | None,
+    cwd: str | None = None,
+    env: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
-    """Run `command` in `machine`, its output passed on to `call`; the fields of a `CommandResult`.
+    """Run `command` in `machine`, its output passed on to `call`; the fields of a `CommandResult`, and `cwd`.
 
     Raises what `execute` raises.
     """
@@ -45,7 +49,7 @@ def run_command(
         captures[tag].add(data)
         call.output(tag, data)
 
-    done = execute(call, machine, command, on_data, timeout_seconds=timeout_seconds, stdin=stdin)
+    done = execute(call, machine, command, on_data, timeout_seconds=timeout_seconds, stdin=stdin, cwd=cwd, env=env)
     return {**done, **_captured(captures)}
 
 
@@ -58,10 +62,12 @@ def execute(
     timeout_seconds: float,
     stdin: bytes | Iterable[bytes] | None = None,
     cwd: str | None = None,
-    secret_env: dict[str, str] | None = None,
+    env: Mapping[str, str] | None = None,
+    secret_env: Mapping[str, str] | None = None,
     job: str | None = None,
 ) -> dict[str, Any]:
-    """Run `command` in `machine` and hand its output to `on_data`; the fields of a `CommandResult` without the streams.
+    """Run `command` in `machine` and hand its output to `on_data`; the fields of a `CommandResult` without the streams,
+    and `cwd`, where it ran: a relative one is seen from where the agent starts commands.
 
     As a `job` it does not end with the machine's channel: `resume_command` goes on with it.
 
@@ -69,9 +75,9 @@ def execute(
     ended or its agent broke the rules, and what the agent refuses, such as `InvalidArgument`.
     """
     begun = time.monotonic()
-    params: dict[str, Any] = {"argv": words(command), "timeout_seconds": guest_limit(timeout_seconds)}
-    params |= {"stdin": stdin is not None, "time_ns": time.time_ns()}
-    params |= {name: value for name, value in (("cwd", cwd), ("secret_env", secret_env), ("job", job)) if value}
+    params = agent_request(command, cwd=cwd, env=env, secret_env=secret_env)
+    params |= {"timeout_seconds": guest_limit(timeout_seconds), "stdin": stdin is not None, "time_ns": time.time_ns()}
+    params |= {"job": job} if job else {}
     answer = _run(call, machine, command, ("exec", params), on_data, timeout_seconds, stdin)
     return {
         "command": display_text(command),
@@ -145,7 +151,8 @@ def _checked(answer: dict[str, Any]) -> dict[str, Any]:
     named = signal is None or (isinstance(signal, str) and _SIGNAL.fullmatch(signal) is not None)
     if type(code) is not int or not 0 <= code <= 255 or not named or not isinstance(timed_out, bool):
         raise MachineFailed("cannot read the command's outcome: the guest's agent broke the protocol")
-    return {"exit_code": code, "signal": signal, "timed_out": timed_out}
+    where = whole_characters(str(answer.get("cwd", ""))[:PATH_MAX])
+    return {"exit_code": code, "signal": signal, "timed_out": timed_out, "cwd": where}
 
 
 def _captured(captures: dict[int, Capture]) -> dict[str, Any]:

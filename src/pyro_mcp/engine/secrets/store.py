@@ -7,7 +7,6 @@ where it came from. It reaches a machine's memory when a command first asks for 
 from __future__ import annotations
 
 import os
-import re
 import threading
 import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -21,16 +20,15 @@ from pyro_mcp.engine.secrets.redact import Masks
 from pyro_mcp.errors import InvalidArgument, NotFound, PermissionDenied, PyroError
 from pyro_mcp.machines.driver import Machine
 from pyro_mcp.model.count import count_of
+from pyro_mcp.model.names import VARIABLE_RULE, check_variables, is_variable
 from pyro_mcp.operations.call import Call
 from pyro_mcp.store.database import Database
 from pyro_mcp.store.secrets import SecretTable as Table
 from pyro_mcp.system.atomic import disk_errors, sync_directory
 
-NAME_RULE = "a letter or _, then up to 127 letters, digits and _"
 MAX_SECRETS = 64
 MIN_BYTES, MAX_BYTES = 4, 32 * 1024
 PUT_SECONDS, PATIENCE_SECONDS = 20.0, 120.0
-_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
 
 
 class Values:
@@ -74,8 +72,15 @@ class SecretManager:
             sync_directory(home)
         self.table.insert(workspace_id, values.kinds)
 
-    def requested(self, workspace_id: str, secret_env: Mapping[str, str] | Sequence[str] | None) -> dict[str, str]:
-        """Environment variable → name of the secret, as `secret_env` asks for. Raises `InvalidArgument`, `NotFound`."""
+    def requested(
+        self,
+        workspace_id: str,
+        secret_env: Mapping[str, str] | Sequence[str] | None,
+        env: Mapping[str, str] | None = None,
+    ) -> dict[str, str]:
+        """Environment variable → name of the secret, as `secret_env` asks for. Raises `InvalidArgument`, also for a
+        variable that `env` cannot set, or sets as well, and `NotFound`."""
+        plain = check_variables(env)
         pairs = [_pair(one) for one in secret_env.items()] if isinstance(secret_env, Mapping) else []
         pairs = pairs or [_pair(one.partition("=")[::2]) for one in secret_env or ()]
         known = [name for name, _ in self.table.list(workspace_id)] if pairs else []
@@ -86,6 +91,11 @@ class SecretManager:
                 raise NotFound(f"cannot use the secret {name[:128]!r}: {workspace_id} has none of that name", hint=hint)
             if variable in requested:
                 raise InvalidArgument(f"cannot set {variable}: two secrets are mapped to it")
+            if variable in plain:
+                raise InvalidArgument(
+                    f"cannot set {variable}: it is a variable and a secret",
+                    hint="Leave it out of <<exec_workspace.env>> or of <<exec_workspace.secret_env>>",
+                )
             requested[variable] = name
         return requested
 
@@ -143,16 +153,16 @@ class SecretManager:
 
 
 def _check_name(verb: str, name: str) -> None:
-    if not _NAME.fullmatch(name):
-        raise InvalidArgument(f"cannot {verb} the secret {name[:128]!r}: a name is {NAME_RULE}")
+    if not is_variable(name):
+        raise InvalidArgument(f"cannot {verb} the secret {name[:128]!r}: a name is {VARIABLE_RULE}")
 
 
 def _pair(pair: tuple[str, ...]) -> tuple[str, str]:
     name, variable = pair[0], pair[1] or pair[0]
     _check_name("use", name)
-    if not _NAME.fullmatch(variable):
+    if not is_variable(variable):
         raise InvalidArgument(
-            f"cannot map the secret {name} to {variable[:128]!r}: an environment variable is {NAME_RULE}"
+            f"cannot map the secret {name} to {variable[:128]!r}: an environment variable is {VARIABLE_RULE}"
         )
     return name, variable
 

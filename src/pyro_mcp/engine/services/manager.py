@@ -25,7 +25,7 @@ from pyro_mcp.engine.services.watcher import DIED, GONE, ServiceWatch
 from pyro_mcp.engine.session import Sessions
 from pyro_mcp.errors import Cancelled, Capacity, Conflict, InvalidArgument, MachineFailed, NotFound, PyroError
 from pyro_mcp.machines.driver import Machine
-from pyro_mcp.model.command import display_text, words
+from pyro_mcp.model.command import agent_request, display_text
 from pyro_mcp.model.names import there_are
 from pyro_mcp.model.paths import absolute
 from pyro_mcp.model.refusals import changed_meanwhile
@@ -36,6 +36,7 @@ from pyro_mcp.model.service import (
     ServiceLogs,
     StartedService,
 )
+from pyro_mcp.model.text import whole_characters
 from pyro_mcp.operations.call import STDERR, STDOUT, Call
 from pyro_mcp.protocol.channel import Data, Event
 from pyro_mcp.protocol.readiness import parse
@@ -92,6 +93,7 @@ class ServiceManager:
         restart: RestartPolicy,
         secret_env: Mapping[str, str] | Sequence[str] | None,
         published_ports: Sequence[int | str] | None,
+        env: Mapping[str, str] | None = None,
     ) -> StartedService:
         """Start a service and wait until it is ready, runs on, or has ended. One that nobody waits for is ended."""
         workspace = self._registry.find(ref)
@@ -99,7 +101,7 @@ class ServiceManager:
         check_policy(workspace, ports)
         _check_readiness(readiness)
         cwd = absolute(cwd)
-        requested = self._secrets.requested(workspace.workspace_id, secret_env)
+        requested = self._secrets.requested(workspace.workspace_id, secret_env, env)
         machine = self._sessions.machine(call, workspace)
         self._secrets.deliver(workspace.workspace_id, machine, set(requested.values()))
         watch = self._watch(workspace.workspace_id, machine)
@@ -108,9 +110,7 @@ class ServiceManager:
         params = {
             "name": name,
             "run": row.run,
-            "argv": words(command),
-            "cwd": cwd,
-            "secret_env": requested,
+            **agent_request(command, cwd=cwd, env=env, secret_env=requested),
             "readiness": None if readiness is None else dict(readiness),
             "ready_timeout_seconds": ready_timeout_seconds,
             "ready_interval_ms": ready_interval_ms,
@@ -227,7 +227,7 @@ class ServiceManager:
             service_name=name,
             state="starting",
             command=masks.text(display_text(command)),
-            cwd=cwd,
+            cwd=masks.text(whole_characters(cwd)),
             readiness=None if readiness is None else {kind: _masked(masks, value) for kind, value in readiness.items()},
             restart=restart,
             execution_mode=machine.capabilities.execution_mode,

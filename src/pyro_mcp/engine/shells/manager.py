@@ -110,13 +110,15 @@ class ShellManager:
         cwd: str,
         cols: int,
         rows: int,
+        env: Mapping[str, str] | None,
         secret_env: Mapping[str, str] | Sequence[str] | None,
     ) -> Shell:
         session = self._used(call, ref)
-        requested = self._secrets.requested(session.workspace_id, secret_env)
+        requested = self._secrets.requested(session.workspace_id, secret_env, env)
         self._secrets.deliver(session.workspace_id, session.machine, set(requested.values()))
         shell_id = f"sh-{secrets.token_hex(6)}"
-        params = {"shell_id": shell_id, "cwd": absolute(cwd), "cols": cols, "rows": rows, "secret_env": requested}
+        params = {"shell_id": shell_id, "cwd": absolute(cwd), "cols": cols, "rows": rows}
+        params |= {"env": dict(env or {}), "secret_env": requested}
         try:
             fields = session.agent.request(call, "shell_open", params, ShellFields)
         except Cancelled:

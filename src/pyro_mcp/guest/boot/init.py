@@ -24,6 +24,7 @@ from pyro_mcp.guest.errors import AgentError
 from pyro_mcp.guest.exchange import GuestExchange
 from pyro_mcp.guest.exec import run as exec_verb
 from pyro_mcp.guest.exec.children import SpawnError, reap_orphans, spawn
+from pyro_mcp.guest.exec.command import BASH
 from pyro_mcp.guest.exec.jobs import Jobs
 from pyro_mcp.guest.exec.secrets import AgentSecrets
 from pyro_mcp.guest.net import drivers, forward
@@ -201,8 +202,9 @@ class GuestAgent:
         """`verb`, refused while it and commands would see different trees; a command may start elsewhere."""
 
         def checked(stream: Stream) -> dict[str, Any] | None:
-            cwd = stream.params.get("cwd") or "/workspace"
-            if isinstance(cwd, str) and f"{os.path.normpath(cwd)}/".startswith("/workspace/"):
+            cwd = stream.params.get("cwd") or ""
+            start = os.path.join("/workspace", cwd) if isinstance(cwd, str) else ""
+            if f"{os.path.normpath(start)}/".startswith("/workspace/"):
                 self._overlay.require_in_place(stream.verb)
             return verb(stream)
 
@@ -251,7 +253,7 @@ class GuestAgent:
 
 def _warm() -> None:
     """Run what nearly every guest runs first, so that it is in memory when the template is frozen."""
-    for argv in ([b"/bin/true"], [b"/bin/sh", b"-c", b":"]):
+    for argv in ([b"/bin/true"], [BASH, b"-c", b":"], [b"/bin/sh", b"-c", b":"]):
         null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
         try:
             spawn(argv, argv[:1], b"/", [], (null, null, null)).reap()

@@ -14,6 +14,7 @@ from typing import Any
 
 from pyro_mcp.guest.errors import AgentError, invalid
 from pyro_mcp.guest.exec.children import Child, SpawnError
+from pyro_mcp.guest.exec.command import no_directory
 from pyro_mcp.guest.exec.jobs import AgentJob
 from pyro_mcp.protocol.channel import Stream
 
@@ -27,7 +28,7 @@ def not_started(peer: Stream | AgentJob, word: bytes, directory: bytes, error: S
     """
     shown = word[:256].decode("utf-8", "replace")
     if error.before:
-        raise invalid(f"cannot exec {shown}: working directory {directory.decode('utf-8', 'replace')}: {error}")
+        raise no_directory("run the command", directory, error)
     if error.errno == errno.E2BIG:
         raise invalid(f"cannot exec {shown}: arguments and environment are too long", "Pass data on standard input.")
     if error.errno in (errno.ENOENT, errno.ENOTDIR):

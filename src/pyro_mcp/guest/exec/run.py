@@ -22,6 +22,7 @@ from typing import Any
 from pyro_mcp.guest import params as read
 from pyro_mcp.guest.errors import AgentError, cause, invalid
 from pyro_mcp.guest.exec.children import Child, SpawnError, spawn
+from pyro_mcp.guest.exec.command import command, programs
 from pyro_mcp.guest.exec.end import TimeoutKiller, not_started, result_of
 from pyro_mcp.guest.exec.jobs import AgentJob, Jobs, job_name
 from pyro_mcp.guest.exec.secrets import AgentSecrets
@@ -41,26 +42,27 @@ _READY = select.POLLIN | select.POLLHUP | select.POLLERR
 
 
 def run(stream: Stream, defaults: dict[bytes, bytes], home: bytes, secrets: AgentSecrets, jobs: Jobs) -> dict[str, Any]:
-    """Serve `exec`: argv, cwd, env, secret_env, timeout_seconds, stdin, job → exit_code, signal, timed_out,
-    duration_ms.
+    """Serve `exec`: argv, shell, cwd, env, secret_env, timeout_seconds, stdin, job → exit_code, signal, timed_out,
+    duration_ms, cwd. A relative `cwd` is seen from `home`, where commands start without one.
 
     Standard output and error travel as DATA 1 and 2 while they come. A command that cannot be started ends with
     127 or 126 and a line on standard error, as a shell would have it.
     """
-    argv = read.words(stream.params, "argv")
+    argv = command(stream.params)
     directory = read.directory(stream.params, "cwd", home)
     environment = {**defaults, **read.variables(stream.params, "env"), **secrets.environment(stream.params)}
     timeout = read.seconds(stream.params, "timeout_seconds")
     with_input = read.flag(stream.params, "stdin")
     name = job_name(stream.params)
+    where = {"cwd": directory.decode("utf-8", "replace")}
     if name is None:
-        return _command(stream, argv, directory, environment, timeout, with_input)
+        return _command(stream, argv, directory, environment, timeout, with_input) | where
     if with_input:
         raise invalid("cannot exec: a job has no input")
     job = jobs.begin(name, stream)
     result: dict[str, Any] | None = None
     try:
-        result = _command(job, argv, directory, environment, timeout, False)
+        result = _command(job, argv, directory, environment, timeout, False) | where
     finally:
         jobs.finish(name, result)
     return result
@@ -90,13 +92,6 @@ def _command(
         peer.on_expire(None)
         peer.watch(None)
         wake.close()
-
-
-def programs(word: bytes, path: bytes) -> list[bytes]:
-    """Where `word` may be found: itself when it has a slash, otherwise in each directory of `path`."""
-    if b"/" in word:
-        return [word]
-    return [(entry or b".") + b"/" + word for entry in path.split(b":")]
 
 
 class _Run:

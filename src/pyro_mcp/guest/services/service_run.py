@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 from pyro_mcp.guest.errors import cause
 from pyro_mcp.guest.exec.children import Child, SpawnError, spawn
-from pyro_mcp.guest.exec.run import programs
+from pyro_mcp.guest.exec.command import for_bash, programs
 from pyro_mcp.guest.services.poller import Poller
 from pyro_mcp.guest.services.readiness import PROBE_SECONDS, READY, Outcome, Probe, probe_of
 from pyro_mcp.guest.services.service_group import RUN_TAG, Group, Groups
@@ -189,6 +189,7 @@ class ServiceRun:
         null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
         try:
             argv = [os.fsencode(word) for word in self.plan.readiness.command]
+            argv = for_bash(argv) if self.plan.readiness.shell else argv
             return self._start(argv, (null, null, null), self._group.enter)
         finally:
             os.close(null)

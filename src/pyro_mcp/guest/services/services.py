@@ -7,6 +7,7 @@ starting ends with its request, because nobody has been told yet that it exists.
 
 from __future__ import annotations
 
+import os
 import re
 import threading
 import time
@@ -17,6 +18,7 @@ from typing import Any
 from pyro_mcp.guest import params as read
 from pyro_mcp.guest.dispatch import Verb
 from pyro_mcp.guest.errors import AgentError, invalid
+from pyro_mcp.guest.exec.command import command, require_directory
 from pyro_mcp.guest.exec.secrets import AgentSecrets
 from pyro_mcp.guest.services.poller import Poller
 from pyro_mcp.guest.services.readiness import answers_already
@@ -81,8 +83,8 @@ class AgentServices:
     # -- the verbs
 
     def start(self, stream: Stream) -> dict[str, Any]:
-        """name, run, argv, cwd, env, secret_env, readiness, ready_timeout_seconds, ready_interval_ms, restart → its
-        record, once it is ready, runs on, or has ended. Cancelled before that, it is ended."""
+        """name, run, argv, shell, cwd, env, secret_env, readiness, ready_timeout_seconds, ready_interval_ms, restart →
+        its record, once it is ready, runs on, or has ended. Cancelled before that, it is ended."""
         plan = self._plan(stream.params)
         if plan.readiness is not None and answers_already(plan.readiness):
             port = plan.readiness.addresses[0][2]
@@ -175,14 +177,14 @@ class AgentServices:
             raise invalid(f"name must match {_NAME.pattern}")
         if not isinstance(run, str) or not _RUN.fullmatch(run):
             raise invalid(f"run must match {_RUN.pattern}")
-        cwd = params.get("cwd", "/workspace")
-        read.directory(params, "cwd", b"/workspace")
+        directory = self._real_path(os.fsdecode(read.directory(params, "cwd", b"/workspace")))
+        require_directory(f"start {name}", directory)
         variables = {**self._defaults, **read.variables(params, "env"), **self._secrets.environment(params)}
         return ServicePlan(
             name=name,
             run=run,
-            argv=read.words(params, "argv"),
-            directory=self._real_path(cwd),
+            argv=command(params),
+            directory=directory,
             environment=variables,
             readiness=_readiness(params.get("readiness")),
             ready_seconds=read.seconds(params, "ready_timeout_seconds", max_=86400) or 30.0,

@@ -19,7 +19,7 @@ from pyro_mcp.guest import params as read
 from pyro_mcp.guest.dispatch import Verb
 from pyro_mcp.guest.errors import AgentError, invalid
 from pyro_mcp.guest.exec.children import SpawnError
-from pyro_mcp.guest.exec.run import programs
+from pyro_mcp.guest.exec.command import no_directory, programs
 from pyro_mcp.guest.exec.secrets import AgentSecrets
 from pyro_mcp.guest.flow import Flow
 from pyro_mcp.guest.terminals.attach import Attachment
@@ -328,11 +328,9 @@ class AgentShells:
         try:
             return open_pty(argv, programs(argv[0], self._path(given)), cwd, listed, cols, rows)
         except SpawnError as error:
-            where, what = cwd.decode("utf-8", "replace"), argv[0].decode("utf-8", "replace")
             if error.before:
-                raise invalid(
-                    f"cannot open a shell: working directory {where}: {error}", "Name one that exists."
-                ) from None
+                raise no_directory("open a shell", cwd, error) from None
+            what = argv[0].decode("utf-8", "replace")
             raise AgentError("internal", f"cannot open a shell: {what}: {error}") from None
 
 

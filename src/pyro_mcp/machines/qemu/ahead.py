@@ -17,7 +17,7 @@ from pyro_mcp.machines.qemu.vmm import Vmm
 from pyro_mcp.protocol.channel import Channel, ChannelClosed, RemoteError
 
 ANSWER_SECONDS = 30.0
-FIRST_COMMANDS = (["true"], ["sh", "-c", ":"], ["true"])
+FIRST_COMMANDS = (["true"], ["/bin/bash", "-c", ":"], ["sh", "-c", ":"], ["true"])
 """What nearly every guest runs first. An environment may lack them: that is an answer too."""
 
 

@@ -241,7 +241,10 @@ def _add_operation(commands: Any, word: str, operation: Operation[Any, Any], lin
         added.add_argument(flag, dest="text_only", action="store_true", help=line)
     if takes_words:
         added.usage = added.format_usage().removeprefix("usage: ").rstrip() + " -- CMD ..."
-        added.epilog = "Everything after -- is the command; its words are passed on as they stand."
+        added.epilog = (
+            "Everything after -- is the command; its words are passed on as they stand, without a shell."
+            " For a line of shell: -- bash -c 'LINE'."
+        )
     added.set_defaults(operation=operation, takes_words=takes_words)
     if operation.name in TERMINALS:
         import_module(f"pyro_mcp.surfaces.cli.{TERMINALS[operation.name]}").configure(added)

@@ -51,11 +51,17 @@ def run(
     return engine.commands.exec(call, REF, command=command, wait_seconds=wait, **options)
 
 
-def follow(engine: Engine, sequence: int, cursor: str | None = None, wait: int | None = None) -> CommandOutput:
-    logs = engine.commands.logs(
-        CallRecorder(engine).call, REF, sequence=sequence, cursor=cursor, wait_seconds=wait, end=False, limit=10
-    )
-    return logs.entries[0]
+def follow(
+    engine: Engine,
+    sequence: int,
+    cursor: str | None = None,
+    wait: int | None = None,
+    recorder: CallRecorder | None = None,
+    **given: Any,
+) -> CommandOutput:
+    call = (recorder or CallRecorder(engine)).call
+    options = {"end": False, "limit": 10, **given}
+    return engine.commands.logs(call, REF, sequence=sequence, cursor=cursor, wait_seconds=wait, **options).entries[0]
 
 
 def history(engine: Engine, limit: int = 100) -> list[CommandOutput]:
@@ -91,6 +97,95 @@ def test_what_is_not_done_goes_on_and_can_be_followed(engine: Engine) -> None:
         more = follow(engine, first.sequence, more.next_cursor, wait=10)
     assert (more.exit_code, follow(engine, 1).stdout) == (0, "one\ntwo\n")
     assert engine.lifecycle.status(REF).running_command_count == 0
+
+
+SLOW = "for n in $(seq 40); do echo line $n; sleep 0.05; done"
+
+
+def test_one_call_gathers_what_a_slow_command_says(engine: Engine) -> None:
+    left = run(engine, SLOW, wait=0)
+    entry = follow(engine, left.sequence, "0:0", wait=60, until="page")
+    assert (entry.state, entry.exit_code, entry.more) == ("finished", 0, False)
+    assert entry.stdout == "".join(f"line {number}\n" for number in range(1, 41))
+
+
+def test_the_first_output_is_what_a_person_follows(engine: Engine) -> None:
+    left = run(engine, "echo first; until [ -e go ]; do sleep 0.05; done; echo last", wait=0)
+    begun = time.monotonic()
+    assert follow(engine, left.sequence, "0:0", wait=60).stdout == "first\n"
+    assert time.monotonic() - begun < 30
+    run(engine, "touch go")
+    assert follow(engine, left.sequence, "6:0", wait=60).stdout == "last\n"
+
+
+def test_a_full_page_is_answered_before_the_end(engine: Engine) -> None:
+    left = run(engine, "echo 0123456789; echo 0123456789 >&2; sleep 300", wait=0)
+    begun = time.monotonic()
+    full = follow(engine, left.sequence, "0:0", wait=60, until="page", max_bytes=20)
+    assert time.monotonic() - begun < 30
+    assert (full.state, len(full.stdout) + len(full.stderr), full.more) == ("running", 20, True)
+    begun = time.monotonic()
+    rest = follow(engine, left.sequence, full.next_cursor, wait=1, until="page", max_bytes=20)
+    assert time.monotonic() - begun >= 0.9
+    assert (rest.state, len(rest.stdout) + len(rest.stderr), rest.more) == ("running", 2, False)
+    follow(engine, left.sequence, end=True)
+
+
+def test_the_end_is_waited_for_however_much_is_said(engine: Engine) -> None:
+    left = run(engine, f"head -c 100000 /dev/zero | tr '\\0' x; {SLOW}; exit 3", wait=0)
+    since = follow(engine, left.sequence, "100000:0", wait=60, until="done", max_bytes=16)
+    assert (since.state, since.exit_code, since.stdout, since.more) == ("finished", 3, "line 1\nline 2\nli", True)
+    whole = follow(engine, left.sequence, until="done")
+    assert whole.stdout.endswith("line 40\n"), "without a cursor the end is there"
+    slow = run(engine, "echo said; sleep 300", wait=0)
+    assert follow(engine, slow.sequence, wait=1, until="done").state == "running"
+    recorder = CallRecorder(engine)
+    begun = time.monotonic()
+    threading.Timer(0.5, recorder.call.cancel).start()
+    assert follow(engine, slow.sequence, wait=600, recorder=recorder, until="done").stdout == "said\n"
+    assert time.monotonic() - begun < 30, "whoever goes away is not waited for"
+    follow(engine, slow.sequence, end=True)
+
+
+def test_a_command_says_where_it_ran_and_with_what(engine: Engine) -> None:
+    run(engine, "mkdir -p src/deep")
+    given = {"PLAIN": "a b\nc", "PATH": "/usr/bin:/bin"}
+    for wait in (None, 10):
+        done = run(
+            engine, 'printf "%s|" "$PLAIN" "${PWD##*/src}" "${BASH_VERSION:+bash}"', wait, cwd="src/deep", env=given
+        )
+        assert (done.stdout, done.cwd) == ("a b\nc|/deep|bash|", "/workspace/src/deep")
+    assert run(engine, ["pwd"], cwd="/etc").stdout == "/etc\n"
+    assert run(engine, ["pwd"], cwd="src/../src/.").cwd == "/workspace/src"
+    assert run(engine, "true").cwd == "/workspace"
+    assert [entry.cwd for entry in history(engine)][1:4] == ["/workspace/src/deep", "/workspace/src/deep", "/etc"]
+    for wait in (None, 10):
+        with pytest.raises(InvalidArgument, match=r"working directory .*/nowhere: No such file") as caught:
+            run(engine, "true", wait, cwd="nowhere")
+        assert caught.value.hint
+
+
+def test_bytes_that_are_no_text_are_run_and_recorded_as_well_as_they_can_be(engine: Engine) -> None:
+    assert run(engine, 'mkdir -p "$(printf "\\377")"; printf "%s" "\udcff" | od -An -tx1').stdout == " ff\n"
+    done = run(engine, ["printenv", "A"], cwd="\udcff", env={"A": "\udcff\udcfe"})
+    assert (done.exit_code, done.cwd, done.encoding_lossy) == (0, "/workspace/?", True)
+    assert history(engine)[0].command.endswith('printf "%s" "?" | od -An -tx1')
+    for broken in ({"cwd": "\ud800"}, {"env": {"A": "\ud800"}}):
+        with pytest.raises(InvalidArgument, match="is not valid text"):
+            run(engine, "true", **broken)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        *(("1A", "a name is a letter or _"), ("A B", "a name is"), ("", "a name is"), ("É", "a name is")),
+        *(("A" * 129, "up to 127"), ("A=B", "a name is"), ("A\n", "a name is"), ("PYRO_MACHINE", "pyro sets it")),
+    ],
+)
+def test_a_variable_has_a_name_that_a_shell_takes(engine: Engine, name: str, words: str) -> None:
+    with pytest.raises(InvalidArgument, match=words):
+        run(engine, "true", env={name: "x"})
+    assert history(engine) == []
 
 
 def test_one_that_is_done_in_time_answers_as_if_not_waited_for(engine: Engine) -> None:
@@ -219,7 +314,7 @@ def test_a_disk_that_is_full_drops_output_and_counts_it(tmp_path: Path) -> None:
 def test_bad_wishes_are_refused(engine: Engine) -> None:
     nothing: dict[str, Any] = {"sequence": None, "cursor": None, "wait_seconds": None, "end": False, "limit": 1}
     call = CallRecorder(engine).call
-    for requested in ({"cursor": "0:0"}, {"end": True}, {"wait_seconds": 1}):
+    for requested in ({"cursor": "0:0"}, {"end": True}, {"wait_seconds": 1}, {"until": "done"}):
         with pytest.raises(InvalidArgument):
             engine.commands.logs(call, REF, **{**nothing, **requested})
     with pytest.raises(NotFound, match="command 7"):

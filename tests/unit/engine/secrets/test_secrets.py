@@ -15,7 +15,7 @@ import pytest
 from agentlab import Scripted
 from fleetlab import CallRecorder, engine_at
 
-from pyro_mcp.api import diff, export, snapshot, workspace
+from pyro_mcp.api import diff, export, service, shell, snapshot, workspace
 from pyro_mcp.api import exec as workspace_exec
 from pyro_mcp.api import file as files
 from pyro_mcp.engine.cancel import SILENT
@@ -84,6 +84,29 @@ def test_a_command_gets_what_it_asks_for(lab: Lab) -> None:
     assert done["stdout"].split() == [str(len(CANARY.encode())), str(len(FILED)), "none"]
     assert lab.run('echo "${TOKEN-none}"')["stdout"] == "none\n"
     assert lab.run("echo $T", secret_env={"TOKEN": "T"})["stdout"] == "[secret]\n"
+
+
+def test_a_variable_is_not_given_twice(lab: Lab) -> None:
+    for params in ({"secret_env": ["TOKEN"], "env": {"TOKEN": "x"}}, {"secret_env": {"FILED": "A"}, "env": {"A": ""}}):
+        with pytest.raises(InvalidArgument, match="it is a variable and a secret"):
+            lab.run("true", **params)
+        with pytest.raises(InvalidArgument, match="it is a variable and a secret"):
+            lab.ask(shell.open_shell, workspace_id="w", **params)
+        with pytest.raises(InvalidArgument, match="it is a variable and a secret"):
+            lab.ask(service.start_service, workspace_id="w", service_name="s", command="true", **params)
+    assert lab.run('echo "$TOKEN $PLAIN"', secret_env=["TOKEN"], env={"PLAIN": "p"})["stdout"] == "[secret] p\n"
+
+
+def test_a_secret_that_is_given_as_a_variable_or_a_directory_shows_nowhere_either(lab: Lab) -> None:
+    lab.run('echo "$A"', env={"A": CANARY})
+    lab.run(["mkdir", CANARY.replace("/", "_")])
+    with pytest.raises(PyroError):
+        lab.run("true", cwd=f"/workspace/{CANARY}")
+    for verb in (workspace.status_workspace, workspace_exec.logs_workspace):
+        lab.ask(verb, workspace_id="w")
+    assert not any(form in lab.heard for form in forms(CANARY))
+    kept = b"".join(path.read_bytes() for path in lab.state.glob("pyro.db*"))
+    assert not any(form in kept for form in forms(CANARY))
 
 
 def test_values_show_nowhere(lab: Lab) -> None:

@@ -76,6 +76,20 @@ def test_a_relative_directory_is_below_the_workspace(engine: Engine) -> None:
     assert begun.stdout.endswith("/a/b\n")
     with pytest.raises(InvalidArgument, match="NUL"):
         start(engine, "true", name="bad", cwd="a\0b")
+    with pytest.raises(InvalidArgument, match=r"cannot start bad: working directory .*/nowhere: No such file"):
+        start(engine, "true", name="bad", cwd="nowhere")
+    assert [one.service_name for one in engine.services.listing(REF).services] == ["web", "inside"]
+
+
+def test_a_service_keeps_its_variables_and_its_shell_when_it_starts_again(engine: Engine) -> None:
+    line = 'echo "$MODE ${BASH_VERSION:+bash}"; [ -e once ] && exec sleep 300; touch once; sleep 0.5; exit 1'
+    given = {"env": {"MODE": "test"}, "restart": "on-failure"}
+    begun = start(engine, line, readiness={"command": "[[ $MODE == test ]] && : <(:)"}, **given)
+    assert begun.state == "ready"
+    until(lambda: engine.services.status(REF, "web").restart_count == 1)
+    until(lambda: logs(engine).stdout == "test bash\ntest bash\n")
+    with pytest.raises(InvalidArgument, match="a name is a letter"):
+        start(engine, "true", name="bad", env={"1": "x"})
 
 
 def test_one_that_cannot_live_says_why_with_the_end_of_its_log(engine: Engine) -> None:

@@ -146,6 +146,14 @@ def test_a_relative_directory_is_below_the_workspace(lab: Lab) -> None:
         lab.do("open_shell", cwd="nowhere")
 
 
+def test_a_shell_has_the_variables_that_it_was_opened_with(lab: Lab) -> None:
+    opened = lab.do("open_shell", env={"GIVEN": "two words", "PATH": "/usr/bin:/bin:/own"})
+    lab.do("write_shell", opened.shell_id, input='echo "[$GIVEN] $PATH"; sh -c \'echo "($GIVEN)"\'')
+    lab.until(opened.shell_id, r"\[two words\] \S*:/own\r\n\(two words\)")
+    with pytest.raises(InvalidArgument, match="a name is a letter"):
+        lab.do("open_shell", env={"A-B": "x"})
+
+
 def test_ids_have_a_form(lab: Lab) -> None:
     for bad in ("../x", "sh-1", "", "sh-0123456789ab\n"):
         with pytest.raises(InvalidArgument, match="shell_id"):
