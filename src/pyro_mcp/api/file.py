@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Annotated
 
 from pyro_mcp.api.params import WorkspacePath, WorkspaceRef
-from pyro_mcp.model.file import FileContent, FileList, FileSearch, FileWritten
+from pyro_mcp.model.file import FileContent, FileEdit, FileEdited, FileList, FileSearch, FileWritten
 from pyro_mcp.operations.fields import Param
 from pyro_mcp.operations.operation import Effects, operation
 
@@ -56,6 +56,35 @@ ExpectedSha256 = Annotated[
         pattern=r"^([0-9a-f]{64}|absent)$",
         rule="64 lower-case hex digits, or absent",
         metavar="SHA256",
+    ),
+]
+OldString = Annotated[
+    str,
+    Param(
+        help="the text to replace, exactly as it stands in the file, with enough around it to be the only one; empty"
+        " only for a new or an empty file",
+        max_length=4 * MIB,
+        metavar="TEXT",
+        flag="--old",
+        file_flag="--old-file",
+    ),
+]
+NewString = Annotated[
+    str,
+    Param(
+        help="the text to put in its place", max_length=4 * MIB, metavar="TEXT", flag="--new", file_flag="--new-file"
+    ),
+]
+ReplaceAll = Annotated[bool, Param(help="replace it wherever it stands")]
+Edits = Annotated[
+    list[FileEdit],
+    Param(
+        help="several edits instead of one, each made on the result of the one before",
+        min_length=1,
+        max_length=500,
+        metavar="FILE",
+        flag="--edits-file",
+        cli="json_file",
     ),
 ]
 
@@ -113,6 +142,35 @@ def write_workspace_file(
     A file that is there is replaced at once and keeps its mode.
     """
     return call.engine.files.write(call, workspace_id, path, text=text, expected_sha256=expected_sha256)
+
+
+@operation(cli=("workspace", "file", "edit"), tool="workspace_file_edit", title="Edit a file", effects=Effects())
+def edit_workspace_file(
+    call: Call[Engine],
+    workspace_id: WorkspaceRef,
+    path: WorkspacePath,
+    *,
+    old_string: OldString | None = None,
+    new_string: NewString | None = None,
+    replace_all: ReplaceAll = False,
+    edits: Edits | None = None,
+    expected_sha256: ExpectedSha256 | None = None,
+) -> FileEdited:
+    """Replace exact texts in a file of the workspace: one, or several at once, of which all are made or none.
+
+    A text must stand there exactly once, unless all of them are to be replaced. Line ends, encoding and mode stay as
+    they are.
+    """
+    return call.engine.files.edit(
+        call,
+        workspace_id,
+        path,
+        old_string=old_string,
+        new_string=new_string,
+        replace_all=replace_all,
+        edits=edits,
+        expected_sha256=expected_sha256,
+    )
 
 
 @operation(cli=("workspace", "file", "search"), tool="workspace_file_search", title="Search files", effects=_READ)

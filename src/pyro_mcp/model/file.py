@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NotRequired, TypedDict
 
 from pyro_mcp.model.process import ExecutionMode, Isolation
 from pyro_mcp.model.result import Result
@@ -72,6 +72,34 @@ class FileWritten(Result):
     size_bytes: int
     bytes_written: int
     created: bool
+    sha256: str
+    execution_mode: ExecutionMode
+    isolation: Isolation
+
+
+class FileEdit(TypedDict):
+    """One edit: `old_string` is replaced by `new_string` in the one place where it stands, or everywhere."""
+
+    old_string: str
+    new_string: str
+    replace_all: NotRequired[bool]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileEdited(Result):
+    """A file in which texts were replaced, or that was `created`.
+
+    `first_changed_line` is counted from 1. `line_ends` is set when a text was given with other line ends than the file
+    has, and says which were kept.
+    """
+
+    workspace_id: str
+    path: str
+    size_bytes: int
+    created: bool
+    replacements: int
+    first_changed_line: int
+    line_ends: Literal["crlf", "lf"] | None
     sha256: str
     execution_mode: ExecutionMode
     isolation: Isolation

@@ -20,16 +20,17 @@ MISSING: Any = inspect.Parameter.empty
 class Param:
     """What a parameter means to people and machines.
 
-    `ge`/`le` bound numbers; `min_length`/`max_length` bound strings and lists, `max_bytes` all text of them together as
-    UTF-8; `pattern` is an unanchored regular expression and `rule` says it in words. `cli` is how the command line
-    takes it: `option` is `--name`, or `flag` where that reads better (a list or a mapping is given piece by piece),
-    `positional` a word in order, `command` everything after `--`, `stdin` the process's own standard input, `never` not
-    at all. `file_flag` is a second option, whose value is a file that holds the text. `tool` says which MCP servers
-    show it: every one, only the `full` profile, only one started with `host_compat` allowed, or `never`; a number is
+    `ge`/`le` bound numbers; `min_length`/`max_length` bound strings and lists, `max_bytes` all text of them
+    together as UTF-8; `pattern` is an unanchored regular expression and `rule` says it in words. `cli` is how the
+    command line takes it: `option` is `--name`, or `flag` where that reads better (a list or a mapping is given
+    piece by piece), `positional` a word in order (of a list, all that follow), `command` everything after `--`,
+    `stdin` the process's own standard input, `json_file` a file with the value as JSON, `never` not at all.
+    `file_flag` is a second option, whose value is a file that holds the text. `tool` says which MCP servers show
+    it: every one, only the `full` profile, only one started with `host_compat` allowed, or `never`; a number is
     lowered to `tool_max` there. A `host_path` is made absolute by the client, because the node has another working
     directory; of a mapping, the values are. Of a list with a meaning when it is empty, `empty` says it: there, the
-    option given once with '' is that list. A `secret` value is shown in no error. A mapping whose keys are fixed takes
-    on the command line one option for each of them: `key_flags` are (key, flag, metavar, help).
+    option given once with '' is that list. A `secret` value is shown in no error. A mapping whose keys are fixed
+    takes on the command line one option for each of them: `key_flags` are (key, flag, metavar, help).
     """
 
     help: str = ""
@@ -46,7 +47,7 @@ class Param:
     host_path: bool = False
     secret: bool = False
     empty: str | None = None
-    cli: Literal["option", "positional", "command", "stdin", "never"] = "option"
+    cli: Literal["option", "positional", "command", "stdin", "json_file", "never"] = "option"
     key_flags: tuple[tuple[str, str, str, str], ...] = ()
     tool: Literal["always", "full", "host_compat", "never"] = "always"
     tool_max: int | None = None

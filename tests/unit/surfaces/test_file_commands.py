@@ -12,7 +12,7 @@ import pytest
 from pyro_mcp.errors import InvalidArgument
 from pyro_mcp.model.diff import DiffEntry, DiffResult, DiffSummary
 from pyro_mcp.model.export import ExportResult
-from pyro_mcp.model.file import FileContent, FileEntry, FileList, FileMatch, FileSearch, FileWritten
+from pyro_mcp.model.file import FileContent, FileEdited, FileEntry, FileList, FileMatch, FileSearch, FileWritten
 from pyro_mcp.model.patch import PatchEntry, PatchResult, PatchSummary
 from pyro_mcp.model.sync import Skipped, SyncResult, WorkspaceSync
 from pyro_mcp.surfaces.cli import render
@@ -50,6 +50,18 @@ def test_a_text_comes_from_a_flag_a_file_or_standard_input(tmp_path: Path, monke
     assert params("patch", "apply", "w", "--patch-file", "-")["patch"] == "--- a/x\n"
     with pytest.raises(InvalidArgument, match="exclude each other"):
         params("file", "write", "w", "f", "--text", "x", "--text-file", str(tmp_path / "text"))
+
+
+def test_an_edit_comes_from_flags_or_files(tmp_path: Path) -> None:
+    (tmp_path / "old").write_text("a\n")
+    given = params("file", "edit", "w", "f", "--old-file", str(tmp_path / "old"), "--new", "", "--replace-all")
+    assert given == {"workspace_id": "w", "path": "f", "old_string": "a\n", "new_string": "", "replace_all": True}
+    (tmp_path / "edits").write_text('[{"old_string": "a", "new_string": "b"}]')
+    given = params("file", "edit", "w", "f", "--edits-file", str(tmp_path / "edits"))
+    assert given["edits"] == [{"old_string": "a", "new_string": "b"}]
+    (tmp_path / "edits").write_text('[{"old_string": "a"')
+    with pytest.raises(InvalidArgument, match="not JSON"):
+        params("file", "edit", "w", "f", "--edits-file", str(tmp_path / "edits"))
 
 
 @pytest.mark.parametrize(("content", "message"), [(None, "No such file"), (b"\xff", "not UTF-8")])
@@ -122,6 +134,18 @@ def test_a_diff_is_a_patch_on_stdout(capfd: pytest.CaptureFixture[str]) -> None:
 
 
 def test_the_other_answers_are_a_few_lines(capfd: pytest.CaptureFixture[str]) -> None:
+    edited = FileEdited(
+        **STAMP,
+        path="/workspace/a",
+        size_bytes=3,
+        created=False,
+        replacements=2,
+        first_changed_line=7,
+        line_ends="crlf",
+        sha256="0" * 64,
+    )
+    out = drawn(capfd, "edit_workspace_file", edited)[0]
+    assert out == "2 replacements in /workspace/a, from line 7 on: 3 bytes; its line ends (CRLF) are kept\n"
     written = FileWritten(**STAMP, path="/workspace/a", size_bytes=3, bytes_written=3, created=True, sha256="0" * 64)
     assert drawn(capfd, "write_workspace_file", written)[0] == "made /workspace/a: 3 bytes\n"
     found = FileSearch(

@@ -267,6 +267,17 @@ def _add_field(parser: argparse.ArgumentParser, field: Field) -> None:
         parser.add_argument(
             "-i", f"--{field.name}", dest=field.dest, action="store_true", help=text, default=argparse.SUPPRESS
         )
+    elif field.param.cli == "json_file":
+        from pyro_mcp.surfaces.cli.textfile import read_json
+
+        parser.add_argument(
+            field.flag,
+            dest=field.dest,
+            type=read_json,
+            metavar=field.param.metavar,
+            help=f"{text}: a JSON file; - is standard input",
+            default=argparse.SUPPRESS,
+        )
     elif field.param.cli == "positional":
         many: dict[str, Any] = {} if field.required else {"nargs": "?", "default": argparse.SUPPRESS}
         parser.add_argument(field.dest, metavar=field.param.metavar or field.name.upper(), help=text, **many)

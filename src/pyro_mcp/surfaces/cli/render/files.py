@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pyro_mcp.model.count import count_of
-from pyro_mcp.model.file import FileContent, FileEntry, FileList, FileSearch, FileWritten
+from pyro_mcp.model.file import FileContent, FileEdited, FileEntry, FileList, FileSearch, FileWritten
 from pyro_mcp.surfaces.cli.escapes import plain
 from pyro_mcp.surfaces.cli.output import Output
 from pyro_mcp.surfaces.cli.render.common import put, size, table
@@ -54,6 +54,15 @@ def draw_written(console: Console, result: FileWritten) -> None:
     """What was written."""
     verb = "made" if result.created else "replaced"
     console.print(f"{verb} {plain(result.path)}: {count_of(result.bytes_written, 'byte')}", soft_wrap=True)
+
+
+def draw_edited(console: Console, result: FileEdited) -> None:
+    """How often, and where it begins."""
+    count = count_of(result.replacements, "replacement")
+    verb = "made" if result.created else f"{count} in"
+    kept = f"; its line ends ({result.line_ends.upper()}) are kept" if result.line_ends else ""
+    where = "" if result.created else f", from line {result.first_changed_line} on"
+    console.print(f"{verb} {plain(result.path)}{where}: {count_of(result.size_bytes, 'byte')}{kept}", soft_wrap=True)
 
 
 def draw_search(console: Console, result: FileSearch) -> None:
