@@ -39,7 +39,10 @@ if TYPE_CHECKING:
         FileEntry,
         FileList,
         FileMatch,
+        FileProblem,
         FileSearch,
+        FileView,
+        FileViews,
         FileWritten,
     )
     from pyro_mcp.model.machine import ReapResult, Vm, VmDeleted, VmNetwork
@@ -106,7 +109,10 @@ __all__ = [
     "FileEntry",
     "FileList",
     "FileMatch",
+    "FileProblem",
     "FileSearch",
+    "FileView",
+    "FileViews",
     "FileWritten",
     "InvalidArgument",
     "IsolationUnavailable",
@@ -214,7 +220,10 @@ _HOMES = {
         "FileEntry",
         "FileList",
         "FileMatch",
+        "FileProblem",
         "FileSearch",
+        "FileView",
+        "FileViews",
         "FileWritten",
     ),
     "model.machine": (

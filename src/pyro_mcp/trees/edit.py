@@ -127,7 +127,7 @@ class _Work:
         lines = list(dict.fromkeys(self.text.count("\n", 0, at) + 1 for at in places[:LINES_NAMED]))
         more = " and more" if len(places) > LINES_NAMED else ""
         named = f"line {lines[0]}" if len(lines) == 1 and not more else f"lines {', '.join(map(str, lines))}{more}"
-        count = f"{len(places)} times" if len(places) < MAX_PLACES else f"at least {MAX_PLACES} times"
+        count = count_of(len(places), "time") if len(places) < MAX_PLACES else f"at least {MAX_PLACES} times"
         return InvalidArgument(
             f"{where}: the text to replace stands in it {count}, in {named}",
             hint="Give more of the lines around the one that is meant, or replace all of them"

@@ -155,6 +155,12 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     root = build(first if first in catalog.COMMANDS or first in OWN_COMMANDS else "")
     namespace, surplus = root.parse_known_args(before)
     leaf: Parser = getattr(namespace, "leaf", root)
+    several = leaf.get_default("several")
+    if several:
+        # `argparse` gives a list of words none that stand behind an option.
+        words_behind = [word for word in surplus if not word.startswith("-")]
+        setattr(namespace, several, [*getattr(namespace, several, []), *words_behind])
+        surplus = [word for word in surplus if word.startswith("-")]
     if surplus:
         raise _surplus(leaf, surplus)
     if not hasattr(namespace, "handler"):
@@ -279,7 +285,12 @@ def _add_field(parser: argparse.ArgumentParser, field: Field) -> None:
             default=argparse.SUPPRESS,
         )
     elif field.param.cli == "positional":
-        many: dict[str, Any] = {} if field.required else {"nargs": "?", "default": argparse.SUPPRESS}
+        several = get_origin(field.type) is list
+        if several:
+            parser.set_defaults(several=field.dest)
+        many: dict[str, Any] = (
+            {} if field.required else {"nargs": "*" if several else "?", "default": argparse.SUPPRESS}
+        )
         parser.add_argument(field.dest, metavar=field.param.metavar or field.name.upper(), help=text, **many)
     elif field.type is bool:
         action, line = ("store_true", text)

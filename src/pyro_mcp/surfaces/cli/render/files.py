@@ -41,13 +41,22 @@ def after_read(result: FileContent, output: Output) -> None:
     if result.binary:
         output.notice(f"{result.path} is binary, {size(result.size_bytes)}; copy it out with `pyro workspace export`")
         return
-    output.live(1, result.content.encode("utf-8", "surrogateescape"))
+    content = result.content if result.first_line is None else _numbered(result.content, result.first_line)
+    output.live(1, content.encode("utf-8", "surrogateescape"))
     output.finish()
     if result.truncated:
-        if result.next_offset is None:
+        if result.next_line is not None:
+            output.notice(f"read on with --offset-lines {result.next_line}")
+        elif result.next_offset is None:
             output.notice(f"this is the beginning of {count_of(result.size_bytes, 'byte')} (--max-bytes)")
         else:
             output.notice(f"it has {count_of(result.size_bytes, 'byte')}; read on with --offset {result.next_offset}")
+
+
+def _numbered(content: str, first: int) -> str:
+    """The lines as `cat -n` shows them."""
+    lines = content.removesuffix("\n").split("\n") if content else []
+    return "".join(f"{number:6}\t{line}\n" for number, line in enumerate(lines, first))
 
 
 def draw_written(console: Console, result: FileWritten) -> None:
