@@ -274,24 +274,9 @@ def _add_field(parser: argparse.ArgumentParser, field: Field) -> None:
             "-i", f"--{field.name}", dest=field.dest, action="store_true", help=text, default=argparse.SUPPRESS
         )
     elif field.param.cli == "json_file":
-        from pyro_mcp.surfaces.cli.textfile import read_json
-
-        parser.add_argument(
-            field.flag,
-            dest=field.dest,
-            type=read_json,
-            metavar=field.param.metavar,
-            help=f"{text}: a JSON file; - is standard input",
-            default=argparse.SUPPRESS,
-        )
+        _add_json(parser, field, text)
     elif field.param.cli == "positional":
-        several = get_origin(field.type) is list
-        if several:
-            parser.set_defaults(several=field.dest)
-        many: dict[str, Any] = (
-            {} if field.required else {"nargs": "*" if several else "?", "default": argparse.SUPPRESS}
-        )
-        parser.add_argument(field.dest, metavar=field.param.metavar or field.name.upper(), help=text, **many)
+        _add_positional(parser, field, text)
     elif field.type is bool:
         action, line = ("store_true", text)
         if field.default is True:
@@ -308,6 +293,28 @@ def _add_field(parser: argparse.ArgumentParser, field: Field) -> None:
         )
     else:
         _add_value(parser, field, text)
+
+
+def _add_positional(parser: argparse.ArgumentParser, field: Field, text: str) -> None:
+    """A word in order; a list takes all that follow."""
+    several = get_origin(field.type) is list
+    if several:
+        parser.set_defaults(several=field.dest)
+    many: dict[str, Any] = {} if field.required else {"nargs": "*" if several else "?", "default": argparse.SUPPRESS}
+    parser.add_argument(field.dest, metavar=field.param.metavar or field.name.upper(), help=text, **many)
+
+
+def _add_json(parser: argparse.ArgumentParser, field: Field, text: str) -> None:
+    from pyro_mcp.surfaces.cli.textfile import read_json
+
+    parser.add_argument(
+        field.flag,
+        dest=field.dest,
+        type=read_json,
+        metavar=field.param.metavar,
+        help=f"{text}: a JSON file; - is standard input",
+        default=argparse.SUPPRESS,
+    )
 
 
 def _worded(text: str) -> str:
