@@ -153,7 +153,7 @@ def test_a_file_is_edited_by_what_stands_in_it(desk: Desk, tmp_path: Path) -> No
     assert set(done) >= EVERY | {"path", "replacements", "size_bytes", "sha256", "first_changed_line"}
     assert (done["replacements"], done["first_changed_line"], done["line_ends"]) == (1, 1, "crlf")
     assert desk.do("read_workspace_file", path="edit.txt")["content"] == "1\r\n2\r\n"
-    with pytest.raises(Exception, match="not in it: line 2 comes|not in it: nothing") as caught:
+    with pytest.raises(Exception, match="is not in it: ") as caught:
         desk.do("edit_workspace_file", path="edit.txt", old_string="three", new_string="3")
     assert caught.value.code == "invalid_argument"  # type: ignore[attr-defined]
     with pytest.raises(Exception, match="not the expected") as caught:

@@ -13,6 +13,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from pyro_mcp.guest.errors import AgentError
+from pyro_mcp.guest.tree.glob import Glob
 from pyro_mcp.guest.tree.ignore import MAX_FILE, IgnoreRules, Patterns
 from pyro_mcp.guest.tree.wildcard import name_pattern, path_pattern
 
@@ -201,3 +203,37 @@ def test_the_largest_file_of_patterns_is_read_in_time() -> None:
     rules = Patterns.parse(b"\n".join(b"*a*%d*" % number for number in range(6000))[:MAX_FILE])
     assert rules.verdict(b"b" * 255, directory=False) is None
     assert time.process_time() - begun < 10
+
+
+@pytest.mark.parametrize(
+    ("pattern", "path", "expected"),
+    [
+        ("*.py", "a/b.py", True),
+        ("src/*.py", "src/a/b.py", False),
+        ("src/**.py", "src/a/b.py", True),
+        ("src/**.py", "src/b.py", True),
+        ("**/*.{py,{md,txt}}", "a/b.txt", True),
+        ("**/*.{py,{md,txt}}", "b.rs", False),
+        ("{src,lib}/**", "lib/a/b", True),
+        ("{src,lib}/**", "lib", False),
+        ("./a", "a", True),
+        ("a\\b", "a\\b", True),
+        ("[!a]*", "ab", False),
+        ("}a,b", "}a,b", True),
+    ],
+)
+def test_globs_mean_what_people_expect(pattern: str, path: str, expected: bool) -> None:
+    assert Glob(pattern).matches(path.encode()) is expected
+
+
+@pytest.mark.parametrize("pattern", ["*a" * 300 + "b", "{a,b}*" * 8 + "c", "**/*a*a*a*a*a*a*a*b", "a**" * 50 + "/b"])
+def test_no_glob_runs_away(pattern: str) -> None:
+    begun = time.process_time()
+    assert not Glob(pattern).matches(b"/".join([b"a" * 255] * 16))
+    assert time.process_time() - begun < 5
+
+
+@pytest.mark.parametrize("pattern", ["{a", "[a", "[z-a]", "{a,b}" * 9, "{" * 200 + "a" + "}" * 200 + "{"])
+def test_a_glob_that_is_not_closed_or_is_too_many_is_refused(pattern: str) -> None:
+    with pytest.raises(AgentError):
+        Glob(pattern)

@@ -24,7 +24,8 @@ _CLASSES = {
     b"xdigit": rb"0-9A-Fa-f",
 }
 _STAR = object()
-_NEVER = b"(?!)"
+NEVER = b"(?!)"
+"""The expression for what matches nothing: a class that does not end, or has nothing in it."""
 _END = rb"(?=/|\Z)"
 
 
@@ -84,7 +85,7 @@ def _piece(pattern: bytes, at: int) -> tuple[object, int]:
         return _class(pattern, at + 1)
     if letter == b"\\":
         # One at the very end stands for nothing that could match.
-        return (re.escape(pattern[at + 1 : at + 2]), at + 2) if at + 1 < len(pattern) else (_NEVER, at + 1)
+        return (re.escape(pattern[at + 1 : at + 2]), at + 2) if at + 1 < len(pattern) else (NEVER, at + 1)
     return re.escape(letter), at + 1
 
 
@@ -98,7 +99,7 @@ def _class(pattern: bytes, at: int) -> tuple[bytes, int]:
         named = re.compile(rb"\[:([a-z]*):\]").match(pattern, at)
         if named:
             if named[1] not in _CLASSES:
-                return _NEVER, len(pattern)
+                return NEVER, len(pattern)
             parts.append(_CLASSES[named[1]])
             at = named.end()
             continue
@@ -110,10 +111,10 @@ def _class(pattern: bytes, at: int) -> tuple[bytes, int]:
         elif low:
             parts.append(_coded(low))
     if at >= len(pattern):
-        return _NEVER, at
+        return NEVER, at
     inside = b"".join(parts)
     if not inside:
-        return (b"[^/]" if negated else _NEVER), at + 1
+        return (b"[^/]" if negated else NEVER), at + 1
     return (rb"(?!/)[" + (b"^" if negated else b"") + inside + b"]"), at + 1
 
 
