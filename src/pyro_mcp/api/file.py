@@ -90,7 +90,8 @@ ReplaceAll = Annotated[bool, Param(help="replace it wherever it stands")]
 Edits = Annotated[
     list[FileEdit],
     Param(
-        help="several edits instead of one, each made on the result of the one before",
+        help="several edits instead of one, as a list of old_string, new_string and replace_all; each is made on the"
+        " result of the one before",
         min_length=1,
         max_length=500,
         metavar="FILE",

@@ -42,6 +42,8 @@ def difference(text: str, wanted: str) -> tuple[str, str]:
         at = _place(lines, asked, fold)
         if at is not None:
             mine, theirs = _first_difference(lines[at:], _trimmed(asked))
+            if what != "line ends":
+                mine, theirs = mine.removesuffix("\r"), theirs.removesuffix("\r")
             return f"line {at + 1} differs from it only in {what}", _compared(mine, theirs)
     near = _similar(lines, asked)
     if near is None:

@@ -91,6 +91,7 @@ def test_line_ends_and_encoding_stay(
     ("content", "old", "words"),
     [
         ("if x:\n\treturn 1\n", "    return 1", ["line 2", "white space", r'has "\treturn 1"']),
+        ("if x:\r\n\treturn 1\r\n", "    return 1", ["line 2", "white space", r'has "\treturn 1", the text']),
         ("a = 1\n\n  b = 2\n", "a = 1\n\nb = 2", ["line 1", "white space"]),
         ("print(“hi”)\n", 'print("hi")', ["line 1", "look alike", "U+201C", "U+0022"]),
         ("x\nсору = 1\n", "copy = 1", ["line 2", "look alike", "U+0441"]),
