@@ -32,7 +32,19 @@ if TYPE_CHECKING:
     from pyro_mcp.model.environment import Environment, PruneResult
     from pyro_mcp.model.environment_list import EnvironmentList
     from pyro_mcp.model.export import ExportResult
-    from pyro_mcp.model.file import FileContent, FileEntry, FileList, FileMatch, FileSearch, FileWritten
+    from pyro_mcp.model.file import (
+        FileContent,
+        FileEdit,
+        FileEdited,
+        FileEntry,
+        FileList,
+        FileMatch,
+        FileProblem,
+        FileSearch,
+        FileView,
+        FileViews,
+        FileWritten,
+    )
     from pyro_mcp.model.machine import ReapResult, Vm, VmDeleted, VmNetwork
     from pyro_mcp.model.network import NetworkDestination, NetworkFailure, NetworkRefusal, NetworkTotals, SummaryNetwork
     from pyro_mcp.model.patch import PatchEntry, PatchResult, PatchSummary
@@ -92,10 +104,15 @@ __all__ = [
     "EnvironmentList",
     "ExportResult",
     "FileContent",
+    "FileEdit",
+    "FileEdited",
     "FileEntry",
     "FileList",
     "FileMatch",
+    "FileProblem",
     "FileSearch",
+    "FileView",
+    "FileViews",
     "FileWritten",
     "InvalidArgument",
     "IsolationUnavailable",
@@ -198,10 +215,15 @@ _HOMES = {
     "model.export": ("ExportResult",),
     "model.file": (
         "FileContent",
+        "FileEdit",
+        "FileEdited",
         "FileEntry",
         "FileList",
         "FileMatch",
+        "FileProblem",
         "FileSearch",
+        "FileView",
+        "FileViews",
         "FileWritten",
     ),
     "model.machine": (

@@ -136,3 +136,24 @@ def _load(machine: QemuMachine, saved: bytes) -> None:
     assert talk(machine.channel, "overlay_load", {}, saved)[0]["entry_count"] > 10
     with pytest.raises(RemoteError):
         talk(machine.channel, "overlay_load", {}, saved)
+
+
+def test_what_is_ignored_costs_a_count_in_the_overlay_too(launch_workspace: Any) -> None:
+    one = launch_workspace(load=False)
+    sh(one, "printf '*.log\\nmodules/\\n/dir\\n' > .gitignore; mkdir modules; touch a.log dir/new dir/sub/new.txt")
+    sh(one, "cd modules; for n in $(seq 300); do : > $n; done; cd ..; echo x >> dir/a; mkdir .git; touch .git/config")
+    told, _, events = talk(one.channel, "changes", {})
+    assert {event["path"]: event["file_count"] for event in events} == {".git": 1, ".gitignore": None, "dir/a": None}
+    assert told["ignored_count"] == 303
+    shown = talk(one.channel, "changes", {"ignored": True, "paths": ["dir"], "exclude": ["sub"]})[2]
+    assert {event["path"] for event in shown} == {"dir/a", "dir/new"}
+
+
+def test_lines_far_into_a_large_file_are_found(launch_workspace: Any) -> None:
+    one = launch_workspace(load=False)
+    sh(one, "seq 10000000 > big")
+    told, output, _ = talk(
+        one.channel, "file_lines", {"path": "big", "first": 9_999_999, "count": 5, "max_bytes": 100, "max_line": 50}
+    )
+    assert output == b"9999999\n10000000\n"
+    assert (told["truncated"], told["line_count"], told["sha256"]) == (False, 10_000_000, None)

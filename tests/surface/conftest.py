@@ -95,7 +95,7 @@ class CliSurface:
             elif field.param.stream:
                 flags, typed = [*flags, field.flag], value
             elif field.param.cli == "positional":
-                words.append(str(value))
+                words += map(str, value if isinstance(value, list) else [value])
             elif isinstance(value, bool):
                 flags += [field.flag] if value != field.default else []
             else:
@@ -154,7 +154,18 @@ class McpSurface:
         return self.call("vm_list_environments", {})
 
     def do(self, verb: str, **params: Any) -> dict[str, Any]:
+        if verb == "read_workspace_file":
+            return self._read(**params)
         return self.call(OPERATIONS[verb].tool or verb, params)
+
+    def _read(self, **params: Any) -> dict[str, Any]:
+        """Models read by lines: a file as it stands is put together again from those."""
+        read = self.call("workspace_file_read", params)
+        end = "\r\n" if read.get("line_ends") == "crlf" else "\n"
+        lines = read["content"].split("\n") if read.get("content") else []
+        content = "".join(line.partition("→")[2] + end for line in lines)
+        size = read.get("size_bytes", 0)
+        return {**read, "content": content if len(content.encode()) <= size else content.removesuffix(end)}
 
     def call(self, tool: str, arguments: dict[str, Any]) -> dict[str, Any]:
         result = self._portal.call(self._client.call_tool, tool, arguments)

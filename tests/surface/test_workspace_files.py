@@ -94,9 +94,8 @@ def test_files_are_listed_read_written_and_searched(desk: Desk) -> None:
     assert promised(wrote) >= EVERY | {"path", "size_bytes", "bytes_written"}
     assert wrote["bytes_written"] == len(text.encode())
     read = desk.do("read_workspace_file", path="/workspace/notes/ü.txt")
-    assert promised(read) >= EVERY | {"path", "size_bytes", "max_bytes", "content", "truncated"}
+    assert promised(read) >= EVERY | {"path", "size_bytes", "content", "truncated"}
     assert (read["content"], read["truncated"], read["sha256"]) == (text, False, wrote["sha256"])
-    assert desk.do("read_workspace_file", path="notes/ü.txt", max_bytes=5)["truncated"] is True
 
     hits = desk.do("search_workspace_files", pattern=r"^value = \d+", glob="*.py")
     assert [(hit["path"], hit["line"], hit["text"]) for hit in hits["matches"]] == [
@@ -148,3 +147,34 @@ def test_no_path_leads_out(desk: Desk, path: str) -> None:
     with pytest.raises(Exception, match=r"workspace|'\.\.'") as caught:
         desk.do("read_workspace_file", path=path)
     assert caught.value.code == "invalid_argument"  # type: ignore[attr-defined]
+
+
+def test_a_file_is_edited_by_what_stands_in_it(desk: Desk, tmp_path: Path) -> None:
+    desk.do("write_workspace_file", path="edit.txt", text="one\r\ntwo\r\n")
+    done = desk.do("edit_workspace_file", path="edit.txt", old_string="one\ntwo", new_string="1\n2")
+    assert set(done) >= EVERY | {"path", "replacements", "size_bytes", "sha256", "first_changed_line"}
+    assert (done["replacements"], done["first_changed_line"], done["line_ends"]) == (1, 1, "crlf")
+    assert desk.do("read_workspace_file", path="edit.txt")["content"] == "1\r\n2\r\n"
+    with pytest.raises(Exception, match="is not in it: ") as caught:
+        desk.do("edit_workspace_file", path="edit.txt", old_string="three", new_string="3")
+    assert caught.value.code == "invalid_argument"  # type: ignore[attr-defined]
+    with pytest.raises(Exception, match="not the expected") as caught:
+        desk.do("edit_workspace_file", path="edit.txt", old_string="1", new_string="x", expected_sha256="0" * 64)
+    assert caught.value.code == "conflict"  # type: ignore[attr-defined]
+
+
+def test_what_git_keeps_and_what_it_ignores_is_counted(desk: Desk, tmp_path: Path) -> None:
+    commit = "git init -q . && git add -A && git -c user.name=a -c user.email=a@b commit -qm x"
+    desk.do("exec_workspace", command=["sh", "-ec", f"mkdir repo && cd repo && echo x > f && {commit}"])
+    desk.do("write_workspace_file", path="repo/.gitignore", text="*.log\n")
+    desk.do("exec_workspace", command=["sh", "-ec", "cd repo && mkdir logs && touch a.log logs/b.log"])
+    changes = desk.do("diff_workspace", paths=["repo"])
+    assert [entry["path"] for entry in changes["entries"]] == ["repo/.git", "repo/.gitignore", "repo/f"]
+    assert changes["ignored_count"] == 2
+    assert changes["entries"][0]["file_count"] > 5
+    shutil.copytree(desk.seed, tmp_path / "copy")
+    subprocess.run(["git", "apply", "-"], input=changes["patch"].encode(), cwd=tmp_path / "copy", check=True)
+    assert (tmp_path / "copy/repo/f").read_text() == "x\n"
+    stat = desk.do("diff_workspace", paths=["repo"], exclude=["*.log", ".git", ".gitignore"], ignored=True, stat=True)
+    assert [(entry["path"], entry["added_lines"]) for entry in stat["entries"]] == [("repo/f", 1)]
+    assert not stat["patch"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Annotated
 
 from pyro_mcp.api.params import WorkspacePath, WorkspaceRef
-from pyro_mcp.model.file import FileContent, FileList, FileSearch, FileWritten
+from pyro_mcp.model.file import FileContent, FileEdit, FileEdited, FileList, FileSearch, FileViews, FileWritten
 from pyro_mcp.operations.fields import Param
 from pyro_mcp.operations.operation import Effects, operation
 
@@ -46,6 +46,17 @@ Offset = Annotated[
     int,
     Param(help="first byte to read, such as the last next_offset", ge=0, le=1 << 53, metavar="BYTES"),
 ]
+OffsetLines = Annotated[
+    int, Param(help="read by lines, and begin with this one, counted from 1", ge=0, le=1 << 53, metavar="N")
+]
+Lines = Annotated[int, Param(help="read by lines, and so many of them", ge=1, le=1 << 53, metavar="N")]
+OnePath = Annotated[str, Param(help="path of the file under /workspace", min_length=1, max_length=4096)]
+Paths = Annotated[
+    list[str],
+    Param(help="several files instead of one, which share the room of one answer", min_length=1, max_length=16),
+]
+FirstLine = Annotated[int, Param(help="number of the first line to read", ge=0, le=1 << 53)]
+LineLimit = Annotated[int, Param(help="most lines to read", ge=1, le=10_000)]
 Text = Annotated[
     str,
     Param(help="the file's whole content as text", max_length=4 * MIB, metavar="TEXT", file_flag="--text-file"),
@@ -57,6 +68,36 @@ ExpectedSha256 = Annotated[
         pattern=r"^([0-9a-f]{64}|absent)$",
         rule="64 lower-case hex digits, or absent",
         metavar="SHA256",
+    ),
+]
+OldString = Annotated[
+    str,
+    Param(
+        help="the text to replace, exactly as it stands in the file, with enough around it to be the only one; empty"
+        " only for a new or an empty file",
+        max_length=4 * MIB,
+        metavar="TEXT",
+        flag="--old",
+        file_flag="--old-file",
+    ),
+]
+NewString = Annotated[
+    str,
+    Param(
+        help="the text to put in its place", max_length=4 * MIB, metavar="TEXT", flag="--new", file_flag="--new-file"
+    ),
+]
+ReplaceAll = Annotated[bool, Param(help="replace it wherever it stands")]
+Edits = Annotated[
+    list[FileEdit],
+    Param(
+        help="several edits instead of one, as a list of old_string, new_string and replace_all; each is made on the"
+        " result of the one before",
+        min_length=1,
+        max_length=500,
+        metavar="FILE",
+        flag="--edits-file",
+        cli="json_file",
     ),
 ]
 
@@ -80,8 +121,6 @@ def list_workspace_files(
 
 @operation(
     cli=("workspace", "file", "read"),
-    tool="workspace_file_read",
-    title="Read a file",
     effects=_READ,
     text_field="content",
 )
@@ -92,12 +131,35 @@ def read_workspace_file(
     *,
     max_bytes: MaxBytes = 65_536,
     offset: Offset = 0,
+    offset_lines: OffsetLines | None = None,
+    lines: Lines | None = None,
 ) -> FileContent:
     """Read a text file of the workspace, or a part of a longer one.
 
-    A truncated answer says where to read on: `next_offset`. A binary file is reported as such and has no content.
+    A truncated answer says where to read on: `next_offset`, and by lines `next_line`. A binary file is reported as such
+    and has no content.
     """
-    return call.engine.files.read(call, workspace_id, path, max_bytes=max_bytes, offset=offset)
+    return call.engine.files.read(
+        call, workspace_id, path, max_bytes=max_bytes, offset=offset, first=offset_lines, count=lines
+    )
+
+
+@operation(tool="workspace_file_read", title="Read files", effects=_READ)
+def view_workspace_files(
+    call: Call[Engine],
+    workspace_id: WorkspaceRef,
+    *,
+    path: OnePath | None = None,
+    paths: Paths | None = None,
+    offset: FirstLine = 1,
+    limit: LineLimit = 2000,
+) -> FileViews:
+    """Read a text file of the workspace, or several at once, by lines.
+
+    Each line comes as number→text; number and arrow are not part of the file. Long lines are cut, and what is too much
+    for one answer: `next_offset` then reads on.
+    """
+    return call.engine.files.view(call, workspace_id, path=path, paths=paths, offset=offset, limit=limit)
 
 
 @operation(cli=("workspace", "file", "write"), tool="workspace_file_write", title="Write a file", effects=Effects())
@@ -114,6 +176,35 @@ def write_workspace_file(
     A file that is there is replaced at once and keeps its mode.
     """
     return call.engine.files.write(call, workspace_id, path, text=text, expected_sha256=expected_sha256)
+
+
+@operation(cli=("workspace", "file", "edit"), tool="workspace_file_edit", title="Edit a file", effects=Effects())
+def edit_workspace_file(
+    call: Call[Engine],
+    workspace_id: WorkspaceRef,
+    path: WorkspacePath,
+    *,
+    old_string: OldString | None = None,
+    new_string: NewString | None = None,
+    replace_all: ReplaceAll = False,
+    edits: Edits | None = None,
+    expected_sha256: ExpectedSha256 | None = None,
+) -> FileEdited:
+    """Replace exact texts in a file of the workspace: one, or several at once, of which all are made or none.
+
+    A text must stand there exactly once, unless all of them are to be replaced. Line ends, encoding and mode stay as
+    they are.
+    """
+    return call.engine.files.edit(
+        call,
+        workspace_id,
+        path,
+        old_string=old_string,
+        new_string=new_string,
+        replace_all=replace_all,
+        edits=edits,
+        expected_sha256=expected_sha256,
+    )
 
 
 @operation(cli=("workspace", "file", "search"), tool="workspace_file_search", title="Search files", effects=_READ)

@@ -27,7 +27,8 @@ class DiffEntry(Result):
     """One changed path, relative to /workspace.
 
     `artifact_type` is what stands there now, or stood there when it is deleted. `text_patch` is null where text cannot
-    say the change; `reason` then says why: `binary`, `directory`, `too large`, `permissions`.
+    say the change, or was not asked to; `reason` then says why: `binary`, `directory`, `too large`, `permissions`,
+    `git internals`. Those are one entry for each `.git`, and `file_count` is the number of changes in it.
     """
 
     path: str
@@ -36,6 +37,7 @@ class DiffEntry(Result):
     reason: str | None = None
     added_lines: int = 0
     deleted_lines: int = 0
+    file_count: int = 0
     text_patch: str | None = None
 
 
@@ -43,13 +45,17 @@ class DiffEntry(Result):
 class DiffResult(Result):
     """The live /workspace against the baseline. `patch` joins all text patches and is what `git apply` takes.
 
-    `truncated`: there are more changes than `entries` holds; the summary then counts only those.
+    `truncated`: there are more changes than `entries` holds. The summary counts all that were found, at most 20,000;
+    `next_cursor` reads on after the last entry. `ignored_count` is the number of new files that were left out because a
+    .gitignore names them.
     """
 
     workspace_id: str
     changed: bool
     summary: DiffSummary
     truncated: bool
+    ignored_count: int = 0
+    next_cursor: str | None = None
     execution_mode: ExecutionMode
     isolation: Isolation
     entries: list[DiffEntry]

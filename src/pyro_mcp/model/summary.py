@@ -50,12 +50,14 @@ class SummaryChange(Result):
 
 @dataclass(frozen=True, kw_only=True)
 class SummaryChanges(Result):
-    """How /workspace differs from its baseline now. `entries` are the first of `totals.total` changes."""
+    """How /workspace differs from its baseline now. `entries` are the first of `totals.total` changes; `ignored_count`
+    new files that a .gitignore names are not among them."""
 
     totals: DiffSummary
     added_lines: int
     deleted_lines: int
     truncated: bool
+    ignored_count: int = 0
     entries: list[SummaryChange]
 
 

@@ -25,17 +25,18 @@ class Param:
     `ge`/`le` bound numbers; `min_length`/`max_length` bound strings and lists, `max_bytes` all text of them together as
     UTF-8; `pattern` is an unanchored regular expression and `rule` says it in words. `cli` is how the command line
     takes it: `option` is `--name`, or `flag` where that reads better (a list or a mapping is given piece by piece),
-    `positional` a word in order, `command` everything after `--`, `stdin` the process's own standard input, `never` not
-    at all. `file_flag` is a second option, whose value is a file that holds the text. `tool` says which MCP servers
-    show it: every one, only the `full` profile, only one started with `host_compat` allowed, or `never`; a number is
-    lowered to `tool_max` there, and `tool_default` is its default there. A `stream` is in a tool a text of at most
-    `tool_max` bytes, which `tool_help` explains. What has several types takes in a tool one parameter for each, of
-    which exactly one is given: `tool_forms` are their (name, help), in the order of the types, the first under its own
-    name. A `host_path` is made absolute by the client, because the node has another working directory; of a mapping,
-    the values are. Of a list with a meaning when it is empty, `empty` says it: there, the option given once with '' is
-    that list. A `secret` value is shown in no error. A mapping whose keys are fixed takes on the command line one
-    option for each of them: `key_flags` are (key, flag, metavar, help). `opens_network`: it can let something through
-    between a guest and what lies outside of it.
+    `positional` a word in order (of a list, all that follow), `command` everything after `--`, `stdin` the process's
+    own standard input, `json_file` a file with the value as JSON, `never` not at all. `file_flag` is a second option,
+    whose value is a file that holds the text. `tool` says which MCP servers show it: every one, only the `full`
+    profile, only one started with `host_compat` allowed, or `never`; a number is lowered to `tool_max` there, and
+    `tool_default` is its default there. A `stream` is in a tool a text of at most `tool_max` bytes, which `tool_help`
+    explains. What has several types takes in a tool one parameter for each, of which exactly one is given:
+    `tool_forms` are their (name, help), in the order of the types, the first under its own name. A `host_path` is made
+    absolute by the client, because the node has another working directory; of a mapping, the values are. Of a list with
+    a meaning when it is empty, `empty` says it: there, the option given once with '' is that list. A `secret` value is
+    shown in no error. A mapping whose keys are fixed takes on the command line one option for each of them: `key_flags`
+    are (key, flag, metavar, help). `opens_network`: it can let something through between a guest and what lies outside
+    of it.
     """
 
     help: str = ""
@@ -53,7 +54,7 @@ class Param:
     secret: bool = False
     opens_network: bool = False
     empty: str | None = None
-    cli: Literal["option", "positional", "command", "stdin", "never"] = "option"
+    cli: Literal["option", "positional", "command", "stdin", "json_file", "never"] = "option"
     key_flags: tuple[tuple[str, str, str, str], ...] = ()
     tool: Literal["always", "full", "host_compat", "never"] = "always"
     tool_max: int | None = None

@@ -70,7 +70,7 @@ def command_line(operation: Operation[Any, Any]) -> str:
 
 
 def flag(operation: Operation[Any, Any], field: Field, value: str | None) -> str:
-    name = field.flag if field.param.cli in ("option", "stdin") else field.param.metavar or field.name
+    name = field.flag if field.param.cli in ("option", "stdin", "json_file") else field.param.metavar or field.name
     if value is not None:
         return f"{name} {value}"
     return f"{name} or {field.param.file_flag}" if field.param.file_flag else name

@@ -43,7 +43,7 @@ COMMANDS: dict[str, tuple[tuple[str, ...], str]] = {
 
 GROUPS: dict[tuple[str, str], str] = {
     ("workspace", "snapshot"): "save, list and remove checkpoints",
-    ("workspace", "file"): "list, read, write and search files",
+    ("workspace", "file"): "list, read, write, edit and search files",
     ("workspace", "patch"): "change several files as one",
     ("workspace", "service"): "run long-running processes",
     ("workspace", "disk"): "look into a stopped workspace",
@@ -64,8 +64,8 @@ _CORE = frozenset(
             "workspace_export",
             "workspace_diff",
         ),
-        *("workspace_file_list", "workspace_file_read", "workspace_file_write", "workspace_file_search"),
-        *("workspace_patch_apply", "workspace_summary"),
+        *("workspace_file_list", "workspace_file_read", "workspace_file_write", "workspace_file_edit"),
+        *("workspace_file_search", "workspace_patch_apply", "workspace_summary"),
     }
 )
 """The tools of `workspace-core`; `vm-run` has the first, `workspace-full` all there are."""

@@ -104,7 +104,9 @@ class Pyro:
 
     list_workspace_files = sdk_method(files.list_workspace_files)
     read_workspace_file = sdk_method(files.read_workspace_file)
+    view_workspace_files = sdk_method(files.view_workspace_files)
     write_workspace_file = sdk_method(files.write_workspace_file)
+    edit_workspace_file = sdk_method(files.edit_workspace_file)
     search_workspace_files = sdk_method(files.search_workspace_files)
     apply_workspace_patch = sdk_method(patch.apply_workspace_patch)
     diff_workspace = sdk_method(diff.diff_workspace)

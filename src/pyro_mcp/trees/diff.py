@@ -41,6 +41,7 @@ class FileDiff:
     reason: str | None = None
     added_lines: int = 0
     deleted_lines: int = 0
+    file_count: int = 0
 
 
 def diff_file(path: str, old: Version | None, new: Version | None) -> FileDiff:

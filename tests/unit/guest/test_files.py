@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -210,3 +211,76 @@ def test_a_full_disk_is_typed_and_changes_nothing(tmp_path: Path) -> None:
         assert agent.close() == b""
     finally:
         subprocess.run(["umount", str(tmp_path)], check=True)
+
+
+def lines(agent: Client, path: str, **params: int) -> tuple[dict[str, Any], bytes]:
+    asked = {"first": 1, "count": 10, "max_bytes": 1000, "max_line": 100, **params}
+    return talk(agent.channel, "file_lines", {"path": path, **asked})[:2]
+
+
+def test_lines_are_found_by_their_number(agent: Client, root: Path) -> None:
+    content = b"".join(b"line %d\n" % number for number in range(1, 200_001))
+    (root / "f").write_bytes(content)
+    for first in (1, 2, 100_000, 199_999):
+        result, output = lines(agent, "f", first=first, count=2)
+        assert output == b"line %d\nline %d\n" % (first, first + 1)
+        assert result["offset"] == content.index(output)
+        assert result["next_offset"] == result["offset"] + len(output)
+        assert (result["next_line"], result["line_count"], result["sha256"]) == (first + 2, 200_000, sha(content))
+        assert result["truncated"] == (first != 199_999)
+    result, output = lines(agent, "f", first=200_001)
+    assert (output, result["line_count"], result["truncated"]) == (b"", 200_000, False)
+
+
+@pytest.mark.parametrize(
+    ("content", "count", "output"),
+    [(b"", 0, b""), (b"\n", 1, b"\n"), (b"a", 1, b"a"), (b"a\n\nb", 3, b"a\n\nb"), (b"a\r\nb\r\n", 2, b"a\r\nb\r\n")],
+)
+def test_the_last_line_may_have_no_end(agent: Client, root: Path, content: bytes, count: int, output: bytes) -> None:
+    (root / "f").write_bytes(content)
+    result, sent = lines(agent, "f")
+    assert (sent, result["line_count"], result["truncated"], result["size_bytes"]) == (
+        output,
+        count,
+        False,
+        len(content),
+    )
+
+
+def test_a_long_line_is_cut_and_the_next_ones_are_reached(agent: Client, root: Path) -> None:
+    (root / "f").write_bytes(b"a\n" + b"x" * 1_000_000 + b"\nb\n" + b"y" * 101)
+    result, output = lines(agent, "f")
+    assert output == b"a\n" + b"x" * 100 + b"\nb\n" + b"y" * 100
+    assert (result["cut"], result["truncated"]) == ([[2, 999_900], [4, 1]], False)
+    result, output = lines(agent, "f", max_bytes=50)
+    assert (len(output), result["next_line"], result["next_offset"], result["truncated"]) == (50, 2, 50, True)
+
+
+def test_of_a_giant_only_the_part_is_read(agent: Client, root: Path) -> None:
+    with open(root / "giant", "wb") as file:
+        file.write(b"one\ntwo\n")
+        file.truncate(1 << 40)
+    result, output = lines(agent, "giant", first=2, count=1)
+    assert (output, result["sha256"], result["line_count"], result["size_bytes"]) == (b"two\n", None, None, 1 << 40)
+    assert result["truncated"]
+
+
+def test_a_long_search_for_a_line_can_be_cancelled(agent: Client, root: Path) -> None:
+    with open(root / "giant", "wb") as file:
+        file.truncate(1 << 43)
+    stream = agent.channel.open("file_lines", {"path": "giant", "first": 2, "count": 1, "max_bytes": 9, "max_line": 9})
+    stream.cancel()
+    with pytest.raises(RemoteError) as caught:
+        list(stream.messages())
+    assert caught.value.payload["code"] == "cancelled"
+
+
+def test_lines_of_what_is_no_text_file_are_refused_or_told(agent: Client, root: Path) -> None:
+    (root / "f").write_bytes(b"a\nb\0\nc\n")
+    assert lines(agent, "f", first=3, count=1)[0]["binary"]
+    with refused("invalid_argument", "directory"):
+        lines(agent, ".")
+    with refused("not_found"):
+        lines(agent, "nope")
+    with refused("invalid_argument", "first"):
+        lines(agent, "f", first=0)

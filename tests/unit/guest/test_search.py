@@ -49,7 +49,7 @@ def test_searches_lines(agent: Client, root: Path) -> None:
 
 
 def test_a_bad_pattern_is_refused(agent: Client) -> None:
-    for params in ({"pattern": "("}, {"pattern": "x", "glob": "[z-a]"}, {"pattern": "x", "glob": "*a" * 9}):
+    for params in ({"pattern": "("}, {"pattern": "x", "glob": "[z-a]"}, {"pattern": "x", "glob": "{a"}):
         with refused("invalid_argument"):
             agent.channel.call("file_search", {"path": ".", **params})
 

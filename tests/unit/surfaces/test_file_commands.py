@@ -12,7 +12,7 @@ import pytest
 from pyro_mcp.errors import InvalidArgument
 from pyro_mcp.model.diff import DiffEntry, DiffResult, DiffSummary
 from pyro_mcp.model.export import ExportResult
-from pyro_mcp.model.file import FileContent, FileEntry, FileList, FileMatch, FileSearch, FileWritten
+from pyro_mcp.model.file import FileContent, FileEdited, FileEntry, FileList, FileMatch, FileSearch, FileWritten
 from pyro_mcp.model.patch import PatchEntry, PatchResult, PatchSummary
 from pyro_mcp.model.sync import Skipped, SyncResult, WorkspaceSync
 from pyro_mcp.surfaces.cli import render
@@ -50,6 +50,28 @@ def test_a_text_comes_from_a_flag_a_file_or_standard_input(tmp_path: Path, monke
     assert params("patch", "apply", "w", "--patch-file", "-")["patch"] == "--- a/x\n"
     with pytest.raises(InvalidArgument, match="exclude each other"):
         params("file", "write", "w", "f", "--text", "x", "--text-file", str(tmp_path / "text"))
+
+
+def test_paths_of_a_diff_may_stand_on_both_sides_of_a_flag() -> None:
+    assert not params("diff", "w")["paths"]
+    assert params("diff", "w", "a", "b")["paths"] == ["a", "b"]
+    given = params("diff", "w", "a", "--stat", "b", "--exclude", "*.o", "--exclude", "x/", "c")
+    assert given == {"workspace_id": "w", "paths": ["a", "b", "c"], "stat": True, "exclude": ["*.o", "x/"]}
+    assert params("diff", "--ignored", "w", "a")["paths"] == ["a"]
+    with pytest.raises(InvalidArgument, match="--nope"):
+        params("diff", "w", "--stat", "a", "--nope")
+
+
+def test_an_edit_comes_from_flags_or_files(tmp_path: Path) -> None:
+    (tmp_path / "old").write_text("a\n")
+    given = params("file", "edit", "w", "f", "--old-file", str(tmp_path / "old"), "--new", "", "--replace-all")
+    assert given == {"workspace_id": "w", "path": "f", "old_string": "a\n", "new_string": "", "replace_all": True}
+    (tmp_path / "edits").write_text('[{"old_string": "a", "new_string": "b"}]')
+    given = params("file", "edit", "w", "f", "--edits-file", str(tmp_path / "edits"))
+    assert given["edits"] == [{"old_string": "a", "new_string": "b"}]
+    (tmp_path / "edits").write_text('[{"old_string": "a"')
+    with pytest.raises(InvalidArgument, match="not JSON"):
+        params("file", "edit", "w", "f", "--edits-file", str(tmp_path / "edits"))
 
 
 @pytest.mark.parametrize(("content", "message"), [(None, "No such file"), (b"\xff", "not UTF-8")])
@@ -101,6 +123,11 @@ def test_a_file_is_its_content_and_nothing_else(capfd: pytest.CaptureFixture[str
     assert "beginning of 3 bytes" in err
     part = FileContent(**CONTENT, truncated=True, binary=False, content="one", next_offset=2)
     assert "read on with --offset 2" in drawn(capfd, "read_workspace_file", part)[1]
+    numbered = FileContent(**CONTENT, truncated=True, binary=False, content="a\nb\n", first_line=9, next_line=11)
+    assert drawn(capfd, "read_workspace_file", numbered) == (
+        "     9\ta\n    10\tb\n",
+        "pyro: read on with --offset-lines 11\n",
+    )
     binary = FileContent(**CONTENT, truncated=False, binary=True, content="")
     out, err = drawn(capfd, "read_workspace_file", binary)
     assert out == ""
@@ -119,9 +146,43 @@ def test_a_diff_is_a_patch_on_stdout(capfd: pytest.CaptureFixture[str]) -> None:
     out, err = drawn(capfd, "diff_workspace", whole)
     assert out == "patch\n"
     assert "M b: binary, not in the patch" in err
+    entries.append(
+        DiffEntry(path=".git", status="added", artifact_type="directory", reason="git internals", file_count=12)
+    )
+    more = DiffResult(
+        **STAMP, changed=True, summary=summary, truncated=False, entries=entries, patch="patch\n", ignored_count=3
+    )
+    err = drawn(capfd, "diff_workspace", more)[1]
+    assert ".git: 12 files changed (internals, not in the patch)" in err
+    assert "+ 3 ignored files, --ignored shows them" in err
+
+
+def test_a_stat_is_a_line_for_each_path(capfd: pytest.CaptureFixture[str]) -> None:
+    summary = DiffSummary(total=3, added=2, modified=1, deleted=0, type_changed=0, text_patched=1, non_text=2)
+    entries = [
+        DiffEntry(path=".git", status="added", artifact_type="directory", reason="git internals", file_count=2),
+        DiffEntry(path="a", status="modified", artifact_type="file", added_lines=3, deleted_lines=1),
+        DiffEntry(path="b", status="added", artifact_type="file", reason="binary"),
+    ]
+    stat = DiffResult(**STAMP, changed=True, summary=summary, truncated=False, entries=entries, patch="")
+    out, err = drawn(capfd, "diff_workspace", stat)
+    assert out == "A .git  2 files changed\nM a  +3 -1\nA b  binary\n3 paths changed, +3 -1\n"
+    assert err == ""
 
 
 def test_the_other_answers_are_a_few_lines(capfd: pytest.CaptureFixture[str]) -> None:
+    edited = FileEdited(
+        **STAMP,
+        path="/workspace/a",
+        size_bytes=3,
+        created=False,
+        replacements=2,
+        first_changed_line=7,
+        line_ends="crlf",
+        sha256="0" * 64,
+    )
+    out = drawn(capfd, "edit_workspace_file", edited)[0]
+    assert out == "2 replacements in /workspace/a, from line 7 on: 3 bytes; its line ends (CRLF) are kept\n"
     written = FileWritten(**STAMP, path="/workspace/a", size_bytes=3, bytes_written=3, created=True, sha256="0" * 64)
     assert drawn(capfd, "write_workspace_file", written)[0] == "made /workspace/a: 3 bytes\n"
     found = FileSearch(

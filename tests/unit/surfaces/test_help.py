@@ -8,13 +8,17 @@ from collections.abc import Iterator
 
 import pytest
 
+from pyro_mcp.model.file import FileEdit
 from pyro_mcp.operations.operation import Operation
 from pyro_mcp.surfaces import catalog
 from pyro_mcp.surfaces.cli.parser import build
 from pyro_mcp.surfaces.wording import CLI
 
 VERBS = list(catalog.every_operation())
-NAMES = {verb.name for verb in VERBS} | {field.name for verb in VERBS for field in verb.fields}
+# The keys of an edit are what a person writes into the file of --edits-file.
+NAMES = {verb.name for verb in VERBS} | {field.name for verb in VERBS for field in verb.fields} - set(
+    FileEdit.__annotations__
+)
 
 
 def commands(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:

@@ -25,6 +25,7 @@ METHODS = {
     *("stop_workspace", "delete_workspace", "exec_workspace", "logs_workspace"),
     *("reset_workspace", "create_snapshot", "list_snapshots", "delete_snapshot"),
     *("list_workspace_files", "read_workspace_file", "write_workspace_file", "search_workspace_files"),
+    *("edit_workspace_file", "view_workspace_files"),
     *("apply_workspace_patch", "diff_workspace", "push_workspace_sync", "export_workspace"),
     *("start_service", "list_services", "status_service", "logs_service", "stop_service"),
     *("open_shell", "list_shells", "read_shell", "write_shell", "signal_shell", "resize_shell", "close_shell"),

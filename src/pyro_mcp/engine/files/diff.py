@@ -5,6 +5,7 @@ The work follows the changes, not the workspace; what is too much for one answer
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Annotated, Any, Literal
 
@@ -18,7 +19,7 @@ from pyro_mcp.model.diff import DiffEntry, DiffResult
 from pyro_mcp.operations.call import Call
 from pyro_mcp.protocol.entries import EntryError, safe_path
 from pyro_mcp.protocol.frames import encode_json
-from pyro_mcp.trees.diff import FileDiff, Version, diff_file, joined, totals
+from pyro_mcp.trees.diff import FileDiff, Status, Version, diff_file, joined, totals
 
 TEXT_LIMIT = 1024 * 1024
 """Bytes of a file that is still compared line by line."""
@@ -43,25 +44,52 @@ class _Change:
     old: _VersionFields | None
     new: _VersionFields | None
     text: tuple[Count, Count] | None = None
+    file_count: Count | None = None
 
 
 @dataclass(frozen=True)
 class _Counts:
     truncated: bool
+    ignored_count: Count = 0
 
 
-def diff(call: Call[Any], session: Session) -> DiffResult:
-    """The live /workspace against the baseline, sorted by path."""
+def diff(
+    call: Call[Any],
+    session: Session,
+    *,
+    paths: Sequence[str] | None = None,
+    exclude: Sequence[str] | None = None,
+    stat: bool = False,
+    ignored: bool = False,
+    cursor: str | None = None,
+    max_chars: int = ANSWER_BYTES,
+) -> DiffResult:
+    """The live /workspace against the baseline, sorted by path: those after `cursor`, as many as `max_chars` hold."""
     call.progress("comparing with the baseline", None)
     gathered = _Gathered()
-    params = {"text_limit": TEXT_LIMIT, "total_limit": TOTAL_LIMIT, "limit": MAX_CHANGES}
+    params = {
+        "text_limit": TEXT_LIMIT,
+        "total_limit": TOTAL_LIMIT,
+        "limit": MAX_CHANGES,
+        "paths": list(paths or ()),
+        "exclude": list(exclude or ()),
+        "ignored": ignored,
+    }
     said = session.agent.request(call, "changes", params, _Counts, on_data=gathered.on_data, on_event=gathered.on_event)
-    diffs, whole = _fitting(sorted(gathered.finish(), key=lambda one: one.path))
+    found = sorted(gathered.finish(), key=lambda one: one.path)
+    after = [one for one in found if cursor is None or one.path > cursor]
+    if stat:
+        after = [replace(one, text_patch=None) for one in after]
+    diffs = _fitting(_page(after, max_chars))
+    more = len(diffs) < len(after)
+    kept = {} if stat else {one.path: one for one in diffs}
     return DiffResult(
         **session.stamp,
-        changed=bool(diffs),
-        summary=totals(diffs),
-        truncated=said.truncated or not whole,
+        changed=bool(found),
+        summary=totals(kept.get(one.path, one) for one in found),
+        truncated=said.truncated or more,
+        ignored_count=said.ignored_count,
+        next_cursor=diffs[-1].path if more and diffs else None,
         entries=[DiffEntry(**asdict(one)) for one in diffs],
         patch=joined(diffs),
     )
@@ -120,6 +148,9 @@ class _Gathered:
 
 def _compared(change: _Change, texts: tuple[bytes | None, bytes | None], room: int) -> FileDiff:
     """The change as text; `room` is how many bytes of text the agent could still have sent."""
+    parts = change.path.lower().split("/")
+    if change.file_count is not None or ".git" in parts:
+        return _internals(change)
     old, new = _version(change.old, texts[0]), _version(change.new, texts[1])
     if old is None and new is None:
         raise _broken("a change of what is no file, directory or link")
@@ -130,6 +161,19 @@ def _compared(change: _Change, texts: tuple[bytes | None, bytes | None], room: i
     return found
 
 
+def _internals(change: _Change) -> FileDiff:
+    """What git keeps for itself: no patch may touch it, and `git apply` would refuse the whole of one that does."""
+    present = change.new or change.old
+    assert present is not None
+    status: Status = "modified"
+    if change.old is None or change.new is None:
+        status = "added" if change.old is None else "deleted"
+    elif change.old.artifact_type != change.new.artifact_type:
+        status = "type_changed"
+    kind = "file" if present.artifact_type == "other" else present.artifact_type
+    return FileDiff(change.path, status, kind, None, "git internals", file_count=change.file_count or 1)
+
+
 def _version(fields: _VersionFields | None, text: bytes | None) -> Version | None:
     if fields is None or fields.artifact_type == "other":
         return None
@@ -138,8 +182,20 @@ def _version(fields: _VersionFields | None, text: bytes | None) -> Version | Non
     return Version(fields.artifact_type, fields.mode, text if fields.artifact_type == "file" else None)
 
 
-def _fitting(diffs: list[FileDiff]) -> tuple[list[FileDiff], bool]:
-    """As many as one answer holds, and whether that is all. Texts go before names do."""
+def _page(diffs: list[FileDiff], room: int) -> list[FileDiff]:
+    """As many as fit whole into `room` characters, but always one."""
+    kept: list[FileDiff] = []
+    for one in diffs:
+        room -= len(encode_json({"path": one.path})) + _ENTRY_BYTES
+        room -= len(encode_json({"": one.text_patch})) if one.text_patch else 0
+        if room < 0 and kept:
+            break
+        kept.append(one)
+    return kept
+
+
+def _fitting(diffs: list[FileDiff]) -> list[FileDiff]:
+    """As many as one answer holds. Texts go before names do."""
     left, shown = ANSWER_BYTES, []
     names = [len(encode_json({"path": one.path})) + _ENTRY_BYTES for one in diffs]
     left -= sum(names)
@@ -151,7 +207,7 @@ def _fitting(diffs: list[FileDiff]) -> tuple[list[FileDiff], bool]:
         fits = cost <= left
         shown.append(one if fits else FileDiff(one.path, one.status, one.artifact_type, None, "too large"))
         left -= cost if fits else 0
-    return shown, len(shown) == len(diffs)
+    return shown
 
 
 def _broken(how: str) -> ProtocolError:

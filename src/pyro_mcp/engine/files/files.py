@@ -46,7 +46,7 @@ class ReadAnswer:
 
 
 @dataclass(frozen=True)
-class _Wrote:
+class Wrote:
     path: Path
     size_bytes: Count
     created: bool
@@ -135,7 +135,7 @@ def write_file(call: Call[Any], session: Session, path: str, *, text: str, expec
     params: dict[str, Any] = {"path": path, "size": len(data)}
     if expected_sha256 is not None:
         params["expected_sha256"] = None if expected_sha256 == ABSENT else expected_sha256
-    said = session.agent.request(call, "file_write", params, _Wrote, send=data)
+    said = session.agent.request(call, "file_write", params, Wrote, send=data)
     session.note("file_write", {"path": said.path, "bytes_written": len(data), "created": said.created})
     return FileWritten(
         **session.stamp,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
-from pyro_mcp.engine.files import diff, export, files, patch, sync
+from pyro_mcp.engine.files import diff, edit, export, files, lines, patch, sync
 from pyro_mcp.engine.session import Session, Sessions
 from pyro_mcp.operations.call import Call
 
@@ -31,8 +31,10 @@ class FileManager:
         self.sessions = sessions
 
     list = _in_session(files.list_files)
-    read = _in_session(files.read_file)
+    read = _in_session(lines.read)
+    view = _in_session(lines.view_files)
     write = _in_session(files.write_file)
+    edit = _in_session(edit.edit_file)
     search = _in_session(files.search_files)
     patch = _in_session(patch.apply_patch)
     diff = _in_session(diff.diff)

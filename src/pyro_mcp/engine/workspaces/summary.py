@@ -160,6 +160,7 @@ def _summed(found: DiffResult) -> SummaryChanges:
         added_lines=sum(entry.added_lines for entry in found.entries),
         deleted_lines=sum(entry.deleted_lines for entry in found.entries),
         truncated=found.truncated,
+        ignored_count=found.ignored_count,
         entries=[
             SummaryChange(
                 path=entry.path, status=entry.status, added_lines=entry.added_lines, deleted_lines=entry.deleted_lines

@@ -49,7 +49,7 @@ ENVIRONMENT = {
     b"SHELL": b"/bin/sh",
 }
 _STARTS = {"exec", "shell_open", "service_start"}
-_READS = {"changes", "file_list", "file_read", "file_search", "overlay_pack", "overlay_save", "tree_pack"}
+_READS = {"changes", "file_lines", "file_list", "file_read", "file_search", "overlay_pack", "overlay_save", "tree_pack"}
 _ON_WORKSPACE = _STARTS | _READS | {"file_write", "tree_apply", "tree_unpack"}
 NOBODY = "vm-" + "0" * 12, "0" * 32
 """Host name and machine id of a guest that is nobody's yet."""

@@ -13,6 +13,7 @@ from pyro_mcp.guest.errors import invalid
 from pyro_mcp.guest.flow import Flow, Piece
 from pyro_mcp.guest.tree.direct import LARGE, LargeFile
 from pyro_mcp.guest.tree.glob import Glob
+from pyro_mcp.guest.tree.lines import send_lines
 from pyro_mcp.guest.tree.paths import (
     IS_DIRECTORY,
     ResolvedPath,
@@ -41,7 +42,7 @@ _LOOK = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class AgentFiles:
-    """The verbs `file_list`, `file_read` and `file_write` on one tree."""
+    """The verbs `file_list`, `file_read`, `file_lines` and `file_write` on one tree."""
 
     def __init__(self, tree: Tree) -> None:
         self._tree = tree
@@ -96,6 +97,32 @@ class AgentFiles:
                     return {**path, **send_file(fd, offset, max_, flow)}
                 finally:
                     os.close(fd)
+        except OSError as error:
+            raise failure("read", absolute(parts), error) from None
+        finally:
+            flow.close()
+
+    def lines(self, stream: Stream) -> dict[str, Any]:
+        """path, first, count, max_bytes, max_line → the lines from the one numbered `first` on as DATA 1, of each at
+        most `max_line` bytes; path, size_bytes, truncated (more follows), sha256 and line_count (null: not all was
+        read), binary (a NUL was met), offset and next_offset (where the lines begin and end), next_line,
+        cut[[line, bytes left out]].
+        """
+        parts = relative("read", stream.params.get("path"))
+        wanted = {
+            name: read.integer(stream.params, name, min_=1, max_=MAX_SIZE)
+            for name in ("first", "count", "max_bytes", "max_line")
+        }
+        flow = Flow(stream)
+        try:
+            with self._tree.existing(parts) as place:
+                require_file(place, "read")
+                fd = place.open(os.O_RDONLY)
+                try:
+                    told = send_lines(fd, flow, max_=wanted.pop("max_bytes"), **wanted)
+                finally:
+                    os.close(fd)
+                return {"path": os.fsdecode(place.path), **told}
         except OSError as error:
             raise failure("read", absolute(parts), error) from None
         finally:

@@ -1,12 +1,14 @@
-"""glob: file name patterns as people write them, with `**`. Bounded so that no pattern can run away."""
+"""glob: file name patterns as people write them, with `**` and `{a,b}`, bounded so that no pattern can run away."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 
 from pyro_mcp.guest.errors import invalid
+from pyro_mcp.guest.tree.wildcard import NEVER, name_pattern, path_pattern
 
-MAX_STARS = 8
+MAX_ALTERNATIVES = 256
 
 
 class Glob:
@@ -15,56 +17,48 @@ class Glob:
 
     def __init__(self, pattern: str) -> None:
         self._last_only = "/" not in pattern
-        if pattern.replace("**", "*").count("*") > MAX_STARS:
-            raise invalid(f"the pattern has more than {MAX_STARS} stars")
-        try:
-            self._match = re.compile(translate(pattern.removeprefix("./").encode("utf-8", "surrogateescape"))).fullmatch
-        except (re.error, OverflowError, RecursionError) as error:
-            raise invalid(f"the pattern is malformed: {error}") from None
+        made = name_pattern if self._last_only else path_pattern
+        parts: list[bytes] = []
+        for plain in _alternatives(pattern.removeprefix("./").encode("utf-8", "surrogateescape")):
+            # In an ignore file a backslash means something; here it is a letter as any other.
+            parts += map(made, _crossing(plain.replace(b"\\", b"\\\\")))
+            if len(parts) > MAX_ALTERNATIVES:
+                raise invalid(f"the pattern stands for more than {MAX_ALTERNATIVES} others")
+        if any(NEVER in part for part in parts):
+            raise invalid("the pattern is malformed: a [ is not closed, or a range ends before it begins")
+        self._match = re.compile(b"(?s:" + b"|".join(parts) + b")").fullmatch
 
     def matches(self, path: bytes) -> bool:
         return self._match(path.rpartition(b"/")[2] if self._last_only else path) is not None
 
 
-def translate(pattern: bytes) -> bytes:
-    """The regular expression that a glob stands for."""
-    out, at, depth = [b"(?s:"], 0, 0
-    while at < len(pattern):
-        piece, used = _star_or_class(pattern, at)
-        if not used:
-            piece, used = pattern[at : at + 1], 1
-            if piece == b"{":
-                depth, piece = depth + 1, b"(?:"
-            elif piece == b"}" and depth:
-                depth, piece = depth - 1, b")"
-            else:
-                piece = b"|" if piece == b"," and depth else re.escape(piece)
-        out.append(piece)
-        at += used
-    return b"".join(out) + b")"
+def _alternatives(pattern: bytes) -> Iterator[bytes]:
+    """What `pattern` stands for: each choice of what is in its braces."""
+    begin = pattern.find(b"{")
+    if begin < 0:
+        yield pattern
+        return
+    choices, depth, at = [b""], 0, begin
+    for at in range(begin, len(pattern)):
+        letter = pattern[at : at + 1]
+        depth += (letter == b"{") - (letter == b"}")
+        if not depth:
+            break
+        if letter == b"," and depth == 1:
+            choices.append(b"")
+        elif at > begin:
+            choices[-1] += letter
+    else:
+        raise invalid("the pattern is malformed: a { is not closed")
+    for choice in choices:
+        yield from _alternatives(pattern[:begin] + choice + pattern[at + 1 :])
 
 
-def _star_or_class(pattern: bytes, at: int) -> tuple[bytes, int]:
-    """The expression for a wildcard or class at `at` and the length it takes; length 0 when there is none."""
-    if pattern.startswith(b"**/", at) and pattern[at - 1 : at] in (b"", b"/", b"{", b","):
-        return b"(?:.*/)?", 3
-    if pattern.startswith(b"**", at):
-        return b".*", 2
-    letter = pattern[at : at + 1]
-    if letter in (b"*", b"?"):
-        return (b"[^/]*" if letter == b"*" else b"[^/]"), 1
-    end = _class_end(pattern, at + 1) if letter == b"[" else -1
-    if end < 0:
-        return b"", 0
-    inner = pattern[at + 1 : end]
-    for special in (b"\\", b"[", b"&", b"~", b"|"):
-        inner = inner.replace(special, b"\\" + special)
-    if inner[:1] in (b"!", b"^"):
-        inner = b"^" + inner[1:]
-    return b"(?!/)[" + inner + b"]", end + 1 - at
-
-
-def _class_end(pattern: bytes, at: int) -> int:
-    """Where the class that begins at `at` ends; -1 when it does not."""
-    start = at + 1 if pattern[at : at + 1] in (b"!", b"^") else at
-    return pattern.find(b"]", start + 1)
+def _crossing(pattern: bytes) -> Iterator[bytes]:
+    """`pattern`, and if a `**` stands within a name, once more with that name broken where it stands."""
+    yield pattern
+    names = pattern.split(b"/")
+    for number, name in enumerate(names):
+        left, stars, right = name.partition(b"**")
+        if stars and (left or right):
+            yield b"/".join([*names[:number], left + b"*", b"**", b"*" + right, *names[number + 1 :]])

@@ -23,6 +23,7 @@ def verbs(tree: Tree, layers: Callable[[], Layers], ready: Callable[[str], None]
     table: dict[str, Callable[[Stream], dict[str, Any]]] = {
         "file_list": files.list,
         "file_read": files.read,
+        "file_lines": files.lines,
         "file_write": files.write,
         "file_search": Search(tree).search,
         "tree_apply": lambda stream: tree_apply(tree, stream),

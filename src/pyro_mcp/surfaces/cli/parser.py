@@ -155,6 +155,12 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     root = build(first if first in catalog.COMMANDS or first in OWN_COMMANDS else "")
     namespace, surplus = root.parse_known_args(before)
     leaf: Parser = getattr(namespace, "leaf", root)
+    several = leaf.get_default("several")
+    if several:
+        # `argparse` gives a list of words none that stand behind an option.
+        words_behind = [word for word in surplus if not word.startswith("-")]
+        setattr(namespace, several, [*getattr(namespace, several, []), *words_behind])
+        surplus = [word for word in surplus if word.startswith("-")]
     if surplus:
         raise _surplus(leaf, surplus)
     if not hasattr(namespace, "handler"):
@@ -270,9 +276,10 @@ def _add_field(parser: argparse.ArgumentParser, field: Field) -> None:
         parser.add_argument(
             "-i", f"--{field.name}", dest=field.dest, action="store_true", help=text, default=argparse.SUPPRESS
         )
+    elif field.param.cli == "json_file":
+        _add_json(parser, field, text)
     elif field.param.cli == "positional":
-        many: dict[str, Any] = {} if field.required else {"nargs": "?", "default": argparse.SUPPRESS}
-        parser.add_argument(field.dest, metavar=field.param.metavar or field.name.upper(), help=text, **many)
+        _add_positional(parser, field, text)
     elif field.type is bool:
         action, line = ("store_true", text)
         if field.default is True:
@@ -289,6 +296,28 @@ def _add_field(parser: argparse.ArgumentParser, field: Field) -> None:
         )
     else:
         _add_value(parser, field, text)
+
+
+def _add_positional(parser: argparse.ArgumentParser, field: Field, text: str) -> None:
+    """A word in order; a list takes all that follow."""
+    several = get_origin(field.type) is list
+    if several:
+        parser.set_defaults(several=field.dest)
+    many: dict[str, Any] = {} if field.required else {"nargs": "*" if several else "?", "default": argparse.SUPPRESS}
+    parser.add_argument(field.dest, metavar=field.param.metavar or field.name.upper(), help=text, **many)
+
+
+def _add_json(parser: argparse.ArgumentParser, field: Field, text: str) -> None:
+    from pyro_mcp.surfaces.cli.textfile import read_json
+
+    parser.add_argument(
+        field.flag,
+        dest=field.dest,
+        type=read_json,
+        metavar=field.param.metavar,
+        help=f"{text}: a JSON file; - is standard input",
+        default=argparse.SUPPRESS,
+    )
 
 
 def _worded(text: str) -> str:

@@ -1,9 +1,11 @@
-"""Textfile: a parameter's text from a file or from standard input."""
+"""Textfile: a parameter's value from a file or from standard input."""
 
 from __future__ import annotations
 
+import json
 import os
 import sys
+from typing import Any
 
 from pyro_mcp.errors import InvalidArgument
 
@@ -32,3 +34,13 @@ def read_text(path: str) -> str:
     except UnicodeDecodeError:
         hint = "Bring binary files in with `pyro workspace sync push`"
         raise InvalidArgument(f"cannot read {shown}: it is not UTF-8 text", hint=hint) from None
+
+
+def read_json(path: str) -> Any:
+    """The JSON value in the file `path`, as `read_text` reads it. Raises `InvalidArgument`."""
+    text = read_text(path)
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        shown = "standard input" if path == "-" else path
+        raise InvalidArgument(f"cannot read {shown}: it is not JSON: {error}") from None

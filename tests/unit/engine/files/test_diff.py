@@ -18,7 +18,8 @@ import pyro_mcp
 from pyro_mcp.engine.files import diff as diffing
 from pyro_mcp.engine.files.diff import diff
 from pyro_mcp.engine.session import Session
-from pyro_mcp.errors import ProtocolError
+from pyro_mcp.errors import InvalidArgument, NotFound, ProtocolError
+from pyro_mcp.model.diff import DiffResult
 from pyro_mcp.operations.call import Call
 from pyro_mcp.protocol.channel import Channel, Stream
 from pyro_mcp.protocol.pipe import Pipe
@@ -143,6 +144,144 @@ def test_an_answer_that_is_too_large_loses_texts_first(based: Lab, monkeypatch: 
     result = diff(based.call, based.place)
     assert 0 < len(result.entries) < 10
     assert result.truncated
+
+
+def paths(result: DiffResult) -> list[str]:
+    return [entry.path for entry in result.entries]
+
+
+def git(root: Path, *words: str) -> None:
+    environ = {**os.environ, "GIT_CONFIG_GLOBAL": "/dev/null", "GIT_AUTHOR_NAME": "a", "GIT_AUTHOR_EMAIL": "a@b"}
+    environ |= {"GIT_COMMITTER_NAME": "a", "GIT_COMMITTER_EMAIL": "a@b"}
+    subprocess.run(["git", *words], cwd=root, env=environ, check=True, capture_output=True)
+
+
+def test_a_commit_inside_is_one_line_and_the_patch_still_applies(based: Lab, tmp_path: Path) -> None:
+    git(based.root, "init", "-q")
+    change(based.root)
+    git(based.root, "add", "-A")
+    git(based.root, "commit", "-qm", "x")
+    result = diff(based.call, based.place)
+    (internals,) = [entry for entry in result.entries if ".git" in entry.path]
+    assert (internals.path, internals.status, internals.artifact_type) == (".git", "added", "directory")
+    assert (internals.reason, internals.text_patch) == ("git internals", None)
+    assert internals.file_count > 20
+    assert (result.summary.total, result.summary.non_text) == (12, 1)
+    copy = tmp_path / "copy"
+    shutil.copytree(tmp_path / "baseline", copy, symlinks=True)
+    subprocess.run(["git", "apply", "-"], input=result.patch.encode(), cwd=copy, check=True)
+    shutil.rmtree(based.root / ".git")
+    assert Lab(based.place, copy, []).snapshot() == based.snapshot()
+
+
+def test_every_repository_is_one_line_however_it_changed(based: Lab, tmp_path: Path) -> None:
+    for name in ("gone", "touched", "same", "swapped"):
+        for root in (tmp_path / "baseline", based.root):
+            (root / name / ".git/refs").mkdir(parents=True)
+            (root / name / ".git/config").write_text("one")
+            (root / name / ".git/refs/head").write_text("one")
+    shutil.rmtree(based.root / "gone")
+    (based.root / "touched/.git/config").write_text("two")
+    shutil.rmtree(based.root / "swapped/.git")
+    (based.root / "swapped/.git").write_text("gitdir: elsewhere")
+    based.put("new/.GIT/x", "x")
+    result = diff(based.call, based.place)
+    assert {entry.path: (entry.status, entry.file_count, entry.reason) for entry in result.entries} == {
+        "gone/.git": ("deleted", 2, "git internals"),
+        "new/.GIT": ("added", 1, "git internals"),
+        "swapped/.git": ("type_changed", 3, "git internals"),
+        "touched/.git": ("modified", 1, "git internals"),
+    }
+    assert result.patch == ""
+
+
+def test_new_files_that_are_ignored_are_counted_and_shown_when_asked(based: Lab, tmp_path: Path) -> None:
+    for root in (tmp_path / "baseline", based.root):
+        (root / "kept.log").write_text("old\n")
+        (root / "old.log").write_text("old\n")
+    based.put(".gitignore", "*.log\nnode_modules/\n")
+    based.put("kept.log", "new\n")
+    (based.root / "old.log").unlink()
+    for number in range(3):
+        based.put(f"node_modules/m/{number}.js", "x")
+    (based.root / "node_modules/empty").mkdir()
+    based.put("a.log", "x")
+    based.put("src/b.log", "x")
+    based.put("src/.gitignore", "!c.log\n")
+    based.put("src/c.log", "x")
+    result = diff(based.call, based.place)
+    assert paths(result) == [".gitignore", "kept.log", "old.log", "src/.gitignore", "src/c.log"]
+    assert (result.ignored_count, result.changed) == (5, True)
+    assert "b.log" not in result.patch
+    whole = diff(based.call, based.place, ignored=True)
+    assert {"a.log", "src/b.log", "node_modules/m/0.js", "node_modules/empty"} <= set(paths(whole))
+    assert whole.ignored_count == 0
+    assert diff(based.call, based.place, exclude=["m/"]).ignored_count == 2
+
+
+def test_only_ignored_files_are_no_change(based: Lab, tmp_path: Path) -> None:
+    for root in (tmp_path / "baseline", based.root):
+        (root / ".gitignore").write_text("*.o")
+    based.put("out/a.o", "x")
+    result = diff(based.call, based.place)
+    assert (result.changed, result.entries, result.ignored_count) == (False, [], 1)
+
+
+def test_paths_and_patterns_narrow_it(based: Lab) -> None:
+    change(based.root)
+    assert paths(diff(based.call, based.place, paths=["src", "/workspace/a/b/c.txt"])) == [
+        "a/b/c.txt",
+        "src/app.py",
+        "src/gone.py",
+    ]
+    assert paths(diff(based.call, based.place, paths=["dir"])) == ["dir/deep/f"]
+    assert len(diff(based.call, based.place, paths=["."]).entries) == 11
+    assert diff(based.call, based.place, paths=["data"]).entries == []
+    left = diff(based.call, based.place, exclude=["src/", "*.txt", "link", "/dir"])
+    assert paths(left) == ["crlf", "grüße 1", "new file", "no-newline", "run", "was-file"]
+    assert paths(diff(based.call, based.place, exclude=["*", "!crlf"])) == ["crlf"]
+    with pytest.raises(NotFound, match="neither in the workspace nor"):
+        diff(based.call, based.place, paths=["*.py"])
+    with pytest.raises(InvalidArgument, match=r"\.\."):
+        diff(based.call, based.place, paths=["../x"])
+
+
+def test_a_stat_counts_without_the_patch(based: Lab) -> None:
+    change(based.root)
+    whole, short = diff(based.call, based.place), diff(based.call, based.place, stat=True)
+    assert short.patch == ""
+    assert short.summary == whole.summary
+    assert {entry.text_patch for entry in short.entries} == {None}
+    lines = [(entry.path, entry.added_lines, entry.deleted_lines) for entry in whole.entries]
+    assert [(entry.path, entry.added_lines, entry.deleted_lines) for entry in short.entries] == lines
+
+
+def test_pages_hold_whole_entries_and_lose_none(based: Lab) -> None:
+    change(based.root)
+    whole, pages, cursor = diff(based.call, based.place), [], None
+    while True:
+        page = diff(based.call, based.place, cursor=cursor, max_chars=900)
+        pages.append(page)
+        assert page.summary == whole.summary
+        assert page.truncated == (page.next_cursor is not None)
+        cursor = page.next_cursor
+        if cursor is None:
+            break
+    assert len(pages) > 3
+    assert [path for page in pages for path in paths(page)] == paths(whole)
+    assert "".join(page.patch for page in pages) == whole.patch
+    assert paths(diff(based.call, based.place, cursor="zzz")) == []
+
+
+@pytest.mark.parametrize("path", [".git/config", "sub/.git/hooks/x", ".GIT/y"])
+def test_an_agent_cannot_put_internals_into_the_patch(scripted: Scripted, path: str) -> None:
+    def handler(stream: Stream) -> None:
+        stream.event({"path": path, "old": None, "new": FILE, "text": [0, 2]})
+        stream.send(b"x\n", 1)
+        stream.result({"truncated": False})
+
+    result = diff(Call(None), scripted(handler))
+    assert (result.patch, [entry.reason for entry in result.entries]) == ("", ["git internals"])
 
 
 FILE = {"artifact_type": "file", "mode": 0o644, "size_bytes": 2}

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
 
 import pytest
 from agentlab import Lab
 
+from pyro_mcp.engine.files import edit as editing
+from pyro_mcp.engine.files.edit import edit_file
 from pyro_mcp.engine.files.files import ABSENT, list_files, read_file, search_files, write_file
 from pyro_mcp.errors import Conflict, InvalidArgument, NotFound
-from pyro_mcp.model.file import FileList
+from pyro_mcp.model.file import FileEdit, FileEdited, FileList
+from pyro_mcp.trees.edit import Edit, Edited, edit
 
 
 def listed(lab: Lab, path: str = "/workspace", *, recursive: bool = False, pattern: str | None = None) -> FileList:
@@ -106,6 +110,112 @@ def test_two_writers_cannot_overwrite_each_other_unseen(lab: Lab) -> None:
     with pytest.raises(Conflict, match="no longer exists"):
         write_file(lab.call, lab.place, "gone", text="three", expected_sha256=second.sha256)
     assert (lab.root / "f").read_text() == "two"
+
+
+def edited(
+    lab: Lab,
+    path: str,
+    old: str | None = None,
+    new: str | None = None,
+    *,
+    edits: list[FileEdit] | None = None,
+    expected: str | None = None,
+) -> FileEdited:
+    return edit_file(
+        lab.call,
+        lab.place,
+        path,
+        old_string=old,
+        new_string=new,
+        replace_all=False,
+        edits=edits,
+        expected_sha256=expected,
+    )
+
+
+def test_an_edit_changes_what_it_names_and_says_where(lab: Lab) -> None:
+    target = lab.put("run.sh", "#!/bin/sh\necho one\necho two\n", 0o755)
+    (lab.root / "link").symlink_to("run.sh")
+    done = edited(lab, "link", "echo two", "echo 2")
+    assert target.read_text() == "#!/bin/sh\necho one\necho 2\n"
+    assert target.stat().st_mode & 0o777 == 0o755
+    assert (lab.root / "link").is_symlink()
+    assert (done.path, done.replacements, done.first_changed_line) == ("/workspace/run.sh", 1, 3)
+    assert (done.created, done.size_bytes) == (False, len(target.read_bytes()))
+    assert done.sha256 == sha256(target.read_bytes()).hexdigest()
+    assert lab.notes[0][1]["path"] == "/workspace/run.sh"
+    assert edited(lab, "new/f", "", "x").created
+    assert (lab.root / "new/f").read_text() == "x"
+
+
+def test_of_several_edits_all_are_made_or_none(lab: Lab) -> None:
+    target = lab.put("f", "one two\n")
+    many: list[FileEdit] = [{"old_string": "one", "new_string": "1"}, {"old_string": "two", "new_string": "2"}]
+    wrong: FileEdit = {"old_string": "three", "new_string": "3"}
+    with pytest.raises(InvalidArgument, match="edit 3 of 3"):
+        edited(lab, "f", edits=[*many, wrong])
+    assert target.read_text() == "one two\n"
+    assert edited(lab, "f", edits=many).replacements == 2
+    assert target.read_text() == "1 2\n"
+    with pytest.raises(InvalidArgument, match="one edit or a list"):
+        edited(lab, "f", "1", "2", edits=many)
+    with pytest.raises(InvalidArgument, match="one edit or a list"):
+        edited(lab, "f", "1")
+
+
+def test_an_edit_of_what_is_not_as_expected_is_refused(lab: Lab) -> None:
+    target = lab.put("f", "one\n")
+    digest = sha256(b"one\n").hexdigest()
+    with pytest.raises(NotFound, match="no such file"):
+        edited(lab, "nope", "a", "b")
+    with pytest.raises(Conflict, match="no longer exists"):
+        edited(lab, "nope", "a", "b", expected=digest)
+    with pytest.raises(Conflict, match="exists already"):
+        edited(lab, "f", "one", "two", expected=ABSENT)
+    assert edited(lab, "f", "one", "two", expected=digest).replacements == 1
+    with pytest.raises(Conflict, match="not the expected"):
+        edited(lab, "f", "two", "three", expected=digest)
+    with pytest.raises(InvalidArgument, match="directory"):
+        edited(lab, ".", "a", "b")
+    assert target.read_text() == "two\n"
+
+
+def test_an_edit_is_tried_again_on_what_somebody_else_wrote(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = lab.put("f", "one\ntwo\n")
+    others = iter([b"zero\none\ntwo\n", b"0\none\ntwo\n"])
+
+    def racing(path: str, content: bytes | None, edits: list[Edit]) -> Edited:
+        """The edit, but somebody changes the file between its reading and its writing."""
+        done = edit(path, content, edits)
+        if other := next(others, None):
+            target.write_bytes(other)
+        return done
+
+    monkeypatch.setattr(editing, "edit", racing)
+    assert edited(lab, "f", "two", "2").first_changed_line == 3
+    assert target.read_text() == "0\none\n2\n"
+    others = iter([b"again\none\n"])
+    with pytest.raises(Conflict, match="not the expected"):
+        edited(lab, "f", "one", "1", expected=sha256(target.read_bytes()).hexdigest())
+    assert target.read_text() == "again\none\n"
+    others = iter([b"one\n%d" % number for number in range(100)])
+    with pytest.raises(Conflict, match="not the expected"):
+        edited(lab, "f", "one", "1")
+
+
+def test_edits_at_once_lose_nothing(lab: Lab) -> None:
+    target = lab.put("f", "".join(f"<{number}>\n" for number in range(4)))
+    with ThreadPoolExecutor(4) as pool:
+        done = [pool.submit(edited, lab, "f", f"<{number}>", f"[{number}]") for number in range(4)]
+        assert [one.result().replacements for one in done] == [1] * 4
+    assert target.read_text() == "".join(f"[{number}]\n" for number in range(4))
+
+
+def test_a_file_that_is_too_large_to_edit_is_told(lab: Lab) -> None:
+    with open(lab.put("big"), "wb") as file:
+        file.truncate(33 * 1024 * 1024)
+    with pytest.raises(InvalidArgument, match="at most 33554432"):
+        edited(lab, "big", "a", "b")
 
 
 def test_a_replaced_file_keeps_its_mode(lab: Lab) -> None:

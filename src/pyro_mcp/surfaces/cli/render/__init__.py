@@ -27,6 +27,7 @@ _DRAWERS = {
     "logs_workspace": ("workspace_exec", "draw_logs"),
     "list_workspace_files": ("files", "draw_list"),
     "write_workspace_file": ("files", "draw_written"),
+    "edit_workspace_file": ("files", "draw_edited"),
     "search_workspace_files": ("files", "draw_search"),
     "apply_workspace_patch": ("changes", "draw_patched"),
     "push_workspace_sync": ("changes", "draw_pushed"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pyro_mcp.model.count import count_of
-from pyro_mcp.model.diff import DiffResult
+from pyro_mcp.model.diff import DiffEntry, DiffResult
 from pyro_mcp.model.export import ExportResult
 from pyro_mcp.model.patch import PatchResult
 from pyro_mcp.model.sync import Skipped, SyncResult
@@ -28,16 +28,40 @@ def draw_patched(console: Console, result: PatchResult) -> None:
 
 
 def after_diff(result: DiffResult, output: Output) -> None:
-    """The patch on stdout, for `git apply`; on stderr what it leaves out."""
-    output.live(1, result.patch.encode("utf-8", "surrogateescape"))
-    output.finish()
-    for entry in result.entries:
-        if entry.text_patch is None:
-            output.notice(f"{_LETTERS[entry.status]} {plain(entry.path)}: {entry.reason}, not in the patch")
+    """The patch on stdout, for `git apply`, or the counts by file; on stderr what it leaves out."""
+    counts = not result.patch and any(entry.text_patch is entry.reason is None for entry in result.entries)
+    if counts:
+        output.text(lambda console: draw_stat(console, result))
+    else:
+        output.live(1, result.patch.encode("utf-8", "surrogateescape"))
+        output.finish()
+        for entry in result.entries:
+            if entry.text_patch is None:
+                output.notice(_outside(entry))
     if result.truncated:
         output.notice("there are more changes than one answer holds")
+    if result.ignored_count:
+        output.notice(f"+ {count_of(result.ignored_count, 'ignored file')}, --ignored shows them")
     if not result.changed:
-        output.notice("nothing has changed")
+        output.notice("nothing else has changed" if result.ignored_count else "nothing has changed")
+
+
+def _outside(entry: DiffEntry) -> str:
+    if entry.file_count:
+        changed = count_of(entry.file_count, "file")
+        return f"{plain(entry.path)}: {changed} changed (internals, not in the patch)"
+    return f"{_LETTERS[entry.status]} {plain(entry.path)}: {entry.reason}, not in the patch"
+
+
+def draw_stat(console: Console, result: DiffResult) -> None:
+    """A line for each path, and the sum."""
+    for entry in result.entries:
+        lines = f"+{entry.added_lines} -{entry.deleted_lines}"
+        how = f"{count_of(entry.file_count, 'file')} changed" if entry.file_count else entry.reason or lines
+        console.print(f"{_LETTERS[entry.status]} {plain(entry.path)}  {how}", soft_wrap=True)
+    added = sum(entry.added_lines for entry in result.entries)
+    deleted = sum(entry.deleted_lines for entry in result.entries)
+    console.print(f"{count_of(result.summary.total, 'path')} changed, +{added} -{deleted}")
 
 
 def draw_pushed(console: Console, result: SyncResult) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pyro_mcp.model.count import count_of
-from pyro_mcp.model.file import FileContent, FileEntry, FileList, FileSearch, FileWritten
+from pyro_mcp.model.file import FileContent, FileEdited, FileEntry, FileList, FileSearch, FileWritten
 from pyro_mcp.surfaces.cli.escapes import plain
 from pyro_mcp.surfaces.cli.output import Output
 from pyro_mcp.surfaces.cli.render.common import put, size, table
@@ -41,19 +41,37 @@ def after_read(result: FileContent, output: Output) -> None:
     if result.binary:
         output.notice(f"{result.path} is binary, {size(result.size_bytes)}; copy it out with `pyro workspace export`")
         return
-    output.live(1, result.content.encode("utf-8", "surrogateescape"))
+    content = result.content if result.first_line is None else _numbered(result.content, result.first_line)
+    output.live(1, content.encode("utf-8", "surrogateescape"))
     output.finish()
     if result.truncated:
-        if result.next_offset is None:
+        if result.next_line is not None:
+            output.notice(f"read on with --offset-lines {result.next_line}")
+        elif result.next_offset is None:
             output.notice(f"this is the beginning of {count_of(result.size_bytes, 'byte')} (--max-bytes)")
         else:
             output.notice(f"it has {count_of(result.size_bytes, 'byte')}; read on with --offset {result.next_offset}")
+
+
+def _numbered(content: str, first: int) -> str:
+    """The lines as `cat -n` shows them."""
+    lines = content.removesuffix("\n").split("\n") if content else []
+    return "".join(f"{number:6}\t{line}\n" for number, line in enumerate(lines, first))
 
 
 def draw_written(console: Console, result: FileWritten) -> None:
     """What was written."""
     verb = "made" if result.created else "replaced"
     console.print(f"{verb} {plain(result.path)}: {count_of(result.bytes_written, 'byte')}", soft_wrap=True)
+
+
+def draw_edited(console: Console, result: FileEdited) -> None:
+    """How often, and where it begins."""
+    count = count_of(result.replacements, "replacement")
+    verb = "made" if result.created else f"{count} in"
+    kept = f"; its line ends ({result.line_ends.upper()}) are kept" if result.line_ends else ""
+    where = "" if result.created else f", from line {result.first_changed_line} on"
+    console.print(f"{verb} {plain(result.path)}{where}: {count_of(result.size_bytes, 'byte')}{kept}", soft_wrap=True)
 
 
 def draw_search(console: Console, result: FileSearch) -> None:

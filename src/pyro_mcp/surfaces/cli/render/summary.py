@@ -81,12 +81,13 @@ def _line(entry: CommandEntry) -> str:
 
 def _changes(changes: SummaryChanges) -> Iterator[str]:
     totals = changes.totals
+    ignored = f" (+ {count_of(changes.ignored_count, 'ignored file')})" if changes.ignored_count else ""
     if not totals.total:
-        yield "changes    none against the baseline"
+        yield f"changes    none against the baseline{ignored}"
         return
     kinds = ("added", totals.added), ("modified", totals.modified), ("deleted", totals.deleted)
     counts = [f"{count} {name}" for name, count in (*kinds, ("of another type", totals.type_changed)) if count]
-    yield f"changes    {', '.join(counts)}; lines +{changes.added_lines} -{changes.deleted_lines}"
+    yield f"changes    {', '.join(counts)}; lines +{changes.added_lines} -{changes.deleted_lines}{ignored}"
     for entry in changes.entries[:PATHS]:
         yield f"         {_SIGNS[entry.status]} {plain(entry.path)}"
     if totals.total > PATHS:
