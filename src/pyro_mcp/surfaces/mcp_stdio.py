@@ -1,12 +1,14 @@
 """Mcp stdio: serve over standard input and output, and stop at once when asked to.
 
 While serving, descriptor 0 is the null device and descriptor 1 is stderr, so that stray output of a library or a child
-never reaches the protocol. Lines are bounded. On a signal and at the end of input the process leaves through
-`os._exit`: a thread that waits for the node must not hold it up, and the node ends what a lost client had running.
+never reaches the protocol. What may come in is `mcp_wire`'s to say; the library hears messages, never lines. On a
+signal and at the end of input the process leaves through `os._exit`: a thread that waits for the node must not hold it
+up, and the node ends what a lost client had running.
 """
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import select
@@ -14,97 +16,71 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
-from io import BufferedReader, TextIOWrapper
 from typing import Any, NoReturn
 
 import anyio
+import anyio.to_thread
 from mcp.server import Server
-from mcp.server.stdio import stdio_server
+from mcp.shared.message import SessionMessage
+from mcp.types import JSONRPCError, JSONRPCMessage, JSONRPCResponse, jsonrpc_message_adapter
 
-MAX_LINE = 16 * 1024 * 1024
-AHEAD_MAX = 64
-"""Lines that are read while answers to as many still wait."""
-HANG_UP_SECONDS = 2.0
-"""How long after the host has closed its end what it had sent may still be read and answered."""
+from pyro_mcp.surfaces.mcp_wire import INTERNAL_ERROR, Answers, BoundedLines, Refused, Requests
 
-
-class AnswerSink:
-    """The protocol's text sink, by which the reading of questions goes (`taken`): the SDK bounds nothing, and a host
-    that asks without reading would fill this process with answers."""
-
-    def __init__(self, sink: TextIOWrapper) -> None:
-        self._sink = sink
-        self._writing = threading.Lock()
-        self._asked = self._written = 0
-
-    def write(self, text: str) -> int:
-        with self._writing:
-            self._written += 1
-            return self._sink.write(text)
-
-    def flush(self) -> None:
-        with self._writing:
-            self._sink.flush()
-
-    def taken(self) -> None:
-        """Called before each line is read. With many unanswered, wait until no answer waits for its reader; with few,
-        a host may write all it asks before it reads."""
-        self._asked = max(self._asked, self._written) + 1
-        if self._asked - self._written > AHEAD_MAX:
-            with self._writing:
-                pass
-
-
-class BoundedLines:
-    """Text lines from a binary reader. A line beyond the bound is swallowed and becomes one that is no JSON. `before`
-    is called before each is read."""
-
-    def __init__(
-        self, source: BufferedReader, limit: int = MAX_LINE, before: Callable[[], None] = lambda: None
-    ) -> None:
-        self._source = source
-        self._limit = limit
-        self._before = before
-
-    def fileno(self) -> int:
-        return self._source.fileno()
-
-    def readline(self) -> str:
-        """The next line, or an empty text at the end."""
-        self._before()
-        line = self._source.readline(self._limit + 1)
-        if len(line) <= self._limit:
-            return line.decode("utf-8", "replace")
-        while line and not line.endswith(b"\n"):
-            line = self._source.readline(self._limit)
-        return "line too long\n"
+DRAIN_SECONDS = 1.0
+"""How long after the end of input what had been asked before may still be answered."""
+HANG_UP_SECONDS = 1.5
+"""The same, counted from when the host closed its end, for one that does not read what it asked for."""
 
 
 def serve_stdio(server: Server[Any]) -> NoReturn:
     """Serve until input ends or SIGINT or SIGTERM comes; then leave the process with exit code 0."""
-    source, sink = _claim()
-    threading.Thread(target=_leave_when_hung_up, args=(source.fileno(),), name="hang-up", daemon=True).start()
-    anyio.run(_serve, server, source, sink)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda number, frame: _leave())
+    requests = _claim()
+    anyio.run(_serve, server, requests)
     _leave()
 
 
-async def _serve(server: Server[Any], source: Any, sink: Any) -> None:
+async def _serve(server: Server[Any], requests: Requests) -> None:
+    heard, hears = anyio.create_memory_object_stream[SessionMessage | Exception]()
+    said, says = anyio.create_memory_object_stream[SessionMessage]()
+    ended = anyio.Event()
+
+    async def listen() -> None:
+        # A thread of its own for each: those of calls may all be busy.
+        limiter = anyio.CapacityLimiter(1)
+        while (message := await anyio.to_thread.run_sync(requests.next, limiter=limiter)) is not None:
+            await heard.send(SessionMessage(jsonrpc_message_adapter.validate_python(message, by_name=False)))
+        ended.set()
+        if requests.running:
+            await anyio.sleep(DRAIN_SECONDS)
+        _leave()
+
+    async def speak() -> None:
+        limiter = anyio.CapacityLimiter(1)
+        async for item in says:
+            await anyio.to_thread.run_sync(_send, requests, item.message, limiter=limiter)
+            if ended.is_set() and not requests.running:
+                _leave()
+
     async with anyio.create_task_group() as group:
-        group.start_soon(_leave_on_signal)
-        async with stdio_server(anyio.wrap_file(source), anyio.wrap_file(sink)) as (reads, writes):
-            group.start_soon(_run_then_leave, server, reads, writes)
+        group.start_soon(listen)
+        group.start_soon(speak)
+        await server.run(hears, said, server.create_initialization_options())
 
 
-async def _run_then_leave(server: Server[Any], reads: Any, writes: Any) -> None:
-    await server.run(reads, writes, server.create_initialization_options())
-    _leave()
-
-
-async def _leave_on_signal() -> None:
-    with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, signal.SIGHUP) as signals:
-        async for _ in signals:
-            _leave()
+def _send(requests: Requests, message: JSONRPCMessage) -> None:
+    request_id = message.id if isinstance(message, JSONRPCResponse | JSONRPCError) else None
+    try:
+        line = message.model_dump_json(by_alias=True, exclude_unset=True).encode() + b"\n"
+    except ValueError as error:
+        if request_id is None:
+            return
+        line = Refused(INTERNAL_ERROR, f"cannot write the answer: {type(error).__name__}", request_id).lines()
+    try:
+        requests.answer(request_id, line)
+    except OSError:
+        _leave()
 
 
 def _leave_when_hung_up(descriptor: int) -> None:
@@ -120,15 +96,15 @@ def _leave() -> NoReturn:
     os._exit(0)
 
 
-def _claim() -> tuple[BoundedLines, AnswerSink]:
+def _claim() -> Requests:
     """The protocol's two ends, on descriptors of their own; 0 and 1 are diverted."""
-    sys.stdout.flush()
+    with contextlib.suppress(OSError):
+        sys.stdout.flush()
     reads = fcntl.fcntl(0, fcntl.F_DUPFD_CLOEXEC, 3)
     writes = fcntl.fcntl(1, fcntl.F_DUPFD_CLOEXEC, 3)
     null = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
     os.dup2(null, 0)
     os.close(null)
     os.dup2(2, 1)
-    source = os.fdopen(reads, "rb")
-    answers = AnswerSink(TextIOWrapper(os.fdopen(writes, "wb"), encoding="utf-8", write_through=True))
-    return BoundedLines(source, before=answers.taken), answers
+    threading.Thread(target=_leave_when_hung_up, args=(reads,), name="hang-up", daemon=True).start()
+    return Requests(BoundedLines(os.fdopen(reads, "rb")), Answers(os.fdopen(writes, "wb")))
