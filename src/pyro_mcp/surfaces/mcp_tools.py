@@ -6,9 +6,7 @@ import json
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
-
-from mcp.types import CallToolResult, TextContent, Tool, ToolAnnotations
+from typing import TYPE_CHECKING, Any
 
 from pyro_mcp.errors import InvalidArgument, PyroError
 from pyro_mcp.model.count import count_of
@@ -22,6 +20,9 @@ from pyro_mcp.surfaces import catalog
 from pyro_mcp.surfaces.mcp_fit import fit
 from pyro_mcp.surfaces.mcp_paths import require_inside
 from pyro_mcp.surfaces.wording import as_argument
+
+if TYPE_CHECKING:
+    from mcp.types import CallToolResult, Tool
 
 STREAM_CHARS = 8_000
 ANSWER_CHARS = 10_000
@@ -53,23 +54,31 @@ class BoundTool:
         self._fields = catalog.tool_fields(operation, profile, allow_host_compat=allow_host_compat)
 
     def describe(self, wording: Wording) -> Tool:
-        """The tool as `tools/list` gives it, in the server's words."""
+        """The tool for the MCP library."""
+        from mcp.types import Tool
+
+        return Tool.model_validate(self.listed(wording))
+
+    def listed(self, wording: Wording) -> dict[str, Any]:
+        """The tool as `tools/list` writes it, in the server's words; the keys are in the order in which the MCP library
+        would write them."""
         effects = self.operation.effects
         reaches_out = effects.open_world or any(field.name == "network" for field in self._fields)
-        return Tool(
-            name=self.name,
-            title=self.operation.title,
-            description=wording.text(self.operation.doc),
-            input_schema=input_schema(self._fields, wording),
-            output_schema=output_schema(self.operation.result_type),
-            annotations=ToolAnnotations(
-                read_only_hint=effects.read_only,
-                destructive_hint=effects.destructive,
-                idempotent_hint=effects.idempotent,
-                open_world_hint=reaches_out,
-            ),
-            _meta={"anthropic/alwaysLoad": True} if self.name == "vm_run" else None,
-        )
+        annotations = {
+            "destructiveHint": effects.destructive,
+            "idempotentHint": effects.idempotent,
+            "openWorldHint": reaches_out,
+            "readOnlyHint": effects.read_only,
+        }
+        return {
+            **({"_meta": {"anthropic/alwaysLoad": True}} if self.name == "vm_run" else {}),
+            "annotations": annotations,
+            "description": wording.text(self.operation.doc),
+            "inputSchema": input_schema(self._fields, wording),
+            "name": self.name,
+            "outputSchema": output_schema(self.operation.result_type),
+            "title": self.operation.title,
+        }
 
     def shows(self, field: Field) -> bool:
         return any(one.name == field.name for one in self._fields)
@@ -157,6 +166,8 @@ def _type(shape: Mapping[str, Any]) -> dict[str, Any]:
 
 def answer(payload: Mapping[str, Any]) -> CallToolResult:
     """A result, structured and as text, both complete."""
+    from mcp.types import CallToolResult, TextContent
+
     shown = clip(fit(_short_commands(_encodable(payload)), ANSWER_CHARS))
     text = json.dumps(shown, ensure_ascii=False)
     return CallToolResult(content=[TextContent(text=text)], structured_content=shown)
@@ -181,6 +192,8 @@ def _middle_out(command: str) -> str:
 
 def refusal(error: PyroError) -> CallToolResult:
     """An error as text only: some hosts check structured content against the schema of a success."""
+    from mcp.types import CallToolResult, TextContent
+
     parts = [f"{error.message} [{error.code}]"]
     if error.hint:
         parts.append(f"Hint: {error.hint}")

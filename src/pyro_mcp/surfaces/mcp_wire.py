@@ -33,7 +33,7 @@ Message = dict[str, Any]
 RequestId = int | str
 
 
-class Refused(Exception):
+class LineRefused(Exception):
     """A message that is not let in, and the error that answers it: for each of `ids`, which is one but for a batch."""
 
     def __init__(self, code: int, message: str, *ids: RequestId | None) -> None:
@@ -52,7 +52,7 @@ def encode(message: Message) -> bytes:
 
 
 class BoundedLines:
-    """Lines from a binary reader. Raises `Refused` for one beyond the bound, which is swallowed."""
+    """Lines from a binary reader. Raises `LineRefused` for one beyond the bound, which is swallowed."""
 
     def __init__(self, source: BinaryIO, limit: int = MAX_LINE) -> None:
         self._source = source
@@ -69,7 +69,7 @@ class BoundedLines:
             if not line:
                 break
             tail = (tail + line)[-END_BYTES:]
-        raise Refused(
+        raise LineRefused(
             INVALID_REQUEST,
             f"cannot read this request: it is longer than {self._limit} bytes; send large content in parts",
             _id_at_an_end(head, tail),
@@ -77,32 +77,32 @@ class BoundedLines:
 
 
 def parse(line: bytes) -> Message:
-    """The request, notification or response in `line`. Raises `Refused`."""
+    """The request, notification or response in `line`. Raises `LineRefused`."""
     try:
         message = msgspec.json.decode(line)
     except RecursionError:
         found = _id_at_an_end(line[:END_BYTES], line[-END_BYTES:])
-        raise Refused(INVALID_REQUEST, "cannot read this request: it is nested too deeply", found) from None
+        raise LineRefused(INVALID_REQUEST, "cannot read this request: it is nested too deeply", found) from None
     except (msgspec.DecodeError, UnicodeDecodeError):
         raise _unreadable(line) from None
     if isinstance(message, list):
         ids = [found for one in message[:AHEAD_MAX] if (found := _id_of(one)) is not None]
-        raise Refused(INVALID_REQUEST, "cannot read a batch: send one message a line", *ids)
+        raise LineRefused(INVALID_REQUEST, "cannot read a batch: send one message a line", *ids)
     if not isinstance(message, dict):
-        raise Refused(INVALID_REQUEST, "cannot read this request: it is not an object")
+        raise LineRefused(INVALID_REQUEST, "cannot read this request: it is not an object")
     return _checked(message)
 
 
-def _unreadable(line: bytes) -> Refused:
+def _unreadable(line: bytes) -> LineRefused:
     try:
         text = line.decode()
     except UnicodeDecodeError as error:
         message = f"cannot read this request: byte {error.start} is not UTF-8; send text as UTF-8 and binary as base64"
-        return Refused(PARSE_ERROR, message, _id_in(line.decode("utf-8", "replace")))
+        return LineRefused(PARSE_ERROR, message, _id_in(line.decode("utf-8", "replace")))
     found = _id_in(text)
     if found is None:
-        return Refused(PARSE_ERROR, "cannot read this request: it is not JSON")
-    return Refused(
+        return LineRefused(PARSE_ERROR, "cannot read this request: it is not JSON")
+    return LineRefused(
         PARSE_ERROR,
         "cannot read this request: it holds half of a surrogate pair, such as \\ud800, or a number that JSON does not"
         " have; leave that out",
@@ -141,21 +141,21 @@ def _id_at_an_end(head: bytes, tail: bytes) -> RequestId | None:
 def _checked(message: Message) -> Message:
     request_id = _id_of(message)
     if message.get("jsonrpc") != "2.0":
-        raise Refused(INVALID_REQUEST, 'cannot read this request: it is not JSON-RPC "2.0"', request_id)
+        raise LineRefused(INVALID_REQUEST, 'cannot read this request: it is not JSON-RPC "2.0"', request_id)
     if "method" not in message:
         if "result" in message or "error" in message:
             return message
-        raise Refused(INVALID_REQUEST, "cannot read this request: it has no method", request_id)
+        raise LineRefused(INVALID_REQUEST, "cannot read this request: it has no method", request_id)
     if "id" in message and request_id is None:
-        raise Refused(INVALID_REQUEST, "cannot read this request: its id is neither a whole number nor a text")
+        raise LineRefused(INVALID_REQUEST, "cannot read this request: its id is neither a whole number nor a text")
     if not isinstance(message["method"], str):
-        raise Refused(INVALID_REQUEST, "cannot read this request: its method is not a text", request_id)
+        raise LineRefused(INVALID_REQUEST, "cannot read this request: its method is not a text", request_id)
     if not isinstance(message.get("params"), dict | None):
-        raise Refused(INVALID_PARAMS, "cannot read this request: its params are not an object", request_id)
+        raise LineRefused(INVALID_PARAMS, "cannot read this request: its params are not an object", request_id)
     return message
 
 
-class Answers:
+class HostOutput:
     """What goes to the host, a line at a time, from any thread."""
 
     def __init__(self, sink: BinaryIO) -> None:
@@ -174,10 +174,10 @@ class Answers:
             pass
 
 
-class Requests:
+class HostInput:
     """What comes from the host. What is refused is answered here, and never seen above."""
 
-    def __init__(self, lines: BoundedLines, answers: Answers) -> None:
+    def __init__(self, lines: BoundedLines, answers: HostOutput) -> None:
         self._lines = lines
         self._answers = answers
         self._running: dict[RequestId, int] = {}
@@ -203,7 +203,7 @@ class Requests:
                     continue
                 message = parse(line)
                 self._admit(message, len(line))
-            except Refused as refusal:
+            except LineRefused as refusal:
                 self._answers.send(refusal.lines())
             else:
                 return message
@@ -223,10 +223,10 @@ class Requests:
         with self._lock:
             if request_id in self._running:
                 told = f"cannot take this request: one with the id {str(request_id)[:64]!r} is not answered yet"
-                raise Refused(INVALID_REQUEST, told, request_id)
+                raise LineRefused(INVALID_REQUEST, told, request_id)
             if len(self._running) >= RUNNING_MAX or (self._running and self._bytes + size > RUNNING_BYTES):
                 told = f"cannot take this request: {len(self._running)} wait for their answer; send it again later"
-                raise Refused(OVERLOADED, told, request_id)
+                raise LineRefused(OVERLOADED, told, request_id)
             self._running[request_id] = size
             self._bytes += size
 

@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from pyro_mcp.surfaces.mcp_wire import (
     AHEAD_MAX,
     RUNNING_MAX,
-    Answers,
     BoundedLines,
-    Refused,
-    Requests,
+    HostInput,
+    HostOutput,
+    LineRefused,
     encode,
     parse,
 )
@@ -30,7 +30,7 @@ def refusals(line: bytes, limit: int = 1000) -> list[tuple[Any, int]]:
     """Ids and codes of what is answered to `line`, which is not let in; the next line is."""
     sink = BytesIO()
     after = encode({"jsonrpc": "2.0", "id": "after", "method": "ping"})
-    requests = Requests(BoundedLines(BytesIO(line + b"\n" + after), limit), Answers(sink))
+    requests = HostInput(BoundedLines(BytesIO(line + b"\n" + after), limit), HostOutput(sink))
     found = requests.next()
     assert found is not None
     assert found["id"] == "after"
@@ -98,7 +98,7 @@ def test_a_batch_is_answered_one_by_one() -> None:
 def test_whatever_comes_is_a_message_or_a_refusal(line: bytes) -> None:
     try:
         parse(line)
-    except Refused as refusal:
+    except LineRefused as refusal:
         for one in refusal.lines().splitlines():
             assert json.loads(one)["error"]["code"] in {-32700, -32600, -32602}
 
@@ -115,10 +115,10 @@ def test_what_is_let_in_is_what_was_sent(params: dict[str, Any], as_ascii: bool)
     assert parse(json.dumps(message, ensure_ascii=as_ascii).encode("utf-8")) == message
 
 
-def running(*messages: dict[str, Any]) -> tuple[Requests, BytesIO]:
+def running(*messages: dict[str, Any]) -> tuple[HostInput, BytesIO]:
     sink = BytesIO()
     source = BytesIO(b"".join(encode(one) for one in messages))
-    return Requests(BoundedLines(source), Answers(sink)), sink
+    return HostInput(BoundedLines(source), HostOutput(sink)), sink
 
 
 def test_an_id_may_be_used_again_once_it_is_answered() -> None:
