@@ -52,16 +52,21 @@ def serve_http(settings: Settings, server: Server[Any], *, host: str, port: int,
     address = _loopback(host)
     token, told = find_token(settings, token_file)
     listener = _listen(address, port)
-    url = f"http://{_authority(address, listener.getsockname()[1])}{PATH}"
-    app = Gate(
-        server.streamable_http_app(
-            streamable_http_path=PATH, max_request_body_size=MAX_LINE, max_sessions=MAX_SESSIONS
-        ),
-        token=token,
-        port=listener.getsockname()[1],
+    bound = listener.getsockname()[1]
+    config = http_config(server, token=token, port=bound)
+    print(_how_to_use(f"http://{_authority(address, bound)}{PATH}", told), file=sys.stderr, flush=True)
+    EventDriven(config).run(sockets=[listener])
+    # A call that waits for the node must not hold the process up; the node ends what a lost client had running.
+    os._exit(0)
+
+
+def http_config(server: Server[Any], *, token: str, port: int) -> uvicorn.Config:
+    """How `server` is served on a loopback port to who knows `token`."""
+    app = server.streamable_http_app(
+        streamable_http_path=PATH, max_request_body_size=MAX_LINE, max_sessions=MAX_SESSIONS
     )
-    config = uvicorn.Config(
-        app,
+    return uvicorn.Config(
+        Gate(app, token=token, port=port),
         http=BoundedConnection,
         ws="none",
         loop="asyncio",
@@ -73,10 +78,6 @@ def serve_http(settings: Settings, server: Server[Any], *, host: str, port: int,
         h11_max_incomplete_event_size=MAX_HEADERS,
         timeout_graceful_shutdown=GRACE_SECONDS,
     )
-    print(_how_to_use(url, told), file=sys.stderr, flush=True)
-    EventDriven(config).run(sockets=[listener])
-    # A call that waits for the node must not hold the process up; the node ends what a lost client had running.
-    os._exit(0)
 
 
 class Gate:
