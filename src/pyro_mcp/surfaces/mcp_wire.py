@@ -14,6 +14,8 @@ from typing import Any, BinaryIO
 
 import msgspec
 
+from pyro_mcp.model.count import count_of
+
 MAX_LINE = 16 * 1024 * 1024
 END_BYTES = 1024
 """How much is kept of each end of a line that is too long, to find its id in."""
@@ -71,7 +73,7 @@ class BoundedLines:
             tail = (tail + line)[-END_BYTES:]
         raise LineRefused(
             INVALID_REQUEST,
-            f"cannot read this request: it is longer than {self._limit} bytes; send large content in parts",
+            f"cannot read this request: it is longer than {count_of(self._limit, 'byte')}; send large content in parts",
             _id_at_an_end(head, tail),
         )
 
