@@ -16,6 +16,7 @@ import anyio
 import pytest
 from mcp import Client
 from mcp.client.stdio import StdioServerParameters, stdio_client
+from mcp.shared.exceptions import MCPError
 
 PYRO = [sys.executable, "-m", "pyro_mcp"]
 HELLO = {
@@ -192,6 +193,41 @@ def test_a_long_call_reports_progress(environ: dict[str, str], mode: str) -> Non
     numbers = [number for number, _ in reports]
     assert numbers == sorted(set(numbers)), "progress only grows"
     assert all(message for _, message in reports)
+
+
+@pytest.mark.guest
+@pytest.mark.parametrize("mode", ["legacy", "auto"])
+def test_a_workspace_is_read_as_resources(environ: dict[str, str], mode: str) -> None:
+    async def talk() -> None:
+        stdio = StdioServerParameters(command=PYRO[0], args=[*PYRO[1:], "mcp", "serve"], env=environ)
+        async with Client(stdio_client(stdio), mode=mode) as host:  # type: ignore[arg-type]
+
+            async def read(end: str) -> str:
+                contents = (await host.read_resource(f"pyro://workspaces{end}")).contents
+                return str(contents[0].text)  # type: ignore[union-attr]
+
+            made = await host.call_tool("workspace_create", {"environment": "debian:12", "name": f"read-{mode}"})
+            workspace = made.structured_content["workspace_id"]  # type: ignore[index]
+            place = {"workspace_id": workspace, "path": "a dir/b%.txt"}
+            await host.call_tool("workspace_file_write", {**place, "text": "héllo\n" * 5_000})
+            assert workspace in await read("")
+            assert workspace in await read(f"/{workspace}/summary")
+            assert "+héllo" in await read(f"/read-{mode}/diff")
+            text = await read(f"/{workspace}/files/a%20dir/b%25.txt")
+            assert text.startswith("héllo\nhéllo\n")
+            assert "left out; workspace_file_read shows more" in text[-100:]
+            assert len(text) < 12_000
+            for end, code in (
+                (f"/{workspace}/files/no", -32602),
+                ("/no/diff", -32602),
+                (f"/{workspace}/files/../x", -32602),
+            ):
+                with pytest.raises(MCPError) as caught:
+                    await read(end)
+                assert caught.value.error.code == code, caught.value
+            await host.call_tool("workspace_delete", {"workspace_id": workspace})
+
+    anyio.run(talk)
 
 
 @pytest.mark.guest

@@ -73,7 +73,7 @@ def build_server(
     client: Client, profile: str, *, allow_host_compat: bool, host_paths: Iterable[Path | str] = ()
 ) -> Server[Any]:
     """A server whose tools go through `client`."""
-    from pyro_mcp.surfaces.mcp_calls import library_server
+    from pyro_mcp.surfaces.mcp_server import library_server
 
     return library_server(client, offer(profile, allow_host_compat=allow_host_compat, host_paths=host_paths))
 

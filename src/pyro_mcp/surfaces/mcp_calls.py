@@ -1,7 +1,6 @@
-"""Mcp calls: an `Offer` as a server of the MCP library, and each call as one of the node.
+"""Mcp calls: each call of a tool as one of the node.
 
-The SDK's low-level `Server` is used because it takes our schemas as they are and serves both protocol eras. Each call
-runs the blocking client in a worker thread, so a slow one holds up no other; when the host cancels, the node is told
+It runs the blocking client in a worker thread, so a slow one holds up no other; when the host cancels, the node is told
 and the guest's command ends.
 """
 
@@ -15,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import anyio.from_thread
 import anyio.to_thread
-from mcp.server import Server, ServerRequestContext
-from mcp.types import CallToolRequestParams, CallToolResult, ListToolsResult, PaginatedRequestParams
+from mcp.server import ServerRequestContext
+from mcp.types import CallToolRequestParams, CallToolResult
 
 from pyro_mcp.errors import InvalidArgument, PyroError
 from pyro_mcp.surfaces.client import Callbacks, Client, Request
@@ -31,24 +30,6 @@ QUIET_SECONDS = 1.0
 HEARTBEAT_SECONDS = 5.0
 
 
-def library_server(client: Client, offer: Offer) -> Server[Any]:
-    """A server that offers this, whose tools go through `client`."""
-    listed = ListToolsResult.model_validate(offer.lists["tools/list"])
-
-    async def list_tools(context: ServerRequestContext[Any], params: PaginatedRequestParams | None) -> ListToolsResult:
-        return listed
-
-    named = offer.implementation
-    return Server(
-        named["name"],
-        title=named["title"],
-        version=named["version"],
-        instructions=offer.instructions,
-        on_list_tools=list_tools,
-        on_call_tool=ToolCalls(client, offer).call,
-    )
-
-
 class ToolCalls:
     """Answers `tools/call`. Every failure becomes a tool error the model can read."""
 
@@ -61,8 +42,7 @@ class ToolCalls:
     async def call(self, context: ServerRequestContext[Any], params: CallToolRequestParams) -> CallToolResult:
         """The edge of this surface."""
         try:
-            tool = self._tool(params.name)
-            return await self._run(context, tool, tool.params(params.arguments or {}))
+            return await self.run(context, params.name, params.arguments or {})
         except PyroError as error:
             return refusal(self._wording.error(error))
         except Exception as error:  # noqa: BLE001
@@ -74,7 +54,10 @@ class ToolCalls:
             raise InvalidArgument(f"cannot call {name[:64]!r}: there is no such tool here", hint=hint)
         return self._tools[name]
 
-    async def _run(self, context: ServerRequestContext[Any], tool: BoundTool, params: dict[str, Any]) -> CallToolResult:
+    async def run(self, context: ServerRequestContext[Any], name: str, arguments: dict[str, Any]) -> CallToolResult:
+        """The answer of a tool. Raises `PyroError`."""
+        tool = self._tool(name)
+        params = tool.params(arguments)
         if self._limiter is None:
             self._limiter = anyio.CapacityLimiter(MAX_CALLS)
         job = ToolCall(self._client, tool.operation, params)

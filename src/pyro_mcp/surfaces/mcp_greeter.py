@@ -150,7 +150,8 @@ class Greeter:
         if method == "server/discover":
             result = self._discovery()
         elif method in self._offer.lists:
-            result = {"cacheScope": "private", "resultType": "complete", **self._offer.lists[method], "ttlMs": 0}
+            shared = {"cacheScope": "private", "resultType": "complete", "ttlMs": 0}
+            result = dict(sorted({**shared, **self._offer.lists[method]}.items()))
         else:
             return None
         if self._version is None:

@@ -44,7 +44,7 @@ def _converse(settings: Settings, offer: Offer, requests: HostInput) -> None:
     if first is None:
         return
     from pyro_mcp.surfaces.client import Client
-    from pyro_mcp.surfaces.mcp_calls import library_server
+    from pyro_mcp.surfaces.mcp_server import library_server
     from pyro_mcp.surfaces.mcp_stream import run
 
     run(library_server(Client(settings), offer), requests, greeter.opening, first, _leave)
@@ -68,7 +68,7 @@ def _greet(greeter: Greeter, requests: HostInput) -> Message | None:
 
 def _preload() -> None:
     import_module("pyro_mcp.surfaces.mcp_stream")
-    import_module("pyro_mcp.surfaces.mcp_calls")
+    import_module("pyro_mcp.surfaces.mcp_server")
 
 
 def _leave_when_hung_up(reads: int, writes: int) -> None:

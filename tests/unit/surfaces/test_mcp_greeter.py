@@ -13,14 +13,14 @@ import pytest
 from pyro_mcp.settings import Settings
 from pyro_mcp.surfaces.client import Client
 from pyro_mcp.surfaces.mcp import offer
-from pyro_mcp.surfaces.mcp_calls import library_server
 from pyro_mcp.surfaces.mcp_greeter import HANDSHAKE_VERSIONS, MODERN_VERSION, Greeter
+from pyro_mcp.surfaces.mcp_server import library_server
 from pyro_mcp.surfaces.mcp_stream import run
 from pyro_mcp.surfaces.mcp_wire import BoundedLines, HostInput, HostOutput, encode
 
 PREFIX = "io.modelcontextprotocol/"
 INFO = {"name": "test", "version": "1"}
-LISTS = sorted(offer("vm-run", allow_host_compat=False).lists)
+LISTS = sorted(offer("workspace-core", allow_host_compat=False).lists)
 
 
 class Left(BaseException):
@@ -75,7 +75,8 @@ def envelope(**changes: Any) -> dict[str, Any]:
 @pytest.mark.parametrize("profile", ["vm-run", "workspace-core", "workspace-full"])
 @pytest.mark.parametrize("version", HANDSHAKE_VERSIONS)
 def test_a_handshake_is_answered_as_by_the_library(profile: str, version: str) -> None:
-    lists = [request(number, method) for number, method in enumerate([*LISTS, "ping"], 1)]
+    methods = sorted(offer(profile, allow_host_compat=False).lists)
+    lists = [request(number, method) for number, method in enumerate([*methods, "ping"], 1)]
     messages = [hello(version), INITIALIZED, *lists]
     greeted = by_greeter(profile, *messages)
     assert None not in greeted.values()
@@ -84,7 +85,7 @@ def test_a_handshake_is_answered_as_by_the_library(profile: str, version: str) -
 
 @pytest.mark.parametrize("profile", ["vm-run", "workspace-core", "workspace-full"])
 def test_the_era_without_a_handshake_is_answered_as_by_the_library(profile: str) -> None:
-    asked = ["server/discover", *LISTS]
+    asked = ["server/discover", *sorted(offer(profile, allow_host_compat=False).lists)]
     messages = [request(number, method, envelope()) for number, method in enumerate(asked)]
     greeted = by_greeter(profile, *messages)
     assert None not in greeted.values()
@@ -114,9 +115,9 @@ PARAMS = [
 
 def require_same(*messages: dict[str, Any]) -> bool:
     """Whether the last of `messages` was answered by the greeter; its answers are the library's."""
-    greeted = {name: line for name, line in by_greeter("vm-run", *messages).items() if line is not None}
+    greeted = {name: line for name, line in by_greeter("workspace-core", *messages).items() if line is not None}
     if greeted:
-        answered = by_library("vm-run", *messages)
+        answered = by_library("workspace-core", *messages)
         assert greeted == {name: answered[name] for name in greeted}
     return messages[-1]["id"] in greeted
 
