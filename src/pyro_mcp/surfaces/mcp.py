@@ -1,6 +1,6 @@
 """Mcp: the operations as tools of a Model Context Protocol server.
 
-This module knows what a server offers. Importing the MCP library costs ten times what all of this does, so it is
+This module knows what a server offers. Importing the MCP library costs four times what all of this does, so it is
 imported when a server is made: one for a host's pipe answers the host's first questions without it.
 """
 
