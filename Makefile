@@ -4,7 +4,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 BIN := .venv/bin
 
-.PHONY: help setup demo test test-slow test-hosts smoke-use-cases check format bench reference recording dist dist-check lock
+.PHONY: help setup demo test test-slow test-protocol test-hosts smoke-use-cases check format bench reference recording dist dist-check lock
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -15,11 +15,14 @@ setup: ## Install what is missing: system packages through apt, Python packages 
 demo: setup ## Show it work: build a guest, boot it, run commands in it
 	@$(BIN)/pyro demo
 
-test: setup ## Run all tests but the slow ones and those of real chat hosts
-	$(BIN)/pytest -m "not slow and not hosts"
+test: setup ## Run all tests but the slow ones and those with programs from npm
+	$(BIN)/pytest -m "not slow and not hosts and not protocol"
 
 test-slow: setup ## Run the long tests
 	$(BIN)/pytest -m slow
+
+test-protocol: setup ## Try the MCP server with the inspector and the conformance suite from npm (400 MB)
+	$(BIN)/pytest -m protocol
 
 test-hosts: setup ## Drive the real Claude Code, Codex and OpenCode from npm (1 GB)
 	$(BIN)/pytest -m hosts

@@ -23,6 +23,7 @@ from pathlib import Path
 
 import boots
 import egress
+import mcp_server
 import network
 import services
 import shells
@@ -170,6 +171,7 @@ MEASURES = {
     "services": through_sdk(services.measure),
     "shells": through_sdk(shells.measure),
     "network": networks,
+    "mcp": mcp_server.measure,
     "emulation": boots.emulation,
     "load": boots.under_load,
 }

@@ -77,6 +77,11 @@ def host_environ() -> dict[str, str]:
     return dict(os.environ)
 
 
+def given_mcp_token() -> str | None:
+    """The token that a server over HTTP asks for, if one is set. It is taken out: no child process needs it."""
+    return os.environ.pop("PYRO_MCP_TOKEN", None) or None
+
+
 def _defaults(environ: Mapping[str, str]) -> dict[str, Any]:
     return {
         "state_dir": _xdg(environ, "XDG_STATE_HOME", ".local/state") / "pyro",

@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 SOURCE = ROOT / "src" / "pyro_mcp"
 MODULES = sorted(SOURCE.rglob("*.py"))
 
-EDGES = {"surfaces/cli/main.py", "surfaces/mcp.py", "protocol/channel.py"}
+EDGES = {"surfaces/cli/main.py", "surfaces/mcp_calls.py", "protocol/channel.py"}
 """Where a broad `except` may stand: CLI, MCP, and the loop that serves agent and node."""
 
 

@@ -8,6 +8,7 @@ import select
 import signal
 import subprocess
 import sys
+import threading
 import time
 from typing import Any
 
@@ -15,6 +16,7 @@ import anyio
 import pytest
 from mcp import Client
 from mcp.client.stdio import StdioServerParameters, stdio_client
+from mcp.shared.exceptions import MCPError
 
 PYRO = [sys.executable, "-m", "pyro_mcp"]
 HELLO = {
@@ -72,21 +74,65 @@ def test_the_server_leaves_at_once(environ: dict[str, str], way: signal.Signals 
     close(server)
 
 
-def test_malformed_lines_are_survived(environ: dict[str, str]) -> None:
+def call(request_id: object, **arguments: object) -> bytes:
+    params = {"name": "vm_run", "arguments": arguments}
+    return json.dumps({"jsonrpc": "2.0", "id": request_id, "method": "tools/call", "params": params}).encode()
+
+
+def nested(depth: int) -> Any:
+    return {"a": nested(depth - 1)} if depth else "x"
+
+
+def test_every_call_is_answered(environ: dict[str, str]) -> None:
+    """What cannot be read is refused by its id, and never run with other content than was sent."""
     server = started(environ)
     assert server.stdin is not None
     assert server.stdout is not None
-    for line in (b"{", b"[]", b"null", b"\xff\xfe", b'{"jsonrpc":"2.0","id":{},"method":5}', b"x" * 20_000_000):
-        server.stdin.write(line + b"\n")
-    server.stdin.write(b'{"jsonrpc":"2.0","id":"end","method":"ping"}\n')
-    server.stdin.flush()
-    for line in server.stdout:
-        answer = json.loads(line)
-        if answer.get("id") == "end":
-            assert answer["result"] == {}
-            break
+    asked = {
+        "surrogate": call("surrogate", environment="debian:12", command="a\ud800b"),
+        "byte": call("byte", environment="debian:12", command="a-b").replace(b"-", b"\xff"),
+        "long": call("long", environment="debian:12", command="x" * 20_000_000),
+        "deep": call("deep", environment="debian:12", command="-").replace(b'"-"', b"[" * 50_000 + b"]" * 50_000),
+        "bottom": call("bottom", environment="debian:12", command=nested(800)),
+        "huge": call("huge", environment="debian:12", command="true", mem_mib=10**400),
+        "nan": call("nan", environment="debian:12", command="true", mem_mib=float("nan")),
+        "unknown": b'{"jsonrpc":"2.0","id":"unknown","method":"tools/eat"}',
+        "tool": b'{"jsonrpc":"2.0","id":"tool","method":"tools/call","params":{"name":"vm_rnu"}}',
+        "types": b'{"jsonrpc":"2.0","id":"types","method":"tools/call","params":{"name":5,"arguments":[]}}',
+        "params": b'{"jsonrpc":"2.0","id":"params","method":"tools/call","params":"vm_run"}',
+        "batch": b'[{"jsonrpc":"2.0","id":"batch","method":"ping"}]',
+        "end": b'{"jsonrpc":"2.0","id":"end","method":"ping"}',
+    }
+    lines = [*asked.values()]
+    lines[-1:-1] = [b"{", b"[]", b"null", b"\xff\xfe", b"", b'{"jsonrpc":"2.0","id":{},"method":5}', b"x" * 20_000_000]
+    writer = threading.Thread(target=lambda: (server.stdin.write(b"\n".join(lines) + b"\n"), server.stdin.flush()))  # type: ignore[union-attr]
+    writer.start()
+    answers: dict[Any, Any] = {}
+    nameless = []
+    while len(answers) < len(asked):
+        answer = json.loads(server.stdout.readline())
+        if answer["id"] is None:
+            nameless.append(answer["error"]["code"])
+        else:
+            assert answer["id"] not in answers
+            answers[answer["id"]] = answer
+    writer.join(30)
+    assert sorted(nameless) == [-32700, -32700, -32600, -32600, -32600, -32600]
+    assert set(answers) == set(asked)
+    assert answers.pop("end")["result"] == {}
+    codes = {name: answer["error"]["code"] for name, answer in answers.items() if "error" in answer}
+    assert codes == {
+        **dict.fromkeys(("surrogate", "byte", "nan"), -32700),
+        **dict.fromkeys(("long", "deep", "batch"), -32600),
+        **dict.fromkeys(("types", "params"), -32602),
+        "unknown": -32601,
+    }
+    assert all(answers[name]["result"]["isError"] for name in ("bottom", "huge", "tool"))
+    with open(f"/proc/{server.pid}/status") as status:
+        peak = next(int(line.split()[1]) for line in status if line.startswith("VmHWM"))
+    assert peak < 250_000, "kB: not every long line is kept"
     server.stdin.close()
-    assert server.wait(30) == 0
+    assert server.wait(5) == 0
     close(server)
 
 
@@ -150,16 +196,47 @@ def test_a_long_call_reports_progress(environ: dict[str, str], mode: str) -> Non
 
 
 @pytest.mark.guest
+@pytest.mark.parametrize("mode", ["legacy", "auto"])
+def test_a_workspace_is_read_as_resources(environ: dict[str, str], mode: str) -> None:
+    async def talk() -> None:
+        stdio = StdioServerParameters(command=PYRO[0], args=[*PYRO[1:], "mcp", "serve"], env=environ)
+        async with Client(stdio_client(stdio), mode=mode) as host:  # type: ignore[arg-type]
+
+            async def read(end: str) -> str:
+                contents = (await host.read_resource(f"pyro://workspaces{end}")).contents
+                return str(contents[0].text)  # type: ignore[union-attr]
+
+            made = await host.call_tool("workspace_create", {"environment": "debian:12", "name": f"read-{mode}"})
+            workspace = made.structured_content["workspace_id"]  # type: ignore[index]
+            place = {"workspace_id": workspace, "path": "a dir/b%.txt"}
+            await host.call_tool("workspace_file_write", {**place, "text": "héllo\n" * 5_000})
+            assert workspace in await read("")
+            assert workspace in await read(f"/{workspace}/summary")
+            assert "+héllo" in await read(f"/read-{mode}/diff")
+            text = await read(f"/{workspace}/files/a%20dir/b%25.txt")
+            assert text.startswith("héllo\nhéllo\n")
+            assert "left out; workspace_file_read shows more" in text[-100:]
+            assert len(text) < 12_000
+            for end, code in (
+                (f"/{workspace}/files/no", -32602),
+                ("/no/diff", -32602),
+                (f"/{workspace}/files/../x", -32602),
+            ):
+                with pytest.raises(MCPError) as caught:
+                    await read(end)
+                assert caught.value.error.code == code, caught.value
+            await host.call_tool("workspace_delete", {"workspace_id": workspace})
+
+    anyio.run(talk)
+
+
+@pytest.mark.guest
 def test_a_host_that_dies_leaves_no_machine(environ: dict[str, str]) -> None:
     server = started(environ)
     assert server.stdin is not None
-    call = {"name": "vm_run", "arguments": {"environment": "debian:12", "command": "sleep 99", "timeout_seconds": 99}}
-    for message in (
-        {"jsonrpc": "2.0", "method": "notifications/initialized"},
-        {"jsonrpc": "2.0", "id": 2, "method": "tools/call", "params": call},
-    ):
-        server.stdin.write(json.dumps(message).encode() + b"\n")
-        server.stdin.flush()
+    server.stdin.write(b'{"jsonrpc":"2.0","method":"notifications/initialized"}\n')
+    server.stdin.write(call(2, environment="debian:12", command="sleep 99", timeout_seconds=99) + b"\n")
+    server.stdin.flush()
     deadline = time.monotonic() + 30
     while machines(environ) == 0:
         assert time.monotonic() < deadline
@@ -170,6 +247,36 @@ def test_a_host_that_dies_leaves_no_machine(environ: dict[str, str]) -> None:
     while machines(environ):
         assert time.monotonic() < deadline + 10
         time.sleep(0.2)
+
+
+@pytest.mark.guest
+def test_a_host_that_hangs_up_in_the_middle_of_a_call_leaves_nothing(environ: dict[str, str]) -> None:
+    server = started(environ)
+    assert server.stdin is not None
+    server.stdin.write(call(2, environment="debian:12", command="sleep 99", timeout_seconds=99) + b"\n")
+    server.stdin.flush()
+    deadline = time.monotonic() + 30
+    while machines(environ) == 0:
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    close(server)
+    assert server.wait(5) == 0
+    while machines(environ):
+        assert time.monotonic() < deadline + 10
+        time.sleep(0.2)
+
+
+def test_what_was_asked_before_the_end_is_answered(environ: dict[str, str]) -> None:
+    ping = b'{"jsonrpc":"2.0","id":"ping","method":"ping"}\n'
+    unknown = call("bad", environment="debian:12", command=5) + b"\n"
+    done = subprocess.run(
+        [*PYRO, "mcp", "serve"],
+        env=environ,
+        input=json.dumps(HELLO).encode() + b"\n" + unknown + ping,
+        capture_output=True,
+    )
+    assert done.returncode == 0
+    assert {json.loads(line)["id"] for line in done.stdout.splitlines()} == {1, "bad", "ping"}
 
 
 def test_a_host_that_reads_nothing_and_closes_its_end_is_left(environ: dict[str, str]) -> None:

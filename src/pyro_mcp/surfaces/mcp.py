@@ -1,40 +1,26 @@
 """Mcp: the operations as tools of a Model Context Protocol server.
 
-The SDK's low-level `Server` is used because it takes our schemas as they are and serves both protocol eras. Each call
-runs the blocking client in a worker thread, so a slow one holds up no other; when the host cancels, the node is told
-and the guest's command ends.
+This module knows what a server offers. Importing the MCP library costs four times what all of this does, so it is
+imported when a server is made: one for a host's pipe answers the host's first questions without it.
 """
 
 from __future__ import annotations
 
-import contextlib
-import threading
-import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-import anyio
-import anyio.from_thread
-import anyio.to_thread
-from mcp.server import Server, ServerRequestContext
-from mcp.types import CallToolRequestParams, CallToolResult, ListToolsResult, PaginatedRequestParams
-
-from pyro_mcp.errors import InvalidArgument, PyroError
 from pyro_mcp.settings import Settings
 from pyro_mcp.surfaces import catalog
-from pyro_mcp.surfaces.client import Callbacks, Client, Request
 from pyro_mcp.surfaces.mcp_instructions import instructions
+from pyro_mcp.surfaces.mcp_offer import Offer
 from pyro_mcp.surfaces.mcp_paths import host_roots
-from pyro_mcp.surfaces.mcp_tools import BoundTool, refusal, tool_wording
-from pyro_mcp.version import VERSION
+from pyro_mcp.surfaces.mcp_tools import BoundTool
 
 if TYPE_CHECKING:
-    from pyro_mcp.operations.operation import Operation
+    from mcp.server import Server
 
-MAX_CALLS = 128
-QUIET_SECONDS = 1.0
-HEARTBEAT_SECONDS = 5.0
+    from pyro_mcp.surfaces.client import Client
 
 
 def create_server(
@@ -50,6 +36,8 @@ def create_server(
     `host_paths` are places, besides the working directory, that tools may read from and export to. Raises
     `InvalidArgument` for an unknown profile.
     """
+    from pyro_mcp.surfaces.client import Client
+
     client = Client(settings or Settings.load())
     return build_server(client, profile, allow_host_compat=allow_host_compat, host_paths=host_paths)
 
@@ -60,132 +48,23 @@ def serve(
     """Serve over standard input and output until the host has done; the process ends here."""
     from pyro_mcp.surfaces.mcp_stdio import serve_stdio
 
-    serve_stdio(create_server(profile, settings=settings, allow_host_compat=allow_host_compat, host_paths=host_paths))
+    serve_stdio(settings, offer(profile, allow_host_compat=allow_host_compat, host_paths=host_paths))
 
 
 def build_server(
     client: Client, profile: str, *, allow_host_compat: bool, host_paths: Iterable[Path | str] = ()
 ) -> Server[Any]:
     """A server whose tools go through `client`."""
+    from pyro_mcp.surfaces.mcp_server import library_server
+
+    return library_server(client, offer(profile, allow_host_compat=allow_host_compat, host_paths=host_paths))
+
+
+def offer(profile: str, *, allow_host_compat: bool, host_paths: Iterable[Path | str] = ()) -> Offer:
+    """What a server of `profile` offers, started so. Raises `InvalidArgument` for an unknown profile."""
     roots = host_roots(host_paths)
     bound = [
         BoundTool(one, profile, allow_host_compat=allow_host_compat, roots=roots) for one in catalog.tools(profile)
     ]
     tools = {tool.name: tool for tool in bound}
-    calls = ToolCalls(client, tools)
-    wording = tool_wording(tools)
-    listed = [tool.describe(wording) for tool in bound]
-
-    async def list_tools(context: ServerRequestContext[Any], params: PaginatedRequestParams | None) -> ListToolsResult:
-        return ListToolsResult(tools=listed)
-
-    return Server(
-        "pyro",
-        version=VERSION,
-        title="pyro",
-        instructions=instructions(tools),
-        on_list_tools=list_tools,
-        on_call_tool=calls.call,
-    )
-
-
-class ToolCalls:
-    """Answers `tools/call`. Every failure becomes a tool error the model can read."""
-
-    def __init__(self, client: Client, tools: dict[str, BoundTool]) -> None:
-        self._client = client
-        self._tools = tools
-        self._wording = tool_wording(tools)
-        self._limiter: anyio.CapacityLimiter | None = None
-
-    async def call(self, context: ServerRequestContext[Any], params: CallToolRequestParams) -> CallToolResult:
-        """The edge of this surface."""
-        try:
-            tool = self._tool(params.name)
-            return await self._run(context, tool, tool.params(params.arguments or {}))
-        except PyroError as error:
-            return refusal(self._wording.error(error))
-        except Exception as error:  # noqa: BLE001
-            return refusal(PyroError(f"cannot call {params.name[:64]}: {type(error).__name__}: {str(error)[:500]}"))
-
-    def _tool(self, name: str) -> BoundTool:
-        if name not in self._tools:
-            hint = f"The tools are: {', '.join(self._tools)}."
-            raise InvalidArgument(f"cannot call {name[:64]!r}: there is no such tool here", hint=hint)
-        return self._tools[name]
-
-    async def _run(self, context: ServerRequestContext[Any], tool: BoundTool, params: dict[str, Any]) -> CallToolResult:
-        if self._limiter is None:
-            self._limiter = anyio.CapacityLimiter(MAX_CALLS)
-        job = ToolCall(self._client, tool.operation, params)
-        try:
-            async with anyio.create_task_group() as group:
-                group.start_soon(job.relay, context)
-                payload = await anyio.to_thread.run_sync(job.run, abandon_on_cancel=True, limiter=self._limiter)
-                group.cancel_scope.cancel()
-        except BaseExceptionGroup as errors:
-            raise _first(errors) from None
-        except anyio.get_cancelled_exc_class():
-            with anyio.CancelScope(shield=True):
-                await anyio.to_thread.run_sync(job.cancel)
-            raise
-        return tool.answer(self._wording.result(payload), params)
-
-
-class ToolCall:
-    """One call: the blocking part in a worker thread, its progress on the event loop."""
-
-    def __init__(self, client: Client, operation: Operation[Any, Any], params: dict[str, Any]) -> None:
-        self._client = client
-        self._operation = operation
-        self._params, self._inputs = operation.separated(params)
-        self._lock = threading.Lock()
-        self._request: Request | None = None
-        self._cancelled = False
-        self._news = anyio.Event()
-        self._message = ""
-        # Asked for here, on the event loop: a worker thread cannot.
-        self._not_heard = (RuntimeError, anyio.get_cancelled_exc_class())
-
-    def run(self) -> dict[str, Any]:
-        """Blocks for the answer; the node knows the call until it has answered."""
-        request = self._client.begin(self._operation.name, self._params, self._inputs)
-        with self._lock:
-            self._request = request
-            cancelled = self._cancelled
-        if cancelled:
-            request.cancel()
-        return request.wait(Callbacks(progress=self._heard, notice=lambda text: self._heard(text, None)))
-
-    def cancel(self) -> None:
-        """End the guest's command, also when the request is only just being sent."""
-        with self._lock:
-            self._cancelled = True
-            request = self._request
-        if request is not None:
-            request.cancel()
-
-    async def relay(self, context: ServerRequestContext[Any]) -> None:
-        """Pass progress on, at most one report a second and at least one in five; some hosts end a silent call.
-
-        The number is seconds since the start, which always grows as the protocol demands; the share is in the text.
-        """
-        begun = time.monotonic()
-        while True:
-            with anyio.move_on_after(HEARTBEAT_SECONDS):
-                await self._news.wait()
-            self._news = anyio.Event()
-            await context.session.report_progress(round(time.monotonic() - begun, 3), None, self._message or "running")
-            await anyio.sleep(QUIET_SECONDS)
-
-    def _heard(self, message: str, fraction: float | None) -> None:
-        self._message = message if fraction is None else f"{message} ({fraction:.0%})"
-        # After a cancellation nobody listens, and the loop may be gone.
-        with contextlib.suppress(*self._not_heard):
-            anyio.from_thread.run_sync(lambda: self._news.set())
-
-
-def _first(errors: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The one error of a task group that holds one."""
-    inner = errors.exceptions[0]
-    return _first(inner) if isinstance(inner, BaseExceptionGroup) else inner
+    return Offer(tools, instructions(tools))

@@ -6,9 +6,7 @@ import json
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
-
-from mcp.types import CallToolResult, TextContent, Tool, ToolAnnotations
+from typing import TYPE_CHECKING, Any
 
 from pyro_mcp.errors import InvalidArgument, PyroError
 from pyro_mcp.model.count import count_of
@@ -24,6 +22,9 @@ from pyro_mcp.surfaces.mcp_paths import require_inside
 from pyro_mcp.surfaces.mcp_schema import OUTPUT_SCHEMA, input_schema
 from pyro_mcp.surfaces.mcp_short import short
 from pyro_mcp.surfaces.wording import as_argument
+
+if TYPE_CHECKING:
+    from mcp.types import CallToolResult, Tool
 
 STREAM_CHARS = 8_000
 ANSWER_CHARS = 10_000
@@ -55,24 +56,32 @@ class BoundTool:
         self.fields = catalog.tool_fields(operation, profile, allow_host_compat=allow_host_compat)
 
     def describe(self, wording: Wording) -> Tool:
-        """The tool as `tools/list` gives it, in the server's words."""
+        """The tool for the MCP library."""
+        from mcp.types import Tool
+
+        return Tool.model_validate(self.listed(wording))
+
+    def listed(self, wording: Wording) -> dict[str, Any]:
+        """The tool as `tools/list` writes it, in the server's words; the keys are in the order in which the MCP library
+        would write them."""
         effects = self.operation.effects
         reaches_out = effects.open_world or any(field.param.opens_network for field in self.fields)
-        return Tool(
-            name=self.name,
-            title=self.operation.title,
-            description=wording.text(self.operation.doc),
-            input_schema=input_schema(self.fields, wording),
-            output_schema=OUTPUT_SCHEMA,
-            annotations=ToolAnnotations(
-                read_only_hint=effects.read_only,
-                destructive_hint=effects.destructive,
-                # False is what its absence says.
-                idempotent_hint=effects.idempotent or None,
-                open_world_hint=reaches_out,
-            ),
-            _meta={"anthropic/alwaysLoad": True} if self.name == "vm_run" else None,
-        )
+        annotations = {
+            "destructiveHint": effects.destructive,
+            # False is what its absence says.
+            **({"idempotentHint": True} if effects.idempotent else {}),
+            "openWorldHint": reaches_out,
+            "readOnlyHint": effects.read_only,
+        }
+        return {
+            **({"_meta": {"anthropic/alwaysLoad": True}} if self.name == "vm_run" else {}),
+            "annotations": annotations,
+            "description": wording.text(self.operation.doc),
+            "inputSchema": input_schema(self.fields, wording),
+            "name": self.name,
+            "outputSchema": OUTPUT_SCHEMA,
+            "title": self.operation.title,
+        }
 
     def shows(self, field: Field) -> bool:
         return any(one.name == field.name for one in self.fields)
@@ -123,6 +132,8 @@ def tool_wording(tools: Mapping[str, BoundTool]) -> Wording:
 
 def answer(payload: Mapping[str, Any], shorten: Callable[[Mapping[str, Any]], dict[str, Any]] = dict) -> CallToolResult:
     """A result, structured and as text, both complete. What it leaves out, `shorten` leaves out."""
+    from mcp.types import CallToolResult, TextContent
+
     whole = clip(_short_commands(_encodable(payload)))
     shown = fit(shorten(whole), ANSWER_CHARS, whole)
     text = json.dumps(shown, ensure_ascii=False)
@@ -148,6 +159,8 @@ def _middle_out(command: str) -> str:
 
 def refusal(error: PyroError) -> CallToolResult:
     """An error as text only: some hosts check structured content against the schema of a success."""
+    from mcp.types import CallToolResult, TextContent
+
     parts = [f"{error.message} [{error.code}]"]
     if error.hint:
         parts.append(f"Hint: {error.hint}")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from io import BytesIO
 from typing import Any
 
 import anyio
@@ -18,7 +17,6 @@ from pyro_mcp.errors import InvalidArgument, NotFound
 from pyro_mcp.surfaces import catalog
 from pyro_mcp.surfaces.mcp import create_server
 from pyro_mcp.surfaces.mcp_instructions import instructions
-from pyro_mcp.surfaces.mcp_stdio import BoundedLines
 from pyro_mcp.surfaces.mcp_tools import ANSWER_CHARS, BoundTool, answer, clip, refusal
 from pyro_mcp.surfaces.wording import SDK
 
@@ -266,11 +264,6 @@ def test_bad_calls_are_errors_the_model_can_read(mode: str, tmp_path: Any) -> No
 
     anyio.run(talk)
     assert not (tmp_path / "state").exists(), "a bad call starts no node"
-
-
-def test_a_monstrous_line_is_swallowed_and_the_next_one_read() -> None:
-    lines = BoundedLines(BytesIO(b"x" * 1000 + b"\nnext\n" + b"y" * 1000), limit=100)  # type: ignore[arg-type]
-    assert [lines.readline() for _ in range(4)] == ["line too long\n", "next\n", "line too long\n", ""]
 
 
 def test_a_number_is_lowered_to_what_an_answer_holds() -> None:

@@ -1,4 +1,4 @@
-"""`pyro mcp serve`: the tools over standard input and output, for a chat host to start."""
+"""`pyro mcp serve`: the tools over standard input and output, for a chat host to start, or over HTTP on this host."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ from pyro_mcp.surfaces.cli.parser import Parser, add_leaf, common_options
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add `serve`."""
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", parser_class=Parser)
-    serve = add_leaf(commands, "serve", serve_stdio, "serve the tools over standard input and output")
+    serve = add_leaf(commands, "serve", run, "serve the tools over standard input and output, or over HTTP")
     add_options(serve)
+    add_transport(serve)
     common_options(serve, json=False)
 
 
@@ -43,6 +44,37 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="let tools seed from and export to DIR, besides the directory the server is started in; repeatable",
     )
+
+
+TRANSPORTS = ("stdio", "streamable-http")
+HOST = "127.0.0.1"
+PORT = 8797
+
+
+def add_transport(parser: argparse.ArgumentParser) -> None:
+    """How to serve, which a chat host that starts the server never chooses."""
+    group = parser.add_argument_group("how to serve")
+    group.add_argument(
+        "--transport",
+        choices=TRANSPORTS,
+        default=TRANSPORTS[0],
+        metavar="TRANSPORT",
+        help="stdio: for the one that started it (default); streamable-http: for several clients of this host",
+    )
+    group.add_argument("--host", metavar="ADDRESS", help=f"loopback address to listen on, for HTTP (default {HOST})")
+    group.add_argument("--port", type=_port, metavar="PORT", help=f"0 takes a free one, for HTTP (default {PORT})")
+    group.add_argument(
+        "--token-file",
+        type=_absolute,
+        metavar="FILE",
+        help="file with the token that clients must send, for HTTP (default PYRO_MCP_TOKEN, else one made and kept)",
+    )
+
+
+def _port(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or int(text) > 65535:
+        raise argparse.ArgumentTypeError(f"not a port from 0 to 65535: {text!r}")
+    return int(text)
 
 
 def words(namespace: argparse.Namespace) -> tuple[str, ...]:
@@ -81,13 +113,23 @@ def _absolute(path: str) -> str:
     return os.path.abspath(os.path.expanduser(path))
 
 
-def serve_stdio(namespace: argparse.Namespace) -> int:
-    """Serve until the host closes standard input or sends a signal. Does not return on a signal."""
-    from pyro_mcp.surfaces.mcp import serve
+def run(namespace: argparse.Namespace) -> int:
+    """Serve until the host closes standard input or a signal comes. Does not return."""
+    from pyro_mcp.surfaces import mcp
 
-    return serve(
-        settings_of(namespace),
-        namespace.profile,
-        allow_host_compat=namespace.allow_host_compat,
-        host_paths=namespace.host_path,
-    )
+    settings = settings_of(namespace)
+    permissions = {"allow_host_compat": namespace.allow_host_compat, "host_paths": namespace.host_path}
+    http = {name: getattr(namespace, name) for name in ("host", "port", "token_file")}
+    if namespace.transport == TRANSPORTS[0]:
+        for name, value in http.items():
+            if value is not None:
+                flag = "--" + name.replace("_", "-")
+                raise InvalidArgument(
+                    f"cannot use {flag} with {namespace.transport}", hint=f"Add --transport {TRANSPORTS[1]}."
+                )
+        return mcp.serve(settings, namespace.profile, **permissions)
+    from pyro_mcp.surfaces.mcp_http import serve_http
+
+    server = mcp.create_server(namespace.profile, settings=settings, **permissions)
+    port = PORT if http["port"] is None else http["port"]
+    return serve_http(settings, server, host=http["host"] or HOST, port=port, token_file=http["token_file"])
