@@ -37,6 +37,14 @@ if TYPE_CHECKING:
     from pyro_mcp.model.network import NetworkDestination, NetworkFailure, NetworkRefusal, NetworkTotals, SummaryNetwork
     from pyro_mcp.model.patch import PatchEntry, PatchResult, PatchSummary
     from pyro_mcp.model.process import Cleanup, CommandResult, RunResult
+    from pyro_mcp.model.project import (
+        AppliedProject,
+        CreatedWorkspace,
+        Project,
+        ProjectService,
+        ProjectTrust,
+        SetupStep,
+    )
     from pyro_mcp.model.result import Result
     from pyro_mcp.model.service import PublishedPort, Service, ServiceList, ServiceLogs, StartedService
     from pyro_mcp.model.shell import (
@@ -76,6 +84,7 @@ if TYPE_CHECKING:
     from pyro_mcp.surfaces.sdk import Pyro
 
 __all__ = [
+    "AppliedProject",
     "Cancelled",
     "Capacity",
     "Cleanup",
@@ -83,6 +92,7 @@ __all__ = [
     "CommandOutput",
     "CommandResult",
     "Conflict",
+    "CreatedWorkspace",
     "DiffEntry",
     "DiffResult",
     "DiffSummary",
@@ -111,6 +121,9 @@ __all__ = [
     "PatchResult",
     "PatchSummary",
     "PermissionDenied",
+    "Project",
+    "ProjectService",
+    "ProjectTrust",
     "ProtocolError",
     "PruneResult",
     "PublishedPort",
@@ -123,6 +136,7 @@ __all__ = [
     "Service",
     "ServiceList",
     "ServiceLogs",
+    "SetupStep",
     "Shell",
     "ShellAttached",
     "ShellClosed",
@@ -243,6 +257,14 @@ _HOMES = {
         "ShellRead",
         "ShellSignalled",
         "ShellWritten",
+    ),
+    "model.project": (
+        "AppliedProject",
+        "CreatedWorkspace",
+        "Project",
+        "ProjectService",
+        "ProjectTrust",
+        "SetupStep",
     ),
     "model.snapshot": (
         "Snapshot",

@@ -25,9 +25,10 @@ class Param:
     takes it: `option` is `--name`, or `flag` where that reads better (a list or a mapping is given piece by piece),
     `positional` a word in order, `command` everything after `--`, `stdin` the process's own standard input, `never` not
     at all. `file_flag` is a second option, whose value is a file that holds the text. `tool` says which MCP servers
-    show it: every one, only the `full` profile, only one started with `host_compat` allowed, or `never`; a number is
-    lowered to `tool_max` there. A `host_path` is made absolute by the client, because the node has another working
-    directory; of a mapping, the values are. Of a list with a meaning when it is empty, `empty` says it: there, the
+    show it: every one, only the `full` profile, only one started with `host_compat` allowed or with a `project`, or
+    `never`; a number is lowered to `tool_max` there. A `host_path` is made absolute by the client, because the node has
+    another working directory; of a mapping, the values are; left out, it is the client's working directory where the
+    parameters named by `here_when` are all true. Of a list with a meaning when it is empty, `empty` says it: there, the
     option given once with '' is that list. A `secret` value is shown in no error. A mapping whose keys are fixed takes
     on the command line one option for each of them: `key_flags` are (key, flag, metavar, help).
     """
@@ -44,11 +45,12 @@ class Param:
     flag: str | None = None
     file_flag: str | None = None
     host_path: bool = False
+    here_when: tuple[str, ...] | None = None
     secret: bool = False
     empty: str | None = None
     cli: Literal["option", "positional", "command", "stdin", "never"] = "option"
     key_flags: tuple[tuple[str, str, str, str], ...] = ()
-    tool: Literal["always", "full", "host_compat", "never"] = "always"
+    tool: Literal["always", "full", "host_compat", "project", "never"] = "always"
     tool_max: int | None = None
     stream: bool = False
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar, cast
 
-from pyro_mcp.api import diff, disk, export, patch, run, service, shell, snapshot, summary, sync, vm, workspace
+from pyro_mcp.api import diff, disk, export, patch, project, run, service, shell, snapshot, summary, sync, vm, workspace
 from pyro_mcp.api import environment as environments
 from pyro_mcp.api import exec as workspace_exec
 from pyro_mcp.api import file as files
@@ -101,6 +101,9 @@ class Pyro:
     delete_workspace = sdk_method(workspace.delete_workspace)
     exec_workspace = sdk_method(workspace_exec.exec_workspace)
     logs_workspace = sdk_method(workspace_exec.logs_workspace)
+
+    show_project = sdk_method(project.show_project)
+    trust_project = sdk_method(project.trust_project)
 
     list_workspace_files = sdk_method(files.list_workspace_files)
     read_workspace_file = sdk_method(files.read_workspace_file)
