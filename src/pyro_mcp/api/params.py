@@ -126,8 +126,8 @@ SeedPath = Annotated[
 Git = Annotated[
     bool,
     Param(
-        help="start with the git checkout that holds <<create_workspace.seed_path>>: its tracked files as they are, the"
-        " untracked ones that are not ignored, and a .git that works inside"
+        help="take the whole git checkout around <<create_workspace.seed_path>>: the files as they are, but for ignored"
+        " ones, and a .git that works inside"
     ),
 ]
 RepoUrl = Annotated[

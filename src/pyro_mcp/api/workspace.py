@@ -77,7 +77,7 @@ def create_workspace(
     With <<create_workspace.seed_path>> it starts with that content, its baseline: links are stored and never followed,
     sockets, pipes and devices are left out and listed. It keeps its files until it is deleted or expires. The
     environment is pulled first when it is not installed, which takes minutes; afterwards a workspace is there in a
-    fraction of a second. A pyro.toml in a project that is taken with its repository gives what is not given here.
+    fraction of a second.
     """
     return call.engine.projects.create(
         call,

@@ -96,7 +96,8 @@ class Engine:
             clock,
             faults,
         )
-        clones, trust = Clones(settings.cache_dir / "projects", faults), Trust(state / "trusted-projects.json")
+        clones = Clones(settings.cache_dir / "projects", clock, faults)
+        trust = Trust(state / "trusted-projects.json")
         self.projects = Projects(self.lifecycle, networks, clones, trust)
         self.vms = Vms(fleet, provisioner, images, networks, faults)
 

@@ -24,6 +24,7 @@ from pyro_mcp.errors import InvalidArgument, PyroError
 from pyro_mcp.settings import Settings
 from pyro_mcp.surfaces import catalog
 from pyro_mcp.surfaces.client import Callbacks, Client, Request
+from pyro_mcp.surfaces.mcp_defaults import ServerDefaults
 from pyro_mcp.surfaces.mcp_paths import host_roots
 from pyro_mcp.surfaces.mcp_tools import BoundTool, answer, refusal, tool_wording
 from pyro_mcp.version import VERSION
@@ -47,6 +48,9 @@ Workspaces keep their files in /workspace between calls: workspace_create (give 
 archive of the user's), then workspace_exec, workspace_file_*, workspace_patch_apply; look at workspace_diff, take work
 out with workspace_export, and workspace_delete when done. For a command that takes longer than a minute give
 wait_seconds and follow it with workspace_logs."""
+PROJECT_INSTRUCTIONS = """\
+
+A new workspace holds the user's project, with its git repository, unless seed_path or empty is given."""
 LIVING_INSTRUCTIONS = """\
 
 What keeps state or wants a terminal: shell_open, shell_write, then shell_read with plain, wait_for_idle_ms and the
@@ -61,33 +65,55 @@ def create_server(
     settings: Settings | None = None,
     allow_host_compat: bool = False,
     host_paths: Iterable[Path | str] = (),
+    defaults: ServerDefaults | None = None,
 ) -> Server[Any]:
     """An MCP server with the tools of `profile`, ready for `server.run(...)` or an in-process `mcp.Client(server)`.
 
     The node is started by the first call, not here. `allow_host_compat` lets a call ask for a plain host process;
-    `host_paths` are places, besides the working directory, that tools may read from and export to. Raises
-    `InvalidArgument` for an unknown profile.
+    `host_paths` are places, besides the working directory, that tools may read from and export to; `defaults` are the
+    project and the environment of workspaces for which a model names none. Raises `InvalidArgument` for an unknown
+    profile.
     """
     client = Client(settings or Settings.load())
-    return build_server(client, profile, allow_host_compat=allow_host_compat, host_paths=host_paths)
+    return build_server(client, profile, allow_host_compat=allow_host_compat, host_paths=host_paths, defaults=defaults)
 
 
 def serve(
-    settings: Settings, profile: str, *, allow_host_compat: bool = False, host_paths: Iterable[Path | str] = ()
+    settings: Settings,
+    profile: str,
+    *,
+    allow_host_compat: bool = False,
+    host_paths: Iterable[Path | str] = (),
+    defaults: ServerDefaults | None = None,
 ) -> NoReturn:
     """Serve over standard input and output until the host has done; the process ends here."""
     from pyro_mcp.surfaces.mcp_stdio import serve_stdio
 
-    serve_stdio(create_server(profile, settings=settings, allow_host_compat=allow_host_compat, host_paths=host_paths))
+    serve_stdio(
+        create_server(
+            profile,
+            settings=settings,
+            allow_host_compat=allow_host_compat,
+            host_paths=host_paths,
+            defaults=defaults,
+        )
+    )
 
 
 def build_server(
-    client: Client, profile: str, *, allow_host_compat: bool, host_paths: Iterable[Path | str] = ()
+    client: Client,
+    profile: str,
+    *,
+    allow_host_compat: bool,
+    host_paths: Iterable[Path | str] = (),
+    defaults: ServerDefaults | None = None,
 ) -> Server[Any]:
     """A server whose tools go through `client`."""
-    roots = host_roots(host_paths)
+    defaults = defaults or ServerDefaults()
+    roots = host_roots((*host_paths, *defaults.roots))
     bound = [
-        BoundTool(one, profile, allow_host_compat=allow_host_compat, roots=roots) for one in catalog.tools(profile)
+        BoundTool(one, profile, allow_host_compat=allow_host_compat, roots=roots, defaults=defaults)
+        for one in catalog.tools(profile)
     ]
     tools = {tool.name: tool for tool in bound}
     calls = ToolCalls(client, tools)
@@ -101,17 +127,17 @@ def build_server(
         "pyro",
         version=VERSION,
         title="pyro",
-        instructions=instructions(tools),
+        instructions=instructions(tools, defaults),
         on_list_tools=list_tools,
         on_call_tool=calls.call,
     )
 
 
-def instructions(tools: Container[str]) -> str:
+def instructions(tools: Container[str], defaults: ServerDefaults | None = None) -> str:
     """The instructions for a model: the tools it sees, and no others; it reads this every time."""
     text = INSTRUCTIONS
     if "workspace_create" in tools:
-        text += WORKSPACE_INSTRUCTIONS
+        text += WORKSPACE_INSTRUCTIONS + (PROJECT_INSTRUCTIONS if defaults and defaults.source else "")
     if "shell_open" in tools and "service_start" in tools:
         text += LIVING_INSTRUCTIONS
     return text
@@ -130,7 +156,9 @@ class ToolCalls:
         """The edge of this surface."""
         try:
             tool = self._tool(params.name)
-            return await self._run(context, tool, tool.params(params.arguments or {}))
+            arguments = params.arguments or {}
+            project = tool.defaults.asks_project(tool.operation, arguments)
+            return await self._run(context, tool, tool.params(arguments), project)
         except PyroError as error:
             return refusal(self._wording.error(error))
         except Exception as error:  # noqa: BLE001
@@ -142,10 +170,16 @@ class ToolCalls:
             raise InvalidArgument(f"cannot call {name[:64]!r}: there is no such tool here", hint=hint)
         return self._tools[name]
 
-    async def _run(self, context: ServerRequestContext[Any], tool: BoundTool, params: dict[str, Any]) -> CallToolResult:
+    async def _run(
+        self,
+        context: ServerRequestContext[Any],
+        tool: BoundTool,
+        params: dict[str, Any],
+        project: dict[str, Any] | None = None,
+    ) -> CallToolResult:
         if self._limiter is None:
             self._limiter = anyio.CapacityLimiter(MAX_CALLS)
-        job = ToolCall(self._client, tool.operation, params)
+        job = ToolCall(self._client, tool.operation, params, project)
         try:
             async with anyio.create_task_group() as group:
                 group.start_soon(job.relay, context)
@@ -161,12 +195,20 @@ class ToolCalls:
 
 
 class ToolCall:
-    """One call: the blocking part in a worker thread, its progress on the event loop."""
+    """One call: the blocking part in a worker thread, its progress on the event loop. `project` is asked first for the
+    environment, where the model named none."""
 
-    def __init__(self, client: Client, operation: Operation[Any, Any], params: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        client: Client,
+        operation: Operation[Any, Any],
+        params: dict[str, Any],
+        project: dict[str, Any] | None = None,
+    ) -> None:
         self._client = client
         self._operation = operation
         self._params = params
+        self._project = project
         self._lock = threading.Lock()
         self._request: Request | None = None
         self._cancelled = False
@@ -177,7 +219,14 @@ class ToolCall:
 
     def run(self) -> dict[str, Any]:
         """Blocks for the answer; the node knows the call until it has answered."""
-        request = self._client.begin(self._operation.name, self._params)
+        params = self._params
+        if self._project is not None:
+            named = self._ask("show_project", self._project).get("environment")
+            params = {**params, "environment": named or params["environment"]}
+        return self._ask(self._operation.name, params)
+
+    def _ask(self, verb: str, params: dict[str, Any]) -> dict[str, Any]:
+        request = self._client.begin(verb, params)
         with self._lock:
             self._request = request
             cancelled = self._cancelled

@@ -19,6 +19,7 @@ from pyro_mcp.operations.operation import Operation
 from pyro_mcp.operations.validate import json_type
 from pyro_mcp.operations.wording import Wording, command_line
 from pyro_mcp.surfaces import catalog
+from pyro_mcp.surfaces.mcp_defaults import ServerDefaults, checkout_of
 from pyro_mcp.surfaces.mcp_fit import fit
 from pyro_mcp.surfaces.mcp_paths import require_inside
 from pyro_mcp.surfaces.wording import as_argument
@@ -46,11 +47,17 @@ class BoundTool:
         *,
         allow_host_compat: bool,
         roots: tuple[Path, ...] = (),
+        defaults: ServerDefaults | None = None,
     ) -> None:
         self.operation = operation
+        self.defaults = defaults or ServerDefaults()
         self._roots = roots
         self.name = operation.tool or operation.name
-        self._fields = catalog.tool_fields(operation, profile, allow_host_compat=allow_host_compat)
+        self._fields = self.defaults.shown(
+            catalog.tool_fields(
+                operation, profile, allow_host_compat=allow_host_compat, project=bool(self.defaults.source)
+            )
+        )
 
     def describe(self, wording: Wording) -> Tool:
         """The tool as `tools/list` gives it, in the server's words."""
@@ -83,16 +90,19 @@ class BoundTool:
                     f"cannot call {self.name}: it has no parameter {str(name)[:64]!r}",
                     hint=f"It takes: {', '.join(known) or 'nothing'}.",
                 )
-        given = {
-            name: value
-            for name, value in arguments.items()
-            if value is not None or (known[name].required and not known[name].optional)
-        }
+        given = self.defaults.complete(
+            self.operation,
+            {
+                name: value
+                for name, value in arguments.items()
+                if value is not None or (known[name].required and not known[name].optional)
+            },
+        )
         for field in self._fields:
             if field.param.tool_max is not None and isinstance(requested := given.get(field.name, field.default), int):
                 given[field.name] = min(requested, field.param.tool_max)
         self.operation.validate(given)
-        local = self.operation.localized(given)
+        local = checkout_of(self.operation.localized(given))
         require_inside(self.name, self._fields, local, self._roots)
         return local
 

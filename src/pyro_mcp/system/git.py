@@ -83,10 +83,11 @@ def work(
     env: Mapping[str, str],
     timeout: float,
     work_tree: Path | None = None,
+    input: bytes = b"",
     cancelled: threading.Event | None = None,
 ) -> None:
-    """Run `git WORDS`, which may take long. Raises what `ask` raises, and `Cancelled`."""
-    run(_argv(words, git_dir, work_tree), timeout=timeout, cwd=git_dir, env=env, cancelled=cancelled)
+    """Run `git WORDS`, which may take long, with `input`. Raises what `ask` raises, and `Cancelled`."""
+    run(_argv(words, git_dir, work_tree), input=input, timeout=timeout, cwd=git_dir, env=env, cancelled=cancelled)
 
 
 def _argv(words: Sequence[str], git_dir: Path, work_tree: Path | None) -> list[str]:

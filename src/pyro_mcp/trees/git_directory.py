@@ -10,10 +10,11 @@ files of this host or open doors (`http.extraHeader`, a login in a URL), and is 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import re
 import stat
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from pyro_mcp.errors import InvalidArgument, Unsupported
@@ -206,7 +207,7 @@ class GitConfig:
         kept = [(name, value) for name, value in self._pairs if _CARRIED.fullmatch(name)]
         named = {name for name, _ in kept}
         pairs = [("core.bare", "false"), *kept, *((name, value) for name, value in _IDENTITY if name not in named)]
-        return without_credentials(os.fsencode("".join(map(_written, *zip(*pairs, strict=True)))))
+        return without_credentials(os.fsencode("".join(_written(pairs))))
 
     def left(self) -> str | None:
         """What is left out, for a person; None for nothing."""
@@ -227,11 +228,12 @@ def _pair(item: bytes) -> tuple[str, str]:
     return name, value if newline else "true"
 
 
-def _written(name: str, value: str) -> str:
-    section, _, rest = name.partition(".")
-    below, _, key = rest.rpartition(".")
-    quoted = f' "{_escaped(below)}"' if below else ""
-    return f'[{section}{quoted}]\n\t{key} = "{_escaped(value)}"\n'
+def _written(pairs: Iterable[tuple[str, str]]) -> Iterator[str]:
+    for name, same in itertools.groupby(pairs, key=lambda pair: pair[0].rpartition(".")[0]):
+        section, dot, below = name.partition(".")
+        yield f'[{section} "{_escaped(below)}"]\n' if dot else f"[{section}]\n"
+        for full, value in same:
+            yield f'\t{full.rpartition(".")[2]} = "{_escaped(value)}"\n'
 
 
 def _escaped(text: str) -> str:

@@ -1,6 +1,6 @@
-"""Clones: remote repositories as clean checkouts, one for each URL and ref, made once and kept fresh.
+"""Clones: remote repositories as clean checkouts, one for each URL, made once and kept fresh.
 
-`cache_dir/projects/<digest of URL and ref>/repo` is a checkout that nobody else writes to; `pyro-fetched` in its
+`cache_dir/projects/<digest of the URL>/repo` is a checkout that nobody else writes to; `pyro-fetched` in its
 repository says when, and which branch the remote's HEAD names. A login in the URL is not kept. A clone is whole or
 absent: it is fetched beside its place and renamed; a refresh that was killed is done over by the next.
 
@@ -17,7 +17,6 @@ import logging
 import os
 import re
 import threading
-import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +27,7 @@ from pyro_mcp.errors import Cancelled, InvalidArgument, NotFound, PyroError
 from pyro_mcp.operations.call import Call
 from pyro_mcp.system import git
 from pyro_mcp.system.atomic import disk_errors, make_directory, sync_directory, write_file
+from pyro_mcp.system.clock import Clock
 from pyro_mcp.system.locks import locked
 from pyro_mcp.system.process import CommandFailed
 from pyro_mcp.system.progress import ticking
@@ -64,8 +64,9 @@ def plain_url(url: str) -> str:
 class Clones:
     """The kept clones of one cache directory, which several nodes may share."""
 
-    def __init__(self, home: Path, faults: Faults) -> None:
+    def __init__(self, home: Path, clock: Clock, faults: Faults) -> None:
         self._home = home
+        self._clock = clock
         self._faults = faults
 
     @contextlib.contextmanager
@@ -79,13 +80,13 @@ class Clones:
         _check(url, ref)
         cancelled = threading.Event()
         forget = call.on_cancel(cancelled.set)
-        digest = hashlib.sha256(f"{url}\n{ref or ''}".encode("utf-8", "surrogateescape")).hexdigest()[:32]
+        digest = hashlib.sha256(url.encode("utf-8", "surrogateescape")).hexdigest()[:32]
         try:
             with disk_errors(f"clone {plain_url(url)}"):
                 home = make_directory(self._home / digest)
                 waiting = lambda: call.progress(f"waiting for another use of {plain_url(url)}")  # noqa: E731
                 with locked(home / "lock", on_wait=waiting, cancelled=cancelled):
-                    one = _Refresh(call, home, url, ref, environ, cancelled, self._faults)
+                    one = _Refresh(call, home, url, ref, environ, cancelled, self._clock, self._faults)
                     one.freshen()
                     one.check_out()
                     yield Clone(one.repo, plain_url(url))
@@ -104,6 +105,7 @@ class _Refresh:
         ref: str | None,
         environ: Mapping[str, str],
         cancelled: threading.Event,
+        clock: Clock,
         faults: Faults,
     ) -> None:
         self.repo = home / "repo"
@@ -114,9 +116,11 @@ class _Refresh:
         self._fetching = git.environment(environ, fetches=True)
         self._offline = git.environment(environ, users=False)
         self._cancelled = cancelled
+        self._clock = clock
         self._faults = faults
 
     def freshen(self) -> None:
+        """Fetch what is not there, is older than it may be, or lacks the ref."""
         about = self._about()
         if about is None:
             with work_directory(self._home, ".new-") as work:
@@ -126,8 +130,8 @@ class _Refresh:
                 sync_directory(self._home)
             self._faults("clone made")
             return
-        age = time.time() - float(about["at"])
-        if 0 <= age < FRESH_SECONDS:
+        age = self._clock.wall() - float(about["at"])
+        if 0 <= age < FRESH_SECONDS and self._start() is not None:
             return
         _unlock(self.repo / ".git")
         try:
@@ -156,7 +160,7 @@ class _Refresh:
             if self._ref is not None and _COMMIT.fullmatch(self._ref) and not self._has(repo, self._ref):
                 self._run_fetch(repo, self._ref)
         self._faults("clone fetched")
-        write_file(repo / ".git" / "pyro-fetched", json.dumps({"at": time.time(), "head": head}).encode())
+        write_file(repo / ".git" / "pyro-fetched", json.dumps({"at": self._clock.wall(), "head": head}).encode())
         self._faults("clone noted")
 
     def _run_fetch(self, repo: Path, *refspecs: str) -> None:
@@ -186,14 +190,16 @@ class _Refresh:
 
     def check_out(self) -> None:
         """The work tree as the ref has it, whatever a killed predecessor has left there."""
-        about = self._about() or {}
-        wanted = self._ref or about.get("head")
-        branch = isinstance(wanted, str) and self._has(self.repo, f"refs/remotes/origin/{wanted}")
-        start = f"refs/remotes/origin/{wanted}" if branch else self._other(wanted)
+        found = self._start()
+        if found is None:
+            raise self._no_such_ref()
         _unlock(self.repo / ".git")
-        place = ("-B", str(wanted)) if branch else ("--detach",)
+        start, branch = found
         try:
-            self._tree("checkout", "--quiet", "--force", "--no-track", *place, start)
+            self._tree("checkout", "--quiet", "--force", "--detach", start)
+            self._forget_branches()
+            if branch is not None:
+                self._tree("checkout", "--quiet", "--force", "--no-track", "-B", branch, start)
             self._tree("clean", "--quiet", "-ffdx")
         except CommandFailed as error:
             raise PyroError(
@@ -202,22 +208,36 @@ class _Refresh:
             ) from None
         self._faults("clone checked out")
 
-    def _other(self, wanted: object) -> str:
-        """A tag or a commit."""
-        if isinstance(wanted, str):
-            for name in (f"refs/tags/{wanted}", *([wanted] if _COMMIT.fullmatch(wanted) else [])):
-                if self._has(self.repo, name):
-                    return name
-        known = git.ask(("for-each-ref", "--format=%(refname)"), git_dir=self.repo / ".git", env=self._offline)
-        names = [os.fsdecode(one).removeprefix("refs/remotes/origin/") for one in known.split()]
-        names = [name.removeprefix("refs/tags/") for name in names if not name.startswith("refs/heads/")][:20]
-        what = "its HEAD" if self._ref is None else repr(self._ref)
-        hint = f"It has: {', '.join(names)}" if names else "It has no branch and no tag"
-        raise NotFound(f"cannot check out {what} of {plain_url(self._url)}: there is none", hint=hint)
+    def _start(self) -> tuple[str, str | None] | None:
+        """What is to be checked out, and as which branch; None when it is not here."""
+        wanted = self._ref or (self._about() or {}).get("head")
+        if not isinstance(wanted, str):
+            return None
+        if self._has(self.repo, f"refs/remotes/origin/{wanted}"):
+            return f"refs/remotes/origin/{wanted}", wanted
+        names = (f"refs/tags/{wanted}", *([wanted] if _COMMIT.fullmatch(wanted) else []))
+        return next(((name, None) for name in names if self._has(self.repo, name)), None)
 
-    def _tree(self, *words: str) -> None:
+    def _no_such_ref(self) -> NotFound:
+        names = [name.removeprefix("refs/remotes/origin/").removeprefix("refs/tags/") for name in self._refs()]
+        what = "its HEAD" if self._ref is None else repr(self._ref)
+        hint = f"It has: {', '.join(names[:20])}" if names else "It has no branch and no tag"
+        return NotFound(f"cannot check out {what} of {plain_url(self._url)}: there is none", hint=hint)
+
+    def _refs(self) -> list[str]:
+        words = ("for-each-ref", "--format=%(refname)", "refs/remotes", "refs/tags")
+        return [os.fsdecode(one) for one in git.ask(words, git_dir=self.repo / ".git", env=self._offline).split()]
+
+    def _forget_branches(self) -> None:
+        """Branches of earlier uses, which the remote may have moved since."""
+        words = ("for-each-ref", "--format=delete %(refname)", "refs/heads")
+        found = git.ask(words, git_dir=self.repo / ".git", env=self._offline)
+        self._tree("update-ref", "--stdin", input=found)
+
+    def _tree(self, *words: str, input: bytes = b"") -> None:
         git.work(
             words,
+            input=input,
             git_dir=self.repo / ".git",
             work_tree=self.repo,
             env=self._offline,

@@ -149,7 +149,7 @@ class Projects:
             root = (
                 top_level(path) if source.git else project_top(path) if source.with_file else None
             ) or path.resolve()
-            yield _Opened(SeedRequest(path, git=source.git), root, str(root))
+            yield _Opened(SeedRequest(root if source.git else path, git=source.git), root, str(root))
 
     def _plan(
         self, call: Call[Any], declared: Declared, opened: _Opened, source: ProjectSource, given: Mapping[str, Any]

@@ -7,6 +7,7 @@ import os
 from collections.abc import Sequence
 
 from pyro_mcp.errors import InvalidArgument
+from pyro_mcp.model.names import DEFAULT_ENVIRONMENT
 from pyro_mcp.surfaces import catalog
 from pyro_mcp.surfaces.cli.invoke import settings_of
 from pyro_mcp.surfaces.cli.parser import Parser, add_leaf, common_options
@@ -43,6 +44,21 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="let tools seed from and export to DIR, besides the directory the server is started in; repeatable",
     )
+    group.add_argument(
+        "--environment",
+        metavar="ENV",
+        help=f"environment where neither the model nor the project names one (default {DEFAULT_ENVIRONMENT})",
+    )
+    group.add_argument(
+        "--project-path",
+        type=_absolute,
+        metavar="PATH",
+        help="project that workspaces start with: a path in a git checkout, or another directory; the checkout around"
+        " the working directory if none is given",
+    )
+    group.add_argument("--repo-url", metavar="URL", help="repository that workspaces start with, as a clean clone")
+    group.add_argument("--repo-ref", metavar="REF", help="branch, tag or commit of --repo-url (default: its HEAD)")
+    group.add_argument("--no-project-source", action="store_true", help="let workspaces start empty")
 
 
 def words(namespace: argparse.Namespace) -> tuple[str, ...]:
@@ -84,10 +100,18 @@ def _absolute(path: str) -> str:
 def serve_stdio(namespace: argparse.Namespace) -> int:
     """Serve until the host closes standard input or sends a signal. Does not return on a signal."""
     from pyro_mcp.surfaces.mcp import serve
+    from pyro_mcp.surfaces.mcp_defaults import ServerDefaults
 
     return serve(
         settings_of(namespace),
         namespace.profile,
         allow_host_compat=namespace.allow_host_compat,
         host_paths=namespace.host_path,
+        defaults=ServerDefaults.of(
+            environment=namespace.environment,
+            project_path=namespace.project_path,
+            repo_url=namespace.repo_url,
+            repo_ref=namespace.repo_ref,
+            no_project_source=namespace.no_project_source,
+        ),
     )
