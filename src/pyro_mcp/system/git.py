@@ -73,7 +73,9 @@ def ask(
 
     Raises `MissingDependency`, `CommandFailed`, `TimedOut`, `DiskFull` or `OSError`.
     """
-    return run_into(_argv(words, git_dir, work_tree), limit=limit, timeout=LIST_SECONDS, cwd=git_dir, env=env)
+    # From further down in the work tree, git would see only what is there.
+    place = work_tree or git_dir
+    return run_into(_argv(words, git_dir, work_tree), limit=limit, timeout=LIST_SECONDS, cwd=place, env=env)
 
 
 def work(
@@ -87,7 +89,14 @@ def work(
     cancelled: threading.Event | None = None,
 ) -> None:
     """Run `git WORDS`, which may take long, with `input`. Raises what `ask` raises, and `Cancelled`."""
-    run(_argv(words, git_dir, work_tree), input=input, timeout=timeout, cwd=git_dir, env=env, cancelled=cancelled)
+    run(
+        _argv(words, git_dir, work_tree),
+        input=input,
+        timeout=timeout,
+        cwd=work_tree or git_dir,
+        env=env,
+        cancelled=cancelled,
+    )
 
 
 def _argv(words: Sequence[str], git_dir: Path, work_tree: Path | None) -> list[str]:

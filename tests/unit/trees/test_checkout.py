@@ -143,6 +143,12 @@ def test_a_path_within_stands_for_the_whole_and_one_without_is_told(root: Path, 
         read_checkout(tmp_path, work, ENVIRON)
 
 
+def test_a_state_directory_within_the_project_does_not_narrow_it(root: Path) -> None:
+    inside = root / "build" / "state"
+    inside.mkdir(parents=True)
+    assert read_checkout(root, inside, ENVIRON).selection.takes("src/app.py")
+
+
 def test_the_users_own_ignore_list_counts_and_nothing_else_of_theirs(root: Path, work: Path, tmp_path: Path) -> None:
     home = tmp_path / "home"
     (home / ".config" / "git").mkdir(parents=True)

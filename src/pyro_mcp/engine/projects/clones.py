@@ -42,6 +42,7 @@ CHECKOUT_SECONDS = 600.0
 _URL = re.compile(r"(https|ssh|git|file)://\S+|[A-Za-z0-9._-]+@[A-Za-z0-9._-]+:\S+|/\S.*")
 _REF = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._/+@-]{0,254}")
 _COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
+_WORK = ".new-"
 _ORIGIN = '[remote "origin"]\n\turl = "{url}"\n\tfetch = +refs/heads/*:refs/remotes/origin/*\n'
 REFSPECS = ("+refs/heads/*:refs/remotes/origin/*", "+refs/tags/*:refs/tags/*")
 
@@ -122,8 +123,10 @@ class _Refresh:
     def freshen(self) -> None:
         """Fetch what is not there, is older than it may be, or lacks the ref."""
         about = self._about()
+        for left in self._home.glob(f"{_WORK}*"):
+            remove_tree(left)
         if about is None:
-            with work_directory(self._home, ".new-") as work:
+            with work_directory(self._home, _WORK) as work:
                 self._make(work / "repo")
                 remove_tree(self.repo)
                 os.rename(work / "repo", self.repo)

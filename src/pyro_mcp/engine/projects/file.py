@@ -22,10 +22,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pyro_mcp.engine.services.ports import wanted_ports
 from pyro_mcp.errors import InvalidArgument, NotFound, PyroError
 from pyro_mcp.operations.fields import Field
 from pyro_mcp.operations.operation import Operation
 from pyro_mcp.operations.validate import validate
+from pyro_mcp.protocol.readiness import parse
 from pyro_mcp.system.atomic import disk_errors
 
 NAME = "pyro.toml"
@@ -83,10 +85,12 @@ def _bytes(path: Path) -> bytes | None:
             descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         except FileNotFoundError:
             return None
-        with open(descriptor, "rb") as file:
+        try:
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
                 raise _wrong(path, "it is no plain file")
-            data = file.read(MAX_BYTES + 1)
+            data = os.read(descriptor, MAX_BYTES + 1)
+        finally:
+            os.close(descriptor)
     if len(data) > MAX_BYTES:
         raise _wrong(path, f"it has more than {MAX_BYTES:,} bytes")
     return data
@@ -132,6 +136,12 @@ def _services(path: Path, said: Mapping[str, Any], declared: Declared) -> dict[s
         if "command" not in given:
             raise _wrong(path, f"{prefix}command is missing")
         _check(path, prefix, declared["start_service"], {"service_name": name, **given})
+        try:
+            wanted_ports(given.get(PORTS))
+            if "readiness" in given:
+                parse(given["readiness"])
+        except (ValueError, InvalidArgument) as error:
+            raise _wrong(path, f"{prefix.rstrip('.')}: {error}") from None
     return services
 
 
