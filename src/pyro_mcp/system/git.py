@@ -15,8 +15,6 @@ import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from pyro_mcp.system.process import run, run_into
-
 PROTOCOLS = ("https", "ssh", "git", "file")
 _KEPT = ("HOME", "PATH", "XDG_CONFIG_HOME", "TMPDIR")
 _KEPT_TO_FETCH = (
@@ -73,7 +71,8 @@ def ask(
 
     Raises `MissingDependency`, `CommandFailed`, `TimedOut`, `DiskFull` or `OSError`.
     """
-    # From further down in the work tree, git would see only what is there.
+    from pyro_mcp.system.process import run_into  # here: who only looks for a checkout must start fast
+
     place = work_tree or git_dir
     return run_into(_argv(words, git_dir, work_tree), limit=limit, timeout=LIST_SECONDS, cwd=place, env=env)
 
@@ -89,6 +88,8 @@ def work(
     cancelled: threading.Event | None = None,
 ) -> None:
     """Run `git WORDS`, which may take long, with `input`. Raises what `ask` raises, and `Cancelled`."""
+    from pyro_mcp.system.process import run
+
     run(
         _argv(words, git_dir, work_tree),
         input=input,
@@ -100,6 +101,7 @@ def work(
 
 
 def _argv(words: Sequence[str], git_dir: Path, work_tree: Path | None) -> list[str]:
+    """The command. It is started at the top of the work tree: from further down, git would see only what is there."""
     place = [f"--git-dir={git_dir}"]
     if work_tree is not None:
         place.append(f"--work-tree={work_tree}")

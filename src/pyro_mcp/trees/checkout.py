@@ -38,7 +38,7 @@ _LOCK_INTERVAL = 0.05
 SUBMODULE = "a submodule is left out: its directory is empty"
 NESTED = "a repository of its own is left out"
 PARTIAL = "a partial clone: what it has not fetched is missing"
-WITHOUT_GIT = "Leave <<create_workspace.git>> out to take the files without the repository"
+WITHOUT_GIT = "To take the files alone, give <<create_workspace.seed_path>> without <<create_workspace.git>>"
 
 
 class Changed(Conflict):
