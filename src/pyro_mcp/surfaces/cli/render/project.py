@@ -41,15 +41,13 @@ def draw_trusted(console: Console, result: ProjectTrust) -> None:
 
 
 def draw_applied(console: Console, result: AppliedProject) -> None:
-    """What became of the file in a new workspace."""
+    """What became of the file in a new workspace; what was left out, a notice has said."""
     last = result.setup[-1] if result.setup_failed else None
     services = ", ".join(f"{one.service_name} {one.state or f'not started: {one.reason}'}" for one in result.services)
     fields(
         console,
         (
             ("pyro.toml", f"{result.file}: {', '.join(result.applied) or 'no settings'}"),
-            ("left out", "; ".join(result.left_out)),
-            ("hint", result.hint or ""),
             ("set-up", f"failed with {last.exit_code}: {last.command}" if last else f"{len(result.setup)} done"),
             ("services", services),
         ),
