@@ -52,7 +52,8 @@ class Project(Result):
     `path` is its directory on this host, or the clone of `repo_url`. `file` is null where there is none, and so is all
     that follows from it: `sha256` of its bytes, `environment`, `settings` with the names that a workspace's creation
     has for them, `setup` command lines, and `services` by name. `widens` says in words what of it needs a person's
-    consent, `trusted` whether there is one for exactly these bytes.
+    consent (under `host_compat`, set-up and services do as well), `trusted` whether there is one for exactly these
+    bytes.
     """
 
     path: str

@@ -33,7 +33,8 @@ from pyro_mcp.system.atomic import disk_errors
 NAME = "pyro.toml"
 MAX_BYTES = 1 << 16
 MAX_SETUP, MAX_SERVICES = 64, 16
-NETWORK = ("network_policy", "allow_hosts", "allow_addresses", "host_ca")
+HOSTS = "allow_hosts"
+NETWORK = ("network_policy", HOSTS, "allow_addresses", "host_ca")
 SETTINGS = ("environment", "vcpu_count", "mem_mib", "scratch_mib", "ttl_seconds", *NETWORK)
 PORTS = "published_ports"
 _SERVICE = ("command", "cwd", "readiness", "ready_timeout_seconds", "ready_interval_ms", "restart", PORTS)
@@ -154,8 +155,10 @@ def _widens(found: ProjectFile, declared: Declared) -> dict[str, str]:
         if isinstance(usual, int) and not isinstance(usual, bool):
             if value > usual:
                 lines[name] = f"{name} = {value} (default {usual})"
-        elif name in NETWORK and value != usual:
-            lines[name] = f"{name} = {_shown(value)}"
+        elif name in NETWORK and name != HOSTS and value != usual:
+            # Host names alone take something away, and belong to the policy.
+            only = f", only {_shown(found.settings[HOSTS])}" if name == NETWORK[0] and HOSTS in found.settings else ""
+            lines[name] = f"{name} = {_shown(value)}{only}"
     for name, service in found.services.items():
         if ports := service.get(PORTS):
             lines[f"services.{name}"] = f"services.{name}.{PORTS} = {_shown(ports)}: reached on 127.0.0.1 of this host"

@@ -86,7 +86,7 @@ class Projects:
                 repo_url=about.repo_url,
                 file=str(found.path),
                 sha256=found.sha256,
-                trusted=not found.widens or self._trust.trusted(opened.name, found.sha256),
+                trusted=self._trust.trusted(opened.name, found.sha256),
                 environment=found.settings.get("environment"),
                 settings=found.settings,
                 setup=found.setup,
@@ -123,7 +123,7 @@ class Projects:
         if plan.file is None:
             return CreatedWorkspace(**dict(made.items()))
         try:
-            done = self._set_up(call, declared, made.workspace_id, plan)
+            done = self._set_up(call, declared, made, plan)
         except BaseException:
             self._lifecycle.delete(made.workspace_id)
             raise
@@ -160,7 +160,7 @@ class Projects:
         plan.file = found = read_file(opened.root, declared)
         if found is None:
             return plan
-        plan.trusted = bool(found.widens) and self._trust.trusted(opened.name, found.sha256)
+        plan.trusted = self._trust.trusted(opened.name, found.sha256)
         for name, value in found.settings.items():
             if name in call.given:
                 continue
@@ -172,9 +172,7 @@ class Projects:
         if not plan.trusted:
             plan.left_out += [line for name, line in found.widens.items() if name.startswith("services.")]
         self._without_network(call, plan, given)
-        if plan.left_out:
-            plan.hint = f"A person allows it with `{_trusting(opened, source)}`"
-            call.notice(f"{found.path}: left out: {'; '.join(plan.left_out)}. {plan.hint}")
+        plan.hint = f"A person allows it with `{_trusting(opened, source)}`"
         return plan
 
     def _without_network(self, call: Call[Any], plan: _Plan, given: Mapping[str, Any]) -> None:
@@ -187,32 +185,29 @@ class Projects:
 
     # -- set-up
 
-    def _set_up(self, call: Call[Any], declared: Declared, workspace_id: str, plan: _Plan) -> AppliedProject:
-        assert plan.file is not None
-        steps: list[SetupStep] = []
-        for number, line in enumerate(plan.file.setup, 1):
-            call.progress(f"set-up {number} of {len(plan.file.setup)}: {line[:200]}")
-            steps.append(_step(declared, call, workspace_id, line))
-            if steps[-1].exit_code != 0:
-                call.notice(f"set-up failed: `{line[:200]}` ended with {steps[-1].exit_code}")
-                break
+    def _set_up(self, call: Call[Any], declared: Declared, made: Workspace, plan: _Plan) -> AppliedProject:
+        found = plan.file
+        assert found is not None
+        setup, services = found.setup, found.services
+        if made.execution_mode == "host_compat" and not plan.trusted and (setup or services):
+            # There, inside is this host.
+            plan.left_out.append("set-up and services, which would run on this host without isolation")
+            setup, services = [], {}
+        if plan.left_out:
+            call.notice(f"{found.path}: left out: {'; '.join(plan.left_out)}. {plan.hint}")
+        steps = _steps(call, declared, made.workspace_id, setup)
         failed = bool(steps) and steps[-1].exit_code != 0
-        services = (
-            []
-            if failed
-            else [
-                self._start(declared, call, workspace_id, name, options, plan)
-                for name, options in plan.file.services.items()
-            ]
-        )
+        started = {} if failed else services
         return AppliedProject(
-            file=str(plan.file.path),
+            file=str(found.path),
             applied=plan.applied,
             left_out=plan.left_out,
-            hint=plan.hint,
+            hint=plan.hint if plan.left_out else None,
             setup=steps,
             setup_failed=failed,
-            services=services,
+            services=[
+                self._start(declared, call, made.workspace_id, name, options, plan) for name, options in started.items()
+            ],
         )
 
     def _start(
@@ -231,15 +226,20 @@ class Projects:
         return ProjectService(service_name=name, state=made.state, reason=made.stop_reason)
 
 
-def _step(declared: Declared, call: Call[Any], workspace_id: str, line: str) -> SetupStep:
-    with call.within() as inner:
-        done = declared["exec_workspace"].function(inner, workspace_id, command=line, timeout_seconds=SETUP_SECONDS)
-    return SetupStep(
-        command=line,
-        exit_code=done.exit_code if done.exit_code is not None else 1,
-        sequence=done.sequence,
-        output=(done.stdout + done.stderr)[-_OUTPUT:],
-    )
+def _steps(call: Call[Any], declared: Declared, workspace_id: str, lines: list[str]) -> list[SetupStep]:
+    """Run `lines` up to the first that fails."""
+    steps: list[SetupStep] = []
+    for number, line in enumerate(lines, 1):
+        call.progress(f"set-up {number} of {len(lines)}: {line[:200]}")
+        with call.within() as inner:
+            done = declared["exec_workspace"].function(inner, workspace_id, command=line, timeout_seconds=SETUP_SECONDS)
+        code = 1 if done.exit_code is None else done.exit_code
+        output = (done.stdout + done.stderr)[-_OUTPUT:]
+        steps.append(SetupStep(command=line, exit_code=code, sequence=done.sequence, output=output))
+        if code != 0:
+            call.notice(f"set-up failed: `{line[:200]}` ended with {code}")
+            break
+    return steps
 
 
 def _trusting(opened: _Opened, source: ProjectSource) -> str:

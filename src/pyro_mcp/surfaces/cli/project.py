@@ -23,7 +23,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def trust(namespace: argparse.Namespace) -> int:
-    """Exit code 0 when the file is trusted, or asks for nothing that would need it."""
+    """Exit code 0 when the file is trusted."""
     from pyro_mcp.api.project import show_project, trust_project
 
     output: Output = namespace.output

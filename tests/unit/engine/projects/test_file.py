@@ -44,8 +44,7 @@ def test_everything_it_may_say(tmp_path: Path) -> None:
     assert found.services["worker"] == {"command": ["./worker", "--once"]}
     assert list(found.widens.values()) == [
         "mem_mib = 2048 (default 1024)",
-        "network_policy = egress+published-ports",
-        "allow_hosts = [example.com]",
+        "network_policy = egress+published-ports, only [example.com]",
         "services.web.published_ports = [8080:8000]: reached on 127.0.0.1 of this host",
     ]
 

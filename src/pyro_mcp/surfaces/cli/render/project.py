@@ -28,7 +28,8 @@ def draw_project(console: Console, result: Project) -> None:
         ),
     )
     if not result.widens:
-        console.print("it asks for nothing beyond what a workspace gets anyway")
+        asks = "nothing beyond what a workspace gets anyway"
+        console.print(f"it asks for {asks}{', and is trusted' if result.trusted else ''}")
         return
     console.print("trusted:" if result.trusted else "not trusted, so left out of its workspaces:")
     for line in result.widens:
