@@ -49,6 +49,14 @@ if TYPE_CHECKING:
     from pyro_mcp.model.network import NetworkDestination, NetworkFailure, NetworkRefusal, NetworkTotals, SummaryNetwork
     from pyro_mcp.model.patch import PatchEntry, PatchResult, PatchSummary
     from pyro_mcp.model.process import Cleanup, CommandResult, RunResult
+    from pyro_mcp.model.project import (
+        AppliedProject,
+        CreatedWorkspace,
+        Project,
+        ProjectService,
+        ProjectTrust,
+        SetupStep,
+    )
     from pyro_mcp.model.result import Result
     from pyro_mcp.model.service import PublishedPort, Service, ServiceList, ServiceLogs, StartedService
     from pyro_mcp.model.shell import (
@@ -88,6 +96,7 @@ if TYPE_CHECKING:
     from pyro_mcp.surfaces.sdk import Pyro
 
 __all__ = [
+    "AppliedProject",
     "Cancelled",
     "Capacity",
     "Cleanup",
@@ -95,6 +104,7 @@ __all__ = [
     "CommandOutput",
     "CommandResult",
     "Conflict",
+    "CreatedWorkspace",
     "DiffEntry",
     "DiffResult",
     "DiffSummary",
@@ -128,6 +138,9 @@ __all__ = [
     "PatchResult",
     "PatchSummary",
     "PermissionDenied",
+    "Project",
+    "ProjectService",
+    "ProjectTrust",
     "ProtocolError",
     "PruneResult",
     "PublishedPort",
@@ -140,6 +153,7 @@ __all__ = [
     "Service",
     "ServiceList",
     "ServiceLogs",
+    "SetupStep",
     "Shell",
     "ShellAttached",
     "ShellClosed",
@@ -265,6 +279,14 @@ _HOMES = {
         "ShellRead",
         "ShellSignalled",
         "ShellWritten",
+    ),
+    "model.project": (
+        "AppliedProject",
+        "CreatedWorkspace",
+        "Project",
+        "ProjectService",
+        "ProjectTrust",
+        "SetupStep",
     ),
     "model.snapshot": (
         "Snapshot",

@@ -14,8 +14,9 @@ ROOT = Path(__file__).resolve().parents[2]
 SOURCE = ROOT / "src" / "pyro_mcp"
 MODULES = sorted(SOURCE.rglob("*.py"))
 
-EDGES = {"surfaces/cli/main.py", "surfaces/mcp_calls.py", "protocol/channel.py"}
-"""Where a broad `except` may stand: CLI, MCP, and the loop that serves agent and node."""
+EDGES = {"surfaces/cli/main.py", "surfaces/mcp_calls.py", "protocol/channel.py", "engine/fleet/installs.py"}
+"""Where a broad `except` may stand: CLI, MCP, the loop that serves agent and node, and a thread whose waiters raise
+what it ended with."""
 
 
 LOG = "node/log.py"
@@ -80,10 +81,16 @@ def test_only_surfaces_write_to_the_terminal(path: Path) -> None:
 
 
 GUESTS_ONLY = {
-    "git": {"surfaces/cli/demo.py", "environments/catalog.py"},
+    "git": {
+        *("surfaces/cli/demo.py", "environments/catalog.py", "system/git.py", "system/process.py"),
+        *("model/workspace.py", "trees/checkout.py", "api/params.py", "surfaces/mcp_defaults.py"),
+    },
     "/bin/sh": {"protocol/readiness.py", "model/command.py"},
 }
-"""Programs that the host's side never starts, and who names them: to run them in a guest, or to say what one has."""
+"""Programs that a workspace can steer, and who names them: to run them in a guest, or to say what one has. The host's
+own git is started in `system/git.py` only, where nothing of a repository that pyro has not made reaches it (check 14,
+`unit/trees/test_checkout.py`). `system/process.py` knows its package, and the rest call a seed's mode or its parameter
+so."""
 
 
 def test_no_program_that_a_workspace_can_steer_is_started_here() -> None:

@@ -136,6 +136,7 @@ class McpSurface:
             "workspace-full",
             "--host-path",
             tempfile.gettempdir(),
+            "--no-project-source",
             *options,
         ]
         parameters = StdioServerParameters(command=PYRO[0], args=args, env=environ)

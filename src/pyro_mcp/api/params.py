@@ -143,6 +143,47 @@ SeedPath = Annotated[
         max_length=4096,
         metavar="PATH",
         host_path=True,
+        here_when=("git",),
+    ),
+]
+Git = Annotated[
+    bool,
+    Param(
+        help="take the whole git checkout around <<create_workspace.seed_path>>: the files as they are, but for ignored"
+        " ones, and a .git that works inside"
+    ),
+]
+RepoUrl = Annotated[
+    str,
+    Param(
+        help="start with a clean clone of this repository, which is kept and fetched again when it is older than ten"
+        " minutes",
+        min_length=1,
+        max_length=2048,
+        metavar="URL",
+        tool="never",
+        secret=True,
+    ),
+]
+RepoRef = Annotated[
+    str,
+    Param(
+        help="branch, tag or commit of <<create_workspace.repo_url>>; what its HEAD names if none is given",
+        min_length=1,
+        max_length=255,
+        metavar="REF",
+        tool="never",
+    ),
+]
+Empty = Annotated[
+    bool, Param(help="start with nothing in /workspace instead of the user's project", cli="never", tool="project")
+]
+ProjectFileToo = Annotated[
+    bool,
+    Param(
+        help="apply the pyro.toml in <<create_workspace.seed_path>>, as always with <<create_workspace.git>>",
+        cli="never",
+        tool="never",
     ),
 ]
 ScratchMib = Annotated[

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pyro_mcp.api.params import (
     AllowAddresses,
     AllowHostCompat,
     AllowHosts,
     ClearName,
+    Empty,
     EnvironmentName,
+    Git,
     HostCa,
     LabelKeys,
     Labels,
@@ -17,6 +19,9 @@ from pyro_mcp.api.params import (
     PageLimit,
     PageOffset,
     Policy,
+    ProjectFileToo,
+    RepoRef,
+    RepoUrl,
     ScratchMib,
     SecretFiles,
     Secrets,
@@ -26,9 +31,9 @@ from pyro_mcp.api.params import (
     WorkspaceRef,
     WorkspaceTtlSeconds,
 )
-from pyro_mcp.model.size import MachineSize
+from pyro_mcp.model.project import CreatedWorkspace, ProjectSource
 from pyro_mcp.model.workspace import Workspace, WorkspaceDeleted, WorkspaceList
-from pyro_mcp.operations.operation import Effects, operation
+from pyro_mcp.operations.operation import Effects, Operation, operation
 
 if TYPE_CHECKING:
     from pyro_mcp.engine.engine import Engine
@@ -50,6 +55,11 @@ def create_workspace(
     *,
     environment: EnvironmentName,
     seed_path: SeedPath | None = None,
+    git: Git = False,
+    repo_url: RepoUrl | None = None,
+    repo_ref: RepoRef | None = None,
+    empty: Empty = False,
+    project_file: ProjectFileToo = False,
     name: WorkspaceName | None = None,
     labels: Labels | None = None,
     network_policy: Policy = "off",
@@ -63,29 +73,42 @@ def create_workspace(
     scratch_mib: ScratchMib = 8192,
     ttl_seconds: WorkspaceTtlSeconds = DAY,
     allow_host_compat: AllowHostCompat = False,
-) -> Workspace:
+) -> CreatedWorkspace:
     """Create a persistent sandbox with a directory /workspace, and start it.
 
-    It is a virtual machine, isolated more than a container is, to run code safely in, and keeps its files until it is
-    deleted or expires. <<create_workspace.seed_path>> is its baseline: links are stored, not followed; sockets, pipes
-    and devices are left out and listed. There is no network without <<create_workspace.network_policy>>. An environment
-    that is not installed is pulled first, which takes minutes.
+    It is a virtual machine to run code safely in, isolated more than a container is, and keeps its files until it is
+    deleted or expires. There is no network without <<create_workspace.network_policy>>.
     """
-    return call.engine.lifecycle.create(
+    return call.engine.projects.create(
         call,
-        environment=environment,
-        seed_path=seed_path,
-        name=name,
-        labels=labels,
-        network=call.engine.networks.asked(
-            network_policy, allow_hosts=allow_hosts, allow_addresses=allow_addresses, host_ca=host_ca
-        ),
-        secrets=secrets,
-        secret_files=secret_files,
-        size=MachineSize(vcpu_count, mem_mib, scratch_mib),
-        ttl_seconds=ttl_seconds,
-        allow_host_compat=allow_host_compat,
+        declared(),
+        ProjectSource(seed_path, git, repo_url, repo_ref, empty, project_file),
+        {
+            "environment": environment,
+            "name": name,
+            "labels": labels,
+            "network_policy": network_policy,
+            "allow_hosts": allow_hosts,
+            "allow_addresses": allow_addresses,
+            "host_ca": host_ca,
+            "secrets": secrets,
+            "secret_files": secret_files,
+            "vcpu_count": vcpu_count,
+            "mem_mib": mem_mib,
+            "scratch_mib": scratch_mib,
+            "ttl_seconds": ttl_seconds,
+            "allow_host_compat": allow_host_compat,
+        },
     )
+
+
+def declared() -> dict[str, Operation[Any, Any]]:
+    """The verbs whose parameters a project's file sets, and that it has done."""
+    from pyro_mcp.api.exec import exec_workspace
+    from pyro_mcp.api.service import start_service
+
+    found: tuple[Operation[Any, Any], ...] = (create_workspace, exec_workspace, start_service)
+    return {one.name: one for one in found}
 
 
 @operation(cli=("workspace", "list"), tool="workspace_list", title="List workspaces", effects=_READ)

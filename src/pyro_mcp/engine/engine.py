@@ -17,6 +17,9 @@ from pyro_mcp.engine.fleet.images import Images
 from pyro_mcp.engine.fleet.installs import Installs
 from pyro_mcp.engine.fleet.networks import Networks
 from pyro_mcp.engine.fleet.provision import Provisioner
+from pyro_mcp.engine.projects.clones import Clones
+from pyro_mcp.engine.projects.manager import Projects
+from pyro_mcp.engine.projects.trust import Trust
 from pyro_mcp.engine.registry import Registry
 from pyro_mcp.engine.secrets.store import SecretManager
 from pyro_mcp.engine.services.manager import ServiceManager
@@ -96,6 +99,9 @@ class Engine:
             clock,
             faults,
         )
+        clones = Clones(settings.cache_dir / "projects", clock, faults)
+        trust = Trust(state / "trusted-projects.json")
+        self.projects = Projects(self.lifecycle, networks, clones, trust)
         self.vms = Vms(fleet, provisioner, images, networks, faults)
 
     @classmethod

@@ -8,22 +8,28 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from pyro_mcp.engine.agent import AgentClient
-from pyro_mcp.errors import InvalidArgument
 from pyro_mcp.machines.driver import Capabilities, Machine
 from pyro_mcp.model.sync import Skipped
 from pyro_mcp.model.workspace import SeedMode, WorkspaceSeed
 from pyro_mcp.operations.call import Call
+from pyro_mcp.settings import host_environ
 from pyro_mcp.system.atomic import disk_errors
+
+if TYPE_CHECKING:
+    from pyro_mcp.trees.checkout import CheckoutSource
+    from pyro_mcp.trees.seed import Source
 
 IMAGE, TREE = "seed.ext4", "seed"
 FORMER_IMAGE = "seed.erofs"
 """What earlier versions made, which a guest mounts as well; this host does not read it."""
 SKIPPED_SHOWN = 100
+GIT_TRIES = 3
+"""How often a checkout is read in which git is at work."""
 NO_XATTRS = "its extended attributes were left out: the file system of this host has none"
 _PIECE = 256 * 1024
 
@@ -34,24 +40,63 @@ class _Counts:
     bytes_written: int = 0
 
 
-def create_seed(call: Call[Any], directory: Path, seed_path: str | None, promised: Capabilities) -> WorkspaceSeed:
-    """Make `seed_path` of this host the baseline kept in `directory`; nothing to do for a workspace that starts empty.
+@dataclass(frozen=True)
+class SeedRequest:
+    """What a workspace is to start with: `path` of this host, and whether it is a checkout that is taken with its
+    repository. `origin` says what the result is to tell of where it came from."""
 
-    Raises `NotFound`, `InvalidArgument`, `PermissionDenied`, `DiskFull`, `Unsupported` or `Cancelled`.
+    path: Path
+    git: bool = False
+    origin: dict[str, Any] = field(default_factory=dict)
+
+
+def create_seed(call: Call[Any], directory: Path, request: SeedRequest | None, promised: Capabilities) -> WorkspaceSeed:
+    """Make what is requested the baseline kept in `directory`; nothing to do for a workspace that starts empty.
+
+    Raises `NotFound`, `InvalidArgument`, `PermissionDenied`, `DiskFull`, `Unsupported`, `Conflict` or `Cancelled`.
     """
-    if seed_path is None:
+    if request is None:
         return WorkspaceSeed()
-    path = Path(seed_path)
-    if not path.is_absolute():
-        raise InvalidArgument(f"cannot import {seed_path[:300]!a}: it is not absolute", hint="Give the whole path")
+    from pyro_mcp.trees.checkout import Changed
+
     cancelled = threading.Event()
     forget = call.on_cancel(cancelled.set)
     try:
-        if promised.overlay:
-            return _as_image(call, directory / IMAGE, path, promised, cancelled)
-        return _as_tree(directory / TREE, path, cancelled)
+        for left in reversed(range(GIT_TRIES if request.git else 1)):
+            try:
+                return _made(call, directory, request, promised, cancelled)
+            except Changed:
+                if not left:
+                    raise
+        raise AssertionError("unreachable")
     finally:
         forget()
+
+
+def _made(
+    call: Call[Any], directory: Path, request: SeedRequest, promised: Capabilities, cancelled: threading.Event
+) -> WorkspaceSeed:
+    source = _source(directory, request, cancelled)
+    if promised.overlay:
+        made = _as_image(call, directory / IMAGE, source, request.path, promised, cancelled)
+    else:
+        made = _as_tree(directory, source, request.path, cancelled)
+    if request.git:
+        found = cast("CheckoutSource", source).checkout
+        made = replace(made, seed_path=str(found.root), head=found.head, branch=found.branch)
+    return replace(made, **request.origin)
+
+
+def _source(directory: Path, request: SeedRequest, cancelled: threading.Event) -> Source:
+    from pyro_mcp.trees.checkout import CheckoutSource, read_checkout
+    from pyro_mcp.trees.seed import open_source
+
+    if request.git:
+        return CheckoutSource(
+            read_checkout(request.path, directory, host_environ(), cancelled=cancelled), cancelled=cancelled
+        )
+    with disk_errors(f"read {request.path}"):
+        return open_source(request.path, cancelled=cancelled)
 
 
 def seed_of(directory: Path) -> Path | None:
@@ -76,30 +121,28 @@ def populate(call: Call[Any], machine: Machine, seed: Path | None, snapshot: Pat
 
 
 def _as_image(
-    call: Call[Any], image: Path, path: Path, promised: Capabilities, cancelled: threading.Event
+    call: Call[Any], image: Path, source: Source, path: Path, promised: Capabilities, cancelled: threading.Event
 ) -> WorkspaceSeed:
-    from pyro_mcp.trees.seed import build_seed, open_source
+    from pyro_mcp.trees.seed import build_seed
 
-    with disk_errors(f"read {path}"):
-        source = open_source(path, cancelled=cancelled)
     made = build_seed(
         source, path, image, device_bytes=promised.seed_bytes, progress=call.progress, cancelled=cancelled
     )
     return _described(made.mode, path, made.entry_count, made.bytes_written, made.skipped)
 
 
-def _as_tree(root: Path, path: Path, cancelled: threading.Event) -> WorkspaceSeed:
-    from pyro_mcp.trees.seed import open_source
+def _as_tree(directory: Path, source: Source, path: Path, cancelled: threading.Event) -> WorkspaceSeed:
+    from pyro_mcp.trees.work import work_directory
     from pyro_mcp.trees.writer import TreeWriter
 
-    with disk_errors(f"read {path}"):
-        source = open_source(path, cancelled=cancelled)
     what = f"import {path}"
-    with disk_errors(what):
+    with disk_errors(what), work_directory(directory, ".seed-") as work:
+        root = work / TREE
         root.mkdir(0o700)
         with TreeWriter(root, what=what, mask=0o3777, directory_bits=0o700, xattrs=True, cancelled=cancelled) as writer:
             writer.write(source)
             writer.finish()
+        root.rename(directory / TREE)
     skipped = [*source.skipped, *(Skipped(path=bare, reason=NO_XATTRS) for bare in writer.bare)]
     return _described(source.mode, path, writer.meter.entries, writer.meter.bytes, skipped)
 

@@ -9,6 +9,8 @@ from pyro_mcp.errors import InvalidArgument
 from pyro_mcp.model.count import count_of
 
 SHOWN_MAX = 10
+DEFAULT_ENVIRONMENT = "debian:12-build"
+"""Where nobody names one, which only a model may leave out."""
 
 WORKSPACE_ID = r"ws-[0-9a-f]{12}"
 SNAPSHOT_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"

@@ -15,19 +15,23 @@ from pyro_mcp.model.sync import Skipped
 from pyro_mcp.model.workspace_exec import CommandEntry
 
 WorkspaceState = Literal["creating", "starting", "started", "stopping", "stopped", "deleting"]
-SeedMode = Literal["empty", "directory", "archive"]
+SeedMode = Literal["empty", "directory", "archive", "git"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class WorkspaceSeed(Result):
     """What the workspace started with, its baseline. `seed_path` is null for `empty`; `skipped` says what was left
-    out, at most the first hundred of `skipped_count`."""
+    out, at most the first hundred of `skipped_count`. `git` is a checkout with its repository, at the commit `head` of
+    `branch`, each null where there is none, and uncommitted changes; it is of `repo_url` if it was cloned for this."""
 
     mode: SeedMode = "empty"
     seed_path: str | None = None
     destination: str = "/workspace"
     entry_count: int = 0
     bytes_written: int = 0
+    head: str | None = None
+    branch: str | None = None
+    repo_url: str | None = None
     skipped_count: int = 0
     skipped: list[Skipped] = field(default_factory=list)
 

@@ -6,6 +6,7 @@ The node builds one per request from the stream it arrived on; a verb that runs 
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -26,7 +27,8 @@ def _noop(*_: Any) -> None:
 class Call(Generic[EngineT]):
     """One request under way. Every method may be called from any thread.
 
-    `engine` is the owner of the machines, `settings` what the process was started with. The remaining fields are
+    `engine` is the owner of the machines, `settings` what the process was started with, `given` the parameters that the
+    caller named, as against those that have their defaults. The remaining fields are
     the caller's callbacks; each one left out does nothing.
     """
 
@@ -37,6 +39,7 @@ class Call(Generic[EngineT]):
     write: Callable[[int, bytes], None] = _noop
     read: Callable[[], Iterable[bytes]] = tuple
     emit_position: Callable[[int], None] = _noop
+    given: frozenset[str] = frozenset()
     _cancelled: threading.Event = field(default_factory=threading.Event)
     _callbacks: list[Callable[[], None]] = field(default_factory=list)
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -84,6 +87,17 @@ class Call(Generic[EngineT]):
             callbacks, self._callbacks = list(self._callbacks), []
         for callback in callbacks:
             callback()
+
+    @contextlib.contextmanager
+    def within(self) -> Iterator[Call[EngineT]]:
+        """A call of another verb as a step of this one: it is cancelled with it, and its live output is not passed
+        on."""
+        inner = Call(self.engine, self.settings, self.report, self.emit)
+        forget = self.on_cancel(inner.cancel)
+        try:
+            yield inner
+        finally:
+            forget()
 
     def check(self) -> None:
         """Raises `Cancelled` once the caller has cancelled; for use between the steps of a long verb."""

@@ -28,15 +28,16 @@ class Param:
     `positional` a word in order (of a list, all that follow), `command` everything after `--`, `stdin` the process's
     own standard input, `json_file` a file with the value as JSON, `never` not at all. `file_flag` is a second option,
     whose value is a file that holds the text. `tool` says which MCP servers show it: every one, only the `full`
-    profile, only one started with `host_compat` allowed, or `never`; a number is lowered to `tool_max` there, and
-    `tool_default` is its default there. A `stream` is in a tool a text of at most `tool_max` bytes, which `tool_help`
-    explains. What has several types takes in a tool one parameter for each, of which exactly one is given:
-    `tool_forms` are their (name, help), in the order of the types, the first under its own name. A `host_path` is made
-    absolute by the client, because the node has another working directory; of a mapping, the values are. Of a list with
-    a meaning when it is empty, `empty` says it: there, the option given once with '' is that list. A `secret` value is
-    shown in no error. A mapping whose keys are fixed takes on the command line one option for each of them: `key_flags`
-    are (key, flag, metavar, help). `opens_network`: it can let something through between a guest and what lies outside
-    of it.
+    profile, only one started with `host_compat` allowed or with a `project`, or `never`; a number is lowered to
+    `tool_max` there, and `tool_default` is its default there. A `stream` is in a tool a text of at most `tool_max`
+    bytes, which `tool_help` explains. What has several types takes in a tool one parameter for each, of which exactly
+    one is given: `tool_forms` are their (name, help), in the order of the types, the first under its own name. A
+    `host_path` is made absolute by the client, because the node has another working directory; of a mapping, the values
+    are; left out, it is the client's working directory where the parameters named by `here_when` are all true. Of a
+    list with a meaning when it is empty, `empty` says it: there, the option given once with '' is that list. A `secret`
+    value is shown in no error. A mapping whose keys are fixed takes on the command line one option for each of them:
+    `key_flags` are (key, flag, metavar, help). `opens_network`: it can let something through between a guest and what
+    lies outside of it.
     """
 
     help: str = ""
@@ -51,12 +52,13 @@ class Param:
     flag: str | None = None
     file_flag: str | None = None
     host_path: bool = False
+    here_when: tuple[str, ...] | None = None
     secret: bool = False
     opens_network: bool = False
     empty: str | None = None
     cli: Literal["option", "positional", "command", "stdin", "json_file", "never"] = "option"
     key_flags: tuple[tuple[str, str, str, str], ...] = ()
-    tool: Literal["always", "full", "host_compat", "never"] = "always"
+    tool: Literal["always", "full", "host_compat", "project", "never"] = "always"
     tool_max: int | None = None
     tool_default: str | None = None
     tool_help: str | None = None

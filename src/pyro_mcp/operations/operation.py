@@ -95,8 +95,13 @@ class Operation(Generic[P, R]):
 
     def localized(self, params: Mapping[str, Any]) -> dict[str, Any]:
         """Valid parameters as they travel: paths of this host absolute, seen from this process's directory."""
-        paths = {field.name for field in self.fields if field.param.host_path}
-        return {name: _absolute(value) if name in paths else value for name, value in params.items()}
+        paths = {field.name: field for field in self.fields if field.param.host_path}
+        here = {
+            name: "."
+            for name, field in paths.items()
+            if field.param.here_when is not None and all(map(params.get, field.param.here_when))
+        }
+        return {name: _absolute(value) if name in paths else value for name, value in {**here, **params}.items()}
 
     def validate(self, params: Mapping[str, Any]) -> dict[str, Any]:
         """The parameters, typed, with defaults. Raises `InvalidArgument` naming the parameter and its rule."""
@@ -109,6 +114,7 @@ class Operation(Generic[P, R]):
         from pyro_mcp.operations.encode import encode
 
         arguments = self.validate(params)
+        call.given = frozenset(params)
         for field in self.fields:
             if field.param.stream:
                 arguments[field.name] = call.input() if arguments[field.name] else None

@@ -37,6 +37,7 @@ COMMANDS: dict[str, tuple[tuple[str, ...], str]] = {
     "run": (("run",), "run one command in a fresh machine"),
     "env": (("environment",), "list, install and remove environments"),
     "workspace": (WORKSPACE_MODULES, "create and use persistent sandboxes"),
+    "project": (("project",), "see and trust what a project asks for its workspaces"),
     "doctor": (("doctor",), "show what this host can do and what is missing"),
 }
 """First word of a command → the modules of `api` that declare it, and its line in `pyro --help`."""
@@ -93,13 +94,17 @@ def tools(profile: str) -> tuple[Operation[Any, Any], ...]:
     return tuple(operation for operation in found if operation.tool in shown)
 
 
-def tool_fields(operation: Operation[Any, Any], profile: str, *, allow_host_compat: bool) -> tuple[Field, ...]:
+def tool_fields(
+    operation: Operation[Any, Any], profile: str, *, allow_host_compat: bool, project: bool = False
+) -> tuple[Field, ...]:
     """The parameters a tool shows. What could widen isolation is absent unless the server was started with it."""
     shown = {"always"}
     if profile == "workspace-full":
         shown.add("full")
     if allow_host_compat:
         shown.add("host_compat")
+    if project:
+        shown.add("project")
     return tuple(part for field in operation.fields if field.param.tool in shown for part in _for_tools(field))
 
 

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 from pyro_mcp.settings import Settings
 from pyro_mcp.surfaces import catalog
+from pyro_mcp.surfaces.mcp_defaults import ServerDefaults
 from pyro_mcp.surfaces.mcp_instructions import instructions
 from pyro_mcp.surfaces.mcp_offer import Offer
 from pyro_mcp.surfaces.mcp_paths import host_roots
@@ -29,42 +30,41 @@ def create_server(
     settings: Settings | None = None,
     allow_host_compat: bool = False,
     host_paths: Iterable[Path | str] = (),
+    defaults: ServerDefaults | None = None,
 ) -> Server[Any]:
     """An MCP server with the tools of `profile`, ready for `server.run(...)` or an in-process `mcp.Client(server)`.
 
     The node is started by the first call, not here. `allow_host_compat` lets a call ask for a plain host process;
-    `host_paths` are places, besides the working directory, that tools may read from and export to. Raises
-    `InvalidArgument` for an unknown profile.
+    `host_paths` are places, besides the working directory, that tools may read from and export to; `defaults` are the
+    project and the environment of workspaces for which a model names none. Raises `InvalidArgument` for an unknown
+    profile.
     """
     from pyro_mcp.surfaces.client import Client
 
-    client = Client(settings or Settings.load())
-    return build_server(client, profile, allow_host_compat=allow_host_compat, host_paths=host_paths)
+    offered = offer(profile, allow_host_compat=allow_host_compat, host_paths=host_paths, defaults=defaults)
+    return build_server(Client(settings or Settings.load()), offered)
 
 
-def serve(
-    settings: Settings, profile: str, *, allow_host_compat: bool = False, host_paths: Iterable[Path | str] = ()
-) -> NoReturn:
-    """Serve over standard input and output until the host has done; the process ends here."""
-    from pyro_mcp.surfaces.mcp_stdio import serve_stdio
-
-    serve_stdio(settings, offer(profile, allow_host_compat=allow_host_compat, host_paths=host_paths))
-
-
-def build_server(
-    client: Client, profile: str, *, allow_host_compat: bool, host_paths: Iterable[Path | str] = ()
-) -> Server[Any]:
-    """A server whose tools go through `client`."""
+def build_server(client: Client, offered: Offer) -> Server[Any]:
+    """A server of what is `offered`, whose tools go through `client`."""
     from pyro_mcp.surfaces.mcp_server import library_server
 
-    return library_server(client, offer(profile, allow_host_compat=allow_host_compat, host_paths=host_paths))
+    return library_server(client, offered)
 
 
-def offer(profile: str, *, allow_host_compat: bool, host_paths: Iterable[Path | str] = ()) -> Offer:
+def offer(
+    profile: str,
+    *,
+    allow_host_compat: bool = False,
+    host_paths: Iterable[Path | str] = (),
+    defaults: ServerDefaults | None = None,
+) -> Offer:
     """What a server of `profile` offers, started so. Raises `InvalidArgument` for an unknown profile."""
-    roots = host_roots(host_paths)
+    defaults = defaults or ServerDefaults()
+    roots = host_roots((*host_paths, *defaults.roots))
     bound = [
-        BoundTool(one, profile, allow_host_compat=allow_host_compat, roots=roots) for one in catalog.tools(profile)
+        BoundTool(one, profile, allow_host_compat=allow_host_compat, roots=roots, defaults=defaults)
+        for one in catalog.tools(profile)
     ]
     tools = {tool.name: tool for tool in bound}
-    return Offer(tools, instructions(tools))
+    return Offer(tools, instructions(tools, project=bool(defaults.source)))

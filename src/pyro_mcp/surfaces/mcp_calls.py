@@ -58,9 +58,10 @@ class ToolCalls:
         """The answer of a tool. Raises `PyroError`."""
         tool = self._tool(name)
         params = tool.params(arguments)
+        project = tool.defaults.asks_project(tool.operation, arguments)
         if self._limiter is None:
             self._limiter = anyio.CapacityLimiter(MAX_CALLS)
-        job = ToolCall(self._client, tool.operation, params)
+        job = ToolCall(self._client, tool.operation, params, project)
         try:
             async with anyio.create_task_group() as group:
                 group.start_soon(job.relay, context)
@@ -72,16 +73,25 @@ class ToolCalls:
             with anyio.CancelScope(shield=True):
                 await anyio.to_thread.run_sync(job.cancel)
             raise
-        return tool.answer(self._wording.result(payload), params)
+        # What the server filled in is news.
+        return tool.answer(self._wording.result(payload), {key: params[key] for key in arguments if key in params})
 
 
 class ToolCall:
-    """One call: the blocking part in a worker thread, its progress on the event loop."""
+    """One call: the blocking part in a worker thread, its progress on the event loop. `project` is asked first for the
+    environment, where the model named none."""
 
-    def __init__(self, client: Client, operation: Operation[Any, Any], params: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        client: Client,
+        operation: Operation[Any, Any],
+        params: dict[str, Any],
+        project: dict[str, Any] | None = None,
+    ) -> None:
         self._client = client
         self._operation = operation
         self._params, self._inputs = operation.separated(params)
+        self._project = project
         self._lock = threading.Lock()
         self._request: Request | None = None
         self._cancelled = False
@@ -92,7 +102,14 @@ class ToolCall:
 
     def run(self) -> dict[str, Any]:
         """Blocks for the answer; the node knows the call until it has answered."""
-        request = self._client.begin(self._operation.name, self._params, self._inputs)
+        params = self._params
+        if self._project is not None:
+            named = self._ask("show_project", self._project).get("environment")
+            params = {**params, "environment": named or params["environment"]}
+        return self._ask(self._operation.name, params, self._inputs)
+
+    def _ask(self, verb: str, params: dict[str, Any], inputs: dict[str, Any] | None = None) -> dict[str, Any]:
+        request = self._client.begin(verb, params, inputs)
         with self._lock:
             self._request = request
             cancelled = self._cancelled

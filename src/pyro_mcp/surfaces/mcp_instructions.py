@@ -18,6 +18,9 @@ Workspaces keep their files in /workspace between calls: workspace_create (give 
 archive of the user's), then workspace_exec, workspace_file_*, workspace_patch_apply. Each command starts anew: cd and
 export do not last. For one that takes longer than a minute give wait_seconds and follow it with workspace_logs. Work
 goes home as workspace_diff (a patch) or workspace_export (files); workspace_delete when done."""
+PROJECT = """\
+
+A new workspace holds the user's project, with its git repository, unless seed_path or empty is given."""
 NO_SERVICES = """\
 
 To keep a server running, start it by workspace_exec with wait_seconds 0 and a long timeout_seconds."""
@@ -34,10 +37,11 @@ There is no network inside unless workspace_create gets a network_policy, "egres
 a refused connection is named in the result with the option that would allow it, which the user may have to grant."""
 
 
-def instructions(tools: Container[str]) -> str:
-    """The instructions for a model: the tools it sees, and no others; it reads this every time."""
+def instructions(tools: Container[str], *, project: bool = False) -> str:
+    """The instructions for a model: the tools it sees, and no others; it reads this every time. `project`: workspaces
+    start with the user's."""
     full = "service_start" in tools and "shell_open" in tools
     text = MACHINES
     if "workspace_create" in tools:
-        text += WORKSPACES + (SERVICES if full else NO_SERVICES)
+        text += WORKSPACES + (PROJECT if project else "") + (SERVICES if full else NO_SERVICES)
     return text + (NETWORK if full else NO_NETWORK)

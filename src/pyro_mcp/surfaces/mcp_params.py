@@ -15,9 +15,10 @@ from pyro_mcp.operations.validate import validate
 
 
 def requested(operation: Operation[Any, Any], fields: tuple[Field, ...], given: Mapping[str, Any]) -> dict[str, Any]:
-    """What was `given` to a tool that has `fields` as the operation's valid parameters, paths of this host absolute,
+    """What was `given` to a tool that shows `fields` as the operation's valid parameters, paths of this host absolute,
     streams as their whole content. Raises `InvalidArgument`."""
-    joined = {field.name: _in_text(field, given[field.name]) for field in fields if field.name in given}
+    shown = {field.name: field for field in fields}
+    joined = {name: _in_text(shown[name], value) if name in shown else value for name, value in given.items()}
     for field in fields:
         if field.param.tool_default is not None:
             joined.setdefault(field.name, field.default)
@@ -25,8 +26,7 @@ def requested(operation: Operation[Any, Any], fields: tuple[Field, ...], given: 
         if field.param.tool_forms:
             joined = _joined(operation, field, joined)
         elif field.param.stream and field.name in joined:
-            shown = tuple(one for one in fields if one.name == field.name)
-            validate(operation.name, shown, {field.name: joined[field.name]})
+            validate(operation.name, (shown[field.name],), {field.name: joined[field.name]})
     params, streams = operation.separated(joined)
     typed = operation.validate(params)
     return {**operation.localized({name: typed[name] for name in params}), **streams}

@@ -16,6 +16,7 @@ from pyro_mcp.operations.fields import Field
 from pyro_mcp.operations.operation import Operation
 from pyro_mcp.operations.wording import Wording, command_line
 from pyro_mcp.surfaces import catalog
+from pyro_mcp.surfaces.mcp_defaults import ServerDefaults, checkout_of
 from pyro_mcp.surfaces.mcp_fit import fit
 from pyro_mcp.surfaces.mcp_params import requested
 from pyro_mcp.surfaces.mcp_paths import require_inside
@@ -49,11 +50,17 @@ class BoundTool:
         *,
         allow_host_compat: bool,
         roots: tuple[Path, ...] = (),
+        defaults: ServerDefaults | None = None,
     ) -> None:
         self.operation = operation
+        self.defaults = defaults or ServerDefaults()
         self._roots = roots
         self.name = operation.tool or operation.name
-        self.fields = catalog.tool_fields(operation, profile, allow_host_compat=allow_host_compat)
+        self.fields = self.defaults.shown(
+            catalog.tool_fields(
+                operation, profile, allow_host_compat=allow_host_compat, project=bool(self.defaults.source)
+            )
+        )
 
     def describe(self, wording: Wording) -> Tool:
         """The tool for the MCP library."""
@@ -104,11 +111,12 @@ class BoundTool:
             for name, value in arguments.items()
             if value is not None or (known[name].required and not known[name].optional)
         }
+        given = self.defaults.complete(self.operation, given)
         for field in self.fields:
             asked = coerce(given.get(field.name, field.default), field.type)
             if field.param.tool_max is not None and isinstance(asked, int):
                 given[field.name] = min(asked, field.param.tool_max)
-        local = requested(self.operation, self.fields, given)
+        local = checkout_of(requested(self.operation, self.fields, given))
         require_inside(self.name, self.fields, local, self._roots)
         return local
 

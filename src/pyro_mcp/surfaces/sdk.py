@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar, cast
 
-from pyro_mcp.api import diff, disk, export, patch, run, service, shell, snapshot, summary, sync, vm, workspace
+from pyro_mcp.api import diff, disk, export, patch, project, run, service, shell, snapshot, summary, sync, vm, workspace
 from pyro_mcp.api import environment as environments
 from pyro_mcp.api import exec as workspace_exec
 from pyro_mcp.api import file as files
@@ -102,6 +102,9 @@ class Pyro:
     exec_workspace = sdk_method(workspace_exec.exec_workspace)
     logs_workspace = sdk_method(workspace_exec.logs_workspace)
 
+    show_project = sdk_method(project.show_project)
+    trust_project = sdk_method(project.trust_project)
+
     list_workspace_files = sdk_method(files.list_workspace_files)
     read_workspace_file = sdk_method(files.read_workspace_file)
     view_workspace_files = sdk_method(files.view_workspace_files)
@@ -137,9 +140,9 @@ class Pyro:
 
     def create_server(self, profile: str = "workspace-core", *, allow_host_compat: bool = False) -> Server[Any]:
         """An MCP server over this connection; see `pyro_mcp.create_server`."""
-        from pyro_mcp.surfaces.mcp import build_server
+        from pyro_mcp.surfaces.mcp import build_server, offer
 
-        return build_server(self._client, profile, allow_host_compat=allow_host_compat)
+        return build_server(self._client, offer(profile, allow_host_compat=allow_host_compat))
 
     def close(self) -> None:
         """End the connection. What is still under way is cancelled; machines that were created stay."""

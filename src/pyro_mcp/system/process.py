@@ -29,6 +29,7 @@ PACKAGES: Mapping[str, str] = {
     "debugfs": "e2fsprogs",
     "e2fsck": "e2fsprogs",
     "fsck.erofs": "erofs-utils",
+    "git": "git",
     "lz4": "lz4",
     "mkfs.erofs": "erofs-utils",
     "mkfs.ext4": "e2fsprogs",

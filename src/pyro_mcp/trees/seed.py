@@ -26,7 +26,7 @@ Source = DirectorySource | ArchiveSource
 
 @dataclass(frozen=True)
 class SeedReport:
-    """What a seed holds. `mode` is "directory" or "archive", `bytes_written` the files' bytes."""
+    """What a seed holds. `mode` is "directory", "archive" or "git", `bytes_written` the files' bytes."""
 
     mode: str
     seed_path: str

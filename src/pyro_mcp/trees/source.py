@@ -12,7 +12,8 @@ import errno
 import os
 import stat
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -46,8 +47,40 @@ class _Level:
     names: list[str] = field(default_factory=list)
 
 
+class Selection:
+    """What of a directory travels: the paths that are listed and the directories above them, as far as they are there,
+    and `written`, files with a content of their own in place of what may be there."""
+
+    def __init__(self, listed: Iterable[str], written: Mapping[str, bytes]) -> None:
+        self.written = written
+        self._names: dict[str, set[str]] = {}
+        for path in (*listed, *written):
+            self._add(path)
+
+    def _add(self, path: str) -> None:
+        while path:
+            above, _, name = path.rpartition("/")
+            names = self._names.setdefault(above, set())
+            if name in names:
+                return
+            names.add(name)
+            path = above
+
+    def takes(self, path: str) -> bool:
+        """Whether what is there under `path` is read."""
+        above, _, name = path.rpartition("/")
+        return name in self._names.get(above, ()) and path not in self.written
+
+    def of(self, directory: str, there: Iterable[str]) -> set[str]:
+        """The names in `directory` that travel, of those that are `there` and those that are written."""
+        wanted = self._names.get(directory, set())
+        above = f"{directory}/" if directory else ""
+        return {name for name in wanted if f"{above}{name}" in self.written} | wanted.intersection(there)
+
+
 class DirectorySource:
-    """The tree below `root`, in a stable order, parents first. Iterate once; then `skipped` is complete.
+    """The tree below `root`, or a `selection` of it, in a stable order, parents first. Iterate once; then `skipped` is
+    complete.
 
     The tree arrives owned by root, without setuid bits, and its files without setgid bits. Raises `InvalidArgument`
     (not a directory, limits), `NotFound`, `PermissionDenied` for the root itself, and `Cancelled`.
@@ -55,9 +88,17 @@ class DirectorySource:
 
     mode = "directory"
 
-    def __init__(self, root: Path, *, limits: Limits | None = None, cancelled: threading.Event | None = None) -> None:
+    def __init__(
+        self,
+        root: Path,
+        *,
+        selection: Selection | None = None,
+        limits: Limits | None = None,
+        cancelled: threading.Event | None = None,
+    ) -> None:
         self.skipped: list[Skipped] = []
         self._root = root
+        self._selection = selection
         self._limits = limits or Limits()
         self._meter = Meter(self._limits, f"import {root}")
         self._cancelled = cancelled
@@ -100,6 +141,8 @@ class DirectorySource:
                     if kind in _KINDS:
                         continue
                     path = f"{level.path}/{one.name}" if level.path else one.name
+                    if self._selection is not None and not self._selection.takes(path):
+                        continue
                     meter.add(path, about.st_size if kind == stat.S_IFREG and identity not in links else 0)
                     if kind == stat.S_IFDIR and identity not in above and len(above) < MAX_DEPTH:
                         below.append((one.name, path, identity))
@@ -140,11 +183,19 @@ class DirectorySource:
 
     def _list(self, level: _Level) -> None:
         try:
-            level.names = sorted(os.listdir(level.descriptor), reverse=True)
+            found: Iterable[str] = os.listdir(level.descriptor)
+            if self._selection is not None:
+                found = self._selection.of(level.path, found)
+            level.names = sorted(found, reverse=True)
         except OSError as error:
             self._excuse(level.path or ".", error)
 
     def _member(self, levels: list[_Level], name: str, path: str) -> Iterator[Entry | Piece]:
+        if self._selection is not None and (data := self._selection.written.get(path)) is not None:
+            yield self._counted(Entry(path, "file", 0o644, time.time_ns(), size=len(data)))
+            if data:
+                yield Piece(0, data)
+            return
         parent = levels[-1].descriptor
         about = os.stat(name, dir_fd=parent, follow_symlinks=False)
         kind = stat.S_IFMT(about.st_mode)

@@ -35,13 +35,15 @@ def test_the_options_of_serve_go_into_the_entry_whatever_they_are(monkeypatch: p
     """Each option, read back from what is written of it."""
     monkeypatch.chdir("/usr")
     given = ["--profile", "vm-run", "--allow-host-compat", "--host-path", "lib", "--host-path", "/opt"]
-    given += ["--state-dir", "share", "--cache-dir", "/c"]
+    given += ["--environment", "debian:12", "--project-path", "lib", "--repo-url", "https://example.com/r.git"]
+    given += ["--repo-ref", "main", "--no-project-source", "--state-dir", "share", "--cache-dir", "/c"]
     options = {action.option_strings[-1] for action in serve._parser()._actions}
     assert options == {word for word in given if word.startswith("--")}, "tell this test of new options"
     words = serve.words(parse(["host", "connect", "codex", *given]))
     assert words == (
         *("--profile", "vm-run", "--allow-host-compat", "--host-path", "/usr/lib", "--host-path", "/opt"),
-        *("--state-dir", "/usr/share", "--cache-dir", "/c"),
+        *("--environment", "debian:12", "--project-path", "/usr/lib", "--repo-url", "https://example.com/r.git"),
+        *("--repo-ref", "main", "--no-project-source", "--state-dir", "/usr/share", "--cache-dir", "/c"),
     )
     assert serve.read_words(words) == words
     assert serve.words(parse(["mcp", "serve", *given])) == words

@@ -10,8 +10,9 @@ import pytest
 from rich.console import Console
 
 from pyro_mcp.errors import InvalidArgument
+from pyro_mcp.model.project import CreatedWorkspace
 from pyro_mcp.model.shell import ShellList, ShellRead
-from pyro_mcp.model.workspace import Workspace, WorkspaceSeed
+from pyro_mcp.model.workspace import WorkspaceSeed
 from pyro_mcp.surfaces.cli import render
 from pyro_mcp.surfaces.cli.output import Output
 from pyro_mcp.surfaces.cli.render.common import put, table
@@ -61,7 +62,7 @@ def test_a_list_of_no_shells_says_that_there_are_none(capsys: pytest.CaptureFixt
 
 def test_of_the_file_system_only_a_new_workspace_says_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     when = datetime.fromtimestamp(0, UTC)
-    made = Workspace(
+    made = CreatedWorkspace(
         workspace_id=ID,
         name=None,
         labels={},

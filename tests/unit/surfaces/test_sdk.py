@@ -29,7 +29,7 @@ METHODS = {
     *("apply_workspace_patch", "diff_workspace", "push_workspace_sync", "export_workspace"),
     *("start_service", "list_services", "status_service", "logs_service", "stop_service"),
     *("open_shell", "list_shells", "read_shell", "write_shell", "signal_shell", "resize_shell", "close_shell"),
-    "attach_shell",
+    *("attach_shell", "show_project", "trust_project"),
     *("summarize_workspace", "export_workspace_disk", "list_workspace_disk", "read_workspace_disk"),
 }
 

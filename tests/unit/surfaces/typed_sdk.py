@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import assert_type
 
 from pyro_mcp import (
+    CreatedWorkspace,
     Environment,
     EnvironmentList,
     Pyro,
@@ -13,7 +14,6 @@ from pyro_mcp import (
     StartedService,
     Vm,
     VmDeleted,
-    Workspace,
     create_server,
 )
 
@@ -28,7 +28,7 @@ def uses(pyro: Pyro) -> None:
     assert_type(pyro.delete_vm("vm-0123456789ab"), VmDeleted)
     assert_type(pyro.list_environments(), EnvironmentList)
     assert_type(pyro.inspect_environment("debian:12"), Environment)
-    assert_type(pyro.create_workspace(environment="debian:12"), Workspace)
+    assert_type(pyro.create_workspace(environment="debian:12"), CreatedWorkspace)
     assert_type(pyro.start_service("ws", "web", command="true"), StartedService)
     assert_type(PyroError("cannot").exit_code, int)
     assert create_server("vm-run")

@@ -21,7 +21,7 @@ from pyro_mcp.engine.fleet.networks import Networks
 from pyro_mcp.engine.fleet.provision import Provisioner, planned_row
 from pyro_mcp.engine.registry import Registry
 from pyro_mcp.engine.secrets.store import SecretManager, Values
-from pyro_mcp.engine.seed import create_seed, populate
+from pyro_mcp.engine.seed import SeedRequest, create_seed, populate
 from pyro_mcp.engine.services.manager import ServiceManager
 from pyro_mcp.engine.session import Sessions
 from pyro_mcp.engine.staging import ExportStaging
@@ -100,7 +100,7 @@ class Lifecycle:
         call: Call[Any],
         *,
         environment: str,
-        seed_path: str | None,
+        seed: SeedRequest | None,
         name: str | None,
         labels: dict[str, str] | None,
         network: dict[str, Any],
@@ -132,7 +132,7 @@ class Lifecycle:
             self._registry.table.insert(row)
             self._faults("workspace announced")
             try:
-                self._make(call, row, machine, boot, seed_path, values)
+                self._make(call, row, machine, boot, seed, values)
             except BaseException:
                 self._remove(row.workspace_id, "it could not be created")
                 raise
@@ -265,14 +265,14 @@ class Lifecycle:
         row: WorkspaceRow,
         machine: MachineRow,
         boot: BootSpec,
-        seed_path: str | None,
+        requested: SeedRequest | None,
         values: Values,
     ) -> None:
         with disk_errors(f"make the workspace {row.workspace_id}"):
             self._registry.directory(row.workspace_id).mkdir(mode=0o700, parents=True)
         self._faults("workspace directory made")
         self._secrets.keep(row.workspace_id, values)
-        seed = create_seed(call, self._registry.directory(row.workspace_id), seed_path, boot.driver.capabilities)
+        seed = create_seed(call, self._registry.directory(row.workspace_id), requested, boot.driver.capabilities)
         self._faults("workspace seeded")
         call.check()
         self._fleet.admit(machine)

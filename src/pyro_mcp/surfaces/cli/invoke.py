@@ -74,7 +74,9 @@ _NOT_THE_COMMANDS = frozenset({"start_service", "status_service", "logs_service"
 
 def exit_code(name: str, payload: dict[str, Any]) -> int:
     """A command's own code for the verbs that run one, 75 while it still runs; 1 when the doctor found this host not
-    ready or a service did not start; otherwise 0."""
+    ready, a service did not start or a project's set-up failed; otherwise 0."""
+    if name == "create_workspace":
+        return 1 if (payload.get("project") or {}).get("setup_failed") else 0
     if name == "diagnose":
         return 0 if payload.get("ready") else 1
     if name in _NOT_THE_COMMANDS:

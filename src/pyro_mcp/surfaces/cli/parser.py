@@ -29,8 +29,8 @@ OWN_COMMANDS: dict[str, tuple[str, str]] = {
 }
 """First word of a command that is no operation → the module of `surfaces.cli` that adds it, and its line of help."""
 
-TERMINALS = {"attach_shell": "attach"}
-"""Operations that take over the terminal → the module of `surfaces.cli` that handles them instead."""
+TERMINALS = {"attach_shell": "attach", "trust_project": "project"}
+"""Operations that take over the terminal or ask the person at it → the module of `surfaces.cli` that does that."""
 
 Handler = Callable[[argparse.Namespace], int]
 

@@ -7,6 +7,7 @@ import os
 from collections.abc import Sequence
 
 from pyro_mcp.errors import InvalidArgument
+from pyro_mcp.model.names import DEFAULT_ENVIRONMENT
 from pyro_mcp.surfaces import catalog
 from pyro_mcp.surfaces.cli.invoke import settings_of
 from pyro_mcp.surfaces.cli.parser import Parser, add_leaf, common_options
@@ -44,6 +45,21 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="let tools seed from and export to DIR, besides the directory the server is started in; repeatable",
     )
+    group.add_argument(
+        "--environment",
+        metavar="ENV",
+        help=f"environment where neither the model nor the project names one (default {DEFAULT_ENVIRONMENT})",
+    )
+    group.add_argument(
+        "--project-path",
+        type=_absolute,
+        metavar="PATH",
+        help="project that workspaces start with: a path in a git checkout, or another directory; the checkout around"
+        " the working directory if none is given",
+    )
+    group.add_argument("--repo-url", metavar="URL", help="repository that workspaces start with, as a clean clone")
+    group.add_argument("--repo-ref", metavar="REF", help="branch, tag or commit of --repo-url (default: its HEAD)")
+    group.add_argument("--no-project-source", action="store_true", help="let workspaces start empty")
 
 
 TRANSPORTS = ("stdio", "streamable-http")
@@ -116,9 +132,23 @@ def _absolute(path: str) -> str:
 def run(namespace: argparse.Namespace) -> int:
     """Serve until the host closes standard input or a signal comes. Does not return."""
     from pyro_mcp.surfaces import mcp
+    from pyro_mcp.surfaces.mcp_defaults import ServerDefaults
+    from pyro_mcp.surfaces.mcp_stdio import serve_stdio
 
     settings = settings_of(namespace)
-    permissions = {"allow_host_compat": namespace.allow_host_compat, "host_paths": namespace.host_path}
+    defaults = ServerDefaults.of(
+        environment=namespace.environment,
+        project_path=namespace.project_path,
+        repo_url=namespace.repo_url,
+        repo_ref=namespace.repo_ref,
+        no_project_source=namespace.no_project_source,
+    )
+    offered = mcp.offer(
+        namespace.profile,
+        allow_host_compat=namespace.allow_host_compat,
+        host_paths=namespace.host_path,
+        defaults=defaults,
+    )
     http = {name: getattr(namespace, name) for name in ("host", "port", "token_file")}
     if namespace.transport == TRANSPORTS[0]:
         for name, value in http.items():
@@ -127,9 +157,10 @@ def run(namespace: argparse.Namespace) -> int:
                 raise InvalidArgument(
                     f"cannot use {flag} with {namespace.transport}", hint=f"Add --transport {TRANSPORTS[1]}."
                 )
-        return mcp.serve(settings, namespace.profile, **permissions)
+        return serve_stdio(settings, offered)
+    from pyro_mcp.surfaces.client import Client
     from pyro_mcp.surfaces.mcp_http import serve_http
 
-    server = mcp.create_server(namespace.profile, settings=settings, **permissions)
+    server = mcp.build_server(Client(settings), offered)
     port = PORT if http["port"] is None else http["port"]
     return serve_http(settings, server, host=http["host"] or HOST, port=port, token_file=http["token_file"])

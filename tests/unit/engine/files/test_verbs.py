@@ -26,7 +26,7 @@ class Lab:
         self.workspace = engine.lifecycle.create(
             self.call,
             environment="debian:12",
-            seed_path=None,
+            seed=None,
             name="w",
             labels=None,
             network={},

@@ -14,6 +14,8 @@ _DRAWERS = {
     "inspect_environment": ("environments", "draw_one"),
     "prune_environments": ("environments", "draw_pruned"),
     "create_workspace": ("workspace", "draw_created"),
+    "show_project": ("project", "draw_project"),
+    "trust_project": ("project", "draw_trusted"),
     "status_workspace": ("workspace", "draw_one"),
     "update_workspace": ("workspace", "draw_one"),
     "start_workspace": ("workspace", "draw_one"),

@@ -6,12 +6,16 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from pyro_mcp.model.count import count_of
-from pyro_mcp.model.workspace import Workspace, WorkspaceDeleted, WorkspaceList
+from pyro_mcp.model.project import CreatedWorkspace
+from pyro_mcp.model.workspace import Workspace, WorkspaceDeleted, WorkspaceList, WorkspaceSeed
 from pyro_mcp.surfaces.cli.escapes import plain
 from pyro_mcp.surfaces.cli.render.common import fields, put, size, table
+from pyro_mcp.surfaces.cli.render.project import draw_applied
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+SKIPPED_SHOWN = 5
 
 
 def draw_list(console: Console, result: WorkspaceList) -> None:
@@ -30,18 +34,19 @@ def draw_list(console: Console, result: WorkspaceList) -> None:
         console.print(f"{result.total - result.next_offset} more: --offset {result.next_offset}")
 
 
-def draw_created(console: Console, result: Workspace) -> None:
+def draw_created(console: Console, result: CreatedWorkspace) -> None:
     """A workspace that is new, and that its file system is not quite that of a disk."""
     draw_one(console, result)
     if "file_system" in result.metadata:
         console.print("/workspace is an overlay; what that refuses: --json, metadata.file_system", soft_wrap=True)
+    if result.project is not None:
+        draw_applied(console, result.project)
 
 
 def draw_one(console: Console, result: Workspace) -> None:
     """Everything there is to know about one workspace."""
     reason = result.metadata.get("reason")
     last = result.last_command
-    seed = result.workspace_seed
     fields(
         console,
         (
@@ -53,12 +58,8 @@ def draw_one(console: Console, result: Workspace) -> None:
             ("size", f"{result.vcpu_count} vCPU, {result.mem_mib} MiB"),
             ("isolation", isolation(result)),
             ("network", network(result)),
-            (
-                "seed",
-                f"{seed.seed_path}: {count_of(seed.entry_count, 'entry', 'entries')}, {size(seed.bytes_written)}"
-                if seed.seed_path
-                else "",
-            ),
+            ("seed", origin(result.workspace_seed)),
+            ("left out", left_out(result.workspace_seed)),
             ("commands", f"{result.command_count}, {result.running_command_count} running" if last else ""),
             ("last command", f"{last.sequence}: {plain(last.command)[:100]}" if last else ""),
             ("resets", str(result.reset_count) if result.reset_count else ""),
@@ -71,6 +72,23 @@ def draw_one(console: Console, result: Workspace) -> None:
 def draw_deleted(console: Console, result: WorkspaceDeleted) -> None:
     """That it is gone."""
     console.print(f"{result.workspace_id} is deleted" if result.deleted else f"{result.workspace_id} was gone already")
+
+
+def origin(seed: WorkspaceSeed) -> str:
+    """Where a workspace came from."""
+    where = seed.repo_url or seed.seed_path
+    if where is None:
+        return ""
+    at = " at ".join(filter(None, (seed.branch, seed.head and seed.head[:12])))
+    held = f"{count_of(seed.entry_count, 'entry', 'entries')}, {size(seed.bytes_written)}"
+    return f"{where}{f' ({at})' if at else ''}: {held}"
+
+
+def left_out(seed: WorkspaceSeed) -> str:
+    """The first things that did not come along."""
+    shown = "; ".join(f"{one.path}: {one.reason}" for one in seed.skipped[:SKIPPED_SHOWN])
+    rest = seed.skipped_count - min(len(seed.skipped), SKIPPED_SHOWN)
+    return f"{shown}; and {rest} more" if rest else shown
 
 
 def network(result: Workspace) -> str:
