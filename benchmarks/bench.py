@@ -21,6 +21,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
+import answers
 import boots
 import egress
 import mcp_server
@@ -172,6 +173,7 @@ MEASURES = {
     "shells": through_sdk(shells.measure),
     "network": networks,
     "mcp": mcp_server.measure,
+    "answers": answers.answers,
     "emulation": boots.emulation,
     "load": boots.under_load,
 }

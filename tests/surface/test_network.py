@@ -28,6 +28,8 @@ from internet import (
     why_not,
 )
 
+from pyro_mcp.model.network import GUEST_IP
+
 pytestmark = pytest.mark.guest
 
 PYRO = [sys.executable, "-m", "pyro_mcp"]
@@ -163,19 +165,20 @@ def test_names_narrow_and_refusals_are_told(talker: Any, made: Any) -> None:
     hints = {one["name"]: one["hint"] for one in not_so["network_refusals"]}
     assert hints["wild.test"] == ALLOW_WILD[type(talker).__name__]
     info = talker_info(talker, workspace)
-    assert (info["enforced"], info["network_policy"], info["guest_ip"]) == (True, "egress", workspace["guest_ip"])
+    assert (info["enforced"], info["network_policy"], info["guest_ip"]) == (True, "egress", GUEST_IP)
     network = talker.do("summarize_workspace", workspace_id="net")["network"]
     assert network["totals"]["allowed"] == 4
     assert network["totals"]["failed"] == 1
     assert {one["name"] for one in network["destinations"]} == {"web.test", "a.wild.test", "listed.test"}
     assert {one["name"] for one in network["refusals"]} == {"wild.test", "private.test", None}
-    reset = talker.do("reset_workspace", workspace_id="net")
-    assert reset["allow_hosts"] == workspace["allow_hosts"]
+    talker.do("reset_workspace", workspace_id="net")
+    assert talker.do("status_workspace", workspace_id="net")["allow_hosts"] == workspace["allow_hosts"]
     assert execute(talker, "get web.test; get wild.test")["stdout"] == f"{WEB} /\n"
 
 
 def talker_info(surface: Any, workspace: dict[str, Any]) -> dict[str, Any]:
     """What is in force, where the surface has a word for it."""
+    workspace = surface.do("status_workspace", workspace_id=workspace["workspace_id"])
     machine_id = workspace["metadata"]["machine_id"]
     if type(surface).__name__ == "CliSurface":
         return {"enforced": True, **{name: workspace[name] for name in ("network_policy", "guest_ip")}}

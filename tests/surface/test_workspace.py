@@ -67,7 +67,7 @@ def test_a_workspace_lives(anywhere: Any, made: dict[str, Any]) -> None:
     assert run(anywhere, "cat file")["stdout"] == "two\n"
     listed = anywhere.do("list_workspaces")
     assert listed["count"] == len(listed["workspaces"]) == 1
-    assert listed["workspaces"][0]["last_command"]["sequence"] == 2
+    assert anywhere.do("status_workspace", workspace_id="scene")["last_command"]["sequence"] == 2
     logs = anywhere.do("logs_workspace", workspace_id=made["workspace_id"])
     assert [entry["exit_code"] for entry in logs["entries"]] == [3, 0]
     assert promised(logs["entries"][0]) >= COMMAND

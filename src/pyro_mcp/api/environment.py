@@ -27,7 +27,8 @@ def list_environments(call: Call[Engine], *, limit: PageLimit = 1000, offset: Pa
 def pull_environment(call: Call[Engine], environment: EnvironmentName) -> Environment:
     """Install an environment, so that the first machine does not have to wait for it.
 
-    An interrupted pull leaves nothing behind; two at once share the work.
+    An interrupted pull leaves nothing behind; two at once share the work. What the creation of a machine has begun to
+    install goes on when that is cancelled.
     """
     return call.engine.images.pull(call, environment)
 

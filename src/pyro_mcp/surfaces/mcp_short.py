@@ -70,7 +70,7 @@ _ASIDE: dict[str, frozenset[str]] = {
     "Environment": frozenset({"cache_dir", "install_dir", "catalog_version", "digest", "packages", "source"}),
     "EnvironmentList": frozenset({"catalog_version"}),
     "Snapshot": frozenset({"kind", "deletable"}),
-    "Shell": frozenset({"started_at", "cols", "rows", "input_length"}),
+    "Shell": frozenset({"started_at", "cols", "rows"}),
 }
 """Fields of a type that no tool tells: they follow from others, or a model has no use for them."""
 
@@ -86,7 +86,7 @@ _ROWS: dict[str, frozenset[str]] = {
 """What a row of a list tells of these types."""
 
 _METADATA = frozenset({"machine_id", "file_system"})
-"""What every workspace says alike, or nobody can use, of what it says besides."""
+"""What of a workspace's metadata its status alone tells, and what all say alike."""
 
 _FRACTION = re.compile(r"(T\d\d:\d\d:\d\d)\.\d+")
 
@@ -122,7 +122,8 @@ class _View:
             if name == "cleanup":
                 return None if value.get("deleted") else value
             if name == "metadata":
-                return {key: part for key, part in value.items() if key not in _METADATA}
+                aside = _METADATA - {"machine_id"} if self._tool == "workspace_status" else _METADATA
+                return {key: part for key, part in value.items() if key not in aside}
             return self.of(value, kind) if is_dataclass(kind) else value
         if isinstance(value, list) and get_origin(kind) is list and is_dataclass(item := get_args(kind)[0]):
             return [self.of(part, item, row=True) for part in value]
@@ -147,7 +148,7 @@ def _aside(tool: str | None, kind: Any, *, row: bool) -> frozenset[str]:
     aside = frozenset().union(*(_ASIDE.get(name, ()) for name in names))
     if "Workspace" not in names or tool == "workspace_status":
         return aside
-    return aside | (_LATER if tool == "workspace_create" else _SETTLED)
+    return aside | (_LATER if tool == "workspace_create" else _SETTLED - {"reset_count"})
 
 
 def _is_idle(name: str, value: Mapping[str, Any], kind: Any) -> bool:
