@@ -8,12 +8,13 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pexpect
 import pytest
 
-from pyro_mcp import Pyro
+from pyro_mcp import InvalidArgument, Pyro
 
 pytestmark = pytest.mark.guest
 
@@ -163,8 +164,15 @@ def test_the_sdk_streams_and_keeps_machines_between_calls(environ: dict[str, str
         assert sdk.start_vm(machine.vm_id).state == "started"
         assert sdk.status_vm(machine.vm_id).isolation
         assert sdk.network_info_vm(machine.vm_id).network_enabled is False
-        result = sdk.exec_vm(machine.vm_id, command="cat; echo err >&2", stdin=b"in")
-        assert (result.stdout, result.stderr) == ("in", "err\n")
+        result = sdk.exec_vm(machine.vm_id, command="cat; echo err >&2", stdin="ein ä")
+        assert (result.stdout, result.stderr) == ("ein ä", "err\n")
         assert result.cleanup.deleted
-        assert sorted(heard) == [(1, b"in"), (2, b"err\n")]
+
+        def broken() -> Iterator[bytes]:
+            yield b"half"
+            raise LookupError("no more")
+
+        with pytest.raises(InvalidArgument, match="cannot read the input: LookupError: no more"):
+            sdk.run_in_vm("debian:12", command="cat >/dev/null; sleep 60", stdin=broken(), timeout_seconds=60)
+        assert sorted(heard) == [(1, "ein ä".encode()), (2, b"err\n")]
     assert machines(environ) == 0

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Annotated, Literal
 
 from pyro_mcp.model.cursor import CURSOR, CURSOR_RULE
 from pyro_mcp.operations.fields import Param
+from pyro_mcp.operations.inputs import Input
 
 EnvironmentName = Annotated[
     str,
@@ -84,7 +84,7 @@ AllowHostCompat = Annotated[
     ),
 ]
 Stdin = Annotated[
-    bytes | Iterable[bytes] | None,
+    Input | None,
     Param(help="forward standard input to the command", cli="stdin", tool="never", stream=True),
 ]
 Platform = Annotated[

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 SourcePath = Annotated[
     str,
     Param(
-        help="directory, .tar, .tar.gz or .tgz of this host",
+        help="directory, archive (.tar, .tar.gz or .tgz) or single file of this host",
         min_length=1,
         max_length=4096,
         metavar="SOURCE",
@@ -26,7 +26,12 @@ SourcePath = Annotated[
 ]
 Dest = Annotated[
     str,
-    Param(help="directory under /workspace to put it into", min_length=1, max_length=4096, metavar="PATH"),
+    Param(
+        help="directory under /workspace to put it into, made where it is missing",
+        min_length=1,
+        max_length=4096,
+        metavar="PATH",
+    ),
 ]
 
 
@@ -34,9 +39,10 @@ Dest = Annotated[
 def push_workspace_sync(
     call: Call[Engine], workspace_id: WorkspaceRef, source_path: SourcePath, *, dest: Dest = "/workspace"
 ) -> SyncResult:
-    """Copy a directory or an archive of the host into the workspace, all of it or nothing.
+    """Copy a directory, an archive or a file of the host into the workspace, all of it or nothing.
 
-    Directories are merged; equal files left alone; replaced ones count as changed now. Links are stored, not followed;
-    sockets, pipes and devices are left out and listed. The baseline stays what it was.
+    A file keeps its name and may hold anything; one with an archive's name is unpacked. Directories are merged; equal
+    files left alone; replaced ones count as changed now. Links are stored, not followed; sockets, pipes and devices
+    are left out and listed. The baseline stays what it was.
     """
     return call.engine.files.push(call, workspace_id, source_path, dest)

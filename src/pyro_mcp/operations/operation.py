@@ -19,6 +19,7 @@ from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
 from pyro_mcp.errors import InvalidArgument
 from pyro_mcp.operations.call import Call
 from pyro_mcp.operations.fields import Field, fields_of, return_type
+from pyro_mcp.operations.inputs import as_bytes
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -83,7 +84,7 @@ class Operation(Generic[P, R]):
             value = bound.get(field.name)
             if field.param.stream:
                 if value is not None:
-                    streams[field.name], params[field.name] = value, True
+                    streams[field.name], params[field.name] = as_bytes(field.name, value), True
             elif field.name in bound and not (value is None and field.optional):
                 params[field.name] = list(value) if isinstance(value, tuple) else value
         self.validate(params)

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pyro_mcp.errors import Conflict, InvalidArgument, NodeUnavailable, ProtocolError, PyroError
+from pyro_mcp.errors import Cancelled, Conflict, InvalidArgument, NodeUnavailable, ProtocolError, PyroError
 from pyro_mcp.operations.call import Call
 from pyro_mcp.protocol.channel import Channel, ChannelClosed, Data, Event, RemoteError, Stream, StreamResult
 from pyro_mcp.protocol.pipe import Pipe
@@ -154,6 +154,7 @@ class Request:
     def __init__(self, client: Client, stream: Stream) -> None:
         self._client = client
         self._stream = stream
+        self._input_error: PyroError | None = None
 
     def feed(self, source: Input) -> None:
         """Send `source` as the command's input, on a thread of its own, and then its end."""
@@ -164,10 +165,13 @@ class Request:
         self._stream.cancel()
 
     def wait(self, callbacks: Callbacks) -> dict[str, Any]:
-        """The encoded result. Raises `PyroError`; a `KeyboardInterrupt` is passed on once the command has ended."""
+        """The encoded result. Raises `PyroError`, also where the input did not come to its end; a `KeyboardInterrupt`
+        is passed on once the command has ended."""
         try:
             return self._collect(callbacks, None)
         except BaseException as error:
+            if isinstance(error, Cancelled) and self._input_error is not None:
+                raise self._input_error from self._input_error.__cause__
             if not isinstance(error, PyroError):
                 self._abandon()
             raise
@@ -196,19 +200,17 @@ class Request:
 
     def _pump(self, source: Input) -> None:
         pieces = _read_pieces(source) if isinstance(source, int) else (source,) if isinstance(source, bytes) else source
-        done = False
         try:
-            with contextlib.suppress(OSError):
-                for piece in pieces:
-                    self._stream.send(piece, 0)
-                self._stream.end()
-                done = True
+            for piece in pieces:
+                self._stream.send(piece, 0)
+            self._stream.end()
         except ChannelClosed:
-            done = True  # It was answered without taking all, or the node is gone.
-        finally:
+            return  # It was answered without taking all, or the node is gone.
+        except BaseException as error:  # noqa: BLE001
+            # What the caller's iterable raises, on a thread that is not his.
+            self._input_error = _input_error(error)
             # Half an input is none, and a command would wait for the rest.
-            if not done:
-                self.cancel()
+            self.cancel()
 
 
 def _require_bundle(channel: Channel, settings: Settings) -> None:
@@ -277,6 +279,17 @@ def call_running_node(settings: Settings, verb: str, params: dict[str, Any] | No
 def _read_pieces(fd: int) -> Iterable[bytes]:
     while piece := os.read(fd, INPUT_PIECE):
         yield piece
+
+
+def _input_error(error: BaseException) -> PyroError:
+    if isinstance(error, PyroError):
+        return error
+    cause = error.strerror if isinstance(error, OSError) and error.strerror else f"{type(error).__name__}: {error}"
+    told = InvalidArgument(
+        f"cannot read the input: {cause[:500]}", hint="The command has been ended, since half an input is none."
+    )
+    told.__cause__ = error
+    return told
 
 
 def _emit_event(callbacks: Callbacks, event: dict[str, Any]) -> None:
