@@ -38,8 +38,8 @@ class Images:
     def pull(self, call: Call[Any], name: str) -> Environment:
         return self._environments.pull(name, call.progress, cancelled=_cancelled(call))
 
-    def prune(self) -> PruneResult:
-        return self._environments.prune()
+    def prune(self, *, everything: bool, dry_run: bool) -> PruneResult:
+        return self._environments.prune(everything=everything, dry_run=dry_run)
 
     def for_guest(self, call: Call[Any], name: str) -> tuple[Image, GuestRuntime]:
         """The environment's image and the runtime, built when absent."""
