@@ -15,6 +15,7 @@ import pexpect
 import pytest
 
 from pyro_mcp import InvalidArgument, Pyro
+from pyro_mcp.environments.catalog import CATALOG
 
 pytestmark = pytest.mark.guest
 
@@ -140,6 +141,34 @@ def test_a_node_that_may_not_stop_names_the_workspaces(environ: dict[str, str]) 
     finally:
         for one in ("mine", nameless):
             assert pyro(environ, "workspace", "delete", one).returncode == 0
+
+
+def test_what_a_command_lacked_is_told_with_what_helps(environ: dict[str, str]) -> None:
+    offline = pyro(environ, "run", "debian:12", "--", "git", "clone", "https://example.com/x")
+    assert offline.returncode == 128
+    assert b"pyro: this machine has no network; --network gives it one\n" in offline.stderr
+    assert pyro(environ, "workspace", "create", "debian:12", "--name", "w").returncode == 0
+    try:
+        lacking = pyro(environ, "workspace", "exec", "w", "--", "python3", "--version")
+        assert lacking.returncode == 127
+        assert b"pyro: debian:12 has no python3; debian:12-build has python3\n" in lacking.stderr
+        shown = pyro(environ, "workspace", "exec", "w", "--json", "--", "sh", "-c", "apt-get update")
+        hint = "this machine has no network; create one that has with --network-policy egress"
+        assert json.loads(shown.stdout)["hint"] == hint
+        logs = json.loads(pyro(environ, "workspace", "logs", "w", "--sequence", "2", "--json").stdout)
+        assert logs["entries"][0]["hint"] == hint
+        assert pyro(environ, "workspace", "exec", "w", "--", "true").stderr == b""
+        assert b"\nnetwork    off\n" in pyro(environ, "workspace", "summary", "w").stdout
+    finally:
+        assert pyro(environ, "workspace", "delete", "w").returncode == 0
+
+
+def test_the_programs_that_the_catalogue_promises_are_there(environ: dict[str, str]) -> None:
+    for recipe in CATALOG.values():
+        found = pyro(
+            environ, "run", recipe.name, "--", "sh", "-c", 'for one; do command -v "$one"; done', "", *recipe.programs
+        )
+        assert len(found.stdout.splitlines()) == len(recipe.programs), recipe.name
 
 
 def test_the_demo_shows_every_step(environ: dict[str, str]) -> None:

@@ -11,7 +11,7 @@ from pyro_mcp.operations.inputs import Input
 EnvironmentName = Annotated[
     str,
     Param(
-        help="environment to start from: debian:12 (git), debian:12-base (minimal) or debian:12-build (compilers)",
+        help="debian:12 (git), debian:12-base, debian:12-build (git gcc make cmake python3)",
         pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]{0,127}$",
         rule="a name such as debian:12 (letters, digits, and . _ : / - up to 128 characters)",
         metavar="ENV",

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 SourcePath = Annotated[
     str,
     Param(
-        help="directory, archive (.tar, .tar.gz or .tgz) or single file of this host",
+        help="directory, .tar, .tar.gz, .tgz or other file of this host",
         min_length=1,
         max_length=4096,
         metavar="SOURCE",
@@ -27,7 +27,7 @@ SourcePath = Annotated[
 Dest = Annotated[
     str,
     Param(
-        help="directory under /workspace to put it into, made where it is missing",
+        help="directory under /workspace to put it into",
         min_length=1,
         max_length=4096,
         metavar="PATH",
@@ -41,8 +41,8 @@ def push_workspace_sync(
 ) -> SyncResult:
     """Copy a directory, an archive or a file of the host into the workspace, all of it or nothing.
 
-    A file keeps its name and may hold anything; one with an archive's name is unpacked. Directories are merged; equal
-    files left alone; replaced ones count as changed now. Links are stored, not followed; sockets, pipes and devices
-    are left out and listed. The baseline stays what it was.
+    An archive is unpacked, any other file keeps its name. Directories are merged; equal files left alone; replaced ones
+    count as changed now. Links are stored, not followed; sockets, pipes and devices left out and listed. The baseline
+    stays what it was.
     """
     return call.engine.files.push(call, workspace_id, source_path, dest)
