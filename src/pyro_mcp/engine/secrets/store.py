@@ -144,7 +144,15 @@ class SecretManager:
 
 def _check_name(verb: str, name: str) -> None:
     if not _NAME.fullmatch(name):
-        raise InvalidArgument(f"cannot {verb} the secret {name[:128]!r}: a name is {NAME_RULE}")
+        raise InvalidArgument(
+            f"cannot {verb} the secret {name[:128]!r}: a name is {NAME_RULE}", hint=f"Call it {_allowed(name)}"
+        )
+
+
+def _allowed(name: str) -> str:
+    """The nearest name that is one."""
+    bare = re.sub(r"[^A-Za-z0-9_]", "_", name[:100])
+    return bare if bare[:1].isalpha() or bare[:1] == "_" else f"_{bare}"
 
 
 def _pair(pair: tuple[str, ...]) -> tuple[str, str]:

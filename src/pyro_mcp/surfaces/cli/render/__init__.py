@@ -13,7 +13,7 @@ _DRAWERS = {
     "pull_environment": ("environments", "draw_pulled"),
     "inspect_environment": ("environments", "draw_one"),
     "prune_environments": ("environments", "draw_pruned"),
-    "create_workspace": ("workspace", "draw_created"),
+    "create_workspace": ("workspace", "draw_one"),
     "status_workspace": ("workspace", "draw_one"),
     "update_workspace": ("workspace", "draw_one"),
     "start_workspace": ("workspace", "draw_one"),

@@ -28,13 +28,6 @@ def draw_list(console: Console, result: WorkspaceList) -> None:
     put(console, rows)
 
 
-def draw_created(console: Console, result: Workspace) -> None:
-    """A workspace that is new, and that its file system is not quite that of a disk."""
-    draw_one(console, result)
-    if "file_system" in result.metadata:
-        console.print("/workspace is an overlay; what that refuses: --json, metadata.file_system", soft_wrap=True)
-
-
 def draw_one(console: Console, result: Workspace) -> None:
     """Everything there is to know about one workspace."""
     reason = result.metadata.get("reason")
@@ -59,6 +52,7 @@ def draw_one(console: Console, result: Workspace) -> None:
             ),
             ("commands", f"{result.command_count}, {result.running_command_count} running" if last else ""),
             ("last command", f"{last.sequence}: {plain(last.command)[:100]}" if last else ""),
+            ("secrets", ", ".join(secret.name for secret in result.secrets)),
             ("resets", str(result.reset_count) if result.reset_count else ""),
             ("last activity", when(result.last_activity_at)),
             ("expires", when(result.expires_at)),
