@@ -132,7 +132,7 @@ class Sessions:
         elif machine.state != "running":
             handle = self._registry.handle(row)
             # Its disk can be looked into as it is, but for one that lives on this host, which has none.
-            look = f"; until then <<list_workspace_disk({handle})>> and its siblings show what is in it"
+            look = f"; until then <<list_workspace_disk({handle})>> (or read, or export) shows what is in it"
             raise not_started(
                 row.workspace_id,
                 shown_state(row.state, machine.state),
