@@ -14,8 +14,8 @@ ROOT = Path(__file__).resolve().parents[2]
 SOURCE = ROOT / "src" / "pyro_mcp"
 MODULES = sorted(SOURCE.rglob("*.py"))
 
-EDGES = {"surfaces/cli/main.py", "surfaces/mcp.py", "protocol/channel.py"}
-"""Where a broad `except` may stand: CLI, MCP, and the loop that serves agent and node."""
+EDGES = {"surfaces/cli/main.py", "surfaces/mcp.py", "surfaces/feeder.py", "protocol/channel.py"}
+"""Where a broad `except` may stand: CLI, MCP, what a caller gives as input, and the loop that serves agent and node."""
 
 
 LOG = "node/log.py"

@@ -10,7 +10,7 @@ import contextlib
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ from pyro_mcp.errors import Cancelled, Conflict, InvalidArgument, NodeUnavailabl
 from pyro_mcp.operations.call import Call
 from pyro_mcp.protocol.channel import Channel, ChannelClosed, Data, Event, RemoteError, Stream, StreamResult
 from pyro_mcp.protocol.pipe import Pipe
+from pyro_mcp.surfaces.feeder import Feeder, Source
 from pyro_mcp.version import VERSION
 
 if TYPE_CHECKING:
@@ -31,10 +32,6 @@ HELLO_SECONDS = 10.0
 CANCEL_SECONDS = 5.0
 STALE_SECONDS = 5.0
 DYING_TRIES = 5
-INPUT_PIECE = 64 * 1024
-
-Input = bytes | Iterable[bytes] | int
-"""What feeds a command: bytes, pieces of them, or a file descriptor that is read as far as it goes."""
 
 
 def noop(*_: Any) -> None:
@@ -154,11 +151,11 @@ class Request:
     def __init__(self, client: Client, stream: Stream) -> None:
         self._client = client
         self._stream = stream
-        self._input_error: PyroError | None = None
+        self._feeder: Feeder | None = None
 
-    def feed(self, source: Input) -> None:
+    def feed(self, source: Source) -> None:
         """Send `source` as the command's input, on a thread of its own, and then its end."""
-        threading.Thread(target=self._pump, args=(source,), name="stdin", daemon=True).start()
+        self._feeder = Feeder(self._stream, source)
 
     def cancel(self) -> None:
         """Ask the node to stop. `wait` still returns, with the answer or with `Cancelled`."""
@@ -170,8 +167,8 @@ class Request:
         try:
             return self._collect(callbacks, None)
         except BaseException as error:
-            if isinstance(error, Cancelled) and self._input_error is not None:
-                raise self._input_error from self._input_error.__cause__
+            if isinstance(error, Cancelled) and self._feeder is not None and self._feeder.error is not None:
+                raise self._feeder.error from self._feeder.error.__cause__
             if not isinstance(error, PyroError):
                 self._abandon()
             raise
@@ -197,20 +194,6 @@ class Request:
         self._stream.cancel()
         with contextlib.suppress(PyroError, TimeoutError):
             self._collect(Callbacks(), CANCEL_SECONDS)
-
-    def _pump(self, source: Input) -> None:
-        pieces = _read_pieces(source) if isinstance(source, int) else (source,) if isinstance(source, bytes) else source
-        try:
-            for piece in pieces:
-                self._stream.send(piece, 0)
-            self._stream.end()
-        except ChannelClosed:
-            return  # It was answered without taking all, or the node is gone.
-        except BaseException as error:  # noqa: BLE001
-            # What the caller's iterable raises, on a thread that is not his.
-            self._input_error = _input_error(error)
-            # Half an input is none, and a command would wait for the rest.
-            self.cancel()
 
 
 def _require_bundle(channel: Channel, settings: Settings) -> None:
@@ -274,22 +257,6 @@ def call_running_node(settings: Settings, verb: str, params: dict[str, Any] | No
         ) from None
     finally:
         channel.close("asked and answered")
-
-
-def _read_pieces(fd: int) -> Iterable[bytes]:
-    while piece := os.read(fd, INPUT_PIECE):
-        yield piece
-
-
-def _input_error(error: BaseException) -> PyroError:
-    if isinstance(error, PyroError):
-        return error
-    cause = error.strerror if isinstance(error, OSError) and error.strerror else f"{type(error).__name__}: {error}"
-    told = InvalidArgument(
-        f"cannot read the input: {cause[:500]}", hint="The command has been ended, since half an input is none."
-    )
-    told.__cause__ = error
-    return told
 
 
 def _emit_event(callbacks: Callbacks, event: dict[str, Any]) -> None:
