@@ -26,12 +26,7 @@ SourcePath = Annotated[
 ]
 Dest = Annotated[
     str,
-    Param(
-        help="directory under /workspace to put it into",
-        min_length=1,
-        max_length=4096,
-        metavar="PATH",
-    ),
+    Param(help="directory under /workspace to put it into", min_length=1, max_length=4096, metavar="PATH"),
 ]
 
 
