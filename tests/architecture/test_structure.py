@@ -14,9 +14,12 @@ ROOT = Path(__file__).resolve().parents[2]
 SOURCE = ROOT / "src" / "pyro_mcp"
 MODULES = sorted(SOURCE.rglob("*.py"))
 
-EDGES = {"surfaces/cli/main.py", "surfaces/mcp_calls.py", "protocol/channel.py", "engine/fleet/installs.py"}
-"""Where a broad `except` may stand: CLI, MCP, the loop that serves agent and node, and a thread whose waiters raise
-what it ended with."""
+EDGES = {
+    *("surfaces/cli/main.py", "surfaces/mcp_calls.py", "surfaces/feeder.py", "protocol/channel.py"),
+    "engine/fleet/installs.py",
+}
+"""Where a broad `except` may stand: CLI, MCP, what a caller gives as input, the loop that serves agent and node, and a
+thread whose waiters raise what it ended with."""
 
 
 LOG = "node/log.py"

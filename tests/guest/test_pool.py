@@ -315,8 +315,9 @@ def test_one_that_cannot_be_handed_out_is_replaced_by_a_new_one(
 def test_pruning_ends_what_waits(engine: Engine, lab: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     run(engine, lab)
     lab.waiting_ahead(engine)
-    monkeypatch.setattr(engine.images._environments, "prune", lambda: engine.fleet.pool.waiting())
-    assert engine.fleet.prune() == []  # type: ignore[comparison-overlap]
+    monkeypatch.setattr(engine.images._environments, "prune", lambda **_: engine.fleet.pool.waiting())
+    assert engine.fleet.prune(everything=False, dry_run=True) != []  # type: ignore[comparison-overlap]
+    assert engine.fleet.prune(everything=False, dry_run=False) == []  # type: ignore[comparison-overlap]
 
 
 @pytest.mark.parametrize("size", [0, None])

@@ -49,8 +49,13 @@ def test_the_sdk_hears_the_reason_and_the_stages(fresh: dict[str, str]) -> None:
     heard: list[str] = []
     paths = {"state_dir": fresh["PYRO_STATE_DIR"], "cache_dir": fresh["PYRO_CACHE_DIR"]}
     with Pyro(**paths, on_progress=lambda message, _: heard.append(message)) as pyro:  # type: ignore[arg-type]
-        pyro.create_workspace(environment="debian:12", mem_mib=385)
-    stages = [REASON.format(385), "Keeping a copy of it for later ones"]
+        made = pyro.create_workspace(environment="debian:12", mem_mib=385)
+        stages = [REASON.format(385), "Keeping a copy of it for later ones"]
+        assert [message for message in heard if message in stages] == stages
+        heard.clear()
+        pyro.stop_workspace(made.workspace_id)
+        pyro.start_workspace(made.workspace_id)
+    stages[0] = stages[0].replace(";", " on a disk that was in use before;")
     assert [message for message in heard if message in stages] == stages
 
 

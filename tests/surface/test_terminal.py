@@ -8,12 +8,14 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pexpect
 import pytest
 
-from pyro_mcp import Pyro
+from pyro_mcp import InvalidArgument, Pyro
+from pyro_mcp.environments.catalog import CATALOG
 
 pytestmark = pytest.mark.guest
 
@@ -141,6 +143,34 @@ def test_a_node_that_may_not_stop_names_the_workspaces(environ: dict[str, str]) 
             assert pyro(environ, "workspace", "delete", one).returncode == 0
 
 
+def test_what_a_command_lacked_is_told_with_what_helps(environ: dict[str, str]) -> None:
+    offline = pyro(environ, "run", "debian:12", "--", "git", "clone", "https://example.com/x")
+    assert offline.returncode == 128
+    assert b"pyro: this machine has no network; --network gives it one\n" in offline.stderr
+    assert pyro(environ, "workspace", "create", "debian:12", "--name", "w").returncode == 0
+    try:
+        lacking = pyro(environ, "workspace", "exec", "w", "--", "python3", "--version")
+        assert lacking.returncode == 127
+        assert b"pyro: debian:12 has no python3; debian:12-build has python3\n" in lacking.stderr
+        shown = pyro(environ, "workspace", "exec", "w", "--json", "--", "sh", "-c", "apt-get update")
+        hint = "this machine has no network; create one that has with --network-policy egress"
+        assert json.loads(shown.stdout)["hint"] == hint
+        logs = json.loads(pyro(environ, "workspace", "logs", "w", "--sequence", "2", "--json").stdout)
+        assert logs["entries"][0]["hint"] == hint
+        assert pyro(environ, "workspace", "exec", "w", "--", "true").stderr == b""
+        assert b"\nnetwork    off\n" in pyro(environ, "workspace", "summary", "w").stdout
+    finally:
+        assert pyro(environ, "workspace", "delete", "w").returncode == 0
+
+
+def test_the_programs_that_the_catalogue_promises_are_there(environ: dict[str, str]) -> None:
+    for recipe in CATALOG.values():
+        found = pyro(
+            environ, "run", recipe.name, "--", "sh", "-c", 'for one; do command -v "$one"; done', "", *recipe.programs
+        )
+        assert len(found.stdout.splitlines()) == len(recipe.programs), recipe.name
+
+
 def test_the_demo_shows_every_step(environ: dict[str, str]) -> None:
     done = pyro(environ, "demo")
     assert done.returncode == 0, done.stderr
@@ -163,8 +193,15 @@ def test_the_sdk_streams_and_keeps_machines_between_calls(environ: dict[str, str
         assert sdk.start_vm(machine.vm_id).state == "started"
         assert sdk.status_vm(machine.vm_id).isolation
         assert sdk.network_info_vm(machine.vm_id).network_enabled is False
-        result = sdk.exec_vm(machine.vm_id, command="cat; echo err >&2", stdin=b"in")
-        assert (result.stdout, result.stderr) == ("in", "err\n")
+        result = sdk.exec_vm(machine.vm_id, command="cat; echo err >&2", stdin="ein ä")
+        assert (result.stdout, result.stderr) == ("ein ä", "err\n")
         assert result.cleanup.deleted
-        assert sorted(heard) == [(1, b"in"), (2, b"err\n")]
+
+        def broken() -> Iterator[bytes]:
+            yield b"half"
+            raise LookupError("no more")
+
+        with pytest.raises(InvalidArgument, match="cannot read the input: LookupError: no more"):
+            sdk.run_in_vm("debian:12", command="cat >/dev/null; sleep 60", stdin=broken(), timeout_seconds=60)
+        assert sorted(heard) == [(1, "ein ä".encode()), (2, b"err\n")]
     assert machines(environ) == 0

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 from pyro_mcp.api.params import EnvironmentName, PageLimit, PageOffset
 from pyro_mcp.model.environment import Environment, PruneResult
 from pyro_mcp.model.environment_list import EnvironmentList
 from pyro_mcp.model.page import paged
+from pyro_mcp.operations.fields import Param
 from pyro_mcp.operations.operation import Effects, operation
 
 if TYPE_CHECKING:
     from pyro_mcp.engine.engine import Engine
     from pyro_mcp.operations.call import Call
+
+Everything = Annotated[bool, Param(help="remove the environments of the catalogue too, unless a machine uses them")]
+DryRun = Annotated[bool, Param(help="only say what would be removed")]
 
 _READ = Effects(read_only=True, idempotent=True)
 
@@ -40,6 +44,10 @@ def inspect_environment(call: Call[Engine], environment: EnvironmentName) -> Env
 
 
 @operation(cli=("env", "prune"), effects=Effects(destructive=True, idempotent=True))
-def prune_environments(call: Call[Engine]) -> PruneResult:
-    """Remove images that no machine uses and no current environment needs, and give back their disk space."""
-    return call.engine.fleet.prune()
+def prune_environments(call: Call[Engine], *, all: Everything = False, dry_run: DryRun = False) -> PruneResult:
+    """Give back the disk space of what is outdated: images, frozen machines and builds that nothing needs any more.
+
+    What a machine uses stays. An environment that is removed is built again when it is next needed, which takes minutes
+    and gives it the newest packages.
+    """
+    return call.engine.fleet.prune(everything=all, dry_run=dry_run)

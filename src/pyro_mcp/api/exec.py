@@ -22,6 +22,7 @@ from pyro_mcp.api.params import (
     WorkspaceRef,
 )
 from pyro_mcp.model.workspace_exec import WorkspaceExec, WorkspaceLogs
+from pyro_mcp.operations.inputs import narrowed
 from pyro_mcp.operations.operation import Effects, operation
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ def exec_workspace(
         timeout_seconds=timeout_seconds,
         wait_seconds=wait_seconds,
         secret_env=secret_env,
-        stdin=stdin,
+        stdin=narrowed(stdin),
     )
 
 

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import replace
 from typing import Annotated, Literal
 
 from pyro_mcp.model.cursor import CURSOR, CURSOR_RULE
 from pyro_mcp.model.workspace_exec import Until
 from pyro_mcp.operations.fields import UNBOUNDED, Param
+from pyro_mcp.operations.inputs import Input
 
 EnvironmentName = Annotated[
     str,
     Param(
-        help="environment to start from: debian:12 (git), debian:12-base (minimal) or debian:12-build (compilers)",
+        help="debian:12 (git), debian:12-base, debian:12-build (git gcc make cmake python3)",
         pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]{0,127}$",
         rule="a name such as debian:12 (letters, digits, and . _ : / - up to 128 characters)",
         metavar="ENV",
@@ -96,7 +96,7 @@ AllowHostCompat = Annotated[
     ),
 ]
 Stdin = Annotated[
-    bytes | Iterable[bytes] | None,
+    Input | None,
     Param(
         help="forward standard input to the command",
         cli="stdin",

@@ -21,6 +21,7 @@ from pyro_mcp.api.params import (
     VcpuCount,
 )
 from pyro_mcp.model.process import RunResult
+from pyro_mcp.operations.inputs import narrowed
 from pyro_mcp.operations.operation import Effects, operation
 
 if TYPE_CHECKING:
@@ -68,5 +69,5 @@ def run_in_vm(
         allow_addresses=allow_addresses,
         host_ca=host_ca,
         allow_host_compat=allow_host_compat,
-        stdin=stdin,
+        stdin=narrowed(stdin),
     )

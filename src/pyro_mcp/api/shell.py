@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import TYPE_CHECKING, Annotated
 
 from pyro_mcp.api.params import Cwd, Env, PageLimit, PageOffset, SecretEnv, WorkspaceRef
@@ -18,6 +17,8 @@ from pyro_mcp.model.shell import (
     ShellWritten,
 )
 from pyro_mcp.operations.fields import Param
+from pyro_mcp.operations.inputs import Input as CommandInput
+from pyro_mcp.operations.inputs import narrowed
 from pyro_mcp.operations.operation import Effects, operation
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ SignalName = Annotated[
 ]
 
 Keys = Annotated[
-    bytes | Iterable[bytes] | None,
+    CommandInput | None,
     Param(help="what to type, as it comes", cli="never", tool="never", stream=True),
 ]
 
@@ -202,4 +203,4 @@ def attach_shell(
     Without <<attach_shell.cursor>> the end of the earlier output comes first. The shell waits for a reader that is
     slow.
     """
-    return call.engine.shells.attach(call, workspace_id, shell_id, cursor=cursor, stdin=stdin)
+    return call.engine.shells.attach(call, workspace_id, shell_id, cursor=cursor, stdin=narrowed(stdin))

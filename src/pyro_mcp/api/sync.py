@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 SourcePath = Annotated[
     str,
     Param(
-        help="directory, .tar, .tar.gz or .tgz of this host",
+        help="directory, .tar, .tar.gz, .tgz or other file of this host",
         min_length=1,
         max_length=4096,
         metavar="SOURCE",
@@ -34,9 +34,9 @@ Dest = Annotated[
 def push_workspace_sync(
     call: Call[Engine], workspace_id: WorkspaceRef, source_path: SourcePath, *, dest: Dest = "/workspace"
 ) -> SyncResult:
-    """Copy a directory or an archive of the host into the workspace, all of it or nothing.
+    """Copy a directory, an archive or a file of the host into the workspace, all of it or nothing.
 
-    Directories are merged, equal files left alone. Links are stored, not followed; sockets, pipes and devices are left
-    out and listed. The baseline stays what it was.
+    An archive is unpacked, any other file keeps its name. Directories are merged, equal files left alone. Links are
+    stored, not followed; sockets, pipes and devices are left out and listed. The baseline stays what it was.
     """
     return call.engine.files.push(call, workspace_id, source_path, dest)

@@ -23,6 +23,7 @@ from pyro_mcp.api.params import (
 )
 from pyro_mcp.model.machine import ReapResult, Vm, VmDeleted, VmNetwork
 from pyro_mcp.model.process import RunResult
+from pyro_mcp.operations.inputs import narrowed
 from pyro_mcp.operations.operation import Effects, operation
 
 if TYPE_CHECKING:
@@ -86,7 +87,7 @@ def exec_vm(
     A non-zero exit code is a result, not an error.
     """
     return call.engine.vms.exec(
-        call, vm_id, command=command, cwd=cwd, env=env, timeout_seconds=timeout_seconds, stdin=stdin
+        call, vm_id, command=command, cwd=cwd, env=env, timeout_seconds=timeout_seconds, stdin=narrowed(stdin)
     )
 
 

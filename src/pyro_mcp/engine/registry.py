@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import re
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,6 +20,7 @@ from pyro_mcp.store.events import Events
 from pyro_mcp.store.workspaces import WorkspaceRow, Workspaces
 from pyro_mcp.system.clock import Clock
 
+_PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _log = logging.getLogger(__name__)
 
 
@@ -52,6 +54,11 @@ class Registry:
             )
         known = [row.workspace_id + (f" ({row.name})" if row.name else "") for row in rows]
         raise NotFound(f"cannot find the workspace {ref!r}: it does not exist or has expired", hint=there_are(known))
+
+    def handle(self, row: WorkspaceRow) -> str:
+        """How a person calls it: by its name where only it has that, and a command line takes it as it is."""
+        alone = sum(other.name == row.name for other in self.table.list()) == 1
+        return row.name if row.name and alone and _PLAIN.fullmatch(row.name) else row.workspace_id
 
     def directory(self, workspace_id: str) -> Path:
         """What is kept of the workspace outside its machine."""

@@ -130,5 +130,13 @@ class Sessions:
             call.notice(f"{row.workspace_id} had stopped ({machine.reason}); starting it again")
             self.start(call, row.workspace_id)
         elif machine.state != "running":
-            raise not_started(row.workspace_id, shown_state(row.state, machine.state), "start_workspace")
+            handle = self._registry.handle(row)
+            # Its disk can be looked into as it is, but for one that lives on this host, which has none.
+            look = f"; until then <<list_workspace_disk({handle})>> (or read, or export) shows what is in it"
+            raise not_started(
+                row.workspace_id,
+                shown_state(row.state, machine.state),
+                f"start_workspace({handle})",
+                meanwhile=look if machine.execution_mode == "guest" else "",
+            )
         return self._fleet.live(row.machine_id)

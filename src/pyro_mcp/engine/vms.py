@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any, cast
 
+from pyro_mcp.engine.commands.hint import hint_of
 from pyro_mcp.engine.commands.run import run_command
 from pyro_mcp.engine.faults import Faults
 from pyro_mcp.engine.fleet.fleet import BootSpec, Fleet
@@ -67,7 +68,8 @@ class Vms:
             machine = self._start(call, row.machine_id, boot)
             call.check()
             done = self._exec(call, machine, command, cwd=cwd, env=env, timeout_seconds=timeout_seconds, stdin=stdin)
-        return RunResult(**done, vm_id=row.machine_id, environment=environment, cleanup=removal.outcome)
+        hint = _hint(row, done, "<<run_in_vm.network>> gives it one")
+        return RunResult(**done, vm_id=row.machine_id, environment=environment, cleanup=removal.outcome, hint=hint)
 
     def create(self, call: Call[Any], environment: str, **options: Any) -> Vm:
         _, row = self._provisioned(call, environment, one_shot=False, **options)
@@ -99,12 +101,13 @@ class Vms:
     ) -> RunResult:
         """One command in a running machine, which is removed afterwards. Raises `NotFound` and `Conflict` before."""
         env = check_variables(env)
-        environment = self._own(machine_id).environment
+        row = self._own(machine_id)
         machine = self._fleet.live(machine_id)
         removal = _Removal(self._fleet, machine_id, "it ran its one command")
         with removal:
             done = self._exec(call, machine, command, cwd=cwd, env=env, timeout_seconds=timeout_seconds, stdin=stdin)
-        return RunResult(**done, vm_id=machine_id, environment=environment, cleanup=removal.outcome)
+        hint = _hint(row, done, "create one that has with <<create_vm.network>>")
+        return RunResult(**done, vm_id=machine_id, environment=row.environment, cleanup=removal.outcome, hint=hint)
 
     def stop(self, machine_id: str) -> Vm:
         self._own(machine_id)
@@ -210,6 +213,13 @@ class _Removal:
             self.outcome = Cleanup(deleted=False, reason=error.message)
         finally:
             fleet.forget_end(self._machine_id)
+
+
+def _hint(row: MachineRow, done: dict[str, Any], way_out: str) -> str | None:
+    """What may help, where the command is `done` and failed."""
+    offline = row.execution_mode == "guest" and not row.network
+    streams = done["stdout"], done["stderr"]
+    return hint_of(done["exit_code"], *streams, environment=row.environment, way_out=way_out if offline else None)
 
 
 def vm_of(row: MachineRow) -> Vm:

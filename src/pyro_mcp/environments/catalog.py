@@ -16,13 +16,15 @@ BUILDER_VERSION = 1
 
 @dataclass(frozen=True)
 class Recipe:
-    """How one environment is made of Debian's archive. `shown` are the packages a user picks it for."""
+    """How one environment is made of Debian's archive. `shown` are the packages a user picks it for, `programs` those
+    in it that are often missed in another one."""
 
     name: str
     description: str
     version: str
     shown: tuple[str, ...]
     include: tuple[str, ...]
+    programs: tuple[str, ...] = ()
     variant: str = "minbase"
     suite: str = SUITE
     distribution: str = "debian"
@@ -42,6 +44,10 @@ class Recipe:
 
 _GIT = ("ca-certificates", "git")
 _BUILD = ("cmake", "g++", "gcc", "libc6-dev", "make", "pkg-config", "python3", "python3-pip", "python3-venv")
+_PROGRAMS = (
+    *("cc", "c++", "cpp", "gcc", "g++", "ar", "ld", "strip", "make", "gmake", "cmake", "ctest", "pkg-config"),
+    *("python3", "pip", "pip3"),
+)
 
 CATALOG: Mapping[str, Recipe] = {
     recipe.name: recipe
@@ -52,6 +58,7 @@ CATALOG: Mapping[str, Recipe] = {
             version="1.0.0",
             shown=("git",),
             include=_GIT,
+            programs=("git",),
         ),
         Recipe(
             name="debian:12-base",
@@ -66,6 +73,7 @@ CATALOG: Mapping[str, Recipe] = {
             version="1.0.0",
             shown=("git", "gcc", "make", "cmake", "python3"),
             include=(*_GIT, *_BUILD),
+            programs=("git", *_PROGRAMS),
         ),
     )
 }

@@ -30,6 +30,14 @@ def release(image: Path, owner: Path) -> None:
     (leases_of(image) / _name(owner)).unlink(missing_ok=True)
 
 
+def held(image: Path) -> bool:
+    """Whether somebody who is there holds a lease on `image`."""
+    try:
+        return any(link.exists() for link in leases_of(image).iterdir())
+    except FileNotFoundError:
+        return False
+
+
 def sweep(image: Path) -> bool:
     """Drop the leases whose owner is gone; whether any is left. The caller holds the store's lock."""
     leases = leases_of(image)

@@ -1,7 +1,8 @@
-"""Prune: give back the disk space of what nobody uses.
+"""Prune: give back the disk space of what nobody needs.
 
-Goes: images without a live lease, what dead builds left, runtimes and Debian parts other than those in use, and frozen
-guests made from any of it. What somebody works on at this moment is locked, and left alone.
+Goes: images that no name of the catalogue means any more, and on request those that it does mean, unless a machine has
+a lease on them; what dead builds left, runtimes and Debian parts other than those in use, and frozen guests made from
+any of it. What somebody works on at this moment is locked, and left alone.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import contextlib
 import os
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 from pyro_mcp.environments import cache, leases
@@ -22,9 +24,11 @@ from pyro_mcp.system.locks import locked, try_locked
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
-def prune(settings: Settings) -> PruneResult:
-    """Prune `settings.cache_dir`. Raises `OSError`."""
-    sweep = _Sweep(settings.cache_dir)
+def prune(settings: Settings, needed: Callable[[str], bool], *, dry_run: bool = False) -> PruneResult:
+    """Prune `settings.cache_dir`, but for images with a name that is `needed`. A `dry_run` only reports.
+
+    Raises `OSError`."""
+    sweep = _Sweep(settings.cache_dir, needed, dry_run=dry_run)
     sweep.images()
     runtime = find_runtime(settings)
     if runtime is not None:
@@ -33,24 +37,29 @@ def prune(settings: Settings) -> PruneResult:
     return PruneResult(
         removed=sorted(sweep.removed),
         kept=sorted(sweep.kept),
+        unused=sorted(sweep.unused),
         deleted=sorted(map(str, sweep.deleted)),
         freed_bytes=sweep.freed,
+        dry_run=dry_run,
     )
 
 
 class _Sweep:
     """One prune under way: what it removed, what it left, the bytes on disk that came back."""
 
-    def __init__(self, cache_dir: Path) -> None:
+    def __init__(self, cache_dir: Path, needed: Callable[[str], bool], *, dry_run: bool) -> None:
         self._cache = cache_dir
+        self._needed = needed
+        self._dry_run = dry_run
         self._environments = cache_dir / "environments"
         self.removed: list[str] = []
         self.kept: list[str] = []
+        self.unused: list[str] = []
         self.deleted: list[Path] = []
         self.freed = 0
 
     def images(self) -> None:
-        """Images without a live lease, and builds whose builder is dead."""
+        """Images that are not needed and without a live lease, and builds whose builder is dead."""
         base = self._environments
         if not base.is_dir():
             return
@@ -65,14 +74,18 @@ class _Sweep:
     def _image(self, image: Path) -> None:
         names = self._names(image)
         label = names[0].name if names else image.name
-        with contextlib.ExitStack() as held:
+        with contextlib.ExitStack() as stack:
             locks = [self._environments / f".lock-{cache.file_name(name.name)}" for name in names]
             # A locked name is being installed or leased at this moment.
-            free = all(held.enter_context(try_locked(lock)) for lock in locks)
-            if leases.sweep(image) or not free:
+            free = all(stack.enter_context(try_locked(lock)) for lock in locks)
+            held = leases.held(image) if self._dry_run else leases.sweep(image)
+            if held or not free:
                 self.kept.append(label)
                 return
-            for name in names:
+            if any(self._needed(name.name) for name in names):
+                self.unused.append(label)
+                return
+            for name in () if self._dry_run else names:
                 name.unlink()
             self._delete(image)
             self.removed.append(label)
@@ -92,7 +105,7 @@ class _Sweep:
 
     def templates(self, *, keep_runtime: str | None) -> None:
         """Frozen guests whose image or runtime is gone. Guests that run from one keep what they mapped."""
-        images = {path.name for path in _digests(self._environments)}
+        images = {path.name for path in _digests(self._environments) if path not in self.deleted}
         for manifest in (self._cache / "templates").glob("*/manifest.json"):
             fields = cache.read_json(manifest)
             if fields.get("environment") not in images or fields.get("runtime") != keep_runtime:
@@ -107,6 +120,8 @@ class _Sweep:
             return
         self.freed += _disk_bytes(path)
         self.deleted.append(path)
+        if self._dry_run:
+            return
         if path.name.startswith(".build"):
             remove_tree(path)  # its files may belong to subordinate ids
             return

@@ -132,11 +132,11 @@ class EnvironmentStore:
             self.lease(image.digest, owner_dir)
             return image
 
-    def prune(self) -> PruneResult:
-        """Remove every image that no machine uses, what it made necessary, and the leftovers of dead builds."""
+    def prune(self, *, everything: bool = False, dry_run: bool = False) -> PruneResult:
+        """Remove what is outdated, `everything` that no machine uses if asked to, and the leftovers of dead builds."""
         hint = "Its owner may prune it; name a cache of your own with PYRO_CACHE_DIR"
         with disk_errors("prune environments", refused=hint):
-            return prune(self._settings)
+            return prune(self._settings, lambda name: not everything and self._current(name), dry_run=dry_run)
 
     @contextlib.contextmanager
     def _name_lock(self, name: str, progress: Progress, cancelled: threading.Event | None) -> Iterator[None]:
@@ -151,6 +151,10 @@ class EnvironmentStore:
         """The entry that the name means, if it is whole and today's recipe made it."""
         entry = cache.open_entry(self._base / "names" / recipe.name)
         return entry if entry is not None and entry.fields.get("recipe") == _inputs_digest(recipe) else None
+
+    def _current(self, name: str) -> bool:
+        recipe = CATALOG.get(name)
+        return recipe is not None and self._installed(recipe) is not None
 
     def _image(self, recipe: Recipe, entry: cache.CacheEntry) -> EnvironmentImage:
         digest = str(entry.fields["digest"])

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pyro_mcp.errors import Conflict, InvalidArgument, PyroError
+from pyro_mcp.errors import Conflict, InvalidArgument, MissingDependency, PyroError
 from pyro_mcp.hosts.configfile import ConfigFile, held
 from pyro_mcp.hosts.contract import DEFAULT_NAME, ChatHost, Entry, Found, Scope, Server, server_of
 from pyro_mcp.hosts.filehost import unified
@@ -55,22 +55,22 @@ class Wish:
 def connect(host: ChatHost, scope: str | None, wish: Wish) -> HostChange:
     """Write the entry, at the user's scope unless told. An entry of that name that is not ours is left alone."""
     chosen = host.require_scope(scope or "user")
-    host.require()
+    lacking = _lacking(host, wish)
     with held(host.path(chosen, wish.name)):
         found = host.find(chosen, wish.name)
         _require_ours(found.entry, wish.name, found.file.path)
-        return _apply(host, found, wish, _notes(host, chosen, wish))
+        return _apply(host, found, wish, [*lacking, *_notes(host, chosen, wish)])
 
 
 def repair(host: ChatHost, scope: str | None, wish: Wish) -> list[HostChange]:
     """Mend the entry wherever it stands; where there is none, at the user's scope, write it."""
-    host.require()
+    lacking = _lacking(host, wish)
     scopes = [host.require_scope(scope)] if scope else [one.scope for one in standing(host, wish.name)]
     changes = []
     for chosen in scopes or [host.require_scope("user")]:
         with held(host.path(chosen, wish.name)):
             found = host.find(chosen, wish.name)
-            changes.append(_apply(host, found, wish, _notes(host, chosen, wish)))
+            changes.append(_apply(host, found, wish, [*lacking, *_notes(host, chosen, wish)]))
     return changes
 
 
@@ -126,6 +126,18 @@ def mended(host: ChatHost, present: object, server: Server) -> Entry:
         return wanted
     changed = drift(host, present, wanted)
     return {**present, **{key: wanted[key] for key in changed}}
+
+
+def _lacking(host: ChatHost, wish: Wish) -> list[str]:
+    """Raises `MissingDependency` without the host's program, which writes the entry or proves it. Nobody needs it to
+    see what would change; then it is a note."""
+    try:
+        host.require()
+    except MissingDependency as error:
+        if not wish.dry_run:
+            raise
+        return [f"{error.message}; nothing is changed without it"]
+    return []
 
 
 def _apply(host: ChatHost, found: Found, wish: Wish, notes: list[str]) -> HostChange:

@@ -36,7 +36,9 @@ def examine(host: ChatHost, wish: Wish) -> HostReport:
     report = HostReport(host=host.name, name=wish.name, status="ok")
     program = find_program(host.program)
     if program is None:
-        return _with(report, HostProblem(status="not-installed", detail=f"no program {host.program!r} on PATH"))
+        way = f"install {host.title}, then `pyro host connect {host.name}`; with --dry-run it shows the entry now"
+        detail = f"no program {host.program!r} on PATH"
+        return _with(report, HostProblem(status="not-installed", detail=detail, remedy=way))
     try:
         found = standing(host, wish.name)
     except PyroError as error:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from pyro_mcp.model.result import Result
 
@@ -35,13 +35,15 @@ class Environment(Result):
 
 @dataclass(frozen=True, kw_only=True)
 class PruneResult(Result):
-    """What a prune removed and what it left because a machine uses it.
+    """What a prune removed; of a dry run, what it would have.
 
-    `removed` and `kept` hold the names of environments, or a digest where no name is left; `deleted` the paths of
-    everything that went, images and leftovers alike.
+    `removed`, `kept` (a machine uses it) and `unused` (none does, and it is current) hold the names of environments, or
+    a digest where no name is left; `deleted` the paths of everything that went, images and leftovers alike.
     """
 
     removed: list[str]
     kept: list[str]
     deleted: list[str]
     freed_bytes: int
+    unused: list[str] = field(default_factory=list)
+    dry_run: bool = False

@@ -23,7 +23,8 @@ class CommandResult(Result):
     ended it (then `signal` names it, such as `SIGKILL`), 124 when `timed_out`, 127 when it was not found, 126 when it
     cannot be executed. Each stream keeps its first and last part up to a bound; `truncated` says that something was
     left out, the `..._dropped_bytes` how much. `network_refusals` are what the network policy refused while it ran, the
-    first 32 different ones. `encoding_lossy` says that output was not UTF-8 and bytes were replaced.
+    first 32 different ones. `encoding_lossy` says that output was not UTF-8 and bytes were replaced. `hint` is what may
+    help where it failed for lack of a network or of a program.
     """
 
     command: str
@@ -40,6 +41,7 @@ class CommandResult(Result):
     stdout: str = ""
     stderr: str = ""
     network_refusals: list[NetworkRefusal] = field(default_factory=list)
+    hint: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

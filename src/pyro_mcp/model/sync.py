@@ -19,12 +19,13 @@ class Skipped(Result):
 
 @dataclass(frozen=True, kw_only=True)
 class WorkspaceSync(Result):
-    """One import. `entry_count` counts files, directories and links, `bytes_written` the files' content.
+    """One import. `destination` is the directory it went into, or the file that was made. `entry_count` counts files,
+    directories and links, `bytes_written` the files' content.
 
     `skipped` names the first of the `skipped_count` files that were left out, such as sockets.
     """
 
-    mode: Literal["directory", "archive"]
+    mode: Literal["directory", "archive", "file"]
     source_path: str
     destination: str
     entry_count: int

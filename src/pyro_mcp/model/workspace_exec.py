@@ -45,6 +45,7 @@ class CommandOutput(CommandEntry):
     was left out, the `..._dropped_bytes` how much. `next_cursor` is where output that comes later begins; `more`: there
     is some already, past what was asked for. `network_refusals` are what the network policy refused to the workspace
     while it ran, the first 32 different ones. `encoding_lossy`: output was not UTF-8 and bytes were replaced.
+    `hint` is what may help where it failed for lack of a network or of a program.
     """
 
     next_cursor: str
@@ -56,6 +57,7 @@ class CommandOutput(CommandEntry):
     stdout: str = ""
     stderr: str = ""
     network_refusals: list[NetworkRefusal] = field(default_factory=list)
+    hint: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,10 +15,10 @@ import sys
 from pathlib import Path
 
 from pyro_mcp.node.verbs import every_operation
-from pyro_mcp.operations.wording import Wording, command_line, flag
+from pyro_mcp.operations.wording import Wording, command_line, command_on, flag
 
 LOG_BYTES = 1024 * 1024
-_WORDS = Wording(command_line, flag, every_operation)
+_WORDS = Wording(command_line, flag, every_operation, command_on)
 
 
 class Lines(logging.Formatter):

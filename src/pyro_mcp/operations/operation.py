@@ -19,6 +19,7 @@ from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
 from pyro_mcp.errors import InvalidArgument
 from pyro_mcp.operations.call import Call
 from pyro_mcp.operations.fields import Field, fields_of, return_type
+from pyro_mcp.operations.inputs import as_bytes
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -90,7 +91,7 @@ class Operation(Generic[P, R]):
     def separated(self, given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         """`given` with True in the place of its streams, and these apart, text as UTF-8. Raises `InvalidArgument`."""
         names = {field.name for field in self.fields if field.param.stream and field.name in given}
-        streams = {name: _encoded(name, given[name]) for name in names}
+        streams = {name: as_bytes(name, given[name]) for name in names}
         return {name: True if name in names else value for name, value in given.items()}, streams
 
     def localized(self, params: Mapping[str, Any]) -> dict[str, Any]:
@@ -133,13 +134,6 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         return dict(value)
     return list(value) if isinstance(value, tuple) else value
-
-
-def _encoded(name: str, value: Any) -> Any:
-    try:
-        return value.encode("utf-8") if isinstance(value, str) else value
-    except UnicodeEncodeError:
-        raise InvalidArgument(f"cannot use {name}: it is not valid Unicode", hint="Give bytes.") from None
 
 
 def _absolute(value: Any) -> Any:

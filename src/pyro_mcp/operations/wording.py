@@ -1,7 +1,8 @@
 """Wording: operations and parameters by the names of whoever reads a text.
 
-A hint, a docstring or a help text holds a placeholder: `<<start_workspace>>`, `<<create_workspace.allow_hosts>>`, or
-with the value to give, `<<create_workspace.allow_hosts=example.com>>`. It travels as it stands; each surface, and the
+A hint, a docstring or a help text holds a placeholder: `<<start_workspace>>`, or with what it is about,
+`<<start_workspace(mine)>>`; `<<create_workspace.allow_hosts>>`, or with the value to give,
+`<<create_workspace.allow_hosts=example.com>>`. It travels as it stands; each surface, and the
 node's log, put in the name that the operation's declaration has for it. Messages hold no placeholders: code and
 message are the same everywhere.
 """
@@ -16,21 +17,26 @@ from pyro_mcp.errors import PyroError
 from pyro_mcp.operations.fields import Field
 from pyro_mcp.operations.operation import Operation
 
-PLACEHOLDER = re.compile(r"<<([a-z_]+)(?:\.([a-z_]+)(?:=([^<>]*))?)?>>")
+PLACEHOLDER = re.compile(r"<<([a-z_]+)(?:\.([a-z_]+)(?:=([^<>]*))?|\(([^<>()]*)\))?>>")
 _HINTS = frozenset({"hint", "remedy"})
 """The fields of results that hold hints."""
 
 NameVerb = Callable[[Operation[Any, Any]], str]
+NameCall = Callable[[Operation[Any, Any], str], str]
 NameOption = Callable[[Operation[Any, Any], Field, str | None], str]
 Operations = Callable[[], Mapping[str, Operation[Any, Any]]]
 
 
 class Wording:
     """One reader's words: `verb` names an operation, `option` a parameter with or without a value. `operations` are
-    asked for when the first placeholder is met."""
+    asked for when the first placeholder is met. `call` names an operation with its first argument, for a reader who is
+    to see that."""
 
-    def __init__(self, verb: NameVerb, option: NameOption, operations: Operations) -> None:
+    def __init__(
+        self, verb: NameVerb, option: NameOption, operations: Operations, call: NameCall | None = None
+    ) -> None:
         self._verb = verb
+        self._call = call
         self._option = option
         self._operations = operations
 
@@ -54,10 +60,12 @@ class Wording:
         return [self.result(part) for part in value] if isinstance(value, list) else value
 
     def _named(self, placeholder: re.Match[str]) -> str:
-        verb, name, value = placeholder.groups()
+        verb, name, value, subject = placeholder.groups()
         operation = self._operations().get(verb)
         if operation is None:
             return placeholder[0]
+        if subject is not None and self._call is not None:
+            return self._call(operation, subject)
         if name is None:
             return self._verb(operation)
         field = next((one for one in operation.fields if one.name == name), None)
@@ -67,6 +75,11 @@ class Wording:
 def command_line(operation: Operation[Any, Any]) -> str:
     """The command that is the operation, or the method where there is none."""
     return f"`pyro {' '.join(operation.cli)}`" if operation.cli else operation.name
+
+
+def command_on(operation: Operation[Any, Any], subject: str) -> str:
+    """The command that is the operation, on `subject`."""
+    return f"`pyro {' '.join(operation.cli)} {subject}`" if operation.cli else f"{operation.name} {subject}"
 
 
 def flag(operation: Operation[Any, Any], field: Field, value: str | None) -> str:

@@ -10,14 +10,15 @@ import contextlib
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pyro_mcp.errors import Conflict, InvalidArgument, NodeUnavailable, ProtocolError, PyroError
+from pyro_mcp.errors import Cancelled, Conflict, InvalidArgument, NodeUnavailable, ProtocolError, PyroError
 from pyro_mcp.operations.call import Call
 from pyro_mcp.protocol.channel import Channel, ChannelClosed, Data, Event, RemoteError, Stream, StreamResult
 from pyro_mcp.protocol.pipe import Pipe
+from pyro_mcp.surfaces.feeder import Feeder, Source
 from pyro_mcp.version import VERSION
 
 if TYPE_CHECKING:
@@ -31,10 +32,6 @@ HELLO_SECONDS = 10.0
 CANCEL_SECONDS = 5.0
 STALE_SECONDS = 5.0
 DYING_TRIES = 5
-INPUT_PIECE = 64 * 1024
-
-Input = bytes | Iterable[bytes] | int
-"""What feeds a command: bytes, pieces of them, or a file descriptor that is read as far as it goes."""
 
 
 def noop(*_: Any) -> None:
@@ -154,20 +151,24 @@ class Request:
     def __init__(self, client: Client, stream: Stream) -> None:
         self._client = client
         self._stream = stream
+        self._feeder: Feeder | None = None
 
-    def feed(self, source: Input) -> None:
+    def feed(self, source: Source) -> None:
         """Send `source` as the command's input, on a thread of its own, and then its end."""
-        threading.Thread(target=self._pump, args=(source,), name="stdin", daemon=True).start()
+        self._feeder = Feeder(self._stream, source)
 
     def cancel(self) -> None:
         """Ask the node to stop. `wait` still returns, with the answer or with `Cancelled`."""
         self._stream.cancel()
 
     def wait(self, callbacks: Callbacks) -> dict[str, Any]:
-        """The encoded result. Raises `PyroError`; a `KeyboardInterrupt` is passed on once the command has ended."""
+        """The encoded result. Raises `PyroError`, also where the input did not come to its end; a `KeyboardInterrupt`
+        is passed on once the command has ended."""
         try:
             return self._collect(callbacks, None)
         except BaseException as error:
+            if isinstance(error, Cancelled) and self._feeder is not None and self._feeder.error is not None:
+                raise self._feeder.error from self._feeder.error.__cause__
             if not isinstance(error, PyroError):
                 self._abandon()
             raise
@@ -193,22 +194,6 @@ class Request:
         self._stream.cancel()
         with contextlib.suppress(PyroError, TimeoutError):
             self._collect(Callbacks(), CANCEL_SECONDS)
-
-    def _pump(self, source: Input) -> None:
-        pieces = _read_pieces(source) if isinstance(source, int) else (source,) if isinstance(source, bytes) else source
-        done = False
-        try:
-            with contextlib.suppress(OSError):
-                for piece in pieces:
-                    self._stream.send(piece, 0)
-                self._stream.end()
-                done = True
-        except ChannelClosed:
-            done = True  # It was answered without taking all, or the node is gone.
-        finally:
-            # Half an input is none, and a command would wait for the rest.
-            if not done:
-                self.cancel()
 
 
 def _require_bundle(channel: Channel, settings: Settings) -> None:
@@ -272,11 +257,6 @@ def call_running_node(settings: Settings, verb: str, params: dict[str, Any] | No
         ) from None
     finally:
         channel.close("asked and answered")
-
-
-def _read_pieces(fd: int) -> Iterable[bytes]:
-    while piece := os.read(fd, INPUT_PIECE):
-        yield piece
 
 
 def _emit_event(callbacks: Callbacks, event: dict[str, Any]) -> None:

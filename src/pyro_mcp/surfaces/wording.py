@@ -8,7 +8,7 @@ from typing import Any, get_args, get_origin
 from pyro_mcp.node.verbs import every_operation
 from pyro_mcp.operations.fields import Field
 from pyro_mcp.operations.operation import Operation
-from pyro_mcp.operations.wording import Wording, command_line, flag
+from pyro_mcp.operations.wording import Wording, command_line, command_on, flag
 
 
 def given(field: Field, value: str) -> Any:
@@ -21,10 +21,14 @@ def _keyword(operation: Operation[Any, Any], field: Field, value: str | None) ->
     return f"{field.name}={given(field, value)!r}" if value is not None else field.name
 
 
+def _method(operation: Operation[Any, Any], subject: str) -> str:
+    return f"{operation.name}({subject!r})"
+
+
 def as_argument(field: Field, value: str | None) -> str:
     """A tool's argument as a model writes it."""
     return f"{field.name}: {json.dumps(given(field, value))}" if value is not None else field.name
 
 
-CLI = Wording(command_line, flag, every_operation)
-SDK = Wording(lambda operation: operation.name, _keyword, every_operation)
+CLI = Wording(command_line, flag, every_operation, command_on)
+SDK = Wording(lambda operation: operation.name, _keyword, every_operation, _method)

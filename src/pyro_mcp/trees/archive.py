@@ -58,7 +58,7 @@ class ArchiveSource:
     def _error(self, cause: str) -> InvalidArgument:
         hint = (
             "Nothing of it was imported. Give a directory, or make the archive anew, with relative names;"
-            " <<write_workspace_file>> takes a single file"
+            " <<push_workspace_sync>> takes a single file whose name is no archive's"
         )
         return InvalidArgument(f"cannot import {self._path}: {cause}", hint=hint)
 

@@ -223,7 +223,11 @@ def _above(path: str) -> list[str]:
 
 def _apply(patch: FilePatch, tree: _Tree) -> None:
     if patch.binary:
-        raise refused(patch.name, "binary changes cannot be patched", "Write the whole file instead")
+        raise refused(
+            patch.name,
+            "binary changes cannot be patched",
+            "Leave it out of the patch; <<push_workspace_sync>> takes a single file",
+        )
     kind, mode = _mode(patch)
     old, new = paths(patch, lambda path: tree.get(path) is not None)
     if old is None:

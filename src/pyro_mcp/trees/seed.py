@@ -18,7 +18,9 @@ from pyro_mcp.trees.archive import ArchiveSource
 from pyro_mcp.trees.ext4_image import ImageWriter, path_checksum
 from pyro_mcp.trees.ext4_reader import SeedImage
 from pyro_mcp.trees.limits import Limits
+from pyro_mcp.trees.single import FileSource
 from pyro_mcp.trees.source import DirectorySource
+from pyro_mcp.trees.unpacked import SUFFIXES, begins_as_archive
 from pyro_mcp.trees.work import work_directory
 
 Source = DirectorySource | ArchiveSource
@@ -36,13 +38,24 @@ class SeedReport:
     skipped: list[Skipped]
 
 
-def open_source(path: Path, *, limits: Limits | None = None, cancelled: threading.Event | None = None) -> Source:
-    """`path` as a source by what it is: a directory, or else an archive. Errors come when it is read."""
+def open_source(
+    path: Path, *, limits: Limits | None = None, cancelled: threading.Event | None = None, single: bool = False
+) -> Source:
+    """`path` as a source by what it is: a directory, an archive, or with `single` any other file too. Its name tells an
+    archive, and of a seed also how it begins. Errors come when it is read."""
     if path.is_dir():
         return DirectorySource(path, limits=limits, cancelled=cancelled)
     if path.exists() and not path.is_file():
-        hint = "Give a directory, a .tar, a .tar.gz or a .tgz"
+        hint = "Give a directory, a .tar, a .tar.gz or a .tgz" + (", or a file" if single else "")
         raise InvalidArgument(f"cannot read {path}: it is neither a directory nor a file", hint=hint)
+    if path.is_file() and not path.name.lower().endswith(SUFFIXES):
+        if single:
+            return FileSource(path, limits=limits, cancelled=cancelled)
+        if not begins_as_archive(path):
+            raise InvalidArgument(
+                f"cannot import {path}: it is neither a directory nor an archive ({', '.join(SUFFIXES)})",
+                hint="Start without it; <<push_workspace_sync>> puts a single file into a workspace",
+            )
     return ArchiveSource(path, limits=limits, cancelled=cancelled)
 
 

@@ -90,6 +90,8 @@ def read_members(stream: ByteStream) -> Iterator[Member]:
         block = stream.read(BLOCK)
         where = f"after {show(last)}" if last else "at its beginning"
         if len(block) < BLOCK:
+            if not last and not extras.pending:
+                raise Damaged("it is no tar archive" if block else "it is empty, and no tar archive")
             raise Damaged(f"it is cut off {where}: the mark of its end is missing")
         if not any(block):
             if extras.pending:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import zlib
 from collections.abc import Callable
+from pathlib import Path
 from typing import IO
 
 from pyro_mcp.trees.tar import ByteStream, Damaged
@@ -12,6 +13,7 @@ from pyro_mcp.trees.tar import ByteStream, Damaged
 CHUNK = 256 * 1024
 _PACKINGS = (("bzip2", b"BZh"), ("xz", b"\xfd7zXZ\0"), ("zstd", b"\x28\xb5\x2f\xfd"), ("zip", b"PK\x03\x04"))
 _GZIP = b"\x1f\x8b"
+_USTAR, _USTAR_AT = b"ustar", 257
 SUFFIXES = (".tar", ".tar.gz", ".tgz")
 
 
@@ -109,6 +111,14 @@ class Gzip:
         data = os.pread(self._file.fileno(), CHUNK, self._at)
         self._at += len(data)
         return data
+
+
+def begins_as_archive(path: Path) -> bool:
+    """Whether the file begins as a tar archive of this millennium does, or as anything that packs one."""
+    with path.open("rb", buffering=0) as file:
+        head = os.pread(file.fileno(), _USTAR_AT + len(_USTAR), 0)
+    packed = any(head.startswith(mark) for mark in (_GZIP, *(mark for _, mark in _PACKINGS)))
+    return packed or head[_USTAR_AT:] == _USTAR
 
 
 def unpacked(file: IO[bytes], *, ratio: int, free_bytes: int, still_needed: Callable[[], None]) -> ByteStream:

@@ -5,10 +5,14 @@ from __future__ import annotations
 import json
 import shutil
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from pyro_mcp.environments import catalog
+from pyro_mcp.environments import store as store_module
+from pyro_mcp.environments.catalog import CATALOG
 from pyro_mcp.environments.store import EnvironmentStore
 from pyro_mcp.errors import NotFound
 from pyro_mcp.settings import Settings
@@ -30,7 +34,7 @@ def test_an_empty_cache(store: EnvironmentStore) -> None:
 
 def test_unused_goes_and_used_stays(store: EnvironmentStore, builder: FakeBuilder, owner: Path) -> None:
     used, unused = store.acquire("debian:12", owner), store.ensure("debian:12-base")
-    pruned = store.prune()
+    pruned = store.prune(everything=True)
     assert pruned.kept == ["debian:12"]
     assert pruned.removed == ["debian:12-base"]
     assert pruned.freed_bytes > 0
@@ -39,10 +43,53 @@ def test_unused_goes_and_used_stays(store: EnvironmentStore, builder: FakeBuilde
     assert [found.name for found in store.list() if found.installed] == ["debian:12"]
 
 
+def test_what_the_catalogue_needs_stays_unless_everything_is_to_go(
+    store: EnvironmentStore, builder: FakeBuilder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = store.ensure("debian:12")
+    (store._base / "names" / "debian:11").symlink_to(f"../{old.digest}")
+    store.ensure("debian:12-base")
+    recipe = CATALOG["debian:12"]
+    monkeypatch.setattr(catalog, "CATALOG", {**CATALOG, "debian:12": replace(recipe, version="2.0.0")})
+    monkeypatch.setattr(store_module, "CATALOG", catalog.CATALOG)
+    pruned = store.prune()
+    assert (pruned.removed, pruned.kept, pruned.unused) == (["debian:11"], [], ["debian:12-base"])
+    assert not old.path.exists()
+    assert [found.name for found in store.list() if found.installed] == ["debian:12-base"]
+    assert store.prune(everything=True).removed == ["debian:12-base"]
+
+
+@pytest.mark.parametrize("everything", [False, True])
+def test_a_dry_run_reports_what_the_real_one_does_and_changes_nothing(
+    store: EnvironmentStore, builder: FakeBuilder, settings: Settings, owner: Path, everything: bool
+) -> None:
+    used, unused = store.acquire("debian:12", owner), store.ensure("debian:12-base")
+    gone = owner.with_name("gone")
+    gone.mkdir()
+    store.lease(unused.digest, gone)
+    gone.rmdir()
+    (store._base / ".build-debian_12-build" / "root").mkdir(parents=True)
+    (store._base / ".lock-debian_12-build").touch()
+    for kind, digest in (("one", used.digest), ("two", unused.digest)):
+        directory = settings.cache_dir / "templates" / kind
+        directory.mkdir(parents=True)
+        (directory / "manifest.json").write_text(json.dumps({"environment": digest, "runtime": None}))
+    before = sorted(settings.cache_dir.rglob("*"))
+    shown = store.prune(everything=everything, dry_run=True)
+    assert sorted(settings.cache_dir.rglob("*")) == before
+    assert shown.dry_run
+    assert shown.removed == (["debian:12-base"] if everything else [])
+    assert str(settings.cache_dir / "templates" / "one") not in shown.deleted
+    assert (str(settings.cache_dir / "templates" / "two") in shown.deleted) is everything
+    done = store.prune(everything=everything)
+    assert replace(shown, dry_run=False) == done
+    assert [path for path in map(Path, done.deleted) if path.exists()] == []
+
+
 def test_a_lease_ends_with_its_owner(store: EnvironmentStore, builder: FakeBuilder, owner: Path) -> None:
     image = store.acquire("debian:12", owner)
     shutil.rmtree(owner)
-    assert store.prune().removed == ["debian:12"]
+    assert store.prune(everything=True).removed == ["debian:12"]
     base = image.path.parent.parent
     assert sorted(entry.name for entry in base.iterdir()) == [".lock", ".lock-debian_12", "names"]
     assert list((base / "names").iterdir()) == []
@@ -53,7 +100,7 @@ def test_a_lease_can_be_given_back(store: EnvironmentStore, builder: FakeBuilder
     store.lease(image.digest, owner)
     store.release(image.digest, owner)
     store.release(image.digest, owner)
-    assert store.prune().removed == ["debian:12"]
+    assert store.prune(everything=True).removed == ["debian:12"]
     with pytest.raises(NotFound, match="removed meanwhile"):
         store.lease(image.digest, owner)
 
@@ -64,7 +111,7 @@ def test_an_image_about_to_be_leased_stays(
     lease = store.lease
 
     def prune_then_lease(digest: str, owner_dir: Path) -> None:
-        assert store.prune().removed == []
+        assert store.prune(everything=True).removed == []
         lease(digest, owner_dir)
 
     monkeypatch.setattr(store, "lease", prune_then_lease)
@@ -114,7 +161,7 @@ def test_pulls_and_prunes_at_once(settings: Settings, builder: FakeBuilder, tmp_
 
     def prune() -> None:
         while not done.is_set():
-            EnvironmentStore(settings).prune()
+            EnvironmentStore(settings).prune(everything=True)
             done.wait(0.02)
 
     pruner = threading.Thread(target=prune)

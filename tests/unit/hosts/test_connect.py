@@ -271,6 +271,11 @@ def test_without_the_program_nothing_is_written(lab: SimpleNamespace, monkeypatc
     with pytest.raises(MissingDependency, match="no program"):
         connect(lab.host(), None, wish())
     assert not lab.file.exists()
+    for change in (connect(lab.host(), None, wish(dry_run=True)), *repair(lab.host(), None, wish(dry_run=True))):
+        assert (change.action, change.dry_run) == ("added", True)
+        assert "serve" in change.diff
+        assert any("no program" in note for note in change.notes)
+    assert not lab.file.exists()
 
 
 def test_codex_home_must_exist(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

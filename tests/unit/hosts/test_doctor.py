@@ -66,7 +66,9 @@ def test_the_real_server_answers_in_the_sparest_environment(lab: SimpleNamespace
 def test_not_there_and_not_connected(lab: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
     assert examine(lab.host(), wish()).status == "not-connected"
     monkeypatch.setenv("PATH", "/usr/bin:/bin")
-    assert examine(lab.host(), wish()).status == "not-installed"
+    absent = examine(lab.host(), wish())
+    assert absent.status == "not-installed"
+    assert f"pyro host connect {lab.name}" in str(absent.problems[0].remedy)
     assert examine_all([lab.host(), lab.host()], wish()).ok
     assert not examine_all([lab.host()], wish()).ok
 

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from pyro_mcp.errors import Cancelled, InvalidArgument, NodeUnavailable, NotFound, ProtocolError
+from pyro_mcp.operations.inputs import as_bytes
 from pyro_mcp.protocol.channel import Channel, ChannelClosed, Data, End, Stream
 from pyro_mcp.protocol.pipe import Pipe
 from pyro_mcp.settings import Settings
@@ -95,8 +96,9 @@ def test_input_of_any_kind_arrives_whole(peer_of: Any) -> None:
         assert client.begin("verb", {}, {"stdin": source}).wait(Callbacks()) == {"length": expected}
 
 
-def test_input_that_breaks_off_ends_the_command_instead_of_letting_it_wait(
-    peer_of: Any, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("failure", [ValueError("no more"), OSError(5, "Input/output error"), SystemExit(3)])
+def test_input_that_breaks_off_ends_the_command_and_is_what_the_caller_hears_of(
+    peer_of: Any, monkeypatch: pytest.MonkeyPatch, failure: BaseException
 ) -> None:
     def handler(stream: Stream) -> None:
         cancelled = threading.Event()
@@ -106,15 +108,28 @@ def test_input_that_breaks_off_ends_the_command_instead_of_letting_it_wait(
 
     def broken() -> Iterator[bytes]:
         yield b"half"
-        raise ValueError("no more")
+        raise failure
 
-    told, seen = threading.Event(), []
-    monkeypatch.setattr(threading, "excepthook", lambda hooked: (seen.append(hooked.exc_type), told.set()))
+    seen: list[Any] = []
+    monkeypatch.setattr(threading, "excepthook", seen.append)
     client, _ = peer_of(handler)
-    with pytest.raises(Cancelled):
+    with pytest.raises(InvalidArgument, match=r"cannot read the input: .*(no more|Input/output error|3)") as caught:
         client.begin("verb", {}, {"stdin": broken()}).wait(Callbacks())
-    assert told.wait(5)
-    assert seen == [ValueError]
+    assert caught.value.__cause__ is failure
+    assert seen == []
+
+
+def test_a_wrong_piece_in_the_middle_of_an_input_is_named(peer_of: Any) -> None:
+    def handler(stream: Stream) -> None:
+        cancelled = threading.Event()
+        stream.on_cancel(cancelled.set)
+        assert cancelled.wait(10)
+        stream.error(Cancelled("cannot finish the request: the caller cancelled it").to_wire())
+
+    client, _ = peer_of(handler)
+    pieces = as_bytes("stdin", (piece for piece in (b"a", "b")))
+    with pytest.raises(InvalidArgument, match="cannot use stdin: piece 2 of it is of type str"):
+        client.begin("verb", {}, {"stdin": pieces}).wait(Callbacks())
 
 
 def test_errors_keep_their_kind(peer_of: Any) -> None:

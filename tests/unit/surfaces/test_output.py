@@ -12,7 +12,7 @@ from rich.console import Console
 from pyro_mcp.errors import InvalidArgument
 from pyro_mcp.model.project import CreatedWorkspace
 from pyro_mcp.model.shell import ShellList, ShellRead
-from pyro_mcp.model.workspace import WorkspaceSeed
+from pyro_mcp.model.workspace import WorkspaceSecret, WorkspaceSeed
 from pyro_mcp.surfaces.cli import render
 from pyro_mcp.surfaces.cli.output import Output
 from pyro_mcp.surfaces.cli.render.common import put, table
@@ -60,7 +60,7 @@ def test_a_list_of_no_shells_says_that_there_are_none(capsys: pytest.CaptureFixt
     assert capsys.readouterr().out == "no shells since its machine has started\n"
 
 
-def test_of_the_file_system_only_a_new_workspace_says_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_workspace_names_its_secrets_and_spares_a_person_its_file_system(capsys: pytest.CaptureFixture[str]) -> None:
     when = datetime.fromtimestamp(0, UTC)
     made = CreatedWorkspace(
         workspace_id=ID,
@@ -71,7 +71,10 @@ def test_of_the_file_system_only_a_new_workspace_says_one_line(capsys: pytest.Ca
         host_ca=False,
         allow_host_compat=False,
         guest_ip=None,
-        secrets=[],
+        secrets=[
+            WorkspaceSecret(name="TOKEN", source_kind="literal"),
+            WorkspaceSecret(name="KEY", source_kind="file"),
+        ],
         command_count=0,
         last_command=None,
         reset_count=0,
@@ -92,13 +95,12 @@ def test_of_the_file_system_only_a_new_workspace_says_one_line(capsys: pytest.Ca
         workspace_seed=WorkspaceSeed(mode="empty"),
         metadata={"file_system": "x" * 200},
     )
-    for verb in ("status_workspace", "start_workspace", "stop_workspace", "reset_workspace"):
+    for verb in ("create_workspace", "status_workspace", "start_workspace", "stop_workspace", "reset_workspace"):
         render.show(verb, made, Output(as_json=False))
-        assert "file system" not in capsys.readouterr().out.replace("_", " ")
-    render.show("create_workspace", made, Output(as_json=False))
-    (line,) = [line for line in capsys.readouterr().out.splitlines() if "overlay" in line]
-    assert "metadata.file_system" in line
-    assert len(line) <= 80
+        shown = capsys.readouterr().out
+        assert "file_system" not in shown
+        assert "overlay" not in shown
+        assert "\nsecrets        TOKEN, KEY\n" in shown
 
 
 @pytest.mark.parametrize("terminal", [True, False])

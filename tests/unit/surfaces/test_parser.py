@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import itertools
+import os
 import subprocess
 import sys
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from pyro_mcp.errors import InvalidArgument
 from pyro_mcp.surfaces.cli.invoke import arguments
+from pyro_mcp.surfaces.cli.main import main
 from pyro_mcp.surfaces.cli.parser import build, parse, split
 
 
@@ -85,7 +89,9 @@ def test_a_mapping_of_fixed_keys_has_an_option_for_each() -> None:
         (["env", "lst"], "unknown command 'lst'", "list"),
         (["env", "list", "--", "x"], "takes nothing after --", None),
         (["mcp", "serve", "--profile", "vm-rnu"], "vm-rnu", "vm-run"),
-        ([], "no command", "pyro --help"),
+        (["--", "true"], "no command", "pyro --help"),
+        (["run", "--", "true"], "missing: ENV", "ENV: debian:12 (git), debian:12-base, "),
+        (["workspace", "exec", "--", "true"], "missing: W", "W: workspace id, or its name. See"),
         (["completion", "tcsh"], "tcsh", None),
     ],
 )
@@ -95,6 +101,47 @@ def test_a_bad_line_is_answered_with_what_was_meant(line: list[str], message: st
     assert message in caught.value.message
     if hint:
         assert hint in str(caught.value.hint)
+
+
+def test_the_word_alone_is_answered_with_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 0
+    said = capsys.readouterr()
+    assert said.out.startswith("usage: pyro")
+    assert said.err == ""
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (b"hi\n", True),
+        (b"", False),
+        (None, False),
+        (Path("/dev/null"), False),
+        (Path("file"), True),
+        (Path("empty"), False),
+        ("closed", False),
+        ("write end", False),
+    ],
+)
+def test_input_that_nobody_reads_is_noticed_and_left(tmp_path: Path, given: Any, told: bool) -> None:
+    (tmp_path / "file").write_bytes(b"hi\n")
+    (tmp_path / "empty").touch()
+    reads, writes = os.pipe()
+    if isinstance(given, bytes):
+        os.write(writes, given)
+        os.close(writes)
+    stdin = (
+        os.open(tmp_path / given, os.O_RDONLY) if isinstance(given, Path) else {"write end": writes}.get(given, reads)
+    )
+    script = (
+        "import os, sys; from pyro_mcp.surfaces.cli.invoke import _input_waits as waits\n"
+        "sys.argv[1] == 'closed' and os.close(0)\n"
+        "print(waits(), waits(), os.read(0, 9) if sys.argv[2] == 'True' else b'')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(given), str(told)], stdin=stdin, capture_output=True, text=True, timeout=20
+    )
+    assert done.stdout == f"{told} {told} {b'hi' + bytes([10]) if told else b''}\n", done.stderr
 
 
 def test_a_missing_command_is_told() -> None:

@@ -37,8 +37,9 @@ def test_places() -> None:
     assert "\x1b" not in place("\x1b[2Ja", None, None)
 
 
-def test_a_summary_has_no_line_without_a_network_and_all_of_them_with_one() -> None:
-    assert list(summed(SummaryNetwork())) == []
+def test_a_summary_has_one_line_without_a_network_and_all_of_them_with_one() -> None:
+    assert list(summed(SummaryNetwork())) == ["network    off"]
+    assert list(summed(SummaryNetwork(enforced=False))) == ["network    this host's: host_compat enforces no policy"]
     network = SummaryNetwork(
         network_policy="egress",
         totals=NetworkTotals(allowed=3, refused=2, failed=1, bytes_in=2048, bytes_out=10),

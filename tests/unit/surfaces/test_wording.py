@@ -58,6 +58,10 @@ POLICY = "<<create_workspace.network_policy=egress>>"
             "allow_host_compat (only when the server is started with --allow-host-compat)",
         ),
         (CLI, "<<write_workspace_file.text>>", "--text or --text-file"),
+        (CLI, "<<start_workspace(mine)>>", "`pyro workspace start mine`"),
+        (SDK, "<<start_workspace(mine)>>", "start_workspace('mine')"),
+        (mcp("workspace-full"), "<<start_workspace(mine)>>", "workspace_start"),
+        (CLI, "<<absent(mine)>>, <<start_workspace(a)b>>", "<<absent(mine)>>, <<start_workspace(a)b>>"),
         (CLI, "as <<create_vm>> returned it", "as create_vm returned it"),
         (CLI, "a << b >> c, <<path>>, <<x.y>>", "a << b >> c, <<path>>, <<x.y>>"),
     ],
@@ -88,7 +92,7 @@ def texts() -> Iterator[tuple[str, str]]:
 
 def test_every_mark_names_something_that_is_there() -> None:
     # A value may be put in when it runs: the mark's beginning names what must be there.
-    begun = re.compile(r"<<([a-z_]+)(?:\.([a-z_]+))?(?:=|>>)")
+    begun = re.compile(r"<<([a-z_]+)(?:\.([a-z_]+))?(?:=|\(|>>)")
     marks = [(where, mark) for where, text in texts() for mark in begun.findall(text)]
     assert len(marks) > 20
     for where, (verb, name) in marks:

@@ -25,6 +25,7 @@ def uses(pyro: Pyro) -> None:
     assert_type(result.cleanup.deleted, bool)
     assert_type(pyro.create_vm(environment="debian:12", mem_mib=512), Vm)
     assert_type(pyro.exec_vm("vm-0123456789ab", command="true", stdin=b"x"), RunResult)
+    assert_type(pyro.exec_vm("vm-0123456789ab", command="true", stdin="x"), RunResult)
     assert_type(pyro.delete_vm("vm-0123456789ab"), VmDeleted)
     assert_type(pyro.list_environments(), EnvironmentList)
     assert_type(pyro.inspect_environment("debian:12"), Environment)

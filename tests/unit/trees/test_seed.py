@@ -156,6 +156,17 @@ def test_only_files_and_directories_are_sources(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(InvalidArgument, match="neither"):
         open_source(tmp_path / "pipe")
+    for name, content in (("notes.md", b"text"), ("empty", b""), ("short", b"ustar")):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(InvalidArgument, match="neither a directory nor an archive") as caught:
+            open_source(tmp_path / name)
+        assert "<<push_workspace_sync>>" in (caught.value.hint or "")
+    (tmp_path / "found").mkdir()
+    for mode in ("w", "w:gz", "w:xz"):
+        with tarfile.open(tmp_path / "nameless", mode) as archive:  # type: ignore[call-overload]
+            archive.add(tmp_path / "found", "found")
+        assert open_source(tmp_path / "nameless").mode == "archive"
+    assert open_source(tmp_path / "missing.tar").mode == "archive"
 
 
 def test_what_a_killed_build_left_goes_with_the_next(

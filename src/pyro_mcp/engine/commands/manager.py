@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import shutil
@@ -16,6 +17,7 @@ from typing import Any, cast
 
 from pyro_mcp.engine.commands.capture import CAPTURE_BYTES
 from pyro_mcp.engine.commands.checkpoint import Checkpoint, checkpoint_path
+from pyro_mcp.engine.commands.hint import hint_of
 from pyro_mcp.engine.commands.job import UNATTENDED, Job
 from pyro_mcp.engine.commands.journal import Journal, Reading, offsets_left, read_digest, read_gone, read_page
 from pyro_mcp.engine.commands.retention import Retention
@@ -118,7 +120,7 @@ class CommandManager:
             self._watch(call, job, wait_seconds)
         if job.error is not None and job.done and job.row.state == "lost":
             raise job.error
-        output = self._followed(job.row, None, CAPTURE_BYTES, done=job.done)
+        output = self._hinted(workspace, self._followed(job.row, None, CAPTURE_BYTES, done=job.done))
         return WorkspaceExec(workspace_id=workspace.workspace_id, **dict(output.items()))
 
     def logs(
@@ -156,6 +158,7 @@ class CommandManager:
             self._gather(call, job, cursor or START, seconds, enough)
         max_ = CAPTURE_BYTES if cursor is None else max_bytes
         entry = self._followed(job.row if job else row, cursor, max_, done=job is None or job.done)
+        entry = self._hinted(workspace, entry)
         count = self._table.count(workspace.workspace_id, workspace.generation)
         return WorkspaceLogs(workspace_id=workspace.workspace_id, count=1, command_count=count, entries=[entry])
 
@@ -418,6 +421,17 @@ class CommandManager:
             stderr=err.text,
             network_refusals=self._refusals(row),
         )
+
+    def _hinted(self, workspace: WorkspaceRow, output: CommandOutput) -> CommandOutput:
+        """With what may help, where it failed in a machine that can be told about."""
+        if output.exit_code is None or output.execution_mode != "guest":
+            return output
+        with contextlib.suppress(NotFound):
+            machine = self._sessions.machine_row(workspace)
+            way_out = None if machine.network else "create one that has with <<create_workspace.network_policy=egress>>"
+            said = output.exit_code, output.stdout, output.stderr
+            return replace(output, hint=hint_of(*said, environment=machine.environment, way_out=way_out))
+        return output
 
     def _refusals(self, row: CommandRow) -> list[NetworkRefusal]:
         job = self._jobs.get(_key(row))

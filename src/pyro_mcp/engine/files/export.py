@@ -30,6 +30,8 @@ from pyro_mcp.trees.destination import export_tree, refuse_existing
 from pyro_mcp.trees.ext4_reader import SeedImage
 from pyro_mcp.trees.layers import merged
 
+PACKED = (".tar", ".tar.gz", ".tgz", ".tar.xz", ".tar.bz2", ".tar.zst", ".zip")
+
 
 @dataclass(frozen=True)
 class _Head:
@@ -60,6 +62,16 @@ def export(call: Call[Any], session: Session, path: str, output: str) -> ExportR
         forget()
 
 
+def _require_fitting_name(head: _Head, target: Path) -> None:
+    """A directory does not become an archive by its name, and somebody would look for one there."""
+    suffix = next((one for one in PACKED if target.name.lower().endswith(one)), None)
+    if suffix and head.artifact_type == "directory" and not head.path.lower().endswith(suffix):
+        raise InvalidArgument(
+            f"cannot export {head.path} to {target}: it is a directory, and {suffix} an archive's name",
+            hint="Leave the suffix out; or pack it with a command in the workspace, and export that file",
+        )
+
+
 def _export(
     call: Call[Any], session: Session, path: str, target: Path, cancelled: threading.Event, seed: SeedImage | None
 ) -> ExportResult:
@@ -69,6 +81,7 @@ def _export(
     masked: list[str] = []
     try:
         head = incoming.head()
+        _require_fitting_name(head, target)
         report = export_tree(
             incoming.items(head, seed),
             target,

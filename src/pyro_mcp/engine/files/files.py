@@ -130,7 +130,7 @@ def write_file(call: Call[Any], session: Session, path: str, *, text: str, expec
     try:
         data = text.encode("utf-8")
     except UnicodeEncodeError:
-        hint = "Leave out lone surrogates; write binary content with a command"
+        hint = "Leave out lone surrogates; <<push_workspace_sync>> takes a file of any content"
         raise InvalidArgument(f"cannot write {path}: the text is not valid Unicode", hint=hint) from None
     params: dict[str, Any] = {"path": path, "size": len(data)}
     if expected_sha256 is not None:

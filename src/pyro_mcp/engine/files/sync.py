@@ -1,4 +1,4 @@
-"""The verb `sync push`: the host reads a directory or archive as entries, the agent puts them in place.
+"""The verb `sync push`: the host reads a directory, archive or file as entries, the agent puts them in place.
 
 The agent stages everything before it moves the first name, so what fails on either side leaves the workspace as it was.
 """
@@ -31,7 +31,7 @@ class _Unpacked:
 
 
 def push(call: Call[Any], session: Session, source_path: str, dest: str) -> SyncResult:
-    """Import `source_path` below `dest`. Directories are merged into, files of the same name replaced.
+    """Import `source_path` below `dest`, a file by its own name. Directories are merged into, files replaced.
 
     Raises `NotFound`, `InvalidArgument` or `PermissionDenied` for the source, `Conflict` where a directory would
     replace a file or the other way round, and `DiskFull`.
@@ -40,16 +40,17 @@ def push(call: Call[Any], session: Session, source_path: str, dest: str) -> Sync
     cancelled = threading.Event()
     forget = call.on_cancel(cancelled.set)
     with disk_errors(f"read {path}"):
-        source = open_source(path, cancelled=cancelled)
+        source = open_source(path, cancelled=cancelled, single=True)
     parcel = _Parcel(call, source, path)
     try:
         said = session.agent.request(call, "tree_unpack", {"dest": dest}, _Unpacked, send=parcel.pieces())
     finally:
         forget()
+    destination = f"{said.path}/{path.name}" if source.mode == "file" else said.path
     done = WorkspaceSync(
         mode=cast(Any, source.mode),
         source_path=str(path),
-        destination=said.path,
+        destination=destination,
         entry_count=parcel.entries,
         bytes_written=parcel.bytes,
         skipped_count=len(source.skipped),
@@ -57,7 +58,7 @@ def push(call: Call[Any], session: Session, source_path: str, dest: str) -> Sync
     )
     session.note(
         "sync_push",
-        {"source_path": str(path), "destination": said.path, "entry_count": done.entry_count, "bytes": parcel.bytes},
+        {"source_path": str(path), "destination": destination, "entry_count": done.entry_count, "bytes": parcel.bytes},
     )
     return SyncResult(**session.stamp, workspace_sync=done)
 

@@ -138,10 +138,11 @@ class Fleet:
         """Why the fleet itself ended a machine that somebody was using; None if it did not."""
         return self._ended.get(machine_id)
 
-    def prune(self) -> PruneResult:
+    def prune(self, *, everything: bool, dry_run: bool) -> PruneResult:
         """Remove the environments that no machine needs; those that wait in the pool would hold the space of some."""
-        self.pool.empty()
-        return self._images.prune()
+        if not dry_run:
+            self.pool.empty()
+        return self._images.prune(everything=everything, dry_run=dry_run)
 
     # -- coming
 

@@ -44,8 +44,8 @@ class Images:
         self._install(call, name, keep=False)
         return self._environments.inspect(name)
 
-    def prune(self) -> PruneResult:
-        return self._environments.prune()
+    def prune(self, *, everything: bool, dry_run: bool) -> PruneResult:
+        return self._environments.prune(everything=everything, dry_run=dry_run)
 
     def for_guest(self, call: Call[Any], name: str) -> tuple[Image, GuestRuntime]:
         """The environment's image and the runtime, built when absent."""

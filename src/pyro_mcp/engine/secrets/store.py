@@ -7,6 +7,7 @@ where it came from. It reaches a machine's memory when a command first asks for 
 from __future__ import annotations
 
 import os
+import re
 import threading
 import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -154,7 +155,15 @@ class SecretManager:
 
 def _check_name(verb: str, name: str) -> None:
     if not is_variable(name):
-        raise InvalidArgument(f"cannot {verb} the secret {name[:128]!r}: a name is {VARIABLE_RULE}")
+        raise InvalidArgument(
+            f"cannot {verb} the secret {name[:128]!r}: a name is {VARIABLE_RULE}", hint=f"Call it {_allowed(name)}"
+        )
+
+
+def _allowed(name: str) -> str:
+    """The nearest name that is one."""
+    bare = re.sub(r"[^A-Za-z0-9_]", "_", name[:100])
+    return bare if bare[:1].isalpha() or bare[:1] == "_" else f"_{bare}"
 
 
 def _pair(pair: tuple[str, ...]) -> tuple[str, str]:

@@ -102,7 +102,7 @@ class OfflineDisk:
             if machine.state not in ("stopped", "failed"):
                 raise Conflict(
                     f"cannot read the disk of {row.workspace_id}: it is not stopped",
-                    hint="Stop it with <<stop_workspace>>",
+                    hint=f"Stop it with <<stop_workspace({self._registry.handle(row)})>>",
                 )
             home = self._registry.directory(row.workspace_id)
             stamp = {

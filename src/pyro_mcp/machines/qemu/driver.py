@@ -46,7 +46,9 @@ SCRATCH = "scratch.ext4"
 SIZES = "Take a size that was used before, or name a cache that may be written with PYRO_CACHE_DIR"
 USED_HINT = "what was left on its disk is in the way; <<reset_workspace>> gives a workspace a new disk"
 CLOCK_TRIES = 3
-FIRST = "Starting the first machine of this size ({}); later ones start in a fraction of a second"
+FIRST = "Starting the first machine of this size ({}){}; later ones start in a fraction of a second"
+FIRST_KEPT = " on a disk that was in use before"
+"""Its template is another one: the memory of one for new disks holds the new disk mounted."""
 
 
 class _Hindered(MachineFailed):
@@ -264,7 +266,8 @@ class QemuDriver:
         placeholder = dataclasses.replace(spec, machine_id="template", directory=directory, seed=None)
         process = self._spawn(placeholder, scratch, Memory(directory / template.RAM, share=True), mortal=True)
         try:
-            with ended_by_stall(process, directory), ticking(progress, FIRST.format(_size(spec))):
+            first = FIRST.format(_size(spec), "" if scratch_mib else FIRST_KEPT)
+            with ended_by_stall(process, directory), ticking(progress, first):
                 wait_ready(process, self._boot_seconds)
             progress("Keeping a copy of it for later ones", 0.9)
             save_state(process, directory / template.STATE)

@@ -33,6 +33,7 @@ from pyro_mcp.surfaces.client import Callbacks, Client, Request, noop
 
 STDIN = 0
 SIDE_MAX = 1000
+USUAL_SIZE = 80, 24
 RESIZED, REDRAW = b"x", b"r"
 
 
@@ -211,10 +212,11 @@ def _errors_on_their_own_line() -> Iterator[None]:
         raise
 
 
-def _size() -> dict[str, int]:
-    """The terminal's size, within what a shell may have."""
-    size = shutil.get_terminal_size((120, 30)) if not is_terminal(STDOUT) else os.get_terminal_size(STDOUT)
-    return {"cols": min(max(1, size.columns), SIDE_MAX), "rows": min(max(1, size.lines), SIDE_MAX)}
+def _size(terminal: int = STDOUT) -> dict[str, int]:
+    """The terminal's size, within what a shell may have. One that does not know it says 0, and gets the usual one."""
+    size = shutil.get_terminal_size((120, 30)) if not is_terminal(terminal) else os.get_terminal_size(terminal)
+    columns, lines = (size.columns, size.lines) if size.columns and size.lines else USUAL_SIZE
+    return {"cols": min(columns, SIDE_MAX), "rows": min(lines, SIDE_MAX)}
 
 
 def _command(params: dict[str, Any]) -> str:

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import fcntl
+import os
+import select
+import stat
 from typing import Any
 
 from pyro_mcp.errors import InvalidArgument
@@ -34,6 +38,8 @@ def run_operation(namespace: argparse.Namespace) -> int:
     finally:
         output.finish()
         client.close()
+    if any(field.param.cli == "stdin" and not inputs for field in operation.fields) and _input_waits():
+        output.notice("what came on standard input was not passed on; --stdin does that")
     if operation.id_field and namespace.id_only:
         print(payload[operation.id_field])
     elif operation.text_field and namespace.text_only:
@@ -43,6 +49,22 @@ def run_operation(namespace: argparse.Namespace) -> int:
     else:
         render.show(operation.name, operation.result(payload), output)
     return exit_code(operation.name, payload)
+
+
+def _input_waits() -> bool:
+    """Whether standard input is a pipe or a file that holds something. Takes nothing of it, and waits for nothing;
+    asked once the command is done, so that whoever writes into the pipe has done so."""
+    try:
+        about = os.fstat(STDIN_FD)
+        if fcntl.fcntl(STDIN_FD, fcntl.F_GETFL) & os.O_ACCMODE == os.O_WRONLY:
+            return False
+        if stat.S_ISREG(about.st_mode):
+            return os.lseek(STDIN_FD, 0, os.SEEK_CUR) < about.st_size
+        waiting = select.poll()
+        waiting.register(STDIN_FD, select.POLLIN)
+        return stat.S_ISFIFO(about.st_mode) and any(event & select.POLLIN for _, event in waiting.poll(0))
+    except OSError:
+        return False
 
 
 def arguments(operation: Operation[Any, Any], namespace: argparse.Namespace) -> tuple[dict[str, Any], dict[str, int]]:

@@ -94,7 +94,20 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         for said, ours in _IN_OUR_WORDS:
             message = re.sub(said, ours, message)
-        raise InvalidArgument(f"cannot read the command line: {message}", hint=f"See `{self.prog} --help`.")
+        raise InvalidArgument(
+            f"cannot read the command line: {message}", hint=f"{self._explained(message)}See `{self.prog} --help`."
+        )
+
+    def _explained(self, message: str) -> str:
+        """What the first word is that is missing, if one is."""
+        missing = message.removeprefix("missing: ").split(", ")[0] if message.startswith("missing: ") else None
+        found = [action for action in self._get_positional_actions() if action.metavar == missing]
+        return f"{missing}: {str(found[0].help).replace('%%', '%')}. " if found else ""
+
+    def shown(self, _namespace: argparse.Namespace) -> int:
+        """The handler of `pyro` alone."""
+        self.print_help()
+        return 0
 
     def meant(self, wrong: str) -> str | None:
         """The known flag or command closest to `wrong`."""
@@ -163,6 +176,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         surplus = [word for word in surplus if word.startswith("-")]
     if surplus:
         raise _surplus(leaf, surplus)
+    if not argv:
+        namespace.handler = root.shown
     if not hasattr(namespace, "handler"):
         leaf.print_help(sys.stderr)
         raise InvalidArgument("cannot read the command line: no command given", hint=f"See `{leaf.prog} --help`.")

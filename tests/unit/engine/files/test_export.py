@@ -57,6 +57,15 @@ def test_one_file_leaves(lab: Lab, tmp_path: Path) -> None:
     assert (result.artifact_type, result.entry_count, result.bytes_written) == ("file", 1, 4)
 
 
+def test_a_name_like_an_archives_is_for_files_and_for_directories_that_have_it(lab: Lab, tmp_path: Path) -> None:
+    lab.put("made.tgz", "packed")
+    lab.put("dir.tar/x", "x")
+    for path, output in (("made.tgz", "out.tar.gz"), ("dir.tar", "mine.tar"), ("dir.tar", "plain.gz")):
+        export(lab.call, lab.place, path, str(tmp_path / output))
+    assert (tmp_path / "out.tar.gz").read_text() == "packed"
+    assert (tmp_path / "mine.tar" / "x").read_text() == "x"
+
+
 @pytest.mark.parametrize(
     ("path", "output", "error"),
     [
@@ -64,6 +73,9 @@ def test_one_file_leaves(lab: Lab, tmp_path: Path) -> None:
         ("../..", "new", InvalidArgument),
         ("out", "new", InvalidArgument),
         ("f", "there", Conflict),
+        ("dir", "new.tar.gz", InvalidArgument),
+        ("dir", "new.ZIP", InvalidArgument),
+        ("dir.tar", "new.zip", InvalidArgument),
         ("f", "no/where", NotFound),
         ("pipe", "new", InvalidArgument),
     ],
@@ -72,6 +84,8 @@ def test_what_cannot_be_exported_leaves_nothing(
     lab: Lab, tmp_path: Path, path: str, output: str, error: type[PyroError]
 ) -> None:
     lab.put("f")
+    for name in ("dir", "dir.tar"):
+        (lab.root / name).mkdir()
     (lab.root / "out").symlink_to("/etc")
     os.mkfifo(lab.root / "pipe")
     (tmp_path / "there").write_text("mine")

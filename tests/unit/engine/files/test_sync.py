@@ -6,6 +6,7 @@ import os
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from agentlab import Lab
@@ -13,6 +14,8 @@ from agentlab import Lab
 from pyro_mcp.engine.files import sync as syncing
 from pyro_mcp.engine.files.sync import push
 from pyro_mcp.errors import Cancelled, Conflict, InvalidArgument, MachineFailed, NotFound
+from pyro_mcp.trees.attributes import PRIVILEGED
+from pyro_mcp.trees.single import FileSource
 
 
 @pytest.fixture
@@ -59,6 +62,53 @@ def test_an_archive_arrives_whole(lab: Lab, source: Path, tmp_path: Path) -> Non
     assert (lab.root / "sub" / "data").stat().st_size == 256 * 5000
 
 
+def test_a_single_file_arrives_by_its_name(lab: Lab, tmp_path: Path) -> None:
+    content = bytes(range(256)) * 5000
+    (tmp_path / "tool").write_bytes(content)
+    (tmp_path / "tool").chmod(0o6755)
+    (tmp_path / "other").symlink_to("tool")
+    lab.put("bin/other", "replaced")
+    for name, dest in (("tool", "/workspace"), ("other", "bin")):
+        done = push(lab.call, lab.place, str(tmp_path / name), dest).workspace_sync
+        made = lab.root / dest.removeprefix("/workspace").lstrip("/") / name
+        assert made.read_bytes() == content
+        assert made.stat().st_mode & 0o7777 == 0o755
+        assert not made.is_symlink()
+        assert made.stat().st_mtime_ns >= (tmp_path / "tool").stat().st_mtime_ns
+        assert (done.mode, done.entry_count, done.bytes_written) == ("file", 1, len(content))
+        assert done.destination == f"/workspace/{made.relative_to(lab.root)}"
+        assert [one.reason for one in done.skipped] == [PRIVILEGED]
+    assert lab.notes[-1][1]["destination"] == "/workspace/bin/other"
+
+
+def test_an_archive_without_an_archives_name_is_a_file(lab: Lab, source: Path, tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "layer", "w:gz") as archive:
+        archive.add(source / "sub", "sub")
+    push(lab.call, lab.place, str(tmp_path / "layer"), "/workspace")
+    assert (lab.root / "layer").read_bytes() == (tmp_path / "layer").read_bytes()
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_a_file_that_does_not_arrive_whole_changes_nothing(
+    lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    lab.put("big", "as it was")
+    (tmp_path / "big").write_bytes(b"x" * (8 << 20))
+    before = lab.snapshot()
+    whole = FileSource.__iter__
+
+    def cut(source: FileSource) -> Iterator[Any]:
+        for number, item in enumerate(whole(source)):
+            if number > count:
+                raise InvalidArgument("cannot read it any more")
+            yield item
+
+    monkeypatch.setattr(FileSource, "__iter__", cut)
+    with pytest.raises(InvalidArgument, match="any more"):
+        push(lab.call, lab.place, str(tmp_path / "big"), "/workspace")
+    assert lab.snapshot() == before
+
+
 def refused(lab: Lab, source: str, dest: str = "in") -> None:
     before = lab.snapshot()
     with pytest.raises((InvalidArgument, NotFound, Conflict)):
@@ -77,11 +127,19 @@ def test_a_hostile_archive_changes_nothing(lab: Lab, tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_pushed_changes_nothing(lab: Lab, source: Path, tmp_path: Path) -> None:
-    (tmp_path / "text").write_text("no archive")
+    (tmp_path / "text.tar").write_text("no archive")
+    (tmp_path / "text.TGZ").write_text("no archive")
+    (tmp_path / "full").touch()
+    os.mkfifo(tmp_path / "pipe")
     lab.put("file")
     lab.put("full/sub", "a file where a directory comes")
     refused(lab, str(tmp_path / "missing"))
-    refused(lab, str(tmp_path / "text"))
+    refused(lab, str(tmp_path / "text.tar"))
+    refused(lab, str(tmp_path / "text.TGZ"))
+    refused(lab, str(tmp_path / "pipe"))
+    refused(lab, "/dev/null")
+    refused(lab, str(tmp_path / "full"), "/workspace")
+    refused(lab, str(tmp_path / "full"), "file")
     refused(lab, "relative/path")
     refused(lab, str(source), "../out")
     refused(lab, str(source), "/etc")

@@ -204,6 +204,16 @@ def test_what_cannot_be_a_secret_is_refused_without_telling_it(name: str, value:
     assert CANARY not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("name", "nearest"), [("my-token", "my_token"), ("1A", "_1A"), ("", "_"), ("ß.x", "__x"), ("A" * 500, "A" * 100)]
+)
+def test_a_name_that_none_may_have_is_answered_with_one_that_is(name: str, nearest: str) -> None:
+    with pytest.raises(InvalidArgument) as caught:
+        Values({name: CANARY}, None)
+    assert caught.value.hint == f"Call it {nearest}"
+    Values({nearest: CANARY}, None)
+
+
 def test_files_that_cannot_be_secrets_are_refused(tmp_path: Path) -> None:
     (tmp_path / "binary").write_bytes(b"\xff\xfe\xfd\xfc")
     (tmp_path / "large").write_bytes(b"x" * (MAX_BYTES + 5))

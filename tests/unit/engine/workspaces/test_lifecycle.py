@@ -76,8 +76,9 @@ def test_a_whole_life(engine: Engine) -> None:
     assert run(engine, "first", "echo kept > file").exit_code == 0
     assert engine.lifecycle.stop("first").state == "stopped"
     assert engine.lifecycle.stop("first").state == "stopped"
-    with pytest.raises(Conflict, match="it is stopped"):
+    with pytest.raises(Conflict, match="it is stopped") as refused:
         run(engine, "first", "true")
+    assert refused.value.hint == "Start it with <<start_workspace(first)>> first"
     assert start(engine, made.workspace_id).state == "started"
     assert run(engine, "first", "cat file").stdout == "kept\n"
     status = engine.lifecycle.status("first")
@@ -100,6 +101,10 @@ def test_names_are_bounded_printable_and_may_be_ambiguous(engine: Engine) -> Non
         engine.lifecycle.status("twin")
     assert one.workspace_id in str(caught.value)
     assert two.workspace_id in str(caught.value)
+    alone, blank = create(engine, name="alone"), create(engine, name="a b")
+    find, handle = engine.registry.find, engine.registry.handle
+    handles = [handle(find(made.workspace_id)) for made in (one, alone, blank)]
+    assert handles == [one.workspace_id, "alone", blank.workspace_id]
 
 
 def test_update_changes_what_is_named_and_nothing_else(engine: Engine) -> None:

@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 
+_DONE = ("removed", "kept", "freed")
+
+
 def draw_list(console: Console, result: EnvironmentList) -> None:
     """One line per environment."""
     rows = table("NAME", "INSTALLED", "SIZE", "DESCRIPTION", folds=("DESCRIPTION",))
@@ -50,8 +53,11 @@ def draw_one(console: Console, result: Environment) -> None:
 
 def draw_pruned(console: Console, result: PruneResult) -> None:
     """What went, and what had to stay."""
+    removed, kept, freed = ("would remove", "would keep", "would be freed") if result.dry_run else _DONE
     for name in result.removed:
-        console.print(f"removed {plain(name)}")
+        console.print(f"{removed} {plain(name)}")
     for name in result.kept:
-        console.print(f"kept {plain(name)}: a machine uses it")
-    console.print(f"{size(result.freed_bytes)} freed" if result.deleted else "nothing to remove")
+        console.print(f"{kept} {plain(name)}: a machine uses it")
+    for name in result.unused:
+        console.print(f"{kept} {plain(name)}: it is current; --all removes it")
+    console.print(f"{size(result.freed_bytes)} {freed}" if result.deleted else "nothing to remove")

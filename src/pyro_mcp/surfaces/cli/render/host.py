@@ -58,7 +58,8 @@ def _draw_report(console: Console, report: HostReport) -> None:
     pairs += [("note", note) for note in report.notes]
     fields(console, [(f"  {name}", value or "") for name, value in pairs])
     for problem in report.problems:
-        console.print(f"  {problem.status}: {plain(problem.detail)}", soft_wrap=True)
+        named = "" if problem.status == report.status else f"{problem.status}: "
+        console.print(f"  {named}{plain(problem.detail)}", soft_wrap=True)
         if problem.remedy:
             console.print(f"    do: {plain(problem.remedy)}", soft_wrap=True)
     if report.approvals:

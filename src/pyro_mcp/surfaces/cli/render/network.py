@@ -36,8 +36,9 @@ def place(name: str | None, address: str | None, port: int | None) -> str:
 
 
 def summed(network: SummaryNetwork) -> Iterator[str]:
-    """The lines of a summary; none without a network."""
+    """The lines of a summary."""
     if network.network_policy == "off":
+        yield "network    off" if network.enforced else "network    this host's: host_compat enforces no policy"
         return
     totals = network.totals
     kinds = ("allowed", totals.allowed), ("refused", totals.refused), ("failed", totals.failed)

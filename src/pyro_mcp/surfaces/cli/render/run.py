@@ -10,6 +10,8 @@ from pyro_mcp.surfaces.cli.render.network import tell_refusals
 def after_run(result: RunResult, output: Output) -> None:
     """Say on stderr what the exit code alone does not explain."""
     tell_refusals(result.network_refusals, output, where="")
+    if result.hint:
+        output.notice(result.hint)
     if result.timed_out:
         output.notice(f"the command was killed after {result.duration_ms / 1000:.1f} s (--timeout-seconds)")
     elif result.signal:

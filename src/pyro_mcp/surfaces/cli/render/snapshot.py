@@ -18,14 +18,16 @@ def draw_list(console: Console, result: SnapshotList) -> None:
     """One line per snapshot, the baseline first."""
     rows = table("NAME", "CREATED", "ENTRIES", "SIZE", folds=("CREATED",))
     for one in result:
-        rows.add_row(one.snapshot_name, when(one.created_at), str(one.entry_count), size(one.bytes_written))
+        held = f"{one.entry_count} changed" if one.kind == "named" else str(one.entry_count)
+        rows.add_row(one.snapshot_name, when(one.created_at), held, size(one.bytes_written))
     put(console, rows)
 
 
 def draw_one(console: Console, result: SnapshotCreated) -> None:
     """That it is kept, and what is not in it."""
-    what = f"{count_of(result.entry_count, 'entry', 'entries')}, {size(result.bytes_written)}"
-    console.print(f"snapshot {result.snapshot_name} is kept: {what}")
+    differ = "differs" if result.entry_count == 1 else "differ"
+    what = f"{count_of(result.entry_count, 'entry', 'entries')} {differ} from the baseline"
+    console.print(f"snapshot {result.snapshot_name} is kept: {what}, {size(result.bytes_written)}")
     draw_skipped(console, result.skipped, result.skipped_count)
 
 

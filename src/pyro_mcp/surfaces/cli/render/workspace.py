@@ -35,10 +35,8 @@ def draw_list(console: Console, result: WorkspaceList) -> None:
 
 
 def draw_created(console: Console, result: CreatedWorkspace) -> None:
-    """A workspace that is new, and that its file system is not quite that of a disk."""
+    """A workspace that is new, and what its project's file gave it."""
     draw_one(console, result)
-    if "file_system" in result.metadata:
-        console.print("/workspace is an overlay; what that refuses: --json, metadata.file_system", soft_wrap=True)
     if result.project is not None:
         draw_applied(console, result.project)
 
@@ -62,6 +60,7 @@ def draw_one(console: Console, result: Workspace) -> None:
             ("left out", left_out(result.workspace_seed)),
             ("commands", f"{result.command_count}, {result.running_command_count} running" if last else ""),
             ("last command", f"{last.sequence}: {plain(last.command)[:100]}" if last else ""),
+            ("secrets", ", ".join(secret.name for secret in result.secrets)),
             ("resets", str(result.reset_count) if result.reset_count else ""),
             ("last activity", when(result.last_activity_at)),
             ("expires", when(result.expires_at)),

@@ -18,9 +18,12 @@ if TYPE_CHECKING:
 def after_exec(result: WorkspaceExec, output: Output) -> None:
     """The output has been shown already: say on stderr what the exit code alone does not explain."""
     tell_refusals(result.network_refusals, output)
+    if result.hint:
+        output.notice(result.hint)
     if result.state == "running":
-        follow = f"pyro workspace logs {result.workspace_id} --sequence {result.sequence}"
-        output.notice(f"the command goes on as number {result.sequence}; follow it with: {follow}")
+        place = f"--sequence {result.sequence} --cursor {result.next_cursor} --wait-seconds 600"
+        follow = f"pyro workspace logs {result.workspace_id} {place}"
+        output.notice(f"the command goes on as number {result.sequence}; see what comes next with: {follow}")
     elif result.timed_out:
         output.notice(f"the command was killed after {result.duration_ms / 1000:.1f} s (--timeout-seconds)")
     elif result.signal:
@@ -41,7 +44,8 @@ def draw_logs(console: Console, result: WorkspaceLogs) -> None:
                 console.print(f"    {plain(line)}", soft_wrap=True)
         if entry.more or entry.state == "running":
             left = "there is more" if entry.more else "goes on"
-            console.print(f"    ({left}; read on with --cursor {entry.next_cursor})", soft_wrap=True)
+            waiting = "" if entry.more else " --wait-seconds 600"
+            console.print(f"    ({left}; read on with --cursor {entry.next_cursor}{waiting})", soft_wrap=True)
 
 
 def outcome(entry: CommandOutput) -> str:
