@@ -39,5 +39,6 @@ def inspect_environment(call: Call[Engine], environment: EnvironmentName) -> Env
 
 @operation(cli=("env", "prune"), effects=Effects(destructive=True, idempotent=True))
 def prune_environments(call: Call[Engine]) -> PruneResult:
-    """Remove images that no machine uses and no current environment needs, and give back their disk space."""
+    """Remove images that no machine uses and no current environment needs, and clones of projects, and give back their
+    disk space."""
     return call.engine.fleet.prune()
