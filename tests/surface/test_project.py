@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable
@@ -108,7 +110,13 @@ def test_a_server_with_a_repository_starts_from_a_clean_clone(
         assert (await ask("workspace_exec", told))["stdout"] == "one\nsrc\n"
         await ask("workspace_delete", {"workspace_id": made["workspace_id"]})
 
-    served(environ, tmp_path, ["--repo-url", f"file://{project}", "--environment", "debian:12"], talk)
+    url = f"file://{project}"
+    try:
+        served(environ, tmp_path, ["--repo-url", url, "--environment", "debian:12"], talk)
+    finally:
+        kept = Path(environ["PYRO_CACHE_DIR"]) / "projects" / hashlib.sha256(url.encode()).hexdigest()[:32]
+        assert (kept / "repo").is_dir()
+        shutil.rmtree(kept)
 
 
 def served(environ: dict[str, str], cwd: Path, options: list[str], talk: Callable[[Ask], Any]) -> None:

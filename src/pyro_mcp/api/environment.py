@@ -45,9 +45,9 @@ def inspect_environment(call: Call[Engine], environment: EnvironmentName) -> Env
 
 @operation(cli=("env", "prune"), effects=Effects(destructive=True, idempotent=True))
 def prune_environments(call: Call[Engine], *, all: Everything = False, dry_run: DryRun = False) -> PruneResult:
-    """Give back the disk space of what is outdated: images, frozen machines and builds that nothing needs any more.
+    """Give back the disk space of what is outdated: images, frozen machines, builds and clones that nothing needs.
 
     What a machine uses stays. An environment that is removed is built again when it is next needed, which takes minutes
-    and gives it the newest packages.
+    and gives it the newest packages; a clone of a project is made again.
     """
     return call.engine.fleet.prune(everything=all, dry_run=dry_run)

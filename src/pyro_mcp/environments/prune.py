@@ -1,8 +1,8 @@
 """Prune: give back the disk space of what nobody needs.
 
 Goes: images that no name of the catalogue means any more, and on request those that it does mean, unless a machine has
-a lease on them; what dead builds left, runtimes and Debian parts other than those in use, and frozen guests made from
-any of it. What somebody works on at this moment is locked, and left alone.
+a lease on them; what dead builds left, runtimes and Debian parts other than those in use, frozen guests made from any
+of it, and clones of projects. What somebody works on at this moment is locked, and left alone.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ def prune(settings: Settings, needed: Callable[[str], bool], *, dry_run: bool = 
     if runtime is not None:
         sweep.runtimes(keep=runtime.digest)
     sweep.templates(keep_runtime=None if runtime is None else runtime.digest)
+    sweep.clones()
     return PruneResult(
         removed=sorted(sweep.removed),
         kept=sorted(sweep.kept),
@@ -110,6 +111,14 @@ class _Sweep:
             fields = cache.read_json(manifest)
             if fields.get("environment") not in images or fields.get("runtime") != keep_runtime:
                 self._delete(manifest.parent)
+
+    def clones(self) -> None:
+        """Clones that nobody reads just now: workspaces have copies."""
+        for lock in (self._cache / "projects").glob("*/lock"):
+            with try_locked(lock) as free:
+                for path in lock.parent.iterdir() if free else ():
+                    if path != lock:
+                        self._delete(path)
 
     def _names(self, image: Path) -> list[Path]:
         links = (self._environments / "names").glob("*")

@@ -174,3 +174,16 @@ def test_pulls_and_prunes_at_once(settings: Settings, builder: FakeBuilder, tmp_
     done.set()
     pruner.join()
     assert failures == []
+
+
+def test_clones_go_unless_somebody_reads_them(store: EnvironmentStore, tmp_path: Path) -> None:
+    used, unused = tmp_path / "cache/projects/a", tmp_path / "cache/projects/b"
+    for home in (used, unused):
+        (home / "repo/.git").mkdir(parents=True)
+        (home / "repo/.git/HEAD").write_text("x")
+        (home / "lock").touch()
+    (unused / ".new-0").mkdir()
+    with locked(used / "lock"):
+        assert len(store.prune().deleted) == 2
+    assert [path.name for path in unused.iterdir()] == ["lock"]
+    assert (used / "repo/.git/HEAD").exists()
