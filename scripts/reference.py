@@ -64,22 +64,24 @@ def command(parser: argparse.ArgumentParser) -> Iterator[str]:
 
 
 def sdk_page() -> Iterator[str]:
+    from pyro_mcp.surfaces.async_sdk import AsyncPyro
     from pyro_mcp.surfaces.sdk import Pyro
 
     yield "# Python\n"
-    yield f"```python\nfrom pyro_mcp import Pyro\n```\n\n{inspect.getdoc(Pyro)}\n"
+    for kind in (Pyro, AsyncPyro):
+        yield f"```python\nfrom pyro_mcp import {kind.__name__}\n```\n\n{inspect.getdoc(kind)}\n"
     results: dict[str, Any] = {}
     for verb in catalog.every_operation():
         if verb.local:
             continue
-        kind = return_type(verb.function)
-        results[kind.__name__] = kind
+        answered = return_type(verb.function)
+        results[answered.__name__] = answered
         yield f"## `{signature(verb)}`\n\n{wrapped(SDK.text(verb.doc), WIDTH)}\n"
         yield from parameters(verb.fields, SDK)
     yield '## Results\n\nFrozen dataclasses that also answer `result["field"]`.\n'
-    for name, kind in sorted(results.items()):
-        yield f"### `{name}`\n\n{wrapped(inspect.getdoc(kind) or '', WIDTH)}\n"
-        names = (f"`{field.name}`: `{field.type}`" for field in dataclasses.fields(kind))
+    for name, answered in sorted(results.items()):
+        yield f"### `{name}`\n\n{wrapped(inspect.getdoc(answered) or '', WIDTH)}\n"
+        names = (f"`{field.name}`: `{field.type}`" for field in dataclasses.fields(answered))
         yield ", ".join(names) + "\n"
 
 

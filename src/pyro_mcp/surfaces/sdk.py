@@ -40,18 +40,19 @@ def sdk_method(operation: Operation[P, R]) -> Callable[Concatenate[Pyro, P], R]:
             raise
         return operation.result(wording.SDK.result(payload))
 
-    method.__doc__ = wording.SDK.text(operation.doc)
-    method.__name__ = operation.name
-    method.__qualname__ = f"Pyro.{operation.name}"
-    method.__signature__ = _signature(operation)  # type: ignore[attr-defined]
+    document(method, operation, "Pyro")
     return cast("Callable[Concatenate[Pyro, P], R]", method)
 
 
-def _signature(operation: Operation[P, R]) -> inspect.Signature:
-    """What `help()` shows: the verb's own parameters, with `self` in the place of the call."""
+def document(method: Any, operation: Operation[..., Any], owner: str) -> None:
+    """Give `method` of the class `owner` what `help()` shows: the verb's text and its own parameters, with `self` in
+    the place of the call."""
     signature = inspect.signature(operation.function)
     first, *rest = signature.parameters.values()
-    return signature.replace(parameters=[first.replace(name="self", annotation=first.empty), *rest])
+    method.__doc__ = wording.SDK.text(operation.doc)
+    method.__name__ = operation.name
+    method.__qualname__ = f"{owner}.{operation.name}"
+    method.__signature__ = signature.replace(parameters=[first.replace(name="self", annotation=first.empty), *rest])
 
 
 class Pyro:
