@@ -40,21 +40,22 @@ def cli_page() -> Iterator[str]:
 
 def leaves(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
     groups = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
+    if not groups or parser.get_default("handler"):
+        yield parser
     for group in groups:
         for child in group.choices.values():
             yield from leaves(child)
-    if not groups:
-        yield parser
 
 
 def command(parser: argparse.ArgumentParser) -> Iterator[str]:
-    words = [action.metavar for action in parser._actions if not action.option_strings]
+    arguments = [action for action in parser._actions if not isinstance(action, argparse._SubParsersAction)]
+    words = [action.metavar for action in arguments if not action.option_strings]
     tail = ["-- CMD ..."] if parser.get_default("takes_words") else []
     title = " ".join([parser.prog, *map(str, words), *tail])
     yield f"## `{title}`\n"
     yield f"{wrapped(parser.description or '', WIDTH)}\n"
     yield "| argument | meaning |\n|---|---|"
-    for action in parser._actions:
+    for action in arguments:
         if "--help" in action.option_strings:
             continue
         value = "" if action.nargs == 0 or not action.option_strings else f" {action.metavar or action.dest.upper()}"
