@@ -54,10 +54,7 @@ class Ollama:
     def chat(self, model: str, messages: list[dict[str, Any]], tools: list[dict[str, Any]]) -> dict[str, Any]:
         """The model's next message: `role`, `content`, and a list `tool_calls`, if any."""
         options = {"stream": False, "options": {"temperature": 0}}
-        try:
-            answer = self._ask("/api/chat", {"model": model, "messages": messages, "tools": tools, **options})
-        except _Refused as refused:
-            raise self._explained(refused, model) from None
+        answer = self._ask("/api/chat", {"model": model, "messages": messages, "tools": tools, **options})
         message = answer.get("message")
         if not isinstance(message, dict) or not isinstance(message.get("tool_calls") or [], list):
             raise self._unreadable("it holds no message")
@@ -65,13 +62,14 @@ class Ollama:
 
     def _ask(self, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
         data = None if body is None else json.dumps(body).encode()
+        model = body and str(body["model"])
         request = urllib.request.Request(self.base_url + path, data, {"Content-Type": "application/json"})
         try:
             with self._opener.open(request, timeout=self._seconds) as response:
-                return self._parsed(response.read(ANSWER_BYTES + 1))
+                answer = self._parsed(response.read(ANSWER_BYTES + 1))
         except urllib.error.HTTPError as error:
             with error:
-                raise _Refused(self.base_url, error.code, _told(error)) from None
+                raise self._refused(error.code, _told(error), model) from None
         except TimeoutError:
             raise self._late() from None
         except urllib.error.URLError as error:
@@ -80,6 +78,9 @@ class Ollama:
             raise self._unreachable(error.reason) from None
         except (OSError, http.client.HTTPException) as error:
             raise self._unreachable(error) from None
+        if isinstance(answer.get("error"), str):
+            raise self._refused(200, answer["error"], model)
+        return answer
 
     def _parsed(self, text: bytes) -> dict[str, Any]:
         if len(text) > ANSWER_BYTES:
@@ -90,24 +91,25 @@ class Ollama:
             raise self._unreadable("it is not JSON") from None
         if not isinstance(answer, dict):
             raise self._unreadable("it is no JSON object")
-        if isinstance(answer.get("error"), str):
-            raise _Refused(self.base_url, 200, answer["error"])
         return answer
 
-    def _explained(self, refused: _Refused, model: str) -> PyroError:
-        """What a refused `chat` means."""
-        if _NO_TOOLS in refused.told:
+    def _refused(self, status: int, told: str, model: str | None) -> PyroError:
+        """What an error of HTTP `status` means, of which the server `told` so much; nothing, if it is not Ollama."""
+        if _NO_TOOLS in told:
             return Unsupported(
                 f"cannot use {model}: it does not call tools",
                 hint="Take a model that does, such as `ollama pull qwen3`, and name it with --model.",
             )
-        if refused.status == 404 and refused.told:
+        if status == 404 and told and model:
             there = ", ".join(self.models()) or "none"
             return NotFound(
                 f"cannot use {model}: Ollama has no such model",
                 hint=f"Install it with `ollama pull {model}`, or name another with --model. Installed: {there}.",
             )
-        return refused
+        return PyroError(
+            f"cannot ask Ollama at {self.base_url}: it answered {status}{told and f': {told[:TOLD_CHARS]}'}",
+            hint="See its log." if told else f"Give --base-url without a path, such as {DEFAULT_URL}.",
+        )
 
     def _late(self) -> TimedOut:
         return TimedOut(
@@ -126,18 +128,6 @@ class Ollama:
         return ProtocolError(
             f"cannot read the answer of {self.base_url}: {why}", hint="Is it Ollama that listens there? See --base-url."
         )
-
-
-class _Refused(PyroError):
-    """The server answered with an error: its HTTP `status`, and what it `told`, empty where that is not Ollama's."""
-
-    def __init__(self, base_url: str, status: int, told: str) -> None:
-        super().__init__(
-            f"cannot ask Ollama at {base_url}: it answered {status}{told and f': {told[:TOLD_CHARS]}'}",
-            hint="See its log." if told else "Give --base-url without a path, such as " + DEFAULT_URL + ".",
-        )
-        self.status = status
-        self.told = told
 
 
 def _told(error: urllib.error.HTTPError) -> str:
