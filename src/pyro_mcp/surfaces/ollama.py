@@ -62,7 +62,7 @@ class Ollama:
 
     def _ask(self, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
         data = None if body is None else json.dumps(body).encode()
-        model = body and str(body["model"])
+        model = str(body["model"]) if body else None
         request = urllib.request.Request(self.base_url + path, data, {"Content-Type": "application/json"})
         try:
             with self._opener.open(request, timeout=self._seconds) as response:
