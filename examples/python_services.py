@@ -22,7 +22,7 @@ with Pyro() as pyro:
             command=["perl", "server.pl"],
             readiness={"tcp": "127.0.0.1:8000"},
             restart="on-failure",
-            published_ports=["8000"],
+            published_ports=[8000],
         )
         (port,) = service.published_ports
         print(f"{service.service_name}: {service.state}")
