@@ -4,10 +4,10 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 BIN := .venv/bin
 
-.PHONY: help setup demo test test-slow test-protocol test-hosts smoke-use-cases check format bench reference recording dist dist-check lock
+.PHONY: help setup demo test test-slow test-protocol test-hosts test-integrations smoke-use-cases check format bench reference recording dist dist-check lock
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: ## Install what is missing: system packages through apt, Python packages through uv
 	@scripts/setup.sh
@@ -29,6 +29,9 @@ test-hosts: setup ## Drive the real Claude Code, Codex and OpenCode from npm (1 
 
 smoke-use-cases: setup ## Play the use cases of docs/use-cases with real guests; one of them with USE_CASE=name
 	$(BIN)/pytest tests/surface/test_use_cases.py -k "$(or $(USE_CASE),test)"
+
+test-integrations: setup ## Test what is made for other packages, with those from PyPI in a venv of their own
+	@scripts/integrations.sh
 
 check: setup ## Lint, types, layers
 	$(BIN)/ruff check .

@@ -40,21 +40,22 @@ def cli_page() -> Iterator[str]:
 
 def leaves(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
     groups = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
+    if not groups or parser.get_default("handler"):
+        yield parser
     for group in groups:
         for child in group.choices.values():
             yield from leaves(child)
-    if not groups:
-        yield parser
 
 
 def command(parser: argparse.ArgumentParser) -> Iterator[str]:
-    words = [action.metavar for action in parser._actions if not action.option_strings]
+    arguments = [action for action in parser._actions if not isinstance(action, argparse._SubParsersAction)]
+    words = [action.metavar for action in arguments if not action.option_strings]
     tail = ["-- CMD ..."] if parser.get_default("takes_words") else []
     title = " ".join([parser.prog, *map(str, words), *tail])
     yield f"## `{title}`\n"
     yield f"{wrapped(parser.description or '', WIDTH)}\n"
     yield "| argument | meaning |\n|---|---|"
-    for action in parser._actions:
+    for action in arguments:
         if "--help" in action.option_strings:
             continue
         value = "" if action.nargs == 0 or not action.option_strings else f" {action.metavar or action.dest.upper()}"
@@ -64,22 +65,24 @@ def command(parser: argparse.ArgumentParser) -> Iterator[str]:
 
 
 def sdk_page() -> Iterator[str]:
+    from pyro_mcp.surfaces.async_sdk import AsyncPyro
     from pyro_mcp.surfaces.sdk import Pyro
 
     yield "# Python\n"
-    yield f"```python\nfrom pyro_mcp import Pyro\n```\n\n{inspect.getdoc(Pyro)}\n"
+    for kind in (Pyro, AsyncPyro):
+        yield f"```python\nfrom pyro_mcp import {kind.__name__}\n```\n\n{inspect.getdoc(kind)}\n"
     results: dict[str, Any] = {}
     for verb in catalog.every_operation():
         if verb.local:
             continue
-        kind = return_type(verb.function)
-        results[kind.__name__] = kind
+        answered = return_type(verb.function)
+        results[answered.__name__] = answered
         yield f"## `{signature(verb)}`\n\n{wrapped(SDK.text(verb.doc), WIDTH)}\n"
         yield from parameters(verb.fields, SDK)
     yield '## Results\n\nFrozen dataclasses that also answer `result["field"]`.\n'
-    for name, kind in sorted(results.items()):
-        yield f"### `{name}`\n\n{wrapped(inspect.getdoc(kind) or '', WIDTH)}\n"
-        names = (f"`{field.name}`: `{field.type}`" for field in dataclasses.fields(kind))
+    for name, answered in sorted(results.items()):
+        yield f"### `{name}`\n\n{wrapped(inspect.getdoc(answered) or '', WIDTH)}\n"
+        names = (f"`{field.name}`: `{field.type}`" for field in dataclasses.fields(answered))
         yield ", ".join(names) + "\n"
 
 

@@ -92,11 +92,13 @@ if TYPE_CHECKING:
         WorkspaceSeed,
     )
     from pyro_mcp.model.workspace_exec import CommandEntry, CommandOutput, WorkspaceExec, WorkspaceLogs
+    from pyro_mcp.surfaces.async_sdk import AsyncPyro
     from pyro_mcp.surfaces.mcp import create_server
     from pyro_mcp.surfaces.sdk import Pyro
 
 __all__ = [
     "AppliedProject",
+    "AsyncPyro",
     "Cancelled",
     "Capacity",
     "Cleanup",
@@ -326,6 +328,7 @@ _HOMES = {
         "WorkspaceExec",
         "WorkspaceLogs",
     ),
+    "surfaces.async_sdk": ("AsyncPyro",),
     "surfaces.mcp": ("create_server",),
     "surfaces.sdk": ("Pyro",),
 }

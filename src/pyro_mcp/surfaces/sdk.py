@@ -40,18 +40,19 @@ def sdk_method(operation: Operation[P, R]) -> Callable[Concatenate[Pyro, P], R]:
             raise
         return operation.result(wording.SDK.result(payload))
 
-    method.__doc__ = wording.SDK.text(operation.doc)
-    method.__name__ = operation.name
-    method.__qualname__ = f"Pyro.{operation.name}"
-    method.__signature__ = _signature(operation)  # type: ignore[attr-defined]
+    document(method, operation, "Pyro")
     return cast("Callable[Concatenate[Pyro, P], R]", method)
 
 
-def _signature(operation: Operation[P, R]) -> inspect.Signature:
-    """What `help()` shows: the verb's own parameters, with `self` in the place of the call."""
+def document(method: Any, operation: Operation[..., Any], owner: str) -> None:
+    """Give `method` of the class `owner` what `help()` shows: the verb's text and its own parameters, with `self` in
+    the place of the call."""
     signature = inspect.signature(operation.function)
     first, *rest = signature.parameters.values()
-    return signature.replace(parameters=[first.replace(name="self", annotation=first.empty), *rest])
+    method.__doc__ = wording.SDK.text(operation.doc)
+    method.__name__ = operation.name
+    method.__qualname__ = f"{owner}.{operation.name}"
+    method.__signature__ = signature.replace(parameters=[first.replace(name="self", annotation=first.empty), *rest])
 
 
 class Pyro:
@@ -140,9 +141,7 @@ class Pyro:
 
     def create_server(self, profile: str = "workspace-core", *, allow_host_compat: bool = False) -> Server[Any]:
         """An MCP server over this connection; see `pyro_mcp.create_server`."""
-        from pyro_mcp.surfaces.mcp import build_server, offer
-
-        return build_server(self._client, offer(profile, allow_host_compat=allow_host_compat))
+        return served_by(self._client, profile, allow_host_compat=allow_host_compat)
 
     def close(self) -> None:
         """End the connection. What is still under way is cancelled; machines that were created stay."""
@@ -155,3 +154,10 @@ class Pyro:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def served_by(client: Client, profile: str, *, allow_host_compat: bool) -> Server[Any]:
+    """An MCP server whose tools go through `client`."""
+    from pyro_mcp.surfaces.mcp import build_server, offer
+
+    return build_server(client, offer(profile, allow_host_compat=allow_host_compat))

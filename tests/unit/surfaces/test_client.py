@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import signal
 import socket
 import threading
@@ -12,40 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from peerlab import Handler, Peer
 
 from pyro_mcp.errors import Cancelled, InvalidArgument, NodeUnavailable, NotFound, ProtocolError
 from pyro_mcp.operations.inputs import as_bytes
-from pyro_mcp.protocol.channel import Channel, ChannelClosed, Data, End, Stream
-from pyro_mcp.protocol.pipe import Pipe
+from pyro_mcp.protocol.channel import Data, End, Stream
 from pyro_mcp.settings import Settings
 from pyro_mcp.surfaces.client import Callbacks, Client
-
-Handler = Callable[[Stream], None]
-
-
-class Peer:
-    """Answers connections with `handler`; counts them."""
-
-    def __init__(self, handler: Handler) -> None:
-        self.handler = handler
-        self.channels: list[Channel] = []
-
-    def connect(self, settings: Settings) -> socket.socket:
-        ours, theirs = socket.socketpair()
-        channel = Channel(Pipe(theirs.detach()), initiator=False, hello={"role": "node"}, handler=self.handler)
-        threading.Thread(target=self._start, args=(channel,), daemon=True).start()
-        self.channels.append(channel)
-        return ours
-
-    @staticmethod
-    def _start(channel: Channel) -> None:
-        # A test may close the channel before this thread has seen that it opened.
-        with contextlib.suppress(ChannelClosed):
-            channel.start(10)
-
-    def close(self) -> None:
-        for channel in self.channels:
-            channel.close("the peer is done")
 
 
 @pytest.fixture

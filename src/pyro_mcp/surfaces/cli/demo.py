@@ -1,4 +1,6 @@
-"""`pyro demo`: the tour. Creates a machine, runs commands in it, deletes it, and says so in short lines."""
+"""`pyro demo`: the tour. Creates a machine, runs commands in it, deletes it, and says so in short lines.
+
+`pyro demo ollama` has a local model do it."""
 
 from __future__ import annotations
 
@@ -10,7 +12,7 @@ from typing import TYPE_CHECKING
 from pyro_mcp.errors import MachineFailed, PyroError
 from pyro_mcp.surfaces.cli.escapes import plain
 from pyro_mcp.surfaces.cli.output import Output
-from pyro_mcp.surfaces.cli.parser import common_options
+from pyro_mcp.surfaces.cli.parser import Parser, add_leaf, common_options
 
 if TYPE_CHECKING:
     from pyro_mcp.model.process import RunResult
@@ -19,10 +21,17 @@ ENVIRONMENT = "debian:12"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Add the tour's options."""
+    """Add the tour's options, and the command in which a model takes it."""
+    from pyro_mcp.surfaces.cli import demo_ollama
+
     parser.set_defaults(handler=run_demo)
     parser.add_argument("--environment", default=ENVIRONMENT, metavar="ENV", help=f"default {ENVIRONMENT}")
     common_options(parser)
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", parser_class=Parser)
+    line = "let a local model of Ollama run a command, by tool calling"
+    # Without a default of their own, the options given before the word hold.
+    ollama = add_leaf(commands, "ollama", demo_ollama.run_demo, line, argument_default=argparse.SUPPRESS)
+    demo_ollama.configure(ollama)
 
 
 def run_demo(namespace: argparse.Namespace) -> int:
