@@ -103,7 +103,7 @@ def parameters(fields: Any, wording: Wording) -> Iterator[str]:
 
 
 def mcp_page() -> Iterator[str]:
-    from pyro_mcp.surfaces.mcp_tools import BoundTool, tool_wording
+    from pyro_mcp.surfaces.mcp.tools import BoundTool, tool_wording
 
     yield "# MCP tools\n"
     yield (

@@ -93,7 +93,7 @@ if TYPE_CHECKING:
     )
     from pyro_mcp.model.workspace_exec import CommandEntry, CommandOutput, WorkspaceExec, WorkspaceLogs
     from pyro_mcp.surfaces.async_sdk import AsyncPyro
-    from pyro_mcp.surfaces.mcp import create_server
+    from pyro_mcp.surfaces.mcp.server import create_server
     from pyro_mcp.surfaces.sdk import Pyro
 
 __all__ = [
@@ -329,7 +329,7 @@ _HOMES = {
         "WorkspaceLogs",
     ),
     "surfaces.async_sdk": ("AsyncPyro",),
-    "surfaces.mcp": ("create_server",),
+    "surfaces.mcp.server": ("create_server",),
     "surfaces.sdk": ("Pyro",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}

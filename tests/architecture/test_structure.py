@@ -15,7 +15,7 @@ SOURCE = ROOT / "src" / "pyro_mcp"
 MODULES = sorted(SOURCE.rglob("*.py"))
 
 EDGES = {
-    *("surfaces/cli/main.py", "surfaces/mcp_calls.py", "surfaces/feeder.py", "protocol/channel.py"),
+    *("surfaces/cli/main.py", "surfaces/mcp/calls.py", "surfaces/feeder.py", "protocol/channel.py"),
     "engine/fleet/installs.py",
 }
 """Where a broad `except` may stand: CLI, MCP, what a caller gives as input, the loop that serves agent and node, and a
@@ -86,7 +86,7 @@ def test_only_surfaces_write_to_the_terminal(path: Path) -> None:
 GUESTS_ONLY = {
     "git": {
         *("surfaces/cli/demo.py", "environments/catalog.py", "system/git.py", "system/process.py"),
-        *("model/workspace.py", "trees/checkout.py", "api/params.py", "surfaces/mcp_defaults.py"),
+        *("model/workspace.py", "trees/checkout.py", "api/params.py", "surfaces/mcp/defaults.py"),
     },
     "/bin/sh": {"protocol/readiness.py", "model/command.py"},
 }

@@ -21,8 +21,8 @@ from typing import Any
 import pytest
 
 from pyro_mcp.settings import Settings
-from pyro_mcp.surfaces.mcp import create_server
-from pyro_mcp.surfaces.mcp_http import EventDriven, http_config
+from pyro_mcp.surfaces.mcp.http import EventDriven, http_config
+from pyro_mcp.surfaces.mcp.server import create_server
 from pyro_mcp.system.locks import locked
 
 pytestmark = pytest.mark.protocol

@@ -158,6 +158,6 @@ class Pyro:
 
 def served_by(client: Client, profile: str, *, allow_host_compat: bool) -> Server[Any]:
     """An MCP server whose tools go through `client`."""
-    from pyro_mcp.surfaces.mcp import build_server, offer
+    from pyro_mcp.surfaces.mcp.server import build_server, offer
 
     return build_server(client, offer(profile, allow_host_compat=allow_host_compat))

@@ -13,7 +13,7 @@ import pyro_mcp
 from pyro_mcp.errors import Conflict
 from pyro_mcp.operations.wording import PLACEHOLDER, Wording
 from pyro_mcp.surfaces import catalog
-from pyro_mcp.surfaces.mcp_tools import BoundTool, tool_wording
+from pyro_mcp.surfaces.mcp.tools import BoundTool, tool_wording
 from pyro_mcp.surfaces.wording import CLI, SDK
 
 SOURCE = Path(pyro_mcp.__file__).parent

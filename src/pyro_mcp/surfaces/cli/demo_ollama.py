@@ -24,7 +24,7 @@ from pyro_mcp.surfaces.ollama import DEFAULT_URL, Ollama
 if TYPE_CHECKING:
     from mcp.types import CallToolResult
 
-    from pyro_mcp.surfaces.mcp_tools import BoundTool
+    from pyro_mcp.surfaces.mcp.tools import BoundTool
 
 MAX_ROUNDS = 8
 MAX_CALLS = 4
@@ -125,7 +125,7 @@ class _Tool:
 
     def __init__(self, client: Client, output: Output) -> None:
         from pyro_mcp.api.run import run_in_vm
-        from pyro_mcp.surfaces.mcp_tools import BoundTool, tool_wording
+        from pyro_mcp.surfaces.mcp.tools import BoundTool, tool_wording
 
         self._client = client
         self._callbacks = Callbacks(output.progress, output.notice)
@@ -141,7 +141,7 @@ class _Tool:
 
     def call(self, name: str, arguments: Any) -> tuple[str, dict[str, Any] | None]:
         """What the model is told, and the result if it was one."""
-        from pyro_mcp.surfaces.mcp_tools import answer, refusal
+        from pyro_mcp.surfaces.mcp.tools import answer, refusal
 
         try:
             if name != self.name:

@@ -131,9 +131,9 @@ def _absolute(path: str) -> str:
 
 def run(namespace: argparse.Namespace) -> int:
     """Serve until the host closes standard input or a signal comes. Does not return."""
-    from pyro_mcp.surfaces import mcp
-    from pyro_mcp.surfaces.mcp_defaults import ServerDefaults
-    from pyro_mcp.surfaces.mcp_stdio import serve_stdio
+    from pyro_mcp.surfaces.mcp import server
+    from pyro_mcp.surfaces.mcp.defaults import ServerDefaults
+    from pyro_mcp.surfaces.mcp.stdio import serve_stdio
 
     settings = settings_of(namespace)
     defaults = ServerDefaults.of(
@@ -143,7 +143,7 @@ def run(namespace: argparse.Namespace) -> int:
         repo_ref=namespace.repo_ref,
         no_project_source=namespace.no_project_source,
     )
-    offered = mcp.offer(
+    offered = server.offer(
         namespace.profile,
         allow_host_compat=namespace.allow_host_compat,
         host_paths=namespace.host_path,
@@ -159,8 +159,8 @@ def run(namespace: argparse.Namespace) -> int:
                 )
         return serve_stdio(settings, offered)
     from pyro_mcp.surfaces.client import Client
-    from pyro_mcp.surfaces.mcp_http import serve_http
+    from pyro_mcp.surfaces.mcp.http import serve_http
 
-    server = mcp.build_server(Client(settings), offered)
+    built = server.build_server(Client(settings), offered)
     port = PORT if http["port"] is None else http["port"]
-    return serve_http(settings, server, host=http["host"] or HOST, port=port, token_file=http["token_file"])
+    return serve_http(settings, built, host=http["host"] or HOST, port=port, token_file=http["token_file"])

@@ -1,4 +1,4 @@
-"""Mcp fit: file contents, patches and lists cut to what a chat host keeps, with a note of what is cut.
+"""Fit: file contents, patches and lists cut to what a chat host keeps, with a note of what is cut.
 
 A text is cut at its end and never marked inside, because a model may write it back as it is.
 """

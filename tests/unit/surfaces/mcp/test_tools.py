@@ -15,9 +15,9 @@ from mcp.types import ListToolsResult
 
 from pyro_mcp.errors import InvalidArgument, NotFound
 from pyro_mcp.surfaces import catalog
-from pyro_mcp.surfaces.mcp import create_server
-from pyro_mcp.surfaces.mcp_instructions import instructions
-from pyro_mcp.surfaces.mcp_tools import ANSWER_CHARS, BoundTool, answer, clip, refusal
+from pyro_mcp.surfaces.mcp.instructions import instructions
+from pyro_mcp.surfaces.mcp.server import create_server
+from pyro_mcp.surfaces.mcp.tools import ANSWER_CHARS, BoundTool, answer, clip, refusal
 from pyro_mcp.surfaces.wording import SDK
 
 VM_TOOLS = {

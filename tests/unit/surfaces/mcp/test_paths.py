@@ -8,8 +8,8 @@ import pytest
 
 from pyro_mcp.errors import PermissionDenied
 from pyro_mcp.surfaces import catalog
-from pyro_mcp.surfaces.mcp_paths import host_roots
-from pyro_mcp.surfaces.mcp_tools import BoundTool
+from pyro_mcp.surfaces.mcp.paths import host_roots
+from pyro_mcp.surfaces.mcp.tools import BoundTool
 
 
 def tool(name: str, *roots: Path) -> BoundTool:

@@ -1,4 +1,4 @@
-"""Mcp defaults: what the person who started a server gives for what a model leaves out.
+"""Defaults: what the person who started a server gives for what a model leaves out.
 
 A project, from which workspaces begin unless the model names another source or wants none, and an environment: the one
 that the project's pyro.toml names, else the server's.

@@ -1,4 +1,4 @@
-"""Mcp greeter: answers what a host asks before it calls anything, while the MCP library is not there yet.
+"""Greeter: answers what a host asks before it calls anything, while the MCP library is not there yet.
 
 Importing that library takes a second of a busy machine, for which a host waits, or does not. The few messages of a
 handshake are answered here, byte for byte as the library would (a test compares them in every version of the protocol).
@@ -12,8 +12,8 @@ from typing import Any, Literal
 
 import msgspec
 
-from pyro_mcp.surfaces.mcp_offer import Offer
-from pyro_mcp.surfaces.mcp_wire import Message, encode
+from pyro_mcp.surfaces.mcp.offer import Offer
+from pyro_mcp.surfaces.mcp.wire import Message, encode
 
 HANDSHAKE_VERSIONS = ("2024-11-05", "2025-03-26", "2025-06-18", "2025-11-25")
 MODERN_VERSION = "2026-07-28"

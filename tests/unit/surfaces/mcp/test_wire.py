@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyro_mcp.surfaces.mcp_wire import (
+from pyro_mcp.surfaces.mcp.wire import (
     AHEAD_MAX,
     RUNNING_MAX,
     BoundedLines,

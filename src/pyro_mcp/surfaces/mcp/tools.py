@@ -1,4 +1,4 @@
-"""Mcp tools: an operation as a chat host sees it: schema, annotations, and an answer short enough to be kept."""
+"""Tools: an operation as a chat host sees it: schema, annotations, and an answer short enough to be kept."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from pyro_mcp.operations.fields import Field
 from pyro_mcp.operations.operation import Operation
 from pyro_mcp.operations.wording import Wording, command_line
 from pyro_mcp.surfaces import catalog
-from pyro_mcp.surfaces.mcp_defaults import ServerDefaults, checkout_of
-from pyro_mcp.surfaces.mcp_fit import fit
-from pyro_mcp.surfaces.mcp_params import requested
-from pyro_mcp.surfaces.mcp_paths import require_inside
-from pyro_mcp.surfaces.mcp_schema import OUTPUT_SCHEMA, input_schema
-from pyro_mcp.surfaces.mcp_short import short
+from pyro_mcp.surfaces.mcp.defaults import ServerDefaults, checkout_of
+from pyro_mcp.surfaces.mcp.fit import fit
+from pyro_mcp.surfaces.mcp.params import requested
+from pyro_mcp.surfaces.mcp.paths import require_inside
+from pyro_mcp.surfaces.mcp.schema import OUTPUT_SCHEMA, input_schema
+from pyro_mcp.surfaces.mcp.short import short
 from pyro_mcp.surfaces.wording import as_argument
 
 if TYPE_CHECKING:

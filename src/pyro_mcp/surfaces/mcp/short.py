@@ -1,4 +1,4 @@
-"""Mcp short: the view of a result that a model pays for: what is news in it, and nothing besides.
+"""Short: the view of a result that a model pays for: what is news in it, and nothing besides.
 
 Left out is what is null, false, zero or empty, what repeats an argument or its default, and what goes without saying
 (`_USUAL`, `_ASIDE`); a value that is there is the encoder's own, but for fractions of seconds. A field whose empty

@@ -1,4 +1,4 @@
-"""Mcp paths: which paths of this host the server's tools may use.
+"""Paths: which paths of this host the server's tools may use.
 
 A model's argument must not reach further than the person who started the server meant: seeds, imports, secrets' files
 and exports stay below the directory the server was started in, and below those named with `--host-path`.

@@ -1,4 +1,4 @@
-"""Mcp server: an `Offer` as a server of the MCP library.
+"""Library: an `Offer` as a server of the MCP library.
 
 The SDK's low-level `Server` is used because it takes our schemas as they are and serves both protocol eras.
 """
@@ -30,12 +30,12 @@ from pydantic import BaseModel
 from pyro_mcp.errors import InvalidArgument, PyroError
 from pyro_mcp.model.count import count_of
 from pyro_mcp.surfaces.client import Client
-from pyro_mcp.surfaces.mcp_calls import ToolCalls
-from pyro_mcp.surfaces.mcp_resources import ResourceKind, find
-from pyro_mcp.surfaces.mcp_wire import INTERNAL_ERROR, INVALID_PARAMS
+from pyro_mcp.surfaces.mcp.calls import ToolCalls
+from pyro_mcp.surfaces.mcp.resources import ResourceKind, find
+from pyro_mcp.surfaces.mcp.wire import INTERNAL_ERROR, INVALID_PARAMS
 
 if TYPE_CHECKING:
-    from pyro_mcp.surfaces.mcp_offer import Offer
+    from pyro_mcp.surfaces.mcp.offer import Offer
 
 Context = ServerRequestContext[Any]
 Listed = TypeVar("Listed", bound=BaseModel)

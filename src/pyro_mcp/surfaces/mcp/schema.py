@@ -1,4 +1,4 @@
-"""Mcp schema: a tool's parameters in the part of JSON schema that every model API takes.
+"""Schema: a tool's parameters in the part of JSON schema that every model API takes.
 
 Hosts pass input schemas on as they stand, and one that an API refuses takes all tools of the server with it. So each
 parameter has one plain type: of a union the first member, of a mapping a list of `NAME=VALUE`. What else a parameter

@@ -16,8 +16,8 @@ import uvicorn
 
 from pyro_mcp.errors import InvalidArgument, PermissionDenied, PyroError
 from pyro_mcp.settings import Settings
-from pyro_mcp.surfaces import mcp_http
-from pyro_mcp.surfaces.mcp_http import BoundedConnection, EventDriven, Gate, find_token, serve_http
+from pyro_mcp.surfaces.mcp import http
+from pyro_mcp.surfaces.mcp.http import BoundedConnection, EventDriven, Gate, find_token, serve_http
 
 TOKEN = "t0ken-of-this-test"
 
@@ -149,7 +149,7 @@ def is_closed(connection: socket.socket) -> bool:
 
 @pytest.mark.parametrize("first", [False, True], ids=["at once", "after a request"])
 def test_who_does_not_say_what_it_wants_is_hung_up_on(door: Door, first: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mcp_http, "HEADER_SECONDS", 0.5)
+    monkeypatch.setattr(http, "HEADER_SECONDS", 0.5)
     with door.connect() as connection:
         if first:
             lines = ["GET /mcp HTTP/1.1", f"host: 127.0.0.1:{door.port}", f"authorization: Bearer {TOKEN}", "", ""]
@@ -160,7 +160,7 @@ def test_who_does_not_say_what_it_wants_is_hung_up_on(door: Door, first: bool, m
 
 
 def test_connections_are_counted(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mcp_http, "MAX_CONNECTIONS", 3)
+    monkeypatch.setattr(http, "MAX_CONNECTIONS", 3)
     held = [door.connect() for _ in range(3)]
     deadline = time.monotonic() + 30
     while len(door.server.server_state.connections) < 3:

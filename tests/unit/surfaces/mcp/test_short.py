@@ -15,8 +15,8 @@ from jsonschema import Draft202012Validator
 from pyro_mcp.operations.encode import encode
 from pyro_mcp.operations.operation import Operation
 from pyro_mcp.surfaces import catalog
-from pyro_mcp.surfaces.mcp_short import short
-from pyro_mcp.surfaces.mcp_tools import BoundTool
+from pyro_mcp.surfaces.mcp.short import short
+from pyro_mcp.surfaces.mcp.tools import BoundTool
 from pyro_mcp.surfaces.wording import SDK
 
 TOOLS = {one.tool: one for one in catalog.tools("workspace-full") if one.tool}

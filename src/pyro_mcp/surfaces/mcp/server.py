@@ -1,4 +1,4 @@
-"""Mcp: the operations as tools of a Model Context Protocol server.
+"""Server: the operations as tools of a Model Context Protocol server.
 
 This module knows what a server offers. Importing the MCP library costs four times what all of this does, so it is
 imported when a server is made: one for a host's pipe answers the host's first questions without it.
@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 from pyro_mcp.settings import Settings
 from pyro_mcp.surfaces import catalog
-from pyro_mcp.surfaces.mcp_defaults import ServerDefaults
-from pyro_mcp.surfaces.mcp_instructions import instructions
-from pyro_mcp.surfaces.mcp_offer import Offer
-from pyro_mcp.surfaces.mcp_paths import host_roots
-from pyro_mcp.surfaces.mcp_tools import BoundTool
+from pyro_mcp.surfaces.mcp.defaults import ServerDefaults
+from pyro_mcp.surfaces.mcp.instructions import instructions
+from pyro_mcp.surfaces.mcp.offer import Offer
+from pyro_mcp.surfaces.mcp.paths import host_roots
+from pyro_mcp.surfaces.mcp.tools import BoundTool
 
 if TYPE_CHECKING:
     from mcp.server import Server
@@ -47,7 +47,7 @@ def create_server(
 
 def build_server(client: Client, offered: Offer) -> Server[Any]:
     """A server of what is `offered`, whose tools go through `client`."""
-    from pyro_mcp.surfaces.mcp_server import library_server
+    from pyro_mcp.surfaces.mcp.library import library_server
 
     return library_server(client, offered)
 

@@ -1,4 +1,4 @@
-"""Mcp calls: each call of a tool as one of the node.
+"""Calls: each call of a tool as one of the node.
 
 It runs the blocking client in a worker thread, so a slow one holds up no other; when the host cancels, the node is told
 and the guest's command ends.
@@ -19,11 +19,11 @@ from mcp.types import CallToolRequestParams, CallToolResult
 
 from pyro_mcp.errors import InvalidArgument, PyroError
 from pyro_mcp.surfaces.client import Callbacks, Client, Request
-from pyro_mcp.surfaces.mcp_tools import BoundTool, refusal
+from pyro_mcp.surfaces.mcp.tools import BoundTool, refusal
 
 if TYPE_CHECKING:
     from pyro_mcp.operations.operation import Operation
-    from pyro_mcp.surfaces.mcp_offer import Offer
+    from pyro_mcp.surfaces.mcp.offer import Offer
 
 MAX_CALLS = 128
 QUIET_SECONDS = 1.0

@@ -1,4 +1,4 @@
-"""Mcp instructions: what a server tells a model before its first call; some hosts cut them at 2 kB."""
+"""Instructions: what a server tells a model before its first call; some hosts cut them at 2 kB."""
 
 from __future__ import annotations
 

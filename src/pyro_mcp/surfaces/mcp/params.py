@@ -1,4 +1,4 @@
-"""Mcp params: a tool's arguments as the operation's parameters.
+"""Params: a tool's arguments as the operation's parameters.
 
 A model means well: what can be read in one way only is taken, such as a list of words where a line is asked for.
 """

@@ -1,4 +1,4 @@
-"""Mcp offer: what a server tells of itself, as the protocol writes it. Made without the MCP library, and then given to
+"""Offer: what a server tells of itself, as the protocol writes it. Made without the MCP library, and then given to
 it, so that who answers a question makes no difference."""
 
 from __future__ import annotations
@@ -6,9 +6,9 @@ from __future__ import annotations
 from functools import cached_property
 from typing import Any
 
-from pyro_mcp.surfaces.mcp_prompts import recipes
-from pyro_mcp.surfaces.mcp_resources import kinds
-from pyro_mcp.surfaces.mcp_tools import BoundTool, tool_wording
+from pyro_mcp.surfaces.mcp.prompts import recipes
+from pyro_mcp.surfaces.mcp.resources import kinds
+from pyro_mcp.surfaces.mcp.tools import BoundTool, tool_wording
 from pyro_mcp.version import VERSION
 
 

@@ -1,4 +1,4 @@
-"""Mcp prompts: recipes that a person picks in the host, for the model to follow. Each is shown where its tools are."""
+"""Prompts: recipes that a person picks in the host, for the model to follow. Each is shown where its tools are."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class PromptArgument:
 
 @dataclass(frozen=True)
 class PromptRecipe:
-    """A prompt. Its text is `prompts/<name>.md`, with `{argument}` where an argument goes; `needs` is every tool that
+    """A prompt. Its text is `recipes/<name>.md`, with `{argument}` where an argument goes; `needs` is every tool that
     it names."""
 
     name: str
@@ -63,7 +63,7 @@ class PromptRecipe:
         return self.template().format_map(values)
 
     def template(self) -> str:
-        return resources.files("pyro_mcp.surfaces").joinpath("prompts", f"{self.name}.md").read_text("utf-8")
+        return resources.files("pyro_mcp.surfaces.mcp").joinpath("recipes", f"{self.name}.md").read_text("utf-8")
 
 
 _PROJECT = PromptArgument("project", "the project's directory (default: the current one)", HERE)

@@ -1,5 +1,5 @@
-"""Mcp stream: a server of the MCP library over a host's pipe. The library hears messages, never lines: what may come
-in is `mcp_wire`'s to say."""
+"""Stream: a server of the MCP library over a host's pipe. The library hears messages, never lines: what may come
+in is `wire`'s to say."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mcp.server import Server
 from mcp.shared.message import SessionMessage
 from mcp.types import JSONRPCError, JSONRPCMessage, JSONRPCResponse, jsonrpc_message_adapter
 
-from pyro_mcp.surfaces.mcp_wire import INTERNAL_ERROR, HostInput, LineRefused, Message
+from pyro_mcp.surfaces.mcp.wire import INTERNAL_ERROR, HostInput, LineRefused, Message
 
 T = TypeVar("T")
 

@@ -1,4 +1,4 @@
-"""Mcp wire: JSON-RPC by lines, as a host speaks it over a pipe. Knows nothing of tools, and needs no library of MCP.
+"""Wire: JSON-RPC by lines, as a host speaks it over a pipe. Knows nothing of tools, and needs no library of MCP.
 
 A line is decoded once, strictly, and what came out is what is run: content that would have to be altered first, such as
 half a character, is refused. Every request is answered, also one that cannot be read, by its id where that can be

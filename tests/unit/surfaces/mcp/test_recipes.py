@@ -14,9 +14,9 @@ from mcp.shared.exceptions import MCPError
 from pyro_mcp.errors import InvalidArgument
 from pyro_mcp.settings import Settings
 from pyro_mcp.surfaces import catalog
-from pyro_mcp.surfaces.mcp import create_server, offer
-from pyro_mcp.surfaces.mcp_prompts import MAX_ARGUMENT, RECIPES, PromptRecipe, recipes
-from pyro_mcp.surfaces.mcp_resources import KINDS, find
+from pyro_mcp.surfaces.mcp.prompts import MAX_ARGUMENT, RECIPES, PromptRecipe, recipes
+from pyro_mcp.surfaces.mcp.resources import KINDS, find
+from pyro_mcp.surfaces.mcp.server import create_server, offer
 
 CORE = {"repro-fix-loop", "parallel-workspaces", "untrusted-inspection"}
 

@@ -11,10 +11,10 @@ import pytest
 from pyro_mcp.errors import InvalidArgument, PermissionDenied
 from pyro_mcp.model.names import DEFAULT_ENVIRONMENT
 from pyro_mcp.surfaces import catalog
-from pyro_mcp.surfaces.mcp_defaults import ServerDefaults
-from pyro_mcp.surfaces.mcp_instructions import instructions
-from pyro_mcp.surfaces.mcp_paths import host_roots
-from pyro_mcp.surfaces.mcp_tools import BoundTool, tool_wording
+from pyro_mcp.surfaces.mcp.defaults import ServerDefaults
+from pyro_mcp.surfaces.mcp.instructions import instructions
+from pyro_mcp.surfaces.mcp.paths import host_roots
+from pyro_mcp.surfaces.mcp.tools import BoundTool, tool_wording
 
 URL = "https://example.com/r.git"
 

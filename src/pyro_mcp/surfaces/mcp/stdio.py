@@ -1,4 +1,4 @@
-"""Mcp stdio: the process that a chat host starts: it serves over standard input and output, and stops when asked to.
+"""Stdio: the process that a chat host starts: it serves over standard input and output, and stops when asked to.
 
 While serving, descriptor 0 is the null device and descriptor 1 is stderr, so that stray output of a library or a child
 never reaches the protocol. On a signal and at the end of input the process leaves through `os._exit`: a thread that
@@ -18,9 +18,9 @@ from importlib import import_module
 from typing import NoReturn
 
 from pyro_mcp.settings import Settings
-from pyro_mcp.surfaces.mcp_greeter import Greeter
-from pyro_mcp.surfaces.mcp_offer import Offer
-from pyro_mcp.surfaces.mcp_wire import BoundedLines, HostInput, HostOutput, Message
+from pyro_mcp.surfaces.mcp.greeter import Greeter
+from pyro_mcp.surfaces.mcp.offer import Offer
+from pyro_mcp.surfaces.mcp.wire import BoundedLines, HostInput, HostOutput, Message
 
 HANG_UP_SECONDS = 4.0
 """How long after the host has closed its end what it had sent may still be read and answered, if it reads that."""
@@ -44,8 +44,8 @@ def _converse(settings: Settings, offer: Offer, requests: HostInput) -> None:
     if first is None:
         return
     from pyro_mcp.surfaces.client import Client
-    from pyro_mcp.surfaces.mcp_server import library_server
-    from pyro_mcp.surfaces.mcp_stream import run
+    from pyro_mcp.surfaces.mcp.library import library_server
+    from pyro_mcp.surfaces.mcp.stream import run
 
     run(library_server(Client(settings), offer), requests, greeter.opening, first, _leave)
 
@@ -67,8 +67,8 @@ def _greet(greeter: Greeter, requests: HostInput) -> Message | None:
 
 
 def _preload() -> None:
-    import_module("pyro_mcp.surfaces.mcp_stream")
-    import_module("pyro_mcp.surfaces.mcp_server")
+    import_module("pyro_mcp.surfaces.mcp.stream")
+    import_module("pyro_mcp.surfaces.mcp.library")
 
 
 def _leave_when_hung_up(reads: int, writes: int) -> None:

@@ -1,4 +1,4 @@
-"""Mcp resources: workspaces as things that a person can put before the model. Each is read by a tool's operation and
+"""Resources: workspaces as things that a person can put before the model. Each is read by a tool's operation and
 within a tool's bounds. Listing them asks nobody, for hosts list often: neither a node nor a guest is started."""
 
 from __future__ import annotations

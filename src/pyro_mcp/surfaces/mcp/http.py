@@ -1,4 +1,4 @@
-"""Mcp http: one server for several clients of this host, over streamable HTTP.
+"""Http: one server for several clients of this host, over streamable HTTP.
 
 It listens on loopback only, and answers only who knows its token: everybody on this host, and every page in a browser
 here, can reach a port. A page that has its own name point to 127.0.0.1 is told by its `Host`, one that sends from
@@ -27,7 +27,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from pyro_mcp.errors import InvalidArgument, PyroError
 from pyro_mcp.settings import Settings, given_mcp_token
-from pyro_mcp.surfaces.mcp_wire import MAX_LINE
+from pyro_mcp.surfaces.mcp.wire import MAX_LINE
 from pyro_mcp.system.atomic import disk_errors, make_directory, write_file
 from pyro_mcp.system.locks import locked
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyro_mcp.surfaces.mcp_fit import fit
+from pyro_mcp.surfaces.mcp.fit import fit
 
 LIMIT = 10_000
 

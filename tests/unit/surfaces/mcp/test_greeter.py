@@ -12,11 +12,11 @@ import pytest
 
 from pyro_mcp.settings import Settings
 from pyro_mcp.surfaces.client import Client
-from pyro_mcp.surfaces.mcp import offer
-from pyro_mcp.surfaces.mcp_greeter import HANDSHAKE_VERSIONS, MODERN_VERSION, Greeter
-from pyro_mcp.surfaces.mcp_server import library_server
-from pyro_mcp.surfaces.mcp_stream import run
-from pyro_mcp.surfaces.mcp_wire import BoundedLines, HostInput, HostOutput, encode
+from pyro_mcp.surfaces.mcp.greeter import HANDSHAKE_VERSIONS, MODERN_VERSION, Greeter
+from pyro_mcp.surfaces.mcp.library import library_server
+from pyro_mcp.surfaces.mcp.server import offer
+from pyro_mcp.surfaces.mcp.stream import run
+from pyro_mcp.surfaces.mcp.wire import BoundedLines, HostInput, HostOutput, encode
 
 PREFIX = "io.modelcontextprotocol/"
 INFO = {"name": "test", "version": "1"}
@@ -170,8 +170,8 @@ def test_the_library_goes_on_where_the_greeter_stopped(modern: bool) -> None:
 def test_greeting_needs_no_library() -> None:
     """Each of these costs more than all of the greeting."""
     script = (
-        "import sys, pyro_mcp.surfaces.mcp_stdio\n"
-        "from pyro_mcp.surfaces.mcp import offer\n"
+        "import sys, pyro_mcp.surfaces.mcp.stdio\n"
+        "from pyro_mcp.surfaces.mcp.server import offer\n"
         "assert offer('workspace-full', allow_host_compat=False).lists\n"
         "print(sorted({'mcp', 'mcp_types', 'pydantic', 'anyio', 'asyncio', 'rich', 'starlette'} & set(sys.modules)))"
     )

@@ -14,7 +14,7 @@ import pytest
 from pyro_mcp.errors import InvalidArgument
 from pyro_mcp.operations.fields import UNBOUNDED, Field
 from pyro_mcp.surfaces import catalog
-from pyro_mcp.surfaces.mcp_tools import BoundTool, tool_wording
+from pyro_mcp.surfaces.mcp.tools import BoundTool, tool_wording
 
 BOUND = {
     profile: {

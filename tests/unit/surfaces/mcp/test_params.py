@@ -8,7 +8,7 @@ import pytest
 
 from pyro_mcp.errors import InvalidArgument
 from pyro_mcp.surfaces import catalog
-from pyro_mcp.surfaces.mcp_tools import BoundTool
+from pyro_mcp.surfaces.mcp.tools import BoundTool
 from pyro_mcp.surfaces.wording import SDK
 
 TOOLS = {
