@@ -1,3 +1,3 @@
 """The version of this package, as a constant: asking the installed metadata would cost every command 15 ms."""
 
-VERSION = "0.1.0"
+VERSION = "4.3.0"
