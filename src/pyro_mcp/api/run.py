@@ -51,8 +51,8 @@ def run_in_vm(
     """Run one command in a fresh virtual machine, which is deleted afterwards.
 
     It is an isolated sandbox to run code safely in and, unlike a container, has a kernel of its own. Nothing of this
-    host is visible inside, and nothing remains. There is no network without <<run_in_vm.network>>. A non-zero exit code
-    is a result, not an error. An environment that is not installed is pulled first, which takes minutes.
+    host is visible inside, and nothing remains. It has no network; <<run_in_vm.network>> gives it one. A non-zero exit
+    code is a result, not an error.
     """
     return call.engine.vms.run(
         call,

@@ -77,7 +77,7 @@ def create_workspace(
     """Create a persistent sandbox with a directory /workspace, and start it.
 
     It is a virtual machine to run code safely in, isolated more than a container is, and keeps its files until it is
-    deleted or expires. There is no network without <<create_workspace.network_policy>>.
+    deleted or expires. It has no network; <<create_workspace.network_policy>> gives it one.
     """
     return call.engine.projects.create(
         call,
