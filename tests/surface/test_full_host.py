@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
 import shutil
@@ -18,6 +19,7 @@ import pytest
 from pyro_mcp import DiskFull, MachineFailed, Pyro, PyroError
 from pyro_mcp.engine.commands.limit import GRACE_SECONDS, guest_limit
 from pyro_mcp.settings import Settings
+from pyro_mcp.surfaces.cli.render.workspace_exec import outcome
 from pyro_mcp.surfaces.client import call_running_node
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="makes mounts")
@@ -122,6 +124,32 @@ def test_what_a_guest_has_cached_is_not_lost_by_a_stop_for_which_there_is_no_roo
         assert pyro.status_workspace(made).state == "stopped"
 
 
+def test_the_end_of_a_command_that_was_refused_is_recorded(host: Host) -> None:
+    with host.open() as pyro:
+        made = pyro.create_workspace(environment="debian:12").workspace_id
+        host.fill()
+        with pytest.raises(DiskFull):
+            pyro.exec_workspace(made, command=FLOOD, timeout_seconds=60)
+        # The store has no room either by now.
+        host.fill(0)
+        meanwhile = pyro.logs_workspace(made, sequence=1).entries[0]
+        assert (meanwhile.state, meanwhile.exit_code) == ("ended", 137)
+        host.clear()
+        entry = pyro.logs_workspace(made).entries[0]
+        assert (entry.state, entry.exit_code, entry.signal) == ("ended", 137, "SIGKILL")
+        assert entry.reason is not None
+        assert entry.reason.startswith("disk_full: ")
+        assert entry.reason.endswith("it was ended")
+        pyro.write_workspace_file(made, path="late", text="late\n")
+        assert "dd" not in pyro.exec_workspace(made, command="cat /proc/[0-9]*/comm").stdout.split()
+        call_running_node(host.settings, "node_stop", {"force": True})
+    with host.open() as pyro:
+        assert pyro.logs_workspace(made).entries[0] == entry
+        assert f"{entry.reason} after" in outcome(entry)
+        summary = pyro.summarize_workspace(made)
+        assert (summary.commands.ended, summary.commands.running) == (1, 0)
+
+
 @pytest.mark.parametrize("wait_seconds", [None, 0])
 def test_a_write_that_is_refused_for_another_reason_harms_no_guest_either(host: Host, wait_seconds: int | None) -> None:
     """QEMU tells "no space" from all else: a quota, a limit, a disk that fails for a while."""
@@ -176,6 +204,50 @@ def test_a_used_up_quota_is_a_full_disk(cache_dir: Path, tmp_path: Path) -> None
     finally:
         call_running_node(host.settings, "node_stop", {"force": True})
         subprocess.run(["umount", "--lazy", str(mount)], check=True)
+
+
+@pytest.mark.parametrize("reserve", ["kept", "gone"])
+def test_a_node_starts_on_a_disk_with_no_free_block_and_deletes_there(
+    cache_dir: Path, tmp_path: Path, reserve: str
+) -> None:
+    """On ext4, which gives a freed block back late."""
+    (tmp_path / "image").touch()
+    os.truncate(tmp_path / "image", 256 * 1024**2)
+    (mount := tmp_path / "mount").mkdir()
+    subprocess.run(["mkfs.ext4", "-q", str(tmp_path / "image")], check=True)
+    subprocess.run(["mount", "-o", "loop", str(tmp_path / "image"), str(mount)], check=True)
+    host = Host(mount, cache_dir)
+    try:
+        with host.open() as pyro:
+            made = pyro.create_workspace(environment="debian:12").workspace_id
+            pyro.stop_workspace(made)
+            call_running_node(host.settings, "node_stop", {"force": True})
+        while not (mount / "state/pyro.reserve").exists() or (mount / "state/pyro.db-wal").exists():
+            time.sleep(0.1)
+        if reserve == "gone":
+            (mount / "state/pyro.reserve").unlink()
+        use_up(mount)
+        assert os.statvfs(mount).f_bavail == 0
+        with host.open() as pyro:
+            assert [one.workspace_id for one in pyro.list_workspaces()] == [made]
+            with pytest.raises(DiskFull):
+                pyro.create_workspace(environment="debian:12")
+            assert pyro.delete_workspace(made).deleted
+            assert pyro.list_workspaces().count == 0
+            assert [*(mount / "state/machines").iterdir(), *(mount / "state/workspaces").iterdir()] == []
+    finally:
+        call_running_node(host.settings, "node_stop", {"force": True})
+        subprocess.run(["umount", "--lazy", str(mount)], check=True)
+
+
+def use_up(mount: Path) -> None:
+    """Take all blocks, those that only root may have too."""
+    with (mount / "filler").open("ab", buffering=0) as file:
+        for piece in (1024**2, 4096):
+            with contextlib.suppress(OSError):
+                while True:
+                    file.write(bytes(piece))
+                    os.fsync(file.fileno())
 
 
 @pytest.mark.slow

@@ -95,7 +95,7 @@ def test_a_workspace_names_its_secrets_and_spares_a_person_its_file_system(capsy
         workspace_seed=WorkspaceSeed(mode="empty"),
         metadata={"file_system": "x" * 200},
     )
-    for verb in ("create_workspace", "status_workspace", "start_workspace", "stop_workspace", "reset_workspace"):
+    for verb in ("create_workspace", "status_workspace", "start_workspace", "stop_workspace"):
         render.show(verb, made, Output(as_json=False))
         shown = capsys.readouterr().out
         assert "file_system" not in shown

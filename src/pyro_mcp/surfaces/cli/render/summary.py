@@ -15,17 +15,18 @@ from pyro_mcp.model.summary import (
     SummaryTransfers,
     WorkspaceSummary,
 )
+from pyro_mcp.model.workspace import WorkspaceSeed
 from pyro_mcp.model.workspace_exec import CommandEntry
 from pyro_mcp.surfaces.cli.escapes import plain
 from pyro_mcp.surfaces.cli.render.common import size
 from pyro_mcp.surfaces.cli.render.network import summed
 from pyro_mcp.surfaces.cli.render.service import ports
-from pyro_mcp.surfaces.cli.render.workspace import when
+from pyro_mcp.surfaces.cli.render.workspace import described, when
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-PATHS, WIDTH = 8, 100
+PATHS, SKIPPED, WIDTH = 8, 4, 100
 _SIGNS = {"added": "A", "modified": "M", "deleted": "D", "type_changed": "T"}
 
 
@@ -39,6 +40,7 @@ def draw_summary(console: Console, result: WorkspaceSummary) -> None:
 
 
 def _page(result: WorkspaceSummary) -> Iterator[str]:
+    yield from _seed(result.workspace_seed)
     yield from _commands(result.commands)
     if result.changes is None:
         yield f"changes    unknown: {plain(result.changes_unknown or '')}"
@@ -58,9 +60,20 @@ def _page(result: WorkspaceSummary) -> Iterator[str]:
         yield f"life       stopped {count_of(result.stops, 'time')}, started again {count_of(result.starts, 'time')}"
 
 
+def _seed(seed: WorkspaceSeed) -> Iterator[str]:
+    if seed.seed_path:
+        left_out = f"; {seed.skipped_count} left out or altered" if seed.skipped_count else ""
+        yield f"seed       {plain(seed.seed_path)}: {described(seed)}{left_out}"
+    for one in seed.skipped[:SKIPPED]:
+        yield f"           {plain(one.path)}: {plain(one.reason)}"
+    if seed.skipped_count > SKIPPED:
+        yield f"           and {seed.skipped_count - SKIPPED} more"
+
+
 def _commands(commands: SummaryCommands) -> Iterator[str]:
     named = ("failed", commands.failed), ("succeeded", commands.succeeded), ("ended", commands.ended)
-    counts = [f"{count} {name}" for name, count in (*named, ("running", commands.running)) if count]
+    unusual = ("running", commands.running), ("not started", commands.not_started)
+    counts = [f"{count} {name}" for name, count in (*named, *unusual) if count]
     yield "commands   " + (", ".join(counts) if counts else "none")
     for entry in commands.failures:
         yield f"  FAILED   {_line(entry)}"
@@ -73,8 +86,8 @@ def _commands(commands: SummaryCommands) -> Iterator[str]:
 
 
 def _line(entry: CommandEntry) -> str:
-    how = f"exit {entry.exit_code}" if entry.state == "finished" and not entry.timed_out else entry.state
-    how = "timed out" if entry.timed_out else how
+    state = f"exit {entry.exit_code}" if entry.state == "finished" else entry.state.replace("_", " ")
+    how = "timed out" if entry.timed_out else state
     first = plain(entry.command.splitlines()[0] if entry.command else "")[:WIDTH]
     return f"[{entry.sequence}] {first}  ({how}, {entry.duration_ms / 1000:.1f} s)"
 

@@ -7,15 +7,23 @@ from typing import TYPE_CHECKING
 
 from pyro_mcp.model.count import count_of
 from pyro_mcp.model.project import CreatedWorkspace
-from pyro_mcp.model.workspace import Workspace, WorkspaceDeleted, WorkspaceList, WorkspaceSeed
+from pyro_mcp.model.workspace import (
+    ResetWorkspace,
+    Workspace,
+    WorkspaceDeleted,
+    WorkspaceList,
+    WorkspaceReset,
+    WorkspaceSeed,
+)
 from pyro_mcp.surfaces.cli.escapes import plain
+from pyro_mcp.surfaces.cli.render.changes import draw_skipped
 from pyro_mcp.surfaces.cli.render.common import fields, put, size, table
 from pyro_mcp.surfaces.cli.render.project import draw_applied
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-SKIPPED_SHOWN = 5
+SKIPPED_SHOWN = 10
 
 
 def draw_list(console: Console, result: WorkspaceList) -> None:
@@ -45,6 +53,7 @@ def draw_one(console: Console, result: Workspace) -> None:
     """Everything there is to know about one workspace."""
     reason = result.metadata.get("reason")
     last = result.last_command
+    seed = result.workspace_seed
     fields(
         console,
         (
@@ -56,8 +65,7 @@ def draw_one(console: Console, result: Workspace) -> None:
             ("size", f"{result.vcpu_count} vCPU, {result.mem_mib} MiB"),
             ("isolation", isolation(result)),
             ("network", network(result)),
-            ("seed", origin(result.workspace_seed)),
-            ("left out", left_out(result.workspace_seed)),
+            ("seed", origin(seed)),
             ("commands", f"{result.command_count}, {result.running_command_count} running" if last else ""),
             ("last command", f"{last.sequence}: {plain(last.command)[:100]}" if last else ""),
             ("secrets", ", ".join(secret.name for secret in result.secrets)),
@@ -66,6 +74,19 @@ def draw_one(console: Console, result: Workspace) -> None:
             ("expires", when(result.expires_at)),
         ),
     )
+    draw_skipped(console, seed.skipped, seed.skipped_count, most=SKIPPED_SHOWN)
+
+
+def draw_reset(console: Console, result: ResetWorkspace) -> None:
+    """What it has been reset to, and how it is now."""
+    done = result.workspace_reset
+    console.print(f"{result.workspace_id} is reset to {plain(done.snapshot_name)}: {described(done)}", soft_wrap=True)
+    draw_one(console, result)
+
+
+def described(what: WorkspaceSeed | WorkspaceReset) -> str:
+    """How much it brought."""
+    return f"{count_of(what.entry_count, 'entry', 'entries')}, {size(what.bytes_written)}"
 
 
 def draw_deleted(console: Console, result: WorkspaceDeleted) -> None:
@@ -79,15 +100,8 @@ def origin(seed: WorkspaceSeed) -> str:
     if where is None:
         return ""
     at = " at ".join(filter(None, (seed.branch, seed.head and seed.head[:12])))
-    held = f"{count_of(seed.entry_count, 'entry', 'entries')}, {size(seed.bytes_written)}"
-    return f"{where}{f' ({at})' if at else ''}: {held}"
-
-
-def left_out(seed: WorkspaceSeed) -> str:
-    """The first things that did not come along."""
-    shown = "; ".join(f"{one.path}: {one.reason}" for one in seed.skipped[:SKIPPED_SHOWN])
-    rest = seed.skipped_count - min(len(seed.skipped), SKIPPED_SHOWN)
-    return f"{shown}; and {rest} more" if rest else shown
+    lost = f", {seed.skipped_count} left out or altered" if seed.skipped_count else ""
+    return f"{where}{f' ({at})' if at else ''}: {described(seed)}{lost}"
 
 
 def network(result: Workspace) -> str:
