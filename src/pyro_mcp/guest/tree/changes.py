@@ -103,7 +103,7 @@ class _Differ:
         self._wanted = [] if b"" in wanted else wanted
         self._exclude = exclude
         self._show_ignored = ignored
-        self._ignored = 0
+        self._ignored = self._left_aside = 0
         self._counting = False
         """Changes are counted and not sent."""
         self._text_limit = text_limit
@@ -159,6 +159,7 @@ class _Differ:
             if not path and name.startswith(STAGE_PREFIX):
                 continue
             if not self._looked_at(below):
+                self._left_aside += 1
                 continue
             if not fits(below):
                 self._skipped.add(below, TOO_DEEP)
@@ -166,6 +167,7 @@ class _Differ:
             mine, theirs = _look(new, name), _look(old, name)
             try:
                 if self._excluded(below, mine, theirs):
+                    self._left_aside += 1
                     continue
                 if name.lower() == GIT and not self._counting:
                     self._internals(below, mine, theirs, rules, upper)
@@ -194,6 +196,10 @@ class _Differ:
             kinds = {"added": not old, "deleted": not new, "type_changed": new and old and new.kind != old.kind}
             status = next((kind for kind, is_it in kinds.items() if is_it), "modified")
             self._emit(status, path, old, new, file_count=total)
+
+    def _accounted(self) -> int:
+        """How many things were counted, or left out because somebody asked for it."""
+        return sum(self._counts.values()) + self._ignored + self._left_aside
 
     def _both(self, path: bytes, *sides: int | None) -> list[bytes]:
         return sorted({name for fd in sides if fd is not None for name in self._names(path, fd)})
@@ -238,9 +244,10 @@ class _Differ:
         if new.kind != "directory":
             self._emit("added", path, None, new)
             return
-        if self._names(path, new.fd):
-            self._directory(path, new.fd, None, rules.enter(name, new.fd))
-        else:
+        before = self._accounted()
+        self._directory(path, new.fd, None, rules.enter(name, new.fd))
+        # What holds nothing but what no tree can hold is as good as empty.
+        if self._accounted() == before:
             self._emit("added", path, None, new)
 
     def _files_in(self, path: bytes, side: _Side) -> int:
