@@ -18,6 +18,7 @@ import pytest
 from pyro_mcp import DiskFull, MachineFailed, Pyro, PyroError
 from pyro_mcp.engine.commands.limit import GRACE_SECONDS, guest_limit
 from pyro_mcp.settings import Settings
+from pyro_mcp.surfaces.cli.render.workspace_exec import outcome
 from pyro_mcp.surfaces.client import call_running_node
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="makes mounts")
@@ -120,6 +121,32 @@ def test_what_a_guest_has_cached_is_not_lost_by_a_stop_for_which_there_is_no_roo
         assert pyro.exec_workspace(made, command=["sha256sum", "big"]).stdout == said
         pyro.stop_workspace(made)
         assert pyro.status_workspace(made).state == "stopped"
+
+
+def test_the_end_of_a_command_that_was_refused_is_recorded(host: Host) -> None:
+    with host.open() as pyro:
+        made = pyro.create_workspace(environment="debian:12").workspace_id
+        host.fill()
+        with pytest.raises(DiskFull):
+            pyro.exec_workspace(made, command=FLOOD, timeout_seconds=60)
+        # The store has no room either by now.
+        host.fill(0)
+        meanwhile = pyro.logs_workspace(made, sequence=1).entries[0]
+        assert (meanwhile.state, meanwhile.exit_code) == ("ended", 137)
+        host.clear()
+        entry = pyro.logs_workspace(made).entries[0]
+        assert (entry.state, entry.exit_code, entry.signal) == ("ended", 137, "SIGKILL")
+        assert entry.reason is not None
+        assert entry.reason.startswith("disk_full: ")
+        assert entry.reason.endswith("it was ended")
+        pyro.write_workspace_file(made, path="late", text="late\n")
+        assert "dd" not in pyro.exec_workspace(made, command="cat /proc/[0-9]*/comm").stdout.split()
+        call_running_node(host.settings, "node_stop", {"force": True})
+    with host.open() as pyro:
+        assert pyro.logs_workspace(made).entries[0] == entry
+        assert f"{entry.reason} after" in outcome(entry)
+        summary = pyro.summarize_workspace(made)
+        assert (summary.commands.ended, summary.commands.running) == (1, 0)
 
 
 @pytest.mark.parametrize("wait_seconds", [None, 0])

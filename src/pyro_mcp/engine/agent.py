@@ -106,8 +106,8 @@ class AgentClient:
         """While inside, the request is under way; to leave by an error is to cancel it. `purpose` completes "cannot",
         `hint` says what to do when the machine is gone.
 
-        Raises what the agent refuses, what `send` raises as `PyroError`, `Cancelled`, and `MachineFailed` when the
-        machine ended, or its agent fell silent or is late.
+        Raises what the agent refuses (its `__cause__` is then the `RemoteError`), what `send` raises as `PyroError`,
+        `Cancelled`, and `MachineFailed` when the machine ended, or its agent fell silent or is late.
         """
         purpose = purpose or _in_words(verb)
         feeder: _Feeder | None = None
@@ -132,7 +132,9 @@ class AgentClient:
             raise MachineFailed(f"cannot {purpose}: {late}", hint=SILENT) from None
         except RemoteError as error:
             call.check()
-            raise (feeder.failure if feeder and feeder.failure else PyroError.from_wire(error.payload)) from None
+            if feeder and feeder.failure:
+                raise feeder.failure from None
+            raise PyroError.from_wire(error.payload) from error
         call.check()
 
     def notify(self, verb: str, params: dict[str, Any]) -> None:

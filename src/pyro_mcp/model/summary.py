@@ -27,7 +27,8 @@ class SummaryCommand(CommandEntry):
 @dataclass(frozen=True, kw_only=True)
 class SummaryCommands(Result):
     """What ran. `failed` are those that ended by themselves with another exit code than 0 or by their timeout, and
-    those that were lost. `failures` and `recent` are the latest of each, the latest first."""
+    those that were lost; `not_started` were refused before they began. `failures` and `recent` are the latest of each,
+    the latest first."""
 
     total: int
     succeeded: int
@@ -36,6 +37,7 @@ class SummaryCommands(Result):
     running: int
     failures: list[SummaryCommand]
     recent: list[CommandEntry]
+    not_started: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,17 +10,18 @@ from pyro_mcp.model.network import NetworkRefusal
 from pyro_mcp.model.process import ExecutionMode, Isolation
 from pyro_mcp.model.result import Result
 
-CommandState = Literal["running", "finished", "ended", "lost"]
+CommandState = Literal["running", "finished", "ended", "lost", "not_started"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class CommandEntry(Result):
     """One command of a workspace's history.
 
-    `state`: `running`; `finished` by itself or by its timeout; `ended` because somebody asked for it; `lost` with its
-    machine or its node, as `reason` says. `exit_code` is null while it runs and when it was lost, else as a shell has
-    it: 128+n when signal n ended it (then `signal` names it), 124 when `timed_out`. `duration_ms` counts up while it
-    runs. `recorded_at` is when it started (UTC).
+    `state`: `running`; `finished` by itself or by its timeout; `ended` because somebody asked for it or the host's
+    disk was full; `lost` with its machine or its node; `not_started`, because it was refused. `reason` says more.
+    `exit_code` is null while it runs and when it was lost or never started, else as a shell has it: 128+n when signal n
+    ended it (then `signal` names it), 124 when `timed_out`. `duration_ms` counts up while it runs. `recorded_at` is
+    when it started (UTC).
     """
 
     sequence: int

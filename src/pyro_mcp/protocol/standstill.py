@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from pyro_mcp.protocol.frames import FrameKind
 from pyro_mcp.protocol.pipe import FOREVER, Pipe
-from pyro_mcp.protocol.stream import RemoteError, Stream
+from pyro_mcp.protocol.stream import Interrupted, RemoteError, Stream
 
 GRACE_SECONDS = 2.0
 """How long a request waits before it is refused: whoever has just mended the cause need not try twice."""
@@ -44,13 +44,13 @@ class Standstill:
         self._past = 0.0
 
     def begin(self, refusal: dict[str, Any], spared: Callable[[Stream], bool]) -> None:
-        """Requests are answered with `refusal` from now on, also those under way that are not `spared`."""
+        """Requests are answered with `refusal` from now on; those under way that are not `spared` are `Interrupted`."""
         self._pipe.patience = FOREVER
         with self._condition:
             self._refusal, self._since = refusal, time.monotonic()
         for stream in self._channel._requests():
             if not spared(stream):
-                stream._refuse(RemoteError(refusal))
+                stream._refuse(Interrupted(refusal))
                 self._refused.append(stream._number)
 
     def end(self, verb: str, params: dict[str, Any]) -> None:

@@ -55,6 +55,10 @@ class RemoteError(Exception):
         self.payload = payload
 
 
+class Interrupted(RemoteError):
+    """The peer stood still while it worked on the request, and ends that when it goes on. `payload` says why."""
+
+
 class Data(NamedTuple):
     """A tagged piece of a byte stream. Tags: 0 input, 1 output, 2 error output."""
 

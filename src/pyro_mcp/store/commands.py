@@ -13,12 +13,15 @@ from typing import Any, Literal
 
 from pyro_mcp.store.database import Database
 
-CommandState = Literal["running", "finished", "ended", "lost"]
+CommandState = Literal["running", "finished", "ended", "lost", "not_started"]
+NOT_STARTED: CommandState = "not_started"
+"""Kept as `ended` without an exit code, which nothing else is: so a store of an earlier version need not change."""
 
 
 @dataclass(frozen=True, slots=True)
 class CommandRow:
-    """One command. `ended`: somebody ended it; `lost`: its machine or its node went away, `reason` says how.
+    """One command. `ended`: somebody ended it; `lost`: its machine or its node went away; `not_started`: it was refused
+    before it could begin. `reason` says why.
 
     `..._kept` bytes of output are in its journal. Those of one whose `output_gone` count as dropped.
     """
@@ -50,16 +53,22 @@ _KEY = "workspace_id=:workspace_id AND generation=:generation"
 
 @dataclass(frozen=True, slots=True)
 class Tally:
-    """How the commands of a workspace went. `failed` counts the lost ones too."""
+    """How the commands of a workspace went. `failed` counts the lost ones too, `ended` those that never started and are
+    no longer kept."""
 
     succeeded: int
     failed: int
     ended: int
     running: int
+    not_started: int
 
 
 _FAILED = "(state='lost' OR (state='finished' AND exit_code<>0))"
-_TALLY = f"total(state='finished' AND exit_code=0), total{_FAILED}, total(state='ended'), total(state='running')"
+_NOT_STARTED = "(state='ended' AND exit_code IS NULL)"
+_TALLY = (
+    f"total(state='finished' AND exit_code=0), total{_FAILED}, total(state='ended') - total{_NOT_STARTED},"
+    f" total(state='running'), total{_NOT_STARTED}"
+)
 _OUTPUT = f"{_KEY} AND stdout_kept + stderr_kept > 0"
 
 
@@ -94,31 +103,31 @@ class CommandTable:
 
     def finish(self, row: CommandRow, now: float) -> None:
         """Record `row`'s outcome. One whose history a reset has cleared stays cleared."""
-        values = {name: getattr(row, name) for name in row.__dataclass_fields__}
-        values["network_refusals"] = json.dumps(row.network_refusals)
-        with self._database.transaction() as connection:
-            connection.execute(
+        values = _values(row)
+        self._database.note(
+            (
                 "UPDATE commands SET state=:state, duration_ms=:duration_ms, exit_code=:exit_code, signal=:signal,"
                 " timed_out=:timed_out, stdout_dropped=:stdout_dropped, stderr_dropped=:stderr_dropped, reason=:reason,"
                 " network_refusals=:network_refusals, stdout_kept=:stdout_kept, stderr_kept=:stderr_kept"
                 f" WHERE {_KEY} AND sequence=:sequence",
                 values,
-            )
-            connection.execute(
+            ),
+            (
                 f"UPDATE workspaces SET last_activity_at=max(last_activity_at, :now) WHERE {_KEY}",
                 {**values, "now": now},
-            )
+            ),
+        )
 
     def lose(self, row: CommandRow) -> None:
         """Record that how `row` ended is not known; its `reason` says why."""
-        values = {name: getattr(row, name) for name in row.__dataclass_fields__}
-        with self._database.transaction() as connection:
-            connection.execute(
+        self._database.note(
+            (
                 "UPDATE commands SET state='lost', reason=:reason, stdout_dropped=:stdout_dropped,"
                 " stderr_dropped=:stderr_dropped, stdout_kept=:stdout_kept, stderr_kept=:stderr_kept"
                 f" WHERE {_KEY} AND sequence=:sequence AND state='running'",
-                values,
+                _values(row),
             )
+        )
 
     def running(self) -> list[CommandRow]:
         """What runs in all workspaces, or did when its node died."""
@@ -138,7 +147,7 @@ class CommandTable:
     def tally(self, workspace_id: str, generation: int) -> Tally:
         values = {"workspace_id": workspace_id, "generation": generation}
         found = self._database.rows(
-            f"SELECT {_TALLY} FROM commands WHERE {_KEY} UNION ALL SELECT succeeded, failed, ended, 0"
+            f"SELECT {_TALLY} FROM commands WHERE {_KEY} UNION ALL SELECT succeeded, failed, ended, 0, 0"
             " FROM command_totals WHERE workspace_id=:workspace_id",
             values,
         )
@@ -182,7 +191,7 @@ class CommandTable:
                     "INSERT INTO command_totals VALUES (:workspace_id, :succeeded, :failed, :ended)"
                     " ON CONFLICT DO UPDATE SET succeeded=succeeded+:succeeded, failed=failed+:failed,"
                     " ended=ended+:ended",
-                    {**values, "succeeded": int(gone[0]), "failed": int(gone[1]), "ended": int(gone[2])},
+                    {**values, "succeeded": int(gone[0]), "failed": int(gone[1]), "ended": int(gone[2]) + int(gone[4])},
                 )
                 connection.execute(f"DELETE FROM commands WHERE {old}", values)
         return found
@@ -212,8 +221,17 @@ class CommandTable:
         return found
 
 
+def _values(row: CommandRow) -> dict[str, Any]:
+    values = {name: getattr(row, name) for name in row.__dataclass_fields__}
+    values["network_refusals"] = json.dumps(row.network_refusals)
+    values["state"] = "ended" if row.state == NOT_STARTED else row.state
+    return values
+
+
 def _row(row: sqlite3.Row) -> CommandRow:
     values = dict(row)
+    if row["state"] == "ended" and row["exit_code"] is None:
+        values["state"] = NOT_STARTED
     values["network_refusals"] = json.loads(row["network_refusals"])
     values |= {name: bool(row[name]) for name in ("timed_out", "output_gone")}
     return CommandRow(**values)

@@ -8,15 +8,22 @@ Repositories get this object and write inside `transaction()`.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import sqlite3
 import threading
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from pyro_mcp.errors import DiskFull, PyroError
+from pyro_mcp.model.count import count_of
 from pyro_mcp.store import migrate
+
+_log = logging.getLogger(__name__)
+
+Statement = tuple[str, dict[str, Any]]
 
 RESERVE_BYTES = 256 * 1024
 """So much of the disk is kept for deletions: some pages of the log."""
@@ -34,6 +41,7 @@ class Database:
         self.path = path
         self._reserve = path.with_suffix(".reserve")
         self._lock = threading.RLock()
+        self._owed: deque[tuple[Statement, ...]] = deque()
         migrate.refuse_newer(path)
         with _translated(path, "open"):
             _create_private(path)
@@ -56,7 +64,14 @@ class Database:
     @contextlib.contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
         """All or nothing. On return everything inside is on disk; any error rolls it back."""
-        with self._lock, _translated(self.path, "write"):
+        with self._lock:
+            self._pay()
+            with self._whole() as connection:
+                yield connection
+
+    @contextlib.contextmanager
+    def _whole(self) -> Iterator[sqlite3.Connection]:
+        with _translated(self.path, "write"):
             self._connection.execute("BEGIN IMMEDIATE")
             try:
                 yield self._connection
@@ -64,6 +79,25 @@ class Database:
             except BaseException:
                 if self._connection.in_transaction:
                     self._connection.execute("ROLLBACK")
+                raise
+
+    def note(self, *statements: Statement) -> None:
+        """One transaction about what has happened and cannot be refused. A full disk only delays it: it is owed, gets
+        in before anything else once there is room, and whoever reads finds it already."""
+        with self._lock:
+            self._owed.append(statements)
+            with contextlib.suppress(DiskFull):
+                self._pay()
+
+    def _pay(self) -> None:
+        """Write what is owed. Raises `DiskFull`, and what is wrong with a statement, which is not tried again."""
+        while self._owed and not self._connection.in_transaction:
+            due = self._owed.popleft()
+            try:
+                with self._whole() as connection:
+                    _execute(connection, due)
+            except DiskFull:
+                self._owed.appendleft(due)
                 raise
 
     def free(self, sql: str, parameters: dict[str, Any]) -> None:
@@ -94,16 +128,47 @@ class Database:
     def rows(self, sql: str, parameters: dict[str, Any] | None = None) -> list[sqlite3.Row]:
         """The answer to one read-only statement."""
         with self._lock, _translated(self.path, "read"):
-            return self._connection.execute(sql, parameters or {}).fetchall()
+            with contextlib.suppress(DiskFull):
+                self._pay()
+            if not self._owed or self._connection.in_transaction:
+                return self._connection.execute(sql, parameters or {}).fetchall()
+            return self._foreseen(sql, parameters or {})
+
+    def _foreseen(self, sql: str, parameters: dict[str, Any]) -> list[sqlite3.Row]:
+        """The answer as it will be: what is owed is done in SQLite's memory, where it needs no room, and undone."""
+        self._connection.execute("BEGIN")
+        try:
+            for due in self._owed:
+                _execute(self._connection, due)
+            return self._connection.execute(sql, parameters).fetchall()
+        finally:
+            self._connection.execute("ROLLBACK")
 
     def check(self) -> str:
         """SQLite's own verdict on the file: "ok" or its first complaint."""
         return str(self.rows("PRAGMA quick_check(1)")[0][0])
 
     def close(self) -> None:
-        """Fold the log into the file and close it. Idempotent."""
+        """Fold the log into the file and close it. Idempotent. What is owed takes the reserve if it must."""
         with self._lock:
+            self._pay_with_reserve()
             self._connection.close()
+
+    def _pay_with_reserve(self) -> None:
+        try:
+            self._pay()
+        except DiskFull:
+            self._reserve.unlink(missing_ok=True)
+            try:
+                self._pay()
+            except DiskFull as error:
+                _log.warning(f"{count_of(len(self._owed), 'record')} could not be written: {error.message}")
+                self._owed.clear()
+
+
+def _execute(connection: sqlite3.Connection, statements: Iterable[Statement]) -> None:
+    for sql, parameters in statements:
+        connection.execute(sql, parameters)
 
 
 def _create_private(path: Path) -> None:

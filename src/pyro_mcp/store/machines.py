@@ -83,11 +83,12 @@ class Machines:
 
     def fail(self, machine_id: str, reason: str) -> None:
         """A running machine has died by itself. One that is being stopped or deleted is left to whoever does it."""
-        with self._database.transaction() as connection:
-            connection.execute(
+        self._database.note(
+            (
                 "UPDATE machines SET state='failed', reason=:reason WHERE machine_id=:id AND state='running'",
                 {"id": machine_id, "reason": reason},
             )
+        )
 
     def delete(self, machine_id: str) -> None:
         """Forget it. Idempotent."""

@@ -104,6 +104,10 @@ class ServiceTable:
             done = connection.execute(f"UPDATE services SET {_UPDATE} WHERE run=:run{condition}", _values(row))
             return done.rowcount == 1
 
+    def end(self, row: ServiceRow) -> None:
+        """Record its end, unless that is recorded already."""
+        self._database.note((f"UPDATE services SET {_UPDATE} WHERE run=:run AND {_ALIVE}", _values(row)))
+
     def forget(self, run: str) -> None:
         """It was never started. Idempotent."""
         with self._database.transaction() as connection:

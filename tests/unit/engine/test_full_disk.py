@@ -16,7 +16,7 @@ from pyro_mcp.api import export, snapshot, sync, workspace
 from pyro_mcp.api import file as files
 from pyro_mcp.engine.engine import Engine
 from pyro_mcp.errors import DiskFull
-from pyro_mcp.store.database import RESERVE_BYTES
+from pyro_mcp.store.database import RESERVE_BYTES, Database
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="makes mounts")
 
@@ -143,5 +143,53 @@ def test_a_full_state_directory(small: Path, tree: Path, tmp_path: Path, left: i
     engine = engine_at(small / "state")
     assert (small / "state" / "pyro.reserve").stat().st_blocks * 512 >= RESERVE_BYTES
     create(engine, "again")
+    assert_deleted(engine)
+    engine.close()
+
+
+def name_on_disk(mount: Path) -> str:
+    """The name of the only workspace, as a node finds it that comes after a kill."""
+    copy = mount.parent / "copy"
+    shutil.rmtree(copy, ignore_errors=True)
+    copy.mkdir()
+    for part in (mount / "state").glob("pyro.db*"):
+        shutil.copy(part, copy)
+    database = Database(copy / "pyro.db")
+    name = str(database.rows("SELECT name FROM workspaces")[0]["name"])
+    database.close()
+    return name
+
+
+def test_what_has_happened_is_read_at_once_and_written_once_there_is_room(small: Path) -> None:
+    engine = engine_at(small / "state")
+    create(engine, "w")
+    workspace_id = engine.registry.find("w").workspace_id
+    fill(small, 0)
+    long = "x" * 200_000
+    note = "UPDATE workspaces SET name=:name WHERE workspace_id=:id", {"id": workspace_id, "name": long}
+    engine.database.note(note)
+    assert engine.registry.find(workspace_id).name == long
+    with pytest.raises(DiskFull):
+        engine.registry.touch(workspace_id)
+    assert name_on_disk(small) == "w"
+    (small / "filler").unlink()
+    engine.registry.touch(workspace_id)
+    assert name_on_disk(small) == long
+    do(engine, workspace.delete_workspace, workspace_id=workspace_id)
+    engine.close()
+
+
+def test_a_node_that_leaves_a_full_disk_has_recorded_what_has_happened(small: Path) -> None:
+    engine = engine_at(small / "state")
+    create(engine, "w")
+    made = engine.registry.find("w")
+    do(engine, workspace.stop_workspace, workspace_id="w")
+    fill(small, 0)
+    reason = "r" * 50_000
+    change = {"id": made.machine_id, "reason": reason}
+    engine.database.note(("UPDATE machines SET reason=:reason WHERE machine_id=:id", change))
+    engine.close()
+    engine = engine_at(small / "state")
+    assert engine.fleet.get(made.machine_id).reason == reason
     assert_deleted(engine)
     engine.close()

@@ -22,6 +22,7 @@ from pyro_mcp.model.network import NetworkRefusal
 from pyro_mcp.network.record import Watch
 from pyro_mcp.operations.call import STDERR, STDOUT, Call
 from pyro_mcp.operations.encode import encode
+from pyro_mcp.protocol.channel import Interrupted, RemoteError
 from pyro_mcp.store.commands import CommandRow, CommandTable
 from pyro_mcp.system.atomic import disk_errors
 from pyro_mcp.system.clock import Clock
@@ -31,7 +32,7 @@ UNATTENDED = "the node that watched it went away"
 
 
 class Job:
-    """A command that `run` runs once, or `resume` goes on with. `error` is why it was lost, or could not be started.
+    """A command that `run` runs once, or `resume` goes on with. `error` is why it has no outcome of its own.
 
     With a `checkpoint` it goes on by itself: it outlives this node, and the next one resumes it.
     """
@@ -157,7 +158,7 @@ class Job:
             if self._leaving:
                 self._left()
                 return
-            outcome = {"state": "lost", "reason": self.error.message[:500]}
+            outcome = _unfinished(error, self.error)
         finally:
             # Also when a bug ends it, nobody must wait for ever.
             if not self._done.is_set():
@@ -204,6 +205,17 @@ class Job:
 
     def _spent_ms(self) -> int:
         return (self._clock.boot_ns() - self.begun_ns) // 1_000_000
+
+
+def _unfinished(error: PyroError, shown: PyroError) -> dict[str, Any]:
+    """What became of a command of which the machine has told no outcome. `shown` is `error` without secrets."""
+    refusal = error.__cause__
+    if isinstance(refusal, Interrupted):
+        reason = f"{shown.code}: {shown.message[:400]}; it was ended"
+        return {"state": "ended", "exit_code": ENDED_EXIT, "signal": "SIGKILL", "reason": reason}
+    # An agent that fails may have started it; one that refuses has not.
+    started = not isinstance(refusal, RemoteError) or error.code == PyroError.code
+    return {"state": "lost" if started else "not_started", "reason": shown.message[:500]}
 
 
 class _JournalFeed:

@@ -25,7 +25,7 @@ from pyro_mcp.engine.registry import Registry
 from pyro_mcp.engine.secrets.redact import Masks
 from pyro_mcp.engine.secrets.store import SecretManager
 from pyro_mcp.engine.session import Sessions
-from pyro_mcp.errors import Capacity, Conflict, InvalidArgument, NotFound, PyroError
+from pyro_mcp.errors import Cancelled, Capacity, Conflict, InvalidArgument, NotFound, PyroError
 from pyro_mcp.machines.driver import Machine
 from pyro_mcp.model.command import display_text
 from pyro_mcp.model.network import NetworkRefusal
@@ -110,7 +110,7 @@ class CommandManager:
         else:
             self._detach(job, partial(job.run, command, timeout_seconds=timeout_seconds, secret_env=requested))
             self._watch(call, job, wait_seconds)
-        if job.error is not None and job.done and job.row.state == "lost":
+        if job.error is not None and job.done and job.row.state != "finished" and not isinstance(job.error, Cancelled):
             raise job.error
         output = self._followed(job.row, None, CAPTURE_BYTES, done=job.done)
         return WorkspaceExec(workspace_id=workspace.workspace_id, **dict(output.items()))

@@ -349,7 +349,7 @@ class ServiceManager:
 
     def _end(self, row: ServiceRow, reason: str) -> None:
         now = self._clock.wall()
-        self._table.update(replace(row, state="stopped", stop_reason=reason, ended_at=now, pid=None), only_alive=True)
+        self._table.end(replace(row, state="stopped", stop_reason=reason, ended_at=now, pid=None))
 
 
 def _check_readiness(readiness: Mapping[str, Any] | None) -> None:

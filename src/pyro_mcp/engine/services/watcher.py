@@ -142,7 +142,7 @@ class ServiceWatch:
         out, err = self.tails(run)
         now = self._clock.wall()
         done = replace(row, state="stopped", stop_reason=reason, ended_at=now, pid=None, stdout=out, stderr=err)
-        self._table.update(done, only_alive=True)
+        self._table.end(done)
 
     def machine_ended(self) -> None:
         """Nothing of it is left. Runs on the machine's watcher's thread, and again for whoever stopped the machine."""

@@ -106,6 +106,7 @@ class Summaries:
             failed=tally.failed,
             ended=tally.ended,
             running=tally.running,
+            not_started=tally.not_started,
             failures=[
                 SummaryCommand(**dict(entry.items()), output_tail=_tail(err) or _tail(out))
                 for entry, out, err in self._commands.failures(row, FAILURES)

@@ -60,7 +60,8 @@ def _page(result: WorkspaceSummary) -> Iterator[str]:
 
 def _commands(commands: SummaryCommands) -> Iterator[str]:
     named = ("failed", commands.failed), ("succeeded", commands.succeeded), ("ended", commands.ended)
-    counts = [f"{count} {name}" for name, count in (*named, ("running", commands.running)) if count]
+    unusual = ("running", commands.running), ("not started", commands.not_started)
+    counts = [f"{count} {name}" for name, count in (*named, *unusual) if count]
     yield "commands   " + (", ".join(counts) if counts else "none")
     for entry in commands.failures:
         yield f"  FAILED   {_line(entry)}"
@@ -73,8 +74,8 @@ def _commands(commands: SummaryCommands) -> Iterator[str]:
 
 
 def _line(entry: CommandEntry) -> str:
-    how = f"exit {entry.exit_code}" if entry.state == "finished" and not entry.timed_out else entry.state
-    how = "timed out" if entry.timed_out else how
+    state = f"exit {entry.exit_code}" if entry.state == "finished" else entry.state.replace("_", " ")
+    how = "timed out" if entry.timed_out else state
     first = plain(entry.command.splitlines()[0] if entry.command else "")[:WIDTH]
     return f"[{entry.sequence}] {first}  ({how}, {entry.duration_ms / 1000:.1f} s)"
 

@@ -49,9 +49,8 @@ def outcome(entry: CommandOutput) -> str:
     seconds = f"{entry.duration_ms / 1000:.1f} s"
     if entry.state == "running":
         return f"running for {seconds}"
-    if entry.state == "lost":
-        return f"lost: {plain(entry.reason or 'its machine went away')}"
-    how = (
-        "timed out" if entry.timed_out else "ended on request" if entry.state == "ended" else f"exit {entry.exit_code}"
-    )
-    return f"{how} after {seconds}"
+    if entry.state in ("lost", "not_started"):
+        return f"{entry.state.replace('_', ' ')}: {plain(entry.reason or 'its machine went away')}"
+    if entry.state == "ended":
+        return f"{plain(entry.reason or 'it was ended')} after {seconds}"
+    return f"{'timed out' if entry.timed_out else f'exit {entry.exit_code}'} after {seconds}"
