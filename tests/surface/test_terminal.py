@@ -168,3 +168,27 @@ def test_the_sdk_streams_and_keeps_machines_between_calls(environ: dict[str, str
         assert result.cleanup.deleted
         assert sorted(heard) == [(1, b"in"), (2, b"err\n")]
     assert machines(environ) == 0
+
+
+def test_what_a_seed_lost_is_named_by_all_that_show_it(environ: dict[str, str], tmp_path: Path) -> None:
+    seed = tmp_path / "seed"
+    seed.mkdir()
+    for number in range(12):
+        os.mkfifo(seed / f"pipe{number:02}")
+    (seed / "su").write_text("x")
+    (seed / "su").chmod(0o4755)
+    made = pyro(environ, "workspace", "create", "debian:12", "--name", "lossy", "--seed-path", str(seed))
+    status = pyro(environ, "workspace", "status", "lossy")
+    reset = pyro(environ, "workspace", "reset", "lossy")
+    for answer in (made, status, reset):
+        text = answer.stdout.decode()
+        assert f"{seed}: 1 entry, 1 B, 13 left out or altered" in text
+        assert "left out or altered: pipe00: " in text
+        assert "and 3 more (--json names them)" in text
+        assert text.count("left out or altered: ") == 10
+    assert " is reset to baseline: 1 entry, 1 B" in reset.stdout.decode()
+    summary = pyro(environ, "workspace", "summary", "lossy").stdout.decode()
+    assert f"seed       {seed}: 1 entry, 1 B; 13 left out or altered" in summary
+    assert "pipe00: " in summary
+    assert "and 9 more" in summary
+    pyro(environ, "workspace", "delete", "lossy")

@@ -91,7 +91,7 @@ def test_of_the_file_system_only_a_new_workspace_says_one_line(capsys: pytest.Ca
         workspace_seed=WorkspaceSeed(mode="empty"),
         metadata={"file_system": "x" * 200},
     )
-    for verb in ("status_workspace", "start_workspace", "stop_workspace", "reset_workspace"):
+    for verb in ("status_workspace", "start_workspace", "stop_workspace"):
         render.show(verb, made, Output(as_json=False))
         assert "file system" not in capsys.readouterr().out.replace("_", " ")
     render.show("create_workspace", made, Output(as_json=False))

@@ -20,7 +20,7 @@ _DRAWERS = {
     "stop_workspace": ("workspace", "draw_one"),
     "list_workspaces": ("workspace", "draw_list"),
     "delete_workspace": ("workspace", "draw_deleted"),
-    "reset_workspace": ("workspace", "draw_one"),
+    "reset_workspace": ("workspace", "draw_reset"),
     "create_snapshot": ("snapshot", "draw_one"),
     "list_snapshots": ("snapshot", "draw_list"),
     "delete_snapshot": ("snapshot", "draw_deleted"),

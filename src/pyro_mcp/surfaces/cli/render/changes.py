@@ -63,9 +63,11 @@ def draw_exported(console: Console, result: ExportResult) -> None:
         console.print(f"  {plain(path)}", soft_wrap=True)
 
 
-def draw_skipped(console: Console, skipped: list[Skipped], count: int) -> None:
-    """What was left out, as far as it is named."""
-    for one in skipped:
+def draw_skipped(console: Console, skipped: list[Skipped], count: int, *, most: int | None = None) -> None:
+    """What was left out, as far as it is named, or the first `most` of it."""
+    for one in skipped[:most]:
         console.print(f"left out or altered: {plain(one.path)}: {plain(one.reason)}", soft_wrap=True)
-    if count > len(skipped):
-        console.print(f"and {count - len(skipped)} more")
+    rest = count - len(skipped[:most])
+    if rest > 0:
+        named = " (--json names them)" if most is not None and len(skipped) > most else ""
+        console.print(f"and {rest} more{named}")

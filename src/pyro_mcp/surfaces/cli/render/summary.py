@@ -15,17 +15,18 @@ from pyro_mcp.model.summary import (
     SummaryTransfers,
     WorkspaceSummary,
 )
+from pyro_mcp.model.workspace import WorkspaceSeed
 from pyro_mcp.model.workspace_exec import CommandEntry
 from pyro_mcp.surfaces.cli.escapes import plain
 from pyro_mcp.surfaces.cli.render.common import size
 from pyro_mcp.surfaces.cli.render.network import summed
 from pyro_mcp.surfaces.cli.render.service import ports
-from pyro_mcp.surfaces.cli.render.workspace import when
+from pyro_mcp.surfaces.cli.render.workspace import described, when
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-PATHS, WIDTH = 8, 100
+PATHS, SKIPPED, WIDTH = 8, 4, 100
 _SIGNS = {"added": "A", "modified": "M", "deleted": "D", "type_changed": "T"}
 
 
@@ -39,6 +40,7 @@ def draw_summary(console: Console, result: WorkspaceSummary) -> None:
 
 
 def _page(result: WorkspaceSummary) -> Iterator[str]:
+    yield from _seed(result.workspace_seed)
     yield from _commands(result.commands)
     if result.changes is None:
         yield f"changes    unknown: {plain(result.changes_unknown or '')}"
@@ -56,6 +58,16 @@ def _page(result: WorkspaceSummary) -> Iterator[str]:
         yield "snapshots  " + ", ".join(plain(one.snapshot_name) for one in result.snapshots)
     if result.stops or result.starts:
         yield f"life       stopped {count_of(result.stops, 'time')}, started again {count_of(result.starts, 'time')}"
+
+
+def _seed(seed: WorkspaceSeed) -> Iterator[str]:
+    if seed.seed_path:
+        left_out = f"; {seed.skipped_count} left out or altered" if seed.skipped_count else ""
+        yield f"seed       {plain(seed.seed_path)}: {described(seed)}{left_out}"
+    for one in seed.skipped[:SKIPPED]:
+        yield f"           {plain(one.path)}: {plain(one.reason)}"
+    if seed.skipped_count > SKIPPED:
+        yield f"           and {seed.skipped_count - SKIPPED} more"
 
 
 def _commands(commands: SummaryCommands) -> Iterator[str]:

@@ -6,12 +6,22 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from pyro_mcp.model.count import count_of
-from pyro_mcp.model.workspace import Workspace, WorkspaceDeleted, WorkspaceList
+from pyro_mcp.model.workspace import (
+    ResetWorkspace,
+    Workspace,
+    WorkspaceDeleted,
+    WorkspaceList,
+    WorkspaceReset,
+    WorkspaceSeed,
+)
 from pyro_mcp.surfaces.cli.escapes import plain
+from pyro_mcp.surfaces.cli.render.changes import draw_skipped
 from pyro_mcp.surfaces.cli.render.common import fields, put, size, table
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+SKIPPED_SHOWN = 10
 
 
 def draw_list(console: Console, result: WorkspaceList) -> None:
@@ -40,6 +50,7 @@ def draw_one(console: Console, result: Workspace) -> None:
     reason = result.metadata.get("reason")
     last = result.last_command
     seed = result.workspace_seed
+    left_out = f", {seed.skipped_count} left out or altered" if seed.skipped_count else ""
     fields(
         console,
         (
@@ -53,9 +64,7 @@ def draw_one(console: Console, result: Workspace) -> None:
             ("network", network(result)),
             (
                 "seed",
-                f"{seed.seed_path}: {count_of(seed.entry_count, 'entry', 'entries')}, {size(seed.bytes_written)}"
-                if seed.seed_path
-                else "",
+                f"{seed.seed_path}: {described(seed)}{left_out}" if seed.seed_path else "",
             ),
             ("commands", f"{result.command_count}, {result.running_command_count} running" if last else ""),
             ("last command", f"{last.sequence}: {plain(last.command)[:100]}" if last else ""),
@@ -64,6 +73,19 @@ def draw_one(console: Console, result: Workspace) -> None:
             ("expires", when(result.expires_at)),
         ),
     )
+    draw_skipped(console, seed.skipped, seed.skipped_count, most=SKIPPED_SHOWN)
+
+
+def draw_reset(console: Console, result: ResetWorkspace) -> None:
+    """What it has been reset to, and how it is now."""
+    done = result.workspace_reset
+    console.print(f"{result.workspace_id} is reset to {plain(done.snapshot_name)}: {described(done)}", soft_wrap=True)
+    draw_one(console, result)
+
+
+def described(what: WorkspaceSeed | WorkspaceReset) -> str:
+    """How much it brought."""
+    return f"{count_of(what.entry_count, 'entry', 'entries')}, {size(what.bytes_written)}"
 
 
 def draw_deleted(console: Console, result: WorkspaceDeleted) -> None:
