@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
 import shutil
@@ -203,6 +204,50 @@ def test_a_used_up_quota_is_a_full_disk(cache_dir: Path, tmp_path: Path) -> None
     finally:
         call_running_node(host.settings, "node_stop", {"force": True})
         subprocess.run(["umount", "--lazy", str(mount)], check=True)
+
+
+@pytest.mark.parametrize("reserve", ["kept", "gone"])
+def test_a_node_starts_on_a_disk_with_no_free_block_and_deletes_there(
+    cache_dir: Path, tmp_path: Path, reserve: str
+) -> None:
+    """On ext4, which gives a freed block back late."""
+    (tmp_path / "image").touch()
+    os.truncate(tmp_path / "image", 256 * 1024**2)
+    (mount := tmp_path / "mount").mkdir()
+    subprocess.run(["mkfs.ext4", "-q", str(tmp_path / "image")], check=True)
+    subprocess.run(["mount", "-o", "loop", str(tmp_path / "image"), str(mount)], check=True)
+    host = Host(mount, cache_dir)
+    try:
+        with host.open() as pyro:
+            made = pyro.create_workspace(environment="debian:12").workspace_id
+            pyro.stop_workspace(made)
+            call_running_node(host.settings, "node_stop", {"force": True})
+        while not (mount / "state/pyro.reserve").exists() or (mount / "state/pyro.db-wal").exists():
+            time.sleep(0.1)
+        if reserve == "gone":
+            (mount / "state/pyro.reserve").unlink()
+        use_up(mount)
+        assert os.statvfs(mount).f_bavail == 0
+        with host.open() as pyro:
+            assert [one.workspace_id for one in pyro.list_workspaces()] == [made]
+            with pytest.raises(DiskFull):
+                pyro.create_workspace(environment="debian:12")
+            assert pyro.delete_workspace(made).deleted
+            assert pyro.list_workspaces().count == 0
+            assert [*(mount / "state/machines").iterdir(), *(mount / "state/workspaces").iterdir()] == []
+    finally:
+        call_running_node(host.settings, "node_stop", {"force": True})
+        subprocess.run(["umount", "--lazy", str(mount)], check=True)
+
+
+def use_up(mount: Path) -> None:
+    """Take all blocks, those that only root may have too."""
+    with (mount / "filler").open("ab", buffering=0) as file:
+        for piece in (1024**2, 4096):
+            with contextlib.suppress(OSError):
+                while True:
+                    file.write(bytes(piece))
+                    os.fsync(file.fileno())
 
 
 @pytest.mark.slow

@@ -15,6 +15,7 @@ import msgspec
 from pyro_mcp.engine.cancel import SILENT, beside, cancellable, patient
 from pyro_mcp.errors import MachineFailed, ProtocolError, PyroError
 from pyro_mcp.machines.driver import Machine
+from pyro_mcp.model.agent_verbs import in_words, refused_in_words
 from pyro_mcp.operations.call import STDOUT, Call
 from pyro_mcp.protocol.channel import ChannelClosed, Data, Event, Message, RemoteError, Stream, StreamResult
 from pyro_mcp.protocol.stream import BODY_MAX
@@ -28,22 +29,6 @@ PATIENCE_SECONDS = 600.0
 INLINE_BYTES = 256 * 1024
 """So much fits into a fresh stream without waiting, and needs no thread of its own."""
 RESTART = "Start the workspace again; /workspace is kept."
-_IN_WORDS = {
-    "changes": "compare /workspace with the baseline",
-    "file_list": "list files",
-    "file_search": "search files",
-    "overlay_load": "fill /workspace",
-    "overlay_pack": "export from /workspace",
-    "overlay_save": "save /workspace",
-    "service_logs": "read the log",
-    "shell_attach": "stay attached",
-    "shell_list": "list shells",
-    "tree_apply": "apply the patch",
-    "tree_pack": "export from /workspace",
-    "tree_unpack": "import into /workspace",
-}
-"""What the agent's verbs are to people; those that are missing read well the other way round."""
-
 Input = bytes | Iterable[bytes]
 Messages = Generator[Data | Event, None, dict[str, Any]]
 """Output and events in the agent's order; it returns the answer."""
@@ -109,7 +94,7 @@ class AgentClient:
         Raises what the agent refuses (its `__cause__` is then the `RemoteError`), what `send` raises as `PyroError`,
         `Cancelled`, and `MachineFailed` when the machine ended, or its agent fell silent or is late.
         """
-        purpose = purpose or _in_words(verb)
+        purpose = purpose or in_words(verb)
         feeder: _Feeder | None = None
         try:
             body = send if isinstance(send, bytes) and len(send) <= BODY_MAX else None
@@ -134,7 +119,7 @@ class AgentClient:
             call.check()
             if feeder and feeder.failure:
                 raise feeder.failure from None
-            raise PyroError.from_wire(error.payload) from error
+            raise refusal_of(error) from error
         call.check()
 
     def notify(self, verb: str, params: dict[str, Any]) -> None:
@@ -192,7 +177,14 @@ def checked(verb: str, answer: Any, kind: type[T]) -> T:
     try:
         return msgspec.convert(answer, kind)
     except msgspec.ValidationError as error:
-        raise ProtocolError(f"cannot use the agent's answer to {verb}: {error}") from None
+        raise ProtocolError(f"cannot {in_words(verb)}: the agent's answer is of no use: {error}") from None
+
+
+def refusal_of(error: RemoteError) -> PyroError:
+    """An agent's refusal as whoever asked reads it."""
+    refusal = PyroError.from_wire(error.payload)
+    refusal.message = refused_in_words(refusal.message)
+    return refusal
 
 
 class _Feeder:
@@ -238,8 +230,3 @@ def _feed(stream: Stream, send: Input | None) -> _Feeder | None:
     else:
         beside(stream, feeder.run, "feeder")
     return feeder
-
-
-def _in_words(verb: str) -> str:
-    noun, _, action = verb.partition("_")
-    return _IN_WORDS.get(verb) or f"{action} the {noun}"

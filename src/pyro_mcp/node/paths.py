@@ -6,19 +6,24 @@ One node per user and state directory. The node holds `node.lock` for its whole 
 
 from __future__ import annotations
 
-import errno
 import json
+import logging
 import os
 import socket
 import stat
 import struct
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 
-from pyro_mcp.errors import PermissionDenied
+from pyro_mcp.errors import DiskFull, PermissionDenied
 from pyro_mcp.settings import Settings
 from pyro_mcp.system.atomic import disk_errors, write_file
+from pyro_mcp.system.reserve import Reserve
 from pyro_mcp.system.sockets import connect_unix
+
+_log = logging.getLogger(__name__)
 
 MAX_CONTROL = 32 * 1024 * 1024
 """Cap of one JSON payload between client and node, in bytes: two captured streams of 1 MiB, escaped at worst six-fold,
@@ -105,17 +110,25 @@ class About:
     settings: dict[str, str | None] = field(default_factory=dict)
 
     def save(self, paths: NodePaths) -> None:
-        """Raises `DiskFull` or another `PyroError`."""
+        """On a full disk it takes the place of the last node, which is gone, or of the store's reserve. Where neither
+        is left it stays unsaid: a node has to be there, so that something can be deleted. Raises `PyroError`."""
         text = json.dumps(asdict(self)).encode()
-        with disk_errors("say who this node is"):
+        ways: list[Callable[[], None]] = [partial(paths.about.unlink, missing_ok=True), Reserve(paths.store).release]
+        for make_room in ways:
             try:
-                write_file(paths.about, text)
-            except OSError as error:
-                if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-                    raise
-                # A full disk has room for the next node where the last one stands, which is gone.
-                paths.about.unlink(missing_ok=True)
-                write_file(paths.about, text)
+                self._write(paths.about, text)
+                return
+            except DiskFull:
+                make_room()
+        try:
+            self._write(paths.about, text)
+        except DiskFull as error:
+            _log.warning(error.message)
+
+    @staticmethod
+    def _write(path: Path, text: bytes) -> None:
+        with disk_errors("say who this node is"):
+            write_file(path, text)
 
     @staticmethod
     def load(paths: NodePaths) -> About | None:

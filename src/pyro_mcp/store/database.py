@@ -20,13 +20,11 @@ from typing import Any
 from pyro_mcp.errors import DiskFull, PyroError
 from pyro_mcp.model.count import count_of
 from pyro_mcp.store import migrate
+from pyro_mcp.system.reserve import Reserve
 
 _log = logging.getLogger(__name__)
 
 Statement = tuple[str, dict[str, Any]]
-
-RESERVE_BYTES = 256 * 1024
-"""So much of the disk is kept for deletions: some pages of the log."""
 
 
 class Database:
@@ -39,7 +37,7 @@ class Database:
         the file is damaged.
         """
         self.path = path
-        self._reserve = path.with_suffix(".reserve")
+        self._reserve = Reserve(path)
         self._lock = threading.RLock()
         self._owed: deque[tuple[Statement, ...]] = deque()
         migrate.refuse_newer(path)
@@ -48,7 +46,7 @@ class Database:
             self._connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=1)
             try:
                 self._prepare()
-                self._put_by()
+                self._reserve.keep()
             except BaseException:
                 self._connection.close()
                 raise
@@ -106,24 +104,14 @@ class Database:
         try:
             self.write(sql, parameters)
         except DiskFull:
-            self._reserve.unlink(missing_ok=True)
+            self._reserve.release()
             self.write(sql, parameters)
-        self._put_by()
+        self._reserve.keep()
 
     def write(self, sql: str, parameters: dict[str, Any]) -> None:
         """One statement in a transaction of its own."""
         with self.transaction() as connection:
             connection.execute(sql, parameters)
-
-    def _put_by(self) -> None:
-        """Keep the reserve, if there is none and room for one; otherwise the next deletion tries again."""
-        if self._reserve.exists():
-            return
-        try:
-            with self._reserve.open("wb") as file:
-                os.posix_fallocate(file.fileno(), 0, RESERVE_BYTES)
-        except OSError:
-            self._reserve.unlink(missing_ok=True)
 
     def rows(self, sql: str, parameters: dict[str, Any] | None = None) -> list[sqlite3.Row]:
         """The answer to one read-only statement."""
@@ -153,12 +141,14 @@ class Database:
         with self._lock:
             self._pay_with_reserve()
             self._connection.close()
+            # The log is gone with the connection: there is room again.
+            self._reserve.keep()
 
     def _pay_with_reserve(self) -> None:
         try:
             self._pay()
         except DiskFull:
-            self._reserve.unlink(missing_ok=True)
+            self._reserve.release()
             try:
                 self._pay()
             except DiskFull as error:

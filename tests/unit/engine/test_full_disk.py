@@ -16,7 +16,8 @@ from pyro_mcp.api import export, snapshot, sync, workspace
 from pyro_mcp.api import file as files
 from pyro_mcp.engine.engine import Engine
 from pyro_mcp.errors import DiskFull
-from pyro_mcp.store.database import RESERVE_BYTES, Database
+from pyro_mcp.store.database import Database
+from pyro_mcp.system.reserve import RESERVE_BYTES
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="makes mounts")
 

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Iterable
 from typing import Any
 
+from pyro_mcp.engine.agent import refusal_of
 from pyro_mcp.errors import Conflict, InvalidArgument, PyroError
 from pyro_mcp.machines.driver import Machine
 from pyro_mcp.model.count import count_of
@@ -103,7 +104,7 @@ class PublishedPorts:
             try:
                 return self._machine.channel.open("tcp_connect", params)
             except RemoteError as error:
-                raise PyroError.from_wire(error.payload) from None
+                raise refusal_of(error) from None
 
         return self._publisher.publish(dial, port=port["host_port"], host=port["host"])
 

@@ -27,7 +27,7 @@ from pyro_mcp.engine.session import Sessions
 from pyro_mcp.engine.staging import ExportStaging
 from pyro_mcp.engine.workspaces.snapshots import SnapshotManager
 from pyro_mcp.engine.workspaces.view import WorkspaceView
-from pyro_mcp.errors import InvalidArgument, PyroError
+from pyro_mcp.errors import DiskFull, InvalidArgument, PyroError
 from pyro_mcp.model.names import check_labels, check_name
 from pyro_mcp.model.size import MachineSize
 from pyro_mcp.model.workspace import Workspace, WorkspaceDeleted, WorkspaceList
@@ -288,7 +288,9 @@ class Lifecycle:
         with self._for_its_end(workspace_id, why):
             if self._registry.table.get(workspace_id) is None:
                 return False
-            self._registry.table.deleting(workspace_id)
+            # As of its machine: on a disk so full that not even the reserve is left, deleting is what frees some.
+            with contextlib.suppress(DiskFull):
+                self._registry.table.deleting(workspace_id)
             self._faults("workspace deleting")
             for machine in self._fleet.rows():
                 if machine.workspace_id == workspace_id:

@@ -26,7 +26,10 @@ from pyro_mcp.guest.tree.unpack import Unpacker
 from pyro_mcp.protocol.channel import Stream
 
 SEED = "/run/pyro/seed"
-OUT_OF_PLACE = "Undo it from a shell that is opened in / (cwd); stopping and starting, or a reset, mounts it anew."
+OUT_OF_PLACE = (
+    "Undo it in a shell that is opened elsewhere: <<open_shell>> with <<open_shell.cwd=/>>; or stop the workspace and"
+    " start it again, which keeps all files, or reset it"
+)
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 

@@ -34,6 +34,7 @@ from pyro_mcp.machines.qemu.stall import StallWatch, ended_by_stall
 from pyro_mcp.machines.qemu.state import WrongClock, load_state, save_state, wait_ready
 from pyro_mcp.machines.qemu.vmm import Vmm
 from pyro_mcp.machines.template import Template, TemplateKind, TemplateStore, memory_of
+from pyro_mcp.model.agent_verbs import refused_in_words
 from pyro_mcp.protocol.channel import Channel, ChannelClosed, RemoteError, StreamResult
 from pyro_mcp.system.atomic import disk_errors
 from pyro_mcp.system.process import run
@@ -390,4 +391,4 @@ def _ended_on_failure(
 def _explain(error: Exception, process: Vmm, kind: type[MachineFailed] = MachineFailed) -> MachineFailed:
     words = process.console_tail()
     hint = f"its console ends with:\n{words}" if words else "run <<diagnose>> to check this host"
-    return kind(f"cannot start the guest: {error}", hint=hint)
+    return kind(f"cannot start the guest: {refused_in_words(str(error))}", hint=hint)
