@@ -14,6 +14,7 @@ import pytest
 
 from pyro_mcp.machines.qemu.command import DISK_BYTES
 from pyro_mcp.machines.qemu.driver import QemuMachine
+from pyro_mcp.model.agent_verbs import refused_in_words
 from pyro_mcp.protocol.channel import RemoteError
 
 from .workspacelab import changed, sh, talk
@@ -318,6 +319,15 @@ def test_verbs_and_commands_see_the_same_tree_or_a_typed_error(guest: QemuMachin
         assert "unmounted, moved or covered" in caught.value.payload["message"], verb
         assert "reset" in caught.value.payload["hint"]
     assert sh(guest, "pwd", cwd="/") == "/"
+
+
+def test_none_of_its_verbs_shows_in_a_refusal(guest: QemuMachine) -> None:
+    verbs = guest.channel.peer["verbs"]
+    assert {"tree_pack", "shell_open", "exec", "changes"} <= set(verbs)
+    for verb in verbs:
+        told = refused_in_words(f"cannot {verb}: it is so")
+        assert told.endswith(": it is so")
+        assert "_" not in told, verb
 
 
 def test_a_cover_that_is_taken_away_was_none(guest: QemuMachine) -> None:

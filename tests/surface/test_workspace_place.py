@@ -22,18 +22,26 @@ def test_what_undoes_the_workspace_is_told_and_a_reset_recovers(surface: Any, tm
 
     try:
         run("mount -t tmpfs none /workspace")
-        for verb, params in (
-            ("exec_workspace", {"command": ["pwd"]}),
-            ("read_workspace_file", {"path": "file"}),
-            ("diff_workspace", {}),
-            ("export_workspace", {"path": ".", "output": str(tmp_path / "out")}),
-            ("create_snapshot", {"snapshot_name": "one"}),
-            ("open_shell", {}),
-            ("start_service", {"service_name": "web", "command": ["sleep", "9"]}),
+        for verb, words, params in (
+            ("exec_workspace", "run the command", {"command": ["pwd"]}),
+            ("list_workspace_files", "list files", {}),
+            ("read_workspace_file", "read the file", {"path": "file"}),
+            ("diff_workspace", "compare /workspace with the baseline", {}),
+            ("export_workspace", "export from /workspace", {"path": ".", "output": str(tmp_path / "out")}),
+            ("push_workspace_sync", "import into /workspace", {"source_path": str(tmp_path / "seed")}),
+            ("create_snapshot", "save /workspace", {"snapshot_name": "one"}),
+            ("open_shell", "open the shell", {}),
+            ("start_service", "start the service", {"service_name": "web", "command": ["sleep", "9"]}),
         ):
-            with pytest.raises(Exception, match="unmounted, moved or covered") as caught:
+            said = f"cannot {words}: /workspace was unmounted, moved or covered"
+            with pytest.raises(Exception, match=said) as caught:
                 surface.do(verb, workspace_id=name, **params)
             assert caught.value.code == "conflict", verb  # type: ignore[attr-defined]
+            assert "<<" not in str(caught.value)
+        refused = surface.do("logs_workspace", workspace_id=name)["entries"][-1]
+        assert (refused["command"], refused["state"], refused["exit_code"]) == ("pwd", "not_started", None)
+        counts = surface.do("summarize_workspace", workspace_id=name)["commands"]
+        assert (counts["failed"], counts["not_started"], counts["total"]) == (0, 1, 2)
         surface.do("reset_workspace", workspace_id=name)
         assert run("cat file") == "seeded"
         run("echo kept > new; umount -l /workspace; rmdir /workspace; ln -s /tmp /workspace")

@@ -39,7 +39,7 @@ def test_a_refusal_is_the_agents_own(scripted: Scripted) -> None:
 @pytest.mark.parametrize("answer", [{}, {"number": "1"}, {"number": None}, {"number": True}, {"number": 1.5}])
 def test_an_answer_of_the_wrong_form_is_refused(scripted: Scripted, answer: dict[str, object]) -> None:
     place = scripted(lambda stream: stream.result(answer))
-    with pytest.raises(ProtocolError, match="cannot use the agent's answer"):
+    with pytest.raises(ProtocolError, match="cannot read the file: the agent's answer is of no use"):
         place.agent.request(Call(None), "file_read", {}, Number)
 
 
