@@ -89,8 +89,10 @@ def safe_path(path: Any) -> str:
     if len(raw) > MAX_PATH or len(parts) > MAX_DEPTH:
         raise EntryError(f"a path of {len(raw)} bytes and {len(parts)} levels; at most {MAX_PATH} and {MAX_DEPTH} fit")
     for part in parts:
-        if part in (b"", b".", b"..") or len(part) > MAX_NAME:
+        if part in (b"", b".", b".."):
             raise EntryError(f"{path[:200]!r} is not a plain relative path")
+        if len(part) > MAX_NAME:
+            raise EntryError(f"{path[:200]!r} has a name of {len(part)} bytes; at most {MAX_NAME} fit")
     return str(path)
 
 
@@ -359,8 +361,10 @@ def _from_xattrs(pairs: Any) -> tuple[tuple[str, bytes], ...]:
 
 
 def _name_bytes(text: Any) -> bytes:
-    if not isinstance(text, str) or not text or "\0" in text:
-        raise EntryError("a name is not text, empty, or holds a NUL")
+    if not isinstance(text, str):
+        raise EntryError("a name is not text")
+    if not text or "\0" in text:
+        raise EntryError(f"the name {text[:200]!r} holds a NUL" if text else "a name is empty")
     try:
         return text.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError:

@@ -3,7 +3,7 @@
 All headers are read before anything is given out, so a refusal comes before anything is copied, and what the archive
 says last is known first. Refused as a whole: names that are absolute, hold `..` or NUL; members below a link or a file;
 hard links to what is not before them in the archive; damage; more than the limits. Left out and listed: devices, named
-pipes, labels, pieces of other volumes. Altered and listed: names that come more than once, setuid and setgid files,
+pipes and hard links to them, labels, pieces of other volumes. Altered and listed: names that come more than once, setuid and setgid files,
 hard links to symbolic links. Symbolic links are stored whatever they point at, and never followed.
 """
 
@@ -85,9 +85,11 @@ class ArchiveSource:
     def _plan(self, file: IO[bytes]) -> ArchivePlan:
         stream = self._open(file)
         plan = ArchivePlan(self._limits, f"import {self._path}")
-        for member in read_members(stream):
+        unusual: list[str] = []
+        for member in read_members(stream, unusual.append):
             self._require_wanted()
             plan.add(member)
+        self.skipped += [Skipped(path=".", reason=reason) for reason in unusual]
         trailing = False
         while data := stream.read(CHUNK):  # gzip's checksum stands at its very end
             self._require_wanted()

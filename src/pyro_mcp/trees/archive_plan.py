@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from pyro_mcp.model.sync import Skipped
-from pyro_mcp.protocol.entries import Entry, check, safe_path
+from pyro_mcp.protocol.entries import Entry, EntryError, check, safe_path
 from pyro_mcp.trees.attributes import LINKED, PRIVILEGED, ROOT, TIME, kept_time, kept_xattrs
 from pyro_mcp.trees.limits import Limits, Meter
 from pyro_mcp.trees.tar import Damaged, Member, show
@@ -19,6 +19,8 @@ _LEFT_OUT = {
     "label": "the label of the archive",
     "continuation": "the rest of a file that begins in another volume",
 }
+_TAKING_PLACE = ("device", "pipe")
+"""Of these, what would stand under its name."""
 
 
 @dataclass(slots=True)
@@ -42,6 +44,8 @@ class ArchivePlan:
         self._meter = Meter(limits, what)
         self._nodes: dict[str, PlanNode] = {}
         self._notes: dict[tuple[str, str], None] = {}
+        self._left_out: set[str] = set()
+        self._count = 0
 
     @property
     def skipped(self) -> list[Skipped]:
@@ -49,10 +53,17 @@ class ArchivePlan:
         return [Skipped(path=path, reason=reason) for path, reason in self._notes]
 
     def add(self, member: Member) -> None:
+        self._count += 1
+        try:
+            self._add(member)
+        except EntryError as error:
+            raise Damaged(f"member {self._count:,}, {show(member.name[:100])}, cannot be taken: {error}") from None
+
+    def _add(self, member: Member) -> None:
         path = plain(member.name)
         if member.kind in _LEFT_OUT:
             self._meter.add(path, member.size)
-            self._note(path or ".", _LEFT_OUT[member.kind])
+            self._leave_out(path, _LEFT_OUT[member.kind], takes_place=member.kind in _TAKING_PLACE)
             return
         if path == "":
             self._root(member)
@@ -81,7 +92,7 @@ class ArchivePlan:
     def _root(self, member: Member) -> None:
         """The directory that all is in is there already."""
         if member.kind != "directory":
-            raise Damaged(f"a {member.kind} has no name: {show(member.name)}")
+            raise Damaged(f"member {self._count:,}, {show(member.name)}, is a {member.kind} that has no name")
         if member.mode & 0o2000 or any(kept_xattrs(member.xattrs)):
             self._note(".", ROOT)
 
@@ -104,20 +115,41 @@ class ArchivePlan:
             node.inside = old.inside
             self._nodes[path] = node
             return
+        if node.kind == "symlink":
+            _check_target(path, node.member.target)
         if old is not None:
-            if old.inside:
-                raise Damaged(f"{show(path)} is a directory that holds something, and comes again as a {node.kind}")
-            self._note(path, AGAIN)
-            del self._nodes[path]
-        else:
-            above = path.rpartition("/")[0]
-            if above:
-                self._nodes[above].inside += 1
-        check(Entry(path, node.kind, target=node.member.target if node.kind == "symlink" else ""))
+            self._take_away(path, old, node.kind)
+        self._left_out.discard(path)
+        above = path.rpartition("/")[0]
+        if above:
+            self._nodes[above].inside += 1
         self._nodes[path] = node
 
+    def _take_away(self, path: str, old: PlanNode, kind: str) -> None:
+        if old.inside:
+            raise Damaged(f"{show(path)} is a directory that holds something, and comes again as a {kind}")
+        self._note(path, AGAIN)
+        del self._nodes[path]
+        above = path.rpartition("/")[0]
+        if above:
+            self._nodes[above].inside -= 1
+
+    def _leave_out(self, path: str, reason: str, *, takes_place: bool) -> None:
+        self._note(path or ".", reason)
+        if takes_place:
+            old = self._nodes.get(path)
+            if old is not None:
+                self._take_away(path, old, reason)
+            self._left_out.add(path)
+
     def _link(self, path: str, member: Member) -> None:
-        target = plain(member.target.lstrip("/"))
+        try:
+            target = plain(member.target.lstrip("/"))
+        except EntryError as error:
+            raise Damaged(f"{show(path)} is a hard link to {show(member.target)}: {error}") from None
+        if target in self._left_out:
+            self._leave_out(path, f"a hard link to {show(target)}, which was left out", takes_place=True)
+            return
         node = self._nodes.get(target)
         if node is None or node.kind == "directory":
             raise Damaged(f"{show(path)} is a hard link to {show(member.target)}, which is no file before it")
@@ -139,6 +171,14 @@ class ArchivePlan:
 
     def _note(self, path: str, reason: str) -> None:
         self._notes[path, reason] = None
+
+
+def _check_target(path: str, target: str) -> None:
+    try:
+        check(Entry(path, "symlink", target=target))
+    except EntryError as error:
+        what = f"to {show(target[:100])}: {error}" if target else "to nothing"
+        raise Damaged(f"{show(path)} is a symbolic link {what}") from None
 
 
 def plain(name: str) -> str:

@@ -10,6 +10,8 @@ LINKED = "a hard link to a symbolic link: it became a link of its own"
 PRIVILEGED = "its setuid and setgid bits were removed"
 ROOT = "the setgid bit and the extended attributes of the source itself stay behind; what is in it keeps its own"
 TIME = "its time lies outside the years 1901 to 2446 and was set to the nearest that fits"
+PACKED = "LIBARCHIVE.xattr."
+"""How libarchive names attributes; left is what could not be unpacked."""
 _EARLIEST, _LATEST = -(1 << 31) * 10**9, ((1 << 34) - (1 << 31)) * 10**9 - 1
 _OF_THE_HOST = ("security.selinux", "security.ima", "security.evm")
 """Labels that a host gives to all its files: to name them would be noise."""
@@ -29,7 +31,9 @@ def kept_xattrs(
         if name in _OF_THE_HOST:
             continue
         shown = ascii(name)[1:-1][:100]
-        if link or not name.startswith("user.") or name == "user.":
+        if name.startswith(PACKED):
+            reasons.append(f"its extended attribute {shown} was left out: its value is no base64")
+        elif link or not name.startswith("user.") or name == "user.":
             reasons.append(f"its extended attribute {shown} was left out: only those of a user travel")
         elif len(name.encode("utf-8", "surrogateescape")) > MAX_NAME or xattr_bytes(name, value) > room:
             reasons.append(f"its extended attribute {shown} was left out: they are more than {MAX_XATTRS:,} bytes")

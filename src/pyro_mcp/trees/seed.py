@@ -79,6 +79,7 @@ def build_seed(
                 cancelled=cancelled,
                 emit=emit,
             )
+            progress(f"Reading {seed_path}", None)
             writer.write(_open_names(source, seed_path))
             progress(f"Packing {count_of(writer.meter.entries, 'entry', 'entries', grouped=True)}", None)
             writer.finish()

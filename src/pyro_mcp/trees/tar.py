@@ -6,9 +6,11 @@ member's name: half an archive is worth less than none.
 
 from __future__ import annotations
 
+import base64
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple, Protocol
+from urllib.parse import unquote_to_bytes
 
 from pyro_mcp.model.count import count_of
 from pyro_mcp.protocol.entries import MAX_SIZE
@@ -24,6 +26,7 @@ _WITH_DATA = frozenset(b"0 \0 7 S D V M".split(b" "))
 _DECIMAL = re.compile(rb"[0-9]{1,20}")
 _TIME = re.compile(rb"(-?)([0-9]{1,20})(?:\.([0-9]*))?")
 _RECORD = re.compile(rb"([0-9]{1,8}) ")
+ENDLESS = "the mark of its end is missing; it was taken as far as it goes"
 _XATTR = b"SCHILY.xattr."
 _XATTR_AGAIN = b"LIBARCHIVE.xattr."
 _ACLS = {b"SCHILY.acl.access": "system.posix_acl_access", b"SCHILY.acl.default": "system.posix_acl_default"}
@@ -80,24 +83,30 @@ class _Extras:
 
     def fields(self) -> dict[bytes, bytes]:
         """By keyword. An empty value takes a field back."""
+        if not self.everywhere and not self.records:
+            return {}
         return {key: value for key, value in {**self.everywhere, **dict(self.records)}.items() if value}
 
 
-def read_members(stream: ByteStream) -> Iterator[Member]:
-    """Every member to the mark of the end, the stream then behind that. Raises `Damaged`."""
+def read_members(stream: ByteStream, tell: Callable[[str], object]) -> Iterator[Member]:
+    """Every member to the mark of the end, the stream then behind that. `tell` gets what is not as it should be, and
+    does no harm. Raises `Damaged`."""
     extras, last = _Extras(), ""
     while True:
         block = stream.read(BLOCK)
-        where = f"after {show(last)}" if last else "at its beginning"
-        if len(block) < BLOCK:
-            raise Damaged(f"it is cut off {where}: the mark of its end is missing")
-        if not any(block):
-            if extras.pending:
-                raise Damaged(f"it ends {where} amid a member")
+        if len(block) < BLOCK or not any(block):
+            _end(block, last, extras)
+            if not block:
+                tell(ENDLESS)
             return
-        _verify(block, where if last or extras.pending else "")
+        if not _is_sound(block):
+            begun = last or extras.pending
+            raise Damaged(
+                f"the header {_where(last)} is damaged: its checksum differs" if begun else "it is no tar archive"
+            )
         kind = block[156:157]
         if kind in b"xXgLK":
+            where = _where(last)
             size = _number(block[124:136], f"the size of an extended header {where}")
             _extend(extras, kind, _extension(stream, size, where), where)
             continue
@@ -115,15 +124,27 @@ def show(name: str) -> str:
     return ascii(name[:300])
 
 
-def _verify(block: bytes, where: str) -> None:
+def _where(last: str) -> str:
+    return f"after {show(last)}" if last else "at its beginning"
+
+
+def _end(block: bytes, last: str, extras: _Extras) -> None:
+    """Raise `Damaged` unless the archive may end here, with `block`, behind the member `last`."""
+    if len(block) % BLOCK or not (block or last):
+        raise Damaged(f"it is cut off {_where(last)}: the mark of its end is missing")
+    if extras.pending:
+        raise Damaged(f"it ends {_where(last)} amid a member")
+
+
+def _is_sound(block: bytes) -> bool:
+    """Whether the header's checksum fits."""
     try:
         expected = _number(block[148:156], "a checksum")
     except Damaged:
-        expected = -1
+        return False
     plain = sum(block) - sum(block[148:156]) + 8 * 32
-    signed = plain - 256 * sum(byte > 127 for byte in block[:148] + block[156:])
-    if expected not in (plain, signed):
-        raise Damaged(f"the header {where} is damaged: its checksum differs" if where else "it is no tar archive")
+    # Some add the bytes as signed ones: looked at only where it matters, because it takes longer than all else.
+    return expected == plain or expected == plain - 256 * sum(byte > 127 for byte in block[:148] + block[156:])
 
 
 def _extension(stream: ByteStream, size: int, where: str) -> bytes:
@@ -178,27 +199,39 @@ def _member(stream: ByteStream, block: bytes, extras: _Extras) -> Member:
         if stored:
             raise Damaged(f"{show(name)} is a directory by its name and a file by its size")
         kind = "directory"
+    if fields:
+        _check_unused(fields, name)
     size, extents, offset = stored, None, stream.position
     if kind == "file":
         size, extents = _sparse(stream, block, extras, fields, name, stored)
         stored, offset = stored - (stream.position - offset if flag != b"S" else 0), stream.position
     if extents is not None:
         _check_extents(extents, size, stored, name)
-    xattrs = _xattrs({**extras.everywhere, **dict(extras.records)})
-    mode = _number(block[100:108], f"the mode of {show(name)}")
+    xattrs = _xattrs({**extras.everywhere, **dict(extras.records)}) if fields else ()
+    mode = _number(block[100:108], "the mode", name)
     about = (mode & 0o7777, _mtime(block, fields, name), size if kind == "file" else 0)
     return Member(name, kind, *about, target, offset, stored, extents, xattrs)
 
 
 def _xattrs(records: dict[bytes, bytes]) -> tuple[tuple[str, bytes], ...]:
-    """Extended attributes: a user's, and ACLs under the names that Linux has for them."""
+    """Extended attributes: a user's, and ACLs under the names that Linux has for them. What libarchive writes a second
+    time in its own way counts where it stands alone; its name is quoted as in a URL, its value is base64."""
     found = {_text(key.removeprefix(_XATTR)): value for key, value in records.items() if key.startswith(_XATTR)}
     for key, value in records.items():
         if key in _ACLS and value:
             found[_ACLS[key]] = value
-        elif key.startswith(_XATTR_AGAIN) and _text(key.removeprefix(_XATTR_AGAIN)) not in found:
-            found[_text(key)] = value
+        elif key.startswith(_XATTR_AGAIN):
+            name, plain = unquote_to_bytes(key.removeprefix(_XATTR_AGAIN)), _unpacked(value)
+            found.setdefault(_text(key if plain is None else name), value if plain is None else plain)
     return tuple(found.items())
+
+
+def _unpacked(value: bytes) -> bytes | None:
+    """What base64 says, with or without its padding; None when it is none."""
+    try:
+        return base64.b64decode(value.rstrip(b"=") + b"=" * (-len(value.rstrip(b"=")) % 4), validate=True)
+    except ValueError:
+        return None
 
 
 def _header_name(block: bytes) -> bytes:
@@ -208,9 +241,11 @@ def _header_name(block: bytes) -> bytes:
 
 
 def _size(block: bytes, fields: dict[bytes, bytes], name: str) -> int:
+    if b"size" not in fields:
+        size = _number(block[124:136], "the size", name)
+        return size if 0 <= size <= MAX_SIZE else _bounded(size, f"the size of {show(name)}")
     what = f"the size of {show(name)}"
-    size = _decimal(fields[b"size"], what) if b"size" in fields else _number(block[124:136], what)
-    return _bounded(size, what)
+    return _bounded(_decimal(fields[b"size"], what), what)
 
 
 def _bounded(size: int, what: str) -> int:
@@ -223,7 +258,7 @@ def _bounded(size: int, what: str) -> int:
 
 def _mtime(block: bytes, fields: dict[bytes, bytes], name: str) -> int:
     if b"mtime" not in fields:
-        return _number(block[136:148], f"the time of {show(name)}") * 1_000_000_000
+        return _number(block[136:148], "the time", name) * 1_000_000_000
     found = _TIME.fullmatch(fields[b"mtime"])
     if not found:
         raise Damaged(f"the time of {show(name)} is no number: {ascii(fields[b'mtime'][:40])[1:]}")
@@ -231,10 +266,22 @@ def _mtime(block: bytes, fields: dict[bytes, bytes], name: str) -> int:
     return -value if found[1] else value
 
 
+def _check_unused(fields: dict[bytes, bytes], name: str) -> None:
+    """What is of no use here and damaged all the same."""
+    for key in (b"uid", b"gid"):
+        if key in fields:
+            _decimal(fields[key], f"the {key.decode()} of {show(name)}")
+    for key in (b"atime", b"ctime"):
+        if key in fields and not _TIME.fullmatch(fields[key]):
+            raise Damaged(f"the {key.decode()} of {show(name)} is no number: {ascii(fields[key][:40])[1:]}")
+
+
 def _sparse(
     stream: ByteStream, block: bytes, extras: _Extras, fields: dict[bytes, bytes], name: str, stored: int
 ) -> tuple[int, Extents | None]:
     """The size of a file and, of a sparse one, where its data belong. A map that precedes the data is read."""
+    if block[156:157] != b"S" and not fields:
+        return stored, None
     what = f"the map of {show(name)}"
     if block[156:157] == b"S":
         return _bounded(_number(block[483:495], what), what), _old_map(stream, block, what)
@@ -306,15 +353,16 @@ def _check_extents(extents: Extents, size: int, stored: int, name: str) -> None:
         raise Damaged(f"the map of {show(name)} covers {count_of(total, 'byte', grouped=True)} of {stored:,}")
 
 
-def _number(field: bytes, what: str) -> int:
-    """A number of a header: octal text, or binary where the first bit says so."""
+def _number(field: bytes, what: str, name: str = "") -> int:
+    """A number of a header: octal text, or binary where the first bit says so. `what`, of the member `name`, completes
+    "... is no number"."""
     if field[0] & 0x80:
         bits = 8 * len(field) - 1
         value = int.from_bytes(field, "big") & (1 << bits) - 1
         return value - (1 << bits) if value >> bits - 1 else value
     text = field.lstrip(b" ").partition(b"\0")[0].partition(b" ")[0]
-    if any(byte not in b"01234567" for byte in text):
-        raise Damaged(f"{what} is no number: {ascii(field)[1:]}")
+    if text.translate(None, b"01234567"):
+        raise Damaged(f"{what}{f' of {show(name)}' if name else ''} is no number: {ascii(field)[1:]}")
     return int(text or b"0", 8)
 
 

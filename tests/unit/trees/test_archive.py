@@ -14,7 +14,9 @@ from hypothesis import strategies as st
 from pyro_mcp.errors import InvalidArgument, NotFound
 from pyro_mcp.protocol.entries import Entry
 from pyro_mcp.trees.archive import ArchiveSource
+from pyro_mcp.trees.archive_plan import AGAIN
 from pyro_mcp.trees.limits import Limits
+from pyro_mcp.trees.tar import ENDLESS
 
 from .conftest import contents
 
@@ -100,13 +102,24 @@ REFUSED: dict[str, tuple[bytes, str]] = {
     "negative size in PAX": (tar(member("x", b"", pax_headers={"size": "-1024"})), "negative"),
     "unknown type": (tar(member("x", kind=b"Z")), "unknown type"),
     "cut in a member": (tar(member("x", b"x" * 5000))[:2048], "a.tar"),
-    "cut between members": (tar(member("x", b"x" * 512), member("y"))[:1024], "cut off"),
+    "cut in the padding": (tar(member("x", b"x" * 512), member("y", b"y"))[:1700], "a.tar"),
+    "cut in a header": (tar(member("x", b"x" * 512), member("y"))[:1100], "cut off"),
+    "cut amid a member": (tar(member("a"), member("n" * 150), form=tarfile.GNU_FORMAT)[:1536], "amid a member"),
     "damaged header": (tar(member("x"), member("y"))[:512] + b"\x01" * 512, "damaged"),
     "empty": (b"", "cut off"),
     "no archive": (b"hello" * 500, "no tar archive"),
     "bzip2": (b"BZh91AY", "bzip2"),
     "cut gzip": (gzip.compress(tar(member("x", bytes(range(256)) * 900)))[:-20], "gzip stream is cut off"),
-    "too long a name": (tar(member("n" * 300)), "not a plain"),
+    "too long a name": (tar(member("n" * 300)), "has a name of 300 bytes; at most 255 fit"),
+    "no name": (tar(member("a"), member("b", pax_headers={"path": "\0"})), "member 2, '\\x00', cannot be taken"),
+    "a link to no name": (tar(member("a"), member("l", kind=tarfile.SYMTYPE)), "'l' is a symbolic link to nothing"),
+    "a hard link that climbs": (
+        tar(member("a"), member("h", kind=tarfile.LNKTYPE, link="../a")),
+        "'h' is a hard link to '../a'",
+    ),
+    "no user": (tar(member("u", pax_headers={"uid": "xx"})), "the uid of 'u' is no number"),
+    "no group": (tar(member("u", pax_headers={"gid": "-1"})), "the gid of 'u' is negative"),
+    "no time": (tar(member("u", pax_headers={"atime": "soon"})), "the atime of 'u' is no number"),
     "a file without a name": (tar(member("", b"x")), "no name"),
     "a file in place of the root": (tar(member("./.", b"x")), "no name"),
     "a link in place of the root": (tar(member(".", kind=tarfile.SYMTYPE, link="/tmp")), "no name"),
@@ -155,13 +168,49 @@ def test_what_a_tar_tells_of_a_file_that_does_not_travel_is_named(tmp_path: Path
             member("acl", b"x", pax_headers=acl),
             member("default", kind=tarfile.DIRTYPE, pax_headers={"SCHILY.acl.default": "user::rwx"}),
             member("link", kind=tarfile.SYMTYPE, link="acl", pax_headers={"SCHILY.xattr.trusted.x": "1"}),
-            member("other", b"x", pax_headers={"LIBARCHIVE.xattr.user.x": "MQ"}),
-            member("both", b"x", pax_headers={"LIBARCHIVE.xattr.user.x": "MQ", "SCHILY.xattr.user.x": "1"}),
+            member("other", b"x", pax_headers={"LIBARCHIVE.xattr.user.x": "M!Q"}),
+            member("alone", b"x", pax_headers={"LIBARCHIVE.xattr.user.a%3Db": "YQBi", "LIBARCHIVE.xattr.user.x": "MQ"}),
+            member("both", b"x", pax_headers={"LIBARCHIVE.xattr.user.x": "Mg", "SCHILY.xattr.user.x": "1"}),
         ),
     )
     found = {item.path: item.xattrs for item in source if isinstance(item, Entry)}
     assert found["both"] == (("user.x", b"1"),)
+    assert found["alone"] == (("user.a=b", b"a\0b"), ("user.x", b"1"))
     assert [skipped.path for skipped in source.skipped] == [".", "acl", "default", "link", "other"]
+    assert source.skipped[-1].reason.endswith("left out: its value is no base64")
+
+
+def test_a_hard_link_to_what_is_left_out_is_left_out_too(tmp_path: Path) -> None:
+    source = read(
+        tmp_path,
+        tar(
+            member("p", kind=tarfile.FIFOTYPE),
+            member("l", kind=tarfile.LNKTYPE, link="p"),
+            member("again", kind=tarfile.LNKTYPE, link="l"),
+            member("c", b"file"),
+            member("c", kind=tarfile.CHRTYPE),
+            member("q", kind=tarfile.FIFOTYPE),
+            member("q", b"file"),
+            member("r", kind=tarfile.LNKTYPE, link="q"),
+        ),
+    )
+    assert {path: found[0] for path, found in contents(source).items()} == {"q": "file", "r": "hardlink"}
+    assert {(one.path, one.reason) for one in source.skipped} == {
+        ("p", "a named pipe"),
+        ("l", "a hard link to 'p', which was left out"),
+        ("again", "a hard link to 'l', which was left out"),
+        ("c", AGAIN),
+        ("c", "a device"),
+        ("q", "a named pipe"),
+    }
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_an_archive_without_its_end_is_taken_where_a_member_ends(tmp_path: Path, packed: bool) -> None:
+    whole = tar(member("x", b"x" * 512), member("y", b"y"))[:2048]
+    source = read(tmp_path, gzip.compress(whole) if packed else whole)
+    assert {path: found[2] for path, found in contents(source).items()} == {"x": b"x" * 512, "y": b"y"}
+    assert [(one.path, one.reason) for one in source.skipped] == [(".", ENDLESS)]
 
 
 def test_parts_of_a_name_that_lead_nowhere_are_left_out(tmp_path: Path) -> None:

@@ -42,6 +42,7 @@ def push(call: Call[Any], session: Session, source_path: str, dest: str) -> Sync
     with disk_errors(f"read {path}"):
         source = open_source(path, cancelled=cancelled)
     parcel = _Parcel(call, source, path)
+    call.progress(f"reading {path}", None)
     try:
         said = session.agent.request(call, "tree_unpack", {"dest": dest}, _Unpacked, send=parcel.pieces())
     finally:
