@@ -46,6 +46,7 @@ class NodePooled(Result):
 class NodeStatus(Result):
     """`running` is false, and the rest null, when there is no node for this state directory.
 
+    Of `machine_count` machines `running_count` run; the others are stopped and only take up disk.
     `resident_bytes` is the node's own memory, without its machines; `idle_seconds` is how long it stays with nothing
     to do. `pool` are machines that wait to be handed out, at most `pool_size` of each kind; `memory_committed_mib` is
     without theirs, because they give way.
@@ -59,6 +60,7 @@ class NodeStatus(Result):
     idle_seconds: int | None = None
     resident_bytes: int | None = None
     machine_count: int | None = None
+    running_count: int | None = None
     max_machines: int | None = None
     socket: str | None = None
     client_count: int | None = None
@@ -72,7 +74,7 @@ class NodeStatus(Result):
 @dataclass(frozen=True, kw_only=True)
 class NodeStopped(Result):
     """`stopped` is false when there was no node. `machine_count` machines were ended with it:
-    one-shot ones deleted, others powered off with their disks kept."""
+    one-shot ones deleted, others powered off with their disks kept. Those that had been stopped before do not count."""
 
     stopped: bool
     machine_count: int = 0

@@ -1,6 +1,6 @@
 """The node's own verbs: `node_status` and `node_stop`. Neither goes through the engine's operations.
 
-`node_stop` refuses while machines exist, because without a node nobody ends them when their time is up. With `force`
+`node_stop` refuses while machines run, because without a node nobody ends them when their time is up. With `force`
 it cancels the calls under way (their one-shot machines go with them) and powers the others off; their disks stay, and
 the next node knows them as stopped.
 """
@@ -19,6 +19,7 @@ from pyro_mcp.errors import Conflict, InvalidArgument, NotFound
 from pyro_mcp.model.count import count_of
 from pyro_mcp.model.node import NodeMachine, NodePooled, NodeStatus, NodeStopped
 from pyro_mcp.operations.encode import encode
+from pyro_mcp.store.machines import LIVE
 from pyro_mcp.version import VERSION
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ def status(node: Node, params: Mapping[str, Any]) -> dict[str, Any]:
             idle_seconds=int(node.settings.idle_seconds),
             resident_bytes=_memory(os.getpid())["Rss"],
             machine_count=len(machines),
+            running_count=sum(machine.state in LIVE for machine in machines),
             max_machines=node.settings.max_machines,
             socket=str(node.paths.socket_path),
             client_count=node.client_count,
@@ -66,21 +68,29 @@ def _pooled(pooled: Pooled) -> NodePooled:
 
 
 def stop(node: Node, params: Mapping[str, Any]) -> dict[str, Any]:
-    """A `NodeStopped`; the node leaves right after it. Raises `Conflict` while machines exist, unless `force`; and with
-    `if_idle` also while other calls are under way."""
+    """A `NodeStopped`; the node leaves right after it. Raises `Conflict` while machines run, unless `force`; with
+    `if_idle`, by which another node would take this one's place, also while there are stopped ones or other calls."""
     force, if_idle = _flag(params, "force"), _flag(params, "if_idle")
     if if_idle and node.call_count > 1:
         raise Conflict("cannot stop the node: it works for others", hint="Wait for the calls under way")
     rows = node.engine.fleet.rows()
-    if rows and not force:
-        names = ", ".join(_owner(node, row) for row in rows[:5]) + (", ..." if len(rows) > 5 else "")
-        raise Conflict(
-            f"cannot stop the node: it owns {count_of(len(rows), 'machine')} ({names})",
-            hint="Delete them, wait for the calls under way, or end all with `pyro node stop --force`",
-        )
+    running = [row for row in rows if row.state in LIVE or row.one_shot]
+    if if_idle and rows:
+        raise _still_needed(node, f"it owns {count_of(len(rows), 'machine')}", rows, "Delete them")
+    if running and not force:
+        what = f"{count_of(len(running), 'machine')} {'runs' if len(running) == 1 else 'run'}"
+        raise _still_needed(node, what, running, "Stop or delete them")
     node.hide()
     node.engine.stop_all()
-    return encode(NodeStopped(stopped=True, machine_count=len(rows)))
+    return encode(NodeStopped(stopped=True, machine_count=len(running)))
+
+
+def _still_needed(node: Node, why: str, rows: list[MachineRow], way: str) -> Conflict:
+    names = ", ".join(_owner(node, row) for row in rows[:5]) + (", ..." if len(rows) > 5 else "")
+    return Conflict(
+        f"cannot stop the node: {why} ({names})",
+        hint=f"{way}, wait for the calls under way, or end all with `pyro node stop --force`",
+    )
 
 
 def _owner(node: Node, row: MachineRow) -> str:

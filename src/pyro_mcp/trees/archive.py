@@ -3,8 +3,9 @@
 All headers are read before anything is given out, so a refusal comes before anything is copied, and what the archive
 says last is known first. Refused as a whole: names that are absolute, hold `..` or NUL; members below a link or a file;
 hard links to what is not before them in the archive; damage; more than the limits. Left out and listed: devices, named
-pipes and hard links to them, labels, pieces of other volumes. Altered and listed: names that come more than once, setuid and setgid files,
-hard links to symbolic links. Symbolic links are stored whatever they point at, and never followed.
+pipes and hard links to them, labels, pieces of other volumes. Altered and listed: names that come more than once,
+setuid and setgid files, hard links to symbolic links. Listed: that the mark of the end is missing, or that something
+stands behind it. Symbolic links are stored whatever they point at, and never followed.
 """
 
 from __future__ import annotations

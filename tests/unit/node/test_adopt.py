@@ -200,6 +200,9 @@ def test_stop_with_machines(tmp_path: Path, force: bool) -> None:
             with pytest.raises(Conflict, match=name):
                 lifecycle.stop(node, {})
             assert not node.hidden
+            engine.vms.stop(name)
+            assert lifecycle.stop(node, {}) == {"stopped": True, "machine_count": 0}
+            assert engine.fleet.get(name).state == "stopped"
         engine.vms.delete(name)
         assert_consistent(engine)
 

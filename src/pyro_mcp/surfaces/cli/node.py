@@ -15,11 +15,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", parser_class=Parser)
     status = add_leaf(commands, "status", show_status, "show whether a node runs, and what it holds")
     common_options(status)
-    stop = add_leaf(commands, "stop", stop_node, "stop the node; refused while it owns machines, unless --force")
+    stop = add_leaf(commands, "stop", stop_node, "stop the node; refused while machines run, unless --force")
     stop.add_argument(
         "--force",
         action="store_true",
-        help="also while it owns machines: workspaces are powered off, and their disks and snapshots stay; what runs in"
+        help="also while machines run: workspaces are powered off, and their disks and snapshots stay; what runs in"
         " them ends, and machines for one command are deleted",
     )
     common_options(stop)

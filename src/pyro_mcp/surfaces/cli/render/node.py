@@ -23,13 +23,19 @@ def draw_status(console: Console, status: NodeStatus) -> None:
         (
             ("node", f"running, process {status.pid}, version {status.version}"),
             ("since", started),
-            ("machines", f"{status.machine_count} of at most {status.max_machines}"),
+            ("machines", _machines(status)),
             ("ahead", f"{len(status.pool)} restored, at most {status.pool_size} for each kind used of late"),
             ("memory", size(status.resident_bytes)),
             ("leaves after", f"{status.idle_seconds} s idle"),
             ("state", status.state_dir),
         ),
     )
+
+
+def _machines(status: NodeStatus) -> str:
+    count, running = status.machine_count or 0, status.running_count or 0
+    stopped = f", {count - running} stopped" if count > running else ""
+    return f"{running} running{stopped}; at most {status.max_machines} in all"
 
 
 def draw_stopped(console: Console, result: NodeStopped) -> None:
