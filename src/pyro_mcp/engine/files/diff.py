@@ -46,7 +46,7 @@ class _Change:
 
 
 @dataclass(frozen=True)
-class _Counts:
+class _Diffed:
     truncated: bool
 
 
@@ -55,7 +55,7 @@ def diff(call: Call[Any], session: Session) -> DiffResult:
     call.progress("comparing with the baseline", None)
     gathered = _Gathered()
     params = {"text_limit": TEXT_LIMIT, "total_limit": TOTAL_LIMIT, "limit": MAX_CHANGES}
-    said = session.agent.request(call, "changes", params, _Counts, on_data=gathered.on_data, on_event=gathered.on_event)
+    said = session.agent.request(call, "changes", params, _Diffed, on_data=gathered.on_data, on_event=gathered.on_event)
     diffs, whole = _fitting(sorted(gathered.finish(), key=lambda one: one.path))
     return DiffResult(
         **session.stamp,
