@@ -265,12 +265,15 @@ def test_it_never_takes_room_from_a_machine_that_somebody_asks_for(engine: Engin
 
 
 def test_one_whose_template_is_gone_is_ended_and_never_handed_out(
-    engine: Engine, lab: ModuleType, driver: QemuDriver, new_spec: Callable[..., MachineSpec]
+    engine: Engine, lab: ModuleType, new_spec: Callable[..., MachineSpec]
 ) -> None:
     run(engine, lab, mem_mib=320)
     (waiting,) = lab.waiting_ahead(engine)
     gone = threading.Event()
     waiting.ahead.on_exit(gone.set)
+    # The engine's own, whatever QEMU the other tests here are run with: each has templates of its own.
+    driver = engine.fleet.pool._uses[waiting.kind].preparer
+    assert isinstance(driver, QemuDriver)
     template = driver._templates.get(driver._kind(new_spec(mem_mib=320, scratch_mib=waiting.spec.size.scratch_mib)))
     assert template is not None
     os.utime(template.directory / RAM)

@@ -403,6 +403,8 @@ attempt("name_to_handle_at", lambda: call("name_to_handle_at", -100, b"a", handl
 attempt("swapon", swap)
 attempt("overlay", nested)
 attempt("RENAME_WHITEOUT", lambda: renames(4))
+attempt("mknod 0, 0", lambda: os.mknod("white", stat.S_IFCHR, 0))
+attempt("mknod", lambda: os.mknod("null", stat.S_IFCHR, os.makedev(1, 3)))
 attempt("mmap", shared)
 attempt("flock", lambda: locked(lambda fd: fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)))
 attempt("RENAME_EXCHANGE", lambda: renames(2))
@@ -431,6 +433,7 @@ def test_what_cannot_be_had_is_what_is_told(guest: QemuMachine) -> None:
         "swapon": "EINVAL",
         "overlay": "EINVAL",
         "RENAME_WHITEOUT": "EINVAL",
+        "mknod 0, 0": "EPERM",
         "mmap": "NEWdirNEW",
     }
     assert [name for name in told if told[name] != "ok"] == [

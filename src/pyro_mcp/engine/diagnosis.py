@@ -61,7 +61,7 @@ class Diagnosis:
             _images,
             _sqlite,
         ):
-            checks += look(_View(self._settings, seen_as, versions))
+            checks += look(_Shown(self._settings, seen_as, versions))
         ready = all(check.status != "missing" for check in checks)
         return DoctorReport(
             platform=seen_as,
@@ -79,7 +79,7 @@ def this_platform() -> str:
     return f"{sys.platform}-{_MACHINES.get(machine, machine)}"
 
 
-class _View:
+class _Shown:
     """What a check looks at; it may add to `versions`."""
 
     def __init__(self, settings: Settings, seen_as: str, versions: dict[str, str]) -> None:
@@ -92,18 +92,18 @@ def _check(name: str, status: CheckStatus, detail: str, remedy: str | None = Non
     return DoctorCheck(name=name, status=status, detail=detail, remedy=remedy if status != "ok" else None)
 
 
-def _platform(view: _View) -> Iterator[DoctorCheck]:
+def _platform(view: _Shown) -> Iterator[DoctorCheck]:
     good = view.seen_as in SUPPORTED
     detail = f"{view.seen_as}, kernel {host_platform.release()}"
     yield _check("platform", "ok" if good else "missing", detail, f"Guests run on {', '.join(SUPPORTED)} so far")
 
 
-def _python(view: _View) -> Iterator[DoctorCheck]:
+def _python(view: _Shown) -> Iterator[DoctorCheck]:
     good = sys.version_info[:2] >= PYTHON_MIN
     yield _check("python", "ok" if good else "missing", view.versions["python"], "Install Python 3.11 or newer")
 
 
-def _programs(view: _View) -> Iterator[DoctorCheck]:
+def _programs(view: _Shown) -> Iterator[DoctorCheck]:
     for name, purpose in PROGRAMS.items():
         found = find_program(name)
         if found is None:
@@ -122,7 +122,7 @@ def _version_of(name: str) -> str:
     return lines[0] if lines else "unknown"
 
 
-def _kvm(view: _View) -> Iterator[DoctorCheck]:
+def _kvm(view: _Shown) -> Iterator[DoctorCheck]:
     usable, detail, remedy = _kvm_verdict(view.settings)
     if usable:
         yield _check("kvm", "ok", detail)
@@ -153,7 +153,7 @@ def _tier(settings: Settings) -> str | None:
     return None if usable is None else "kvm-qemu" if usable else "emulated"
 
 
-def _boundary(view: _View) -> Iterator[DoctorCheck]:
+def _boundary(view: _Shown) -> Iterator[DoctorCheck]:
     tier = _tier(view.settings)
     if tier == "kvm-qemu":
         yield _check("isolation", "ok", "kvm-qemu: a hardware-backed virtual machine")
@@ -163,7 +163,7 @@ def _boundary(view: _View) -> Iterator[DoctorCheck]:
     yield _check("isolation", "warning", detail, "For hostile code use a host with KVM and PYRO_REQUIRE_ISOLATION=kvm")
 
 
-def _namespaces(view: _View) -> Iterator[DoctorCheck]:
+def _namespaces(view: _Shown) -> Iterator[DoctorCheck]:
     from pyro_mcp.environments.namespaces import finding
 
     good, detail, remedy = finding()
@@ -186,7 +186,7 @@ def _complete(settings: Settings) -> bool:
         return False
 
 
-def _memory(view: _View) -> Iterator[DoctorCheck]:
+def _memory(view: _Shown) -> Iterator[DoctorCheck]:
     limit = view.settings.memory_limit_mib
     available = available_mib()
     detail = f"{available} MiB available; guests may take {limit} MiB together"
@@ -194,7 +194,7 @@ def _memory(view: _View) -> Iterator[DoctorCheck]:
     yield _check("memory", "warning" if tight else "ok", detail, "A guest takes 1024 MiB by default")
 
 
-def _pool(view: _View) -> Iterator[DoctorCheck]:
+def _pool(view: _Shown) -> Iterator[DoctorCheck]:
     size, asked = size_of(view.settings), view.settings.pool_size is not None
     if size:
         detail = f"{size} restored ahead for each kind of machine that was used of late"
@@ -204,7 +204,7 @@ def _pool(view: _View) -> Iterator[DoctorCheck]:
         yield _check("pool", "ok", f"no machine is restored ahead: {why}")
 
 
-def _disks(view: _View) -> Iterator[DoctorCheck]:
+def _disks(view: _Shown) -> Iterator[DoctorCheck]:
     for name, path in (("state_dir", view.settings.state_dir), ("cache_dir", view.settings.cache_dir)):
         existing = next(parent for parent in (path, *path.parents) if parent.exists())
         if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
@@ -219,7 +219,7 @@ def _disks(view: _View) -> Iterator[DoctorCheck]:
         yield _check(name, status, detail, f"Have {DISK_AMPLE // GIB} GiB free; <<prune_environments>> helps")
 
 
-def _images(view: _View) -> Iterator[DoctorCheck]:
+def _images(view: _Shown) -> Iterator[DoctorCheck]:
     for look in (_runtime, _environments):
         try:
             yield look(view)
@@ -227,7 +227,7 @@ def _images(view: _View) -> Iterator[DoctorCheck]:
             yield _check(look.__name__.strip("_"), "warning", error.message, error.hint)
 
 
-def _runtime(view: _View) -> DoctorCheck:
+def _runtime(view: _Shown) -> DoctorCheck:
     from pyro_mcp.environments.runtime import find_runtime
 
     found = find_runtime(view.settings)
@@ -238,7 +238,7 @@ def _runtime(view: _View) -> DoctorCheck:
     return _check("runtime", "ok", f"guest kernel {found.kernel_version}, runtime {found.digest[:12]}")
 
 
-def _environments(view: _View) -> DoctorCheck:
+def _environments(view: _Shown) -> DoctorCheck:
     from pyro_mcp.environments.store import EnvironmentStore
 
     installed = [found.name for found in EnvironmentStore(view.settings).list() if found.installed]
@@ -247,7 +247,7 @@ def _environments(view: _View) -> DoctorCheck:
     return _check("environments", "ok", f"installed: {', '.join(installed)}")
 
 
-def _sqlite(view: _View) -> Iterator[DoctorCheck]:
+def _sqlite(view: _Shown) -> Iterator[DoctorCheck]:
     shared = sqlite3.sqlite_version_info >= SQLITE_SHARED_WAL
     note = "" if shared else "; too old for two connections on one log, and pyro only ever uses one"
     yield _check("sqlite", "ok", f"{sqlite3.sqlite_version}{note}")

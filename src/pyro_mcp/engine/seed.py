@@ -35,7 +35,7 @@ _PIECE = 256 * 1024
 
 
 @dataclass(frozen=True)
-class _Counts:
+class _Populated:
     entry_count: int = 0
     bytes_written: int = 0
 
@@ -113,11 +113,11 @@ def populate(call: Call[Any], machine: Machine, seed: Path | None, snapshot: Pat
     """
     if machine.capabilities.overlay:
         if snapshot is not None:
-            AgentClient(machine).request(call, "overlay_load", {}, _Counts, send=_file(snapshot))
+            AgentClient(machine).request(call, "overlay_load", {}, _Populated, send=_file(snapshot))
     elif snapshot is not None:
-        AgentClient(machine).request(call, "tree_unpack", {"dest": "/workspace"}, _Counts, send=_file(snapshot))
+        AgentClient(machine).request(call, "tree_unpack", {"dest": "/workspace"}, _Populated, send=_file(snapshot))
     elif seed is not None:
-        AgentClient(machine).request(call, "tree_unpack", {"dest": "/workspace"}, _Counts, send=_tree(seed))
+        AgentClient(machine).request(call, "tree_unpack", {"dest": "/workspace"}, _Populated, send=_tree(seed))
 
 
 def _as_image(

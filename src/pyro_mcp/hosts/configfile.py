@@ -109,7 +109,7 @@ class ConfigFile:
     def _publish(self, data: bytes) -> None:
         self._require_writable()
         beside = self.real.with_name(f".{self.real.name}.pyro-new")
-        with disk_errors(f"write {self.path}"):
+        with disk_errors(f"write {self.path}", on=self.path.parent):
             try:
                 _write_like(self.real if self.data is not None else None, beside, data)
                 if _read_if_there(self.real) != self.data:
@@ -125,7 +125,7 @@ class ConfigFile:
     def _require_writable(self) -> None:
         if self.data is None:
             return
-        with disk_errors(f"write {self.path}"):
+        with disk_errors(f"write {self.path}", on=self.path.parent):
             status = self.real.stat()
         if not status.st_mode & 0o222 or not os.access(self.real, os.W_OK):
             raise PermissionDenied(f"cannot write {self.path}: it is read-only", hint="Make it writable first.")
@@ -141,7 +141,7 @@ def held(path: Path) -> Iterator[None]:
     """Keep other pyro processes off the file `path`. Raises `Conflict` when somebody has it locked."""
     real = Path(os.path.realpath(path))
     with contextlib.ExitStack() as stack:
-        with disk_errors(f"change {path}"):
+        with disk_errors(f"change {path}", on=path.parent):
             for what in (real.parent, real):
                 if what.exists():
                     _lock(stack, what, path)

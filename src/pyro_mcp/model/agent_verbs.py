@@ -30,7 +30,7 @@ _IN_WORDS = {
     "tree_pack": "export from /workspace",
     "tree_unpack": "import into /workspace",
 }
-"""Those that are missing read well the other way round: a noun, then what is done to it."""
+"""Those that are missing read well the other way round: `noun_action` is "action the noun"."""
 _REFUSED = re.compile(r"cannot ([a-z]+(?:_[a-z]+)+|changes|exec)(?=[: ])")
 
 

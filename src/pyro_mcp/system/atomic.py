@@ -12,7 +12,7 @@ from pathlib import Path
 
 from pyro_mcp.errors import Capacity, DiskFull, PermissionDenied, PyroError
 
-FREE_SPACE = "Free disk space, for example with <<prune_environments>>"
+FREE_SPACE = "Free disk space; <<prune_environments>> does where the cache is on the same disk"
 MAKE_ROOM = "End other machines or programs of this host, or raise its limits (ulimit -n, ulimit -u)"
 LACKING = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN)
 """No descriptor, no memory, no process."""
@@ -23,15 +23,17 @@ REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 @contextlib.contextmanager
-def disk_errors(what: str, *, refused: str | None = None) -> Iterator[None]:
-    """Turn `OSError` into the error tree: "cannot <what>: <cause>". `refused`: the hint where writing is forbidden."""
+def disk_errors(what: str, *, refused: str | None = None, on: Path | None = None) -> Iterator[None]:
+    """Turn `OSError` into the error tree: "cannot <what>: <cause>". `refused`: the hint where writing is forbidden;
+    `on`: what is written to, where that need not be on a disk of pyro's own."""
     try:
         yield
     except OSError as error:
         cause = error.strerror or str(error)
         where = f" ({error.filename})" if error.filename else ""
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise DiskFull(f"cannot {what}: {cause}{where}", hint=FREE_SPACE) from error
+            hint = FREE_SPACE if on is None else f"Free some space where {on} is, or choose another place"
+            raise DiskFull(f"cannot {what}: {cause}{where}", hint=hint) from error
         if error.errno in REFUSED:
             raise PermissionDenied(f"cannot {what}: {cause}{where}", hint=refused) from error
         if error.errno in LACKING:

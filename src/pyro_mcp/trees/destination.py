@@ -68,7 +68,7 @@ def export_tree(
     def emit(entries: int, size: int) -> None:
         progress(f"Writing {output}: {count_of(entries, 'entry', 'entries', grouped=True)}, {size / 1e6:,.0f} MB", None)
 
-    with disk_errors(f"export to {output}"):
+    with disk_errors(f"export to {output}", on=output.parent):
         refuse_existing(output)
         with work_directory(output.parent, ".pyro-export-", track=track) as work:
             tree = work / "tree"

@@ -79,7 +79,7 @@ def parse(text: bytes) -> list[FilePatch]:
     lines = split_lines(text if text.endswith(b"\n") else text + b"\n")
     if lines and all(line.endswith(b"\r\n") for line in lines[:-1]) and any(line[:2] == b"@@" for line in lines[:-1]):
         lines = [line[:-2] + b"\n" if line.endswith(b"\r\n") else line for line in lines]
-    reader = _Reader(lines)
+    reader = _PatchReader(lines)
     reader.read()
     if not reader.files:
         raise InvalidArgument("cannot read the patch: it has no file header", hint=SHAPE)
@@ -93,7 +93,7 @@ def split_lines(text: bytes) -> list[bytes]:
     return [line + b"\n" for line in lines] + ([last] if last else [])
 
 
-class _Reader:
+class _PatchReader:
     def __init__(self, lines: list[bytes]) -> None:
         self.files: list[FilePatch] = []
         self._lines = lines

@@ -38,7 +38,7 @@ CHANGED = "it changed while it was read"
 
 
 @dataclass
-class _Level:
+class _OpenDirectory:
     """A directory that is open, and the names in it that are still to come, the next one last."""
 
     descriptor: int
@@ -115,7 +115,7 @@ class DirectorySource:
                 hint = "It was replaced meanwhile; try again"
                 raise InvalidArgument(f"cannot read {self._root}: it is not a directory", hint=hint) from None
             about = os.fstat(descriptor)
-        root = _Level(descriptor, "", (about.st_dev, about.st_ino))
+        root = _OpenDirectory(descriptor, "", (about.st_dev, about.st_ino))
         try:
             if about.st_mode & stat.S_ISGID or any(kept_xattrs(_xattrs(descriptor))):
                 self._skip(".", ROOT)
@@ -126,7 +126,7 @@ class DirectorySource:
         yield from self._walk(root)
 
     def _tally(
-        self, level: _Level, meter: Meter, above: frozenset[tuple[int, int]], links: set[tuple[int, int]]
+        self, level: _OpenDirectory, meter: Meter, above: frozenset[tuple[int, int]], links: set[tuple[int, int]]
     ) -> None:
         """Count what is below `level` before anything is read, so that too much is refused at once. What goes wrong
         here goes wrong again, and is reported then."""
@@ -152,14 +152,14 @@ class DirectorySource:
             with contextlib.suppress(OSError):
                 descriptor = os.open(name, _DIRECTORY, dir_fd=level.descriptor)
                 try:
-                    self._tally(_Level(descriptor, path, identity), meter, above, links)
+                    self._tally(_OpenDirectory(descriptor, path, identity), meter, above, links)
                 finally:
                     os.close(descriptor)
 
     def _require_wanted(self) -> None:
         require_wanted(f"reading {self._root}", self._cancelled)
 
-    def _walk(self, root: _Level) -> Iterator[Entry | Piece]:
+    def _walk(self, root: _OpenDirectory) -> Iterator[Entry | Piece]:
         levels = [root]
         try:
             self._list(root)
@@ -181,7 +181,7 @@ class DirectorySource:
             for level in levels:
                 os.close(level.descriptor)
 
-    def _list(self, level: _Level) -> None:
+    def _list(self, level: _OpenDirectory) -> None:
         try:
             found: Iterable[str] = os.listdir(level.descriptor)
             if self._selection is not None:
@@ -190,7 +190,7 @@ class DirectorySource:
         except OSError as error:
             self._excuse(level.path or ".", error)
 
-    def _member(self, levels: list[_Level], name: str, path: str) -> Iterator[Entry | Piece]:
+    def _member(self, levels: list[_OpenDirectory], name: str, path: str) -> Iterator[Entry | Piece]:
         if self._selection is not None and (data := self._selection.written.get(path)) is not None:
             yield self._counted(Entry(path, "file", 0o644, time.time_ns(), size=len(data)))
             if data:
@@ -217,7 +217,7 @@ class DirectorySource:
             finally:
                 os.close(descriptor)
 
-    def _directory(self, levels: list[_Level], descriptor: int, path: str) -> Iterator[Entry]:
+    def _directory(self, levels: list[_OpenDirectory], descriptor: int, path: str) -> Iterator[Entry]:
         try:
             about = os.fstat(descriptor)
             identity = (about.st_dev, about.st_ino)
@@ -225,7 +225,7 @@ class DirectorySource:
                 self._skip(path, "it contains itself")
                 return
             entry = self._counted(self._dressed(Entry(path, "directory"), descriptor, about))
-            levels.append(_Level(descriptor, path, identity))
+            levels.append(_OpenDirectory(descriptor, path, identity))
             descriptor = -1
         finally:
             if descriptor >= 0:

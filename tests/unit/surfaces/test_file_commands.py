@@ -198,7 +198,7 @@ def test_the_other_answers_are_a_few_lines(capfd: pytest.CaptureFixture[str]) ->
         matches=[FileMatch(path="/workspace/a", line=7, text="x = 1")],
     )
     assert drawn(capfd, "search_workspace_files", found)[0] == (
-        "a:7: x = 1\n1 line in 4 files, 1 binary or large left out\n"
+        "a:7: x = 1\n1 line in 1 file, 4 searched, 1 binary or large left out\n"
     )
     patched = PatchResult(
         **STAMP,

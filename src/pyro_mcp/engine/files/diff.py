@@ -48,7 +48,7 @@ class _Change:
 
 
 @dataclass(frozen=True)
-class _Counts:
+class _Diffed:
     truncated: bool
     ignored_count: Count = 0
 
@@ -75,7 +75,7 @@ def diff(
         "exclude": list(exclude or ()),
         "ignored": ignored,
     }
-    said = session.agent.request(call, "changes", params, _Counts, on_data=gathered.on_data, on_event=gathered.on_event)
+    said = session.agent.request(call, "changes", params, _Diffed, on_data=gathered.on_data, on_event=gathered.on_event)
     found = sorted(gathered.finish(), key=lambda one: one.path)
     after = [one for one in found if cursor is None or one.path > cursor]
     if stat:

@@ -31,7 +31,7 @@ class _Applied:
 def apply_patch(call: Call[Any], session: Session, patch: str) -> PatchResult:
     """Apply `patch` as a whole. Raises `InvalidArgument` naming file and hunk, or `Conflict`; nothing changes."""
     call.progress("reading what the patch touches", None)
-    steps = plan(patch, _Reader(call, session).read)
+    steps = plan(patch, _PatchedFiles(call, session).read)
     if steps:
         call.progress("applying the patch", None)
         params = {"operations": [_wire(step) for step in steps]}
@@ -50,7 +50,7 @@ def apply_patch(call: Call[Any], session: Session, patch: str) -> PatchResult:
     )
 
 
-class _Reader:
+class _PatchedFiles:
     """Reads whole files of the workspace, bounded together."""
 
     def __init__(self, call: Call[Any], session: Session) -> None:

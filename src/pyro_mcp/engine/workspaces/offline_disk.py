@@ -65,7 +65,7 @@ class Stopped:
             yield image
 
     @contextlib.contextmanager
-    def viewed(self, call: Call[Any]) -> Iterator[_View]:
+    def viewed(self, call: Call[Any]) -> Iterator[_DiskView]:
         """/workspace as it is on a copy of the disk, and in the seed below that."""
         if self.seed is not None and self.seed.name == FORMER_IMAGE:
             raise Unsupported(
@@ -76,7 +76,7 @@ class Stopped:
             image = held.enter_context(self.copied(call, self.home))
             with disk_errors("read the seed"):
                 seed = held.enter_context(SeedImage(self.seed)) if self.seed else None
-                yield _View(image, seed)
+                yield _DiskView(image, seed)
 
 
 class OfflineDisk:
@@ -127,7 +127,7 @@ class OfflineDisk:
             image.clean()
             call.check()
             made = image.path
-            with disk_errors(f"write {target}"):
+            with disk_errors(f"write {target}", on=target.parent):
                 masked = scrub_file(self._secrets.masks(disk.workspace_id), made)
                 size, kept = _flushed(made)
                 try:
@@ -200,7 +200,7 @@ class _OverlayEntry:
         return "file" if stat.S_ISREG(mode) else "symlink" if stat.S_ISLNK(mode) else "other"
 
 
-class _View:
+class _DiskView:
     """/workspace as the guest's overlay shows it: the upper directory over the seed."""
 
     def __init__(self, image: Ext4, seed: SeedImage | None) -> None:
@@ -315,7 +315,8 @@ def _parts(path: str) -> list[str]:
     bare = path.removeprefix(WORKSPACE) if path == WORKSPACE or path.startswith(WORKSPACE + "/") else path
     parts = [part for part in bare.split("/") if part not in ("", ".")]
     if ".." in parts or (path.startswith("/") and bare is path):
-        raise InvalidArgument(f"cannot use the path {path!a}: it is not under /workspace", hint="Leave out `..`")
+        hint = "Leave out `..`" if ".." in parts else "Give a path under /workspace, or a relative one"
+        raise InvalidArgument(f"cannot use the path {path!a}: it is not under /workspace", hint=hint)
     return parts
 
 

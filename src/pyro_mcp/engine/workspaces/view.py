@@ -19,8 +19,9 @@ from pyro_mcp.store.machines import MachineRow
 from pyro_mcp.store.workspaces import WorkspaceRow
 
 MISSING = (
-    "ext4 under an overlay: O_TMPFILE, file handles, swap files, RENAME_WHITEOUT and another overlay's upper directory"
-    " are refused; a shared mapping made before a seeded file's first write goes on showing its old content"
+    "ext4 under an overlay: O_TMPFILE, file handles, swap files, RENAME_WHITEOUT, another overlay's upper directory and"
+    " mknod of a character device 0, 0 are refused; a shared mapping made before a seeded file's first write goes on"
+    " showing its old content"
 )
 """What a program may do on ext4 and not in a guest."""
 

@@ -39,7 +39,7 @@ class Notes:
             self.first.append({"path": os.fsdecode(path[:1024]), "reason": reason})
 
 
-class _Level:
+class _PackLevel:
     """A directory on the way, with what is still to come of it. Closes what it was given, also when it fails."""
 
     def __init__(self, fd: int, path: bytes, upper: Upper | None) -> None:
@@ -79,7 +79,7 @@ class Packer:
     def directory(self, fd: int, upper: Upper | None = None) -> None:
         """Everything below the directory `fd`, sorted, parents first; with `upper`, which this closes, only what may
         differ from the seed, and the overlay's marks."""
-        levels = [_Level(os.dup(fd), b"", upper)]
+        levels = [_PackLevel(os.dup(fd), b"", upper)]
         try:
             while levels:
                 level = levels[-1]
@@ -115,11 +115,11 @@ class Packer:
         if fits(path):
             self.encoder.entry(Entry(os.fsdecode(path), "whiteout"))
 
-    def _descend(self, levels: list[_Level], above: _Level, name: bytes, fd: int) -> None:
+    def _descend(self, levels: list[_PackLevel], above: _PackLevel, name: bytes, fd: int) -> None:
         path = join(above.path, name)
         inside = above.upper.enter(name) if above.upper else None
         try:
-            levels.append(_Level(fd, path, inside))
+            levels.append(_PackLevel(fd, path, inside))
         except PermissionError:
             self.skipped.add(path, "cannot be listed")
             return

@@ -67,14 +67,14 @@ def run_demo(namespace: argparse.Namespace) -> int:
     """Exit code 0 once the model has run a command; else raises `PyroError`."""
     if not namespace.timeout_seconds > 0:
         raise InvalidArgument("cannot read the command line: --timeout-seconds takes a number above 0")
-    say = _Say(namespace.output, verbose=namespace.verbose, quiet=namespace.quiet)
+    say = _Narration(namespace.output, verbose=namespace.verbose, quiet=namespace.quiet)
     begun = time.monotonic()
     server = Ollama(namespace.base_url, namespace.timeout_seconds)
     model = namespace.model or _able_model(server)
     say(f"model   {plain(model)} at {server.base_url}")
     client = Client(settings_of(namespace))
     try:
-        talk = _Talk(server, model, _Tool(client, namespace.output), say)
+        talk = _Conversation(server, model, _Tool(client, namespace.output), say)
         talk.run(TASK.format(environment=namespace.environment))
     finally:
         client.close()
@@ -96,7 +96,7 @@ def _able_model(server: Ollama) -> str:
     return able
 
 
-class _Say:
+class _Narration:
     """Prints one line at a time, as many of them as were asked for, or keeps them for the JSON document."""
 
     def __init__(self, output: Output, *, verbose: bool, quiet: bool) -> None:
@@ -163,10 +163,10 @@ class _Tool:
         return self._bound.params(arguments)
 
 
-class _Talk:
+class _Conversation:
     """The conversation. Afterwards `commands` says what was run, and `answer` holds the model's last words."""
 
-    def __init__(self, server: Ollama, model: str, tool: _Tool, say: _Say) -> None:
+    def __init__(self, server: Ollama, model: str, tool: _Tool, say: _Narration) -> None:
         self.commands: list[dict[str, Any]] = []
         self.answer = ""
         self._server = server

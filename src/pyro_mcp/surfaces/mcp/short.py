@@ -93,10 +93,10 @@ _FRACTION = re.compile(r"(T\d\d:\d\d:\d\d)\.\d+")
 
 def short(operation: Operation[Any, Any], payload: Mapping[str, Any], arguments: Mapping[str, Any]) -> dict[str, Any]:
     """What of `payload`, the encoded result of `operation`, is news to whoever gave `arguments`."""
-    return _View(operation, arguments).of(payload, operation.result_type, top=True)
+    return _ShortView(operation, arguments).of(payload, operation.result_type, top=True)
 
 
-class _View:
+class _ShortView:
     def __init__(self, operation: Operation[Any, Any], arguments: Mapping[str, Any]) -> None:
         self._tool = operation.tool
         # No network is a default that a model does not reckon with.

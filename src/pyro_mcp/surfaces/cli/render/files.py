@@ -81,7 +81,8 @@ def draw_search(console: Console, result: FileSearch) -> None:
         console.print(f"{plain(name)}:{match.line}: {plain(match.text)}", soft_wrap=True)
     more = "; there may be more (--limit)" if result.truncated and not result.timed_out else ""
     more = "; the time was up, there may be more" if result.timed_out else more
+    found, searched = len({match.path for match in result.matches}), f"{result.files_searched} searched"
     skipped = f", {result.files_skipped} binary or large left out" if result.files_skipped else ""
     console.print(
-        f"{count_of(result.count, 'line')} in {count_of(result.files_searched, 'file')}{skipped}{more}", soft_wrap=True
+        f"{count_of(result.count, 'line')} in {count_of(found, 'file')}, {searched}{skipped}{more}", soft_wrap=True
     )
