@@ -130,7 +130,8 @@ class Database:
                 _execute(self._connection, due)
             return self._connection.execute(sql, parameters).fetchall()
         finally:
-            self._connection.execute("ROLLBACK")
+            if self._connection.in_transaction:
+                self._connection.execute("ROLLBACK")
 
     def check(self) -> str:
         """SQLite's own verdict on the file: "ok" or its first complaint."""
@@ -139,10 +140,12 @@ class Database:
     def close(self) -> None:
         """Fold the log into the file and close it. Idempotent. What is owed takes the reserve if it must."""
         with self._lock:
-            self._pay_with_reserve()
-            self._connection.close()
-            # The log is gone with the connection: there is room again.
-            self._reserve.keep()
+            try:
+                self._pay_with_reserve()
+            finally:
+                self._connection.close()
+                # The log is gone with the connection: there is room again.
+                self._reserve.keep()
 
     def _pay_with_reserve(self) -> None:
         try:

@@ -118,7 +118,9 @@ class CommandManager:
         else:
             self._detach(job, run)
             self._watch(call, job, wait_seconds)
-        if job.error is not None and job.done and job.row.state != "finished" and not isinstance(job.error, Cancelled):
+        # One that somebody ended, that was quicker, or that the next node goes on with, has an answer.
+        unanswered = job.row.state in ("lost", "not_started", "ended") and not isinstance(job.error, Cancelled)
+        if job.error is not None and job.done and unanswered:
             raise job.error
         output = self._hinted(workspace, self._followed(job.row, None, CAPTURE_BYTES, done=job.done))
         return WorkspaceExec(workspace_id=workspace.workspace_id, **dict(output.items()))
