@@ -56,7 +56,8 @@ class DriverCatalog:
         if self._settings.require_isolation == "kvm":
             raise IsolationUnavailable(
                 f"cannot start a guest: PYRO_REQUIRE_ISOLATION=kvm, and KVM is not usable here: {verdict.reason}",
-                hint=verdict.remedy,
+                hint=f"{verdict.remedy}. If nobody asks for KVM any more: `pyro node stop` ends the node that was"
+                " started with that",
             )
         if not self._reported:
             self._reported = True

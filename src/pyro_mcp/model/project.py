@@ -89,11 +89,13 @@ class SetupStep(Result):
 
 @dataclass(frozen=True, kw_only=True)
 class ProjectService(Result):
-    """A service of the project: `state` as its status has it, or null and the `reason` why it could not be started."""
+    """A service of the project: `state` as its status has it, or null and the `reason` why it could not be started,
+    with the `hint` that says what to do."""
 
     service_name: str
     state: str | None
     reason: str | None = None
+    hint: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

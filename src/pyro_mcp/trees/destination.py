@@ -32,6 +32,9 @@ XATTRS = "its extended attributes stay in the workspace"
 _NOREPLACE = 1
 
 
+EXISTS = "Choose another name. Changes to files that are there come home as a patch: <<diff_workspace>>"
+
+
 @dataclass(frozen=True)
 class ExportReport:
     """What arrived. `skipped`: links that lead out of the export, and what lost its extended attributes. `runnable`:
@@ -99,7 +102,7 @@ def refuse_existing(output: Path) -> None:
         hint = "Give the path that the file or directory shall have on this host"
         raise InvalidArgument(f"cannot export to {str(output)!a}: it names no new file", hint=hint)
     if os.path.lexists(output):
-        raise Conflict(f"cannot export to {output}: it exists", hint="Choose another name, or remove it first")
+        raise Conflict(f"cannot export to {output}: it exists", hint=EXISTS)
     if not output.parent.is_dir():
         hint = "Make the directory first"
         raise NotFound(f"cannot export to {output}: there is no directory {output.parent}", hint=hint)
@@ -170,7 +173,7 @@ def _publish(built: Path, output: Path) -> None:
         os.rename(built, output)
         return
     if code in (errno.EEXIST, errno.ENOTEMPTY):
-        raise Conflict(f"cannot export to {output}: it exists", hint="Choose another name, or remove it first")
+        raise Conflict(f"cannot export to {output}: it exists", hint=EXISTS)
     raise OSError(code, os.strerror(code), str(output))
 
 

@@ -37,7 +37,8 @@ def check_place(rows: list[MachineRow], settings: Settings) -> None:
     if len(rows) >= settings.max_machines:
         raise Capacity(
             f"cannot make another machine: there are {len(rows)} of at most {settings.max_machines}",
-            hint="Delete some, wait until they expire, or raise max_machines (PYRO_MAX_MACHINES)",
+            hint="Delete some, wait until they expire, or raise max_machines (PYRO_MAX_MACHINES) and end the node that"
+            " was started with this: `pyro node stop`",
         )
 
 

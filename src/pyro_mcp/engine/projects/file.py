@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from pyro_mcp.engine.services.ports import wanted_ports
-from pyro_mcp.errors import InvalidArgument, NotFound, PyroError
+from pyro_mcp.errors import InvalidArgument, NotFound
 from pyro_mcp.operations.fields import Field
 from pyro_mcp.operations.operation import Operation
 from pyro_mcp.operations.validate import validate
@@ -73,7 +73,7 @@ def read_file(root: Path, declared: Declared) -> ProjectFile | None:
         raise _wrong(path, str(error)[:300]) from None
     _require_known(path, "", said, _ABOVE)
     settings = {name: said[name] for name in SETTINGS if name in said}
-    _check(path, "", declared["create_workspace"], settings)
+    settings = _checked(path, "", declared["create_workspace"], settings)
     setup, services = _setup(path, said, declared), _services(path, said, declared)
     found = ProjectFile(path, hashlib.sha256(data).hexdigest(), settings, setup, services)
     found.widens.update(_widens(found, declared))
@@ -107,11 +107,11 @@ def _require_known(path: Path, prefix: str, said: Mapping[str, Any], known: tupl
             raise _wrong(path, f"unknown key {ascii(prefix + name)[1:-1][:80]}", f"Known: {', '.join(known)}")
 
 
-def _check(path: Path, prefix: str, operation: Operation[Any, Any], given: Mapping[str, Any]) -> None:
-    """`given` by the rules of `operation`."""
+def _checked(path: Path, prefix: str, operation: Operation[Any, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """`given` by the rules of `operation`, in their types."""
     fields = tuple(one for one in operation.fields if one.name in given)
     try:
-        validate(operation.name, fields, given)
+        return validate(operation.name, fields, given)
     except InvalidArgument as error:
         cause = error.message.removeprefix("cannot use ")
         raise _wrong(path, f"{prefix}{cause}", error.hint or "Mend it") from None
@@ -122,7 +122,7 @@ def _setup(path: Path, said: Mapping[str, Any], declared: Declared) -> list[str]
     if not isinstance(lines, list) or not all(isinstance(line, str) for line in lines) or len(lines) > MAX_SETUP:
         raise _wrong(path, f"setup: expected a list of at most {MAX_SETUP} command lines")
     for line in lines:
-        _check(path, "setup: ", declared["exec_workspace"], {"command": line})
+        _checked(path, "setup: ", declared["exec_workspace"], {"command": line})
     return lines
 
 
@@ -131,19 +131,21 @@ def _services(path: Path, said: Mapping[str, Any], declared: Declared) -> dict[s
     tables = isinstance(services, dict) and all(isinstance(one, dict) for one in services.values())
     if not tables or len(services) > MAX_SERVICES:
         raise _wrong(path, f"services: expected at most {MAX_SERVICES} tables such as [services.web]")
+    typed: dict[str, dict[str, Any]] = {}
     for name, given in services.items():
         prefix = f"services.{name[:64]}."
         _require_known(path, prefix, given, _SERVICE)
         if "command" not in given:
             raise _wrong(path, f"{prefix}command is missing")
-        _check(path, prefix, declared["start_service"], {"service_name": name, **given})
+        options = _checked(path, prefix, declared["start_service"], {"service_name": name, **given})
+        typed[name] = {key: value for key, value in options.items() if key != "service_name"}
         try:
-            wanted_ports(given.get(PORTS))
-            if "readiness" in given:
-                parse(given["readiness"])
+            wanted_ports(options.get(PORTS))
+            if "readiness" in options:
+                parse(options["readiness"])
         except (ValueError, InvalidArgument) as error:
             raise _wrong(path, f"{prefix.rstrip('.')}: {error}") from None
-    return services
+    return typed
 
 
 def _widens(found: ProjectFile, declared: Declared) -> dict[str, str]:
@@ -177,8 +179,3 @@ def require_file(root: Path, declared: Declared) -> ProjectFile:
     if found is None:
         raise NotFound(f"cannot find {NAME} in {root}", hint=f"Write one: {', '.join(_ABOVE)} are its keys")
     return found
-
-
-def reason(error: PyroError) -> str:
-    """An error as one line of a result."""
-    return f"{error.message}. {error.hint}" if error.hint else error.message

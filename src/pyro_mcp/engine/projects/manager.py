@@ -16,7 +16,7 @@ from typing import Any
 
 from pyro_mcp.engine.fleet.networks import Networks
 from pyro_mcp.engine.projects.clones import Clones, plain_url
-from pyro_mcp.engine.projects.file import NETWORK, PORTS, Declared, ProjectFile, read_file, reason, require_file
+from pyro_mcp.engine.projects.file import NETWORK, PORTS, Declared, ProjectFile, read_file, require_file
 from pyro_mcp.engine.projects.trust import Trust
 from pyro_mcp.engine.seed import SeedRequest
 from pyro_mcp.engine.workspaces.lifecycle import Lifecycle
@@ -222,7 +222,7 @@ class Projects:
         except Cancelled:
             raise
         except PyroError as error:
-            return ProjectService(service_name=name, state=None, reason=reason(error))
+            return ProjectService(service_name=name, state=None, reason=error.message, hint=error.hint)
         return ProjectService(service_name=name, state=made.state, reason=made.stop_reason)
 
 

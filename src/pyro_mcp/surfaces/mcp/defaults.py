@@ -57,7 +57,7 @@ class ServerDefaults:
         elif project_path is not None:
             source = _path_source(Path(project_path).expanduser())
         elif not no_project_source and (found := project_top(Path.cwd())) is not None:
-            source = {"seed_path": str(found), "git": True}
+            source = _checkout_source(found)
         return ServerDefaults(environment or DEFAULT_ENVIRONMENT, source)
 
     @property
@@ -78,12 +78,26 @@ class ServerDefaults:
         names = {one.name for one in operation.fields}
         if done.get("seed_path") == "" and "empty" in names:
             done = {**done, "seed_path": None, "empty": True}
+        if self._is_the_project(done):
+            del done["seed_path"]
         if "repo_url" in names and done.get("seed_path") is None:
             source = {"empty": True} if coerce(done.get("empty"), bool) is True else self.source
             done = {**done, **(dict.fromkeys(_SOURCES) if source else {}), **source}
         if "environment" in names:
             done.setdefault("environment", self.environment)
         return {name: value for name, value in done.items() if value is not None or name not in _SOURCES}
+
+    def _is_the_project(self, given: Mapping[str, Any]) -> bool:
+        """Whether a model names the project by its path, and says no more of how it is to be taken."""
+        path, project = given.get("seed_path"), self.source.get("seed_path")
+        if not isinstance(path, str) or project is None or given.get("git") is not None:
+            return False
+        return bool(os.path.realpath(os.path.expanduser(path)) == os.path.realpath(project))
+
+    @property
+    def has_repository(self) -> bool:
+        """Whether the project comes with its git repository."""
+        return "repo_url" in self.source or "git" in self.source
 
     def asks_project(self, operation: Operation[Any, Any], arguments: Mapping[str, Any]) -> dict[str, Any] | None:
         """What to ask `show_project` for the environment that the model did not name; None where nobody need ask."""
@@ -104,6 +118,12 @@ def checkout_of(params: Mapping[str, Any]) -> dict[str, Any]:
     return dict(params)
 
 
+def _checkout_source(top: Path) -> dict[str, Any]:
+    """The checkout with its repository; of a linked work tree, whose repository lies elsewhere, the files alone."""
+    own = (top / ".git").is_dir() and not (top / ".git").is_symlink()
+    return {"seed_path": str(top), **({"git": True} if own else {"project_file": True})}
+
+
 def _path_source(path: Path) -> dict[str, Any]:
     if not path.is_dir():
         raise InvalidArgument(
@@ -111,5 +131,5 @@ def _path_source(path: Path) -> dict[str, Any]:
         )
     found = project_top(path)
     if found is not None:
-        return {"seed_path": str(found), "git": True}
+        return _checkout_source(found)
     return {"seed_path": os.path.abspath(path), "project_file": True}

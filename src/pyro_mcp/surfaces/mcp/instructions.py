@@ -20,7 +20,8 @@ export do not last. For one that takes longer than a minute give wait_seconds an
 goes home as workspace_diff (a patch) or workspace_export (files); workspace_delete when done."""
 PROJECT = """\
 
-A new workspace holds the user's project, with its git repository, unless seed_path or empty is given."""
+A new workspace holds the user's project{repository}, unless another seed_path or empty is given."""
+WITH_REPOSITORY, WITHOUT = ", with its git repository", " as plain files; git has no repository there"
 NO_SERVICES = """\
 
 To keep a server running, start it by workspace_exec with wait_seconds 0 and a long timeout_seconds."""
@@ -37,11 +38,13 @@ There is no network inside unless workspace_create gets a network_policy, "egres
 a refused connection is named in the result with the option that would allow it, which the user may have to grant."""
 
 
-def instructions(tools: Container[str], *, project: bool = False) -> str:
+def instructions(tools: Container[str], *, project: bool = False, repository: bool = False) -> str:
     """The instructions for a model: the tools it sees, and no others; it reads this every time. `project`: workspaces
-    start with the user's."""
+    start with the user's, and its `repository`."""
     full = "service_start" in tools and "shell_open" in tools
     text = MACHINES
     if "workspace_create" in tools:
-        text += WORKSPACES + (PROJECT if project else "") + (SERVICES if full else NO_SERVICES)
+        text += WORKSPACES
+        text += PROJECT.format(repository=WITH_REPOSITORY if repository else WITHOUT) if project else ""
+        text += SERVICES if full else NO_SERVICES
     return text + (NETWORK if full else NO_NETWORK)

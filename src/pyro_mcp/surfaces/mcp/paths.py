@@ -19,7 +19,7 @@ def host_roots(named: Iterable[Path | str] = ()) -> tuple[Path, ...]:
     some hosts do, was not pointed at a project: that directory does not count."""
     here = Path.cwd().resolve()
     started_in = () if here in (Path("/"), Path.home().resolve()) else (here,)
-    return (*started_in, *(Path(one).expanduser().resolve() for one in named))
+    return tuple(dict.fromkeys((*started_in, *(Path(one).expanduser().resolve() for one in named))))
 
 
 def require_inside(tool: str, fields: Iterable[Field], params: Mapping[str, Any], roots: tuple[Path, ...]) -> None:

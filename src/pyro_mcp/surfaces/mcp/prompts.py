@@ -85,7 +85,7 @@ RECIPES = (
         (PromptArgument("fault", "what goes wrong, and how it shows"), _PROJECT),
         (
             *("workspace_create", "workspace_exec", "workspace_file_search", "workspace_file_read", "workspace_reset"),
-            *("workspace_patch_apply", "workspace_file_write", "workspace_diff", "workspace_export"),
+            *("workspace_patch_apply", "workspace_file_edit", "workspace_diff", "workspace_export"),
             "workspace_delete",
         ),
     ),
@@ -95,7 +95,7 @@ RECIPES = (
         "Work on the same task in several isolated workspaces, and choose by the outcome.",
         (PromptArgument("task", "what is to be reached"), _PROJECT),
         (
-            *("workspace_create", "workspace_file_write", "workspace_patch_apply", "workspace_exec", "workspace_list"),
+            *("workspace_create", "workspace_file_edit", "workspace_patch_apply", "workspace_exec", "workspace_list"),
             *("workspace_diff", "workspace_logs", "workspace_export", "workspace_delete"),
         ),
     ),

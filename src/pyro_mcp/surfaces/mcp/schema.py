@@ -7,7 +7,7 @@ takes is taken all the same when it comes (`operations.coerce`, `operations.vali
 
 from __future__ import annotations
 
-from typing import Any, Literal, get_args, get_origin, get_type_hints, is_typeddict
+from typing import Any, Literal, NotRequired, get_args, get_origin, get_type_hints, is_typeddict
 
 from pyro_mcp.operations.coerce import members_of
 from pyro_mcp.operations.fields import Field
@@ -40,8 +40,11 @@ def shape(kind: Any) -> dict[str, Any]:
     if origin is dict:
         return {"type": "array", "items": {"type": "string"}}
     if is_typeddict(kind):
-        required = [name for name in kind.__annotations__ if name in kind.__required_keys__]
+        # `__required_keys__` knows nothing of a NotRequired in an annotation that is still text.
+        hints = get_type_hints(kind, include_extras=True)
+        optional = {name for name, part in hints.items() if get_origin(part) is NotRequired}
         parts = {name: shape(part) for name, part in get_type_hints(kind).items()}
+        required = [name for name in parts if kind.__total__ and name not in optional]
         return {"type": "object", "properties": parts, **({"required": required} if required else {})}
     return {"type": _PLAIN[kind]}
 

@@ -67,4 +67,5 @@ def offer(
         for one in catalog.tools(profile)
     ]
     tools = {tool.name: tool for tool in bound}
-    return Offer(tools, instructions(tools, project=bool(defaults.source)))
+    text = instructions(tools, project=bool(defaults.source), repository=defaults.has_repository)
+    return Offer(tools, text)

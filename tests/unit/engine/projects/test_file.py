@@ -61,7 +61,7 @@ def test_what_asks_for_nothing_more_needs_no_consent(tmp_path: Path) -> None:
         ("memory = 1", "unknown key memory"),
         ("[services.web]\ncommand='x'\nport = 1", r"unknown key services\.web\.port"),
         ("mem_mib = 1", "mem_mib: expected 128 to"),
-        ("mem_mib = '1024'", "mem_mib: expected a whole number"),
+        ("mem_mib = 'much'", "mem_mib: expected a whole number"),
         ("network_policy = 'all'", "expected one of off, egress"),
         ("environment = '../x'", "environment: expected a name such as"),
         ("setup = 'make'", "setup: expected a list"),
@@ -85,6 +85,12 @@ def test_what_it_may_not_say_is_named(text: str, words: str, tmp_path: Path) -> 
         read(tmp_path, text)
     assert str(tmp_path / NAME) in caught.value.message
     assert caught.value.hint
+
+
+def test_a_value_of_another_type_is_weighed_as_what_it_means(tmp_path: Path) -> None:
+    found = read(tmp_path, "mem_mib = '4096'\nhost_ca = 'true'\n[services.web]\ncommand = 'x'\npublished_ports = '80'")
+    assert (found.settings["mem_mib"], found.settings["host_ca"]) == (4096, True)
+    assert set(found.widens) == {"mem_mib", "host_ca", "services.web"}
 
 
 def test_it_is_a_plain_file_of_a_fit_size(tmp_path: Path) -> None:

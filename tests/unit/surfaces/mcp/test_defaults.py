@@ -14,6 +14,7 @@ from pyro_mcp.surfaces import catalog
 from pyro_mcp.surfaces.mcp.defaults import ServerDefaults
 from pyro_mcp.surfaces.mcp.instructions import instructions
 from pyro_mcp.surfaces.mcp.paths import host_roots
+from pyro_mcp.surfaces.mcp.server import offer
 from pyro_mcp.surfaces.mcp.tools import BoundTool, tool_wording
 
 URL = "https://example.com/r.git"
@@ -49,11 +50,24 @@ def test_the_checkout_around_the_working_directory_is_the_project(repo: Path, mo
     made = create.params({"name": "w"})
     assert made == {"name": "w", "seed_path": str(repo), "git": True, "environment": DEFAULT_ENVIRONMENT}
     assert create.params({"git": True})["seed_path"] == str(repo)
+    # By its path it is the same project, whoever wrote that; a link to it, too.
+    for path in (str(repo), f"{repo}/deep/..", "../.."):
+        assert create.params({"name": "w", "seed_path": path}) == made
     # A file of it, or another directory, is still for the model to name.
     assert create.params({"seed_path": str(repo / "deep")}) == {
         "seed_path": str(repo / "deep"),
         "environment": DEFAULT_ENVIRONMENT,
     }
+
+
+def test_of_a_linked_work_tree_the_files_are_the_project(repo: Path, tmp_path: Path) -> None:
+    tree = tmp_path / "linked"
+    tree.mkdir()
+    (tree / ".git").write_text(f"gitdir: {repo}/.git/worktrees/linked\n")
+    defaults = ServerDefaults.of(project_path=tree)
+    assert defaults.source == {"seed_path": str(tree), "project_file": True}
+    assert not defaults.has_repository
+    assert "git has no repository there" in offer("workspace-core", defaults=defaults).instructions
 
 
 @pytest.mark.parametrize("nothing", [{"empty": True}, {"seed_path": ""}, {"empty": True, "seed_path": ""}])
@@ -145,7 +159,7 @@ def test_only_a_server_with_a_project_speaks_of_it(repo: Path) -> None:
     with_it, without = ServerDefaults.of(project_path=repo), ServerDefaults()
     assert "empty" in schema(bound(with_it)["workspace_create"], bound(with_it))["properties"]
     assert "empty" not in schema(bound(without)["workspace_create"], bound(without))["properties"]
-    assert "user's project" in instructions(bound(with_it), project=True)
+    assert "user's project" in instructions(bound(with_it), project=True, repository=True)
     assert "user's project" not in instructions(bound(without))
     assert len(instructions(bound(with_it, profile="workspace-full"), project=True)) < 2_000
 

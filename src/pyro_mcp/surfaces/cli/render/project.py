@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pyro_mcp.model.project import AppliedProject, Project, ProjectTrust
+from pyro_mcp.model.project import AppliedProject, Project, ProjectService, ProjectTrust
 from pyro_mcp.surfaces.cli.escapes import plain
 from pyro_mcp.surfaces.cli.render.common import fields
 
@@ -44,14 +44,22 @@ def draw_trusted(console: Console, result: ProjectTrust) -> None:
 def draw_applied(console: Console, result: AppliedProject) -> None:
     """What became of the file in a new workspace; what was left out, a notice has said."""
     last = result.setup[-1] if result.setup_failed else None
-    services = ", ".join(f"{one.service_name} {one.state or f'not started: {one.reason}'}" for one in result.services)
+    services = ", ".join(_service(one) for one in result.services)
     fields(
         console,
         (
-            ("pyro.toml", f"{result.file}: {', '.join(result.applied) or 'no settings'}"),
+            ("pyro.toml", f"{result.file}: {', '.join(result.applied) or 'nothing of it'}"),
             ("set-up", f"failed with {last.exit_code}: {last.command}" if last else f"{len(result.setup)} done"),
             ("services", services),
         ),
     )
     for line in last.output.splitlines() if last else ():
         console.print(f"  {plain(line)}", soft_wrap=True)
+
+
+def _service(one: ProjectService) -> str:
+    """What became of a service; one that failed has a log."""
+    if one.state is None:
+        return f"{one.service_name} not started: {'. '.join(filter(None, (one.reason, one.hint)))}"
+    why = f": {one.reason}; see `pyro workspace service logs`" if one.state == "failed" and one.reason else ""
+    return f"{one.service_name} {one.state}{why}"
