@@ -108,13 +108,14 @@ def _require_known(path: Path, prefix: str, said: Mapping[str, Any], known: tupl
 
 
 def _checked(path: Path, prefix: str, operation: Operation[Any, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """`given` by the rules of `operation`, in their types."""
+    """`given` by the rules of `operation`, in their types and their order."""
     fields = tuple(one for one in operation.fields if one.name in given)
     try:
-        return validate(operation.name, fields, given)
+        typed = validate(operation.name, fields, given)
     except InvalidArgument as error:
         cause = error.message.removeprefix("cannot use ")
         raise _wrong(path, f"{prefix}{cause}", error.hint or "Mend it") from None
+    return {name: typed[name] for name in given}
 
 
 def _setup(path: Path, said: Mapping[str, Any], declared: Declared) -> list[str]:
