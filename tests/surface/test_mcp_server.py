@@ -211,7 +211,7 @@ def test_a_workspace_is_read_as_resources(environ: dict[str, str], mode: str) ->
             place = {"workspace_id": workspace, "path": "a dir/b%.txt"}
             await host.call_tool("workspace_file_write", {**place, "text": "héllo\n" * 5_000})
             assert workspace in await read("")
-            assert workspace in await read(f"/{workspace}/summary")
+            assert f'"name": "read-{mode}"' in await read(f"/{workspace}/summary")
             assert "+héllo" in await read(f"/read-{mode}/diff")
             text = await read(f"/{workspace}/files/a%20dir/b%25.txt")
             assert text.startswith("héllo\nhéllo\n")
