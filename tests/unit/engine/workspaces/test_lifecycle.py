@@ -125,7 +125,7 @@ def test_the_list_is_sorted_by_activity(engine: Engine) -> None:
     for name in names:
         create(engine, name=name)
     run(engine, "a", "true")
-    listed = engine.lifecycle.listing()
+    listed = engine.lifecycle.listing(limit=1000, offset=0)
     assert [one.name for one in listed] == ["a", "c", "b"]
     assert listed.count == len(listed) == 3
 
