@@ -14,6 +14,7 @@ from pyro_mcp.hosts.contract import DEFAULT_NAME, ChatHost, Entry, Found, Scope,
 from pyro_mcp.hosts.filehost import unified
 from pyro_mcp.hosts.formats import same
 from pyro_mcp.hosts.launcher import Launcher, remedy
+from pyro_mcp.hosts.salvage import option_words
 from pyro_mcp.model.host import HostAction, HostChange
 
 if TYPE_CHECKING:
@@ -21,14 +22,14 @@ if TYPE_CHECKING:
 
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
-ReadOptions = Callable[[Sequence[str]], tuple[str, ...] | None]
-"""The words of `mcp serve` in their usual form; None when they are not understood."""
+ReadOptions = Callable[[Sequence[str]], tuple[str, ...]]
+"""The words of `mcp serve` in their usual form. Raises `InvalidArgument` for what is not understood."""
 
 
 @dataclass(frozen=True)
 class Wish:
-    """What an entry called `name` should be: this launcher, with `options` of `mcp serve`; None: those it has, if they
-    are understood by `read`."""
+    """What an entry called `name` should be: this launcher, with `options` of `mcp serve`; None: those it has, as `read`
+    understands them."""
 
     name: str
     launcher: Launcher
@@ -43,13 +44,21 @@ class Wish:
                 hint=f"The usual one is {DEFAULT_NAME}.",
             )
 
-    def server(self, present: Server | None) -> Server:
-        """The server meant, in place of `present`."""
-        options = self.options
-        if options is None:
-            found = present.options if present else None
-            options = (self.read(found) if found is not None else None) or ()
-        return self.launcher.server(options, instead_of=present)
+    def server(self, present: object) -> Server:
+        """The server meant, in place of the entry `present`. Raises `InvalidArgument` for an option of it that cannot be
+        kept: without it, the server might give more than it was to."""
+        options = self._kept(present) if self.options is None else self.options
+        return self.launcher.server(options, instead_of=server_of(present))
+
+    def _kept(self, present: object) -> tuple[str, ...]:
+        try:
+            return self.read(option_words(present))
+        except InvalidArgument as error:
+            cause = error.message.removeprefix("cannot read the command line: ")
+            raise InvalidArgument(
+                f"cannot keep the options of the entry {self.name!r}: {cause}",
+                hint="Mend it by hand, or write it anew: `pyro host connect` with all options that it should have.",
+            ) from None
 
 
 def connect(host: ChatHost, scope: str | None, wish: Wish) -> HostChange:
@@ -141,7 +150,7 @@ def _lacking(host: ChatHost, wish: Wish) -> list[str]:
 
 
 def _apply(host: ChatHost, found: Found, wish: Wish, notes: list[str]) -> HostChange:
-    server = wish.server(server_of(found.entry))
+    server = wish.server(found.entry)
     entry = mended(host, found.entry, server)
     if same(found.entry, entry):
         return _told(host, found, wish.name, "unchanged", [server.command, *server.args], "", wish.dry_run, notes)

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
-from pyro_mcp.errors import PyroError
+from pyro_mcp.errors import InvalidArgument, PyroError
 from pyro_mcp.hosts.connect import Wish, drift, standing
 from pyro_mcp.hosts.contract import ChatHost, Entry, Found, Server, server_of
 from pyro_mcp.hosts.launcher import remedy, risk_of
@@ -58,13 +58,16 @@ def examine(host: ChatHost, wish: Wish) -> HostReport:
 
 def _examine_entry(host: ChatHost, wish: Wish, found: Found, report: HostReport) -> HostReport:
     server = server_of(found.entry)
-    wanted = host.entry(wish.server(server))
+    detail, mend = "differs from what `pyro host connect` writes", f"`pyro host repair {host.name}` shows and mends it"
+    try:
+        wanted = host.entry(wish.server(found.entry))
+    except InvalidArgument as error:
+        wanted, detail, mend = host.entry(wish.launcher.server(())), error.message, str(error.hint)
     keys = drift(host, found.entry, wanted) if isinstance(found.entry, dict) else ["command"]
     words = [server.command, *server.args] if server else []
     report = replace(report, scope=found.scope, path=str(found.file.path), command=words)
     if keys:
-        detail = f"differs from what `pyro host connect` writes: {', '.join(keys)}"
-        mend = f"`pyro host repair {host.name}` shows and mends it"
+        detail = f"{detail}: {', '.join(keys)}"
         report = _with(report, HostProblem(status="drifted", detail=detail, remedy=mend, entry_keys=keys))
     if server is None:
         return _with(report, HostProblem(status="command-missing", detail="the entry starts no program"))

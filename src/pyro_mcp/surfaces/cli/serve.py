@@ -110,12 +110,9 @@ def words(namespace: argparse.Namespace) -> tuple[str, ...]:
     return tuple(found)
 
 
-def read_words(given: Sequence[str]) -> tuple[str, ...] | None:
-    """Options as `words` gives them; None for what `serve` would refuse."""
-    try:
-        return words(_parser().parse_args(list(given)))
-    except InvalidArgument:
-        return None
+def read_words(given: Sequence[str]) -> tuple[str, ...]:
+    """Options as `words` gives them. Raises `InvalidArgument` for what `serve` would refuse."""
+    return words(_parser().parse_args(list(given)))
 
 
 def _parser() -> Parser:
