@@ -28,8 +28,8 @@ ReadOptions = Callable[[Sequence[str]], tuple[str, ...]]
 
 @dataclass(frozen=True)
 class Wish:
-    """What an entry called `name` should be: this launcher, with `options` of `mcp serve`; None: those it has, as `read`
-    understands them."""
+    """What an entry called `name` should be: this launcher, with `options` of `mcp serve`; None: those it has, as
+    `read` understands them."""
 
     name: str
     launcher: Launcher
@@ -45,8 +45,8 @@ class Wish:
             )
 
     def server(self, present: object) -> Server:
-        """The server meant, in place of the entry `present`. Raises `InvalidArgument` for an option of it that cannot be
-        kept: without it, the server might give more than it was to."""
+        """The server meant, in place of the entry `present`. Raises `InvalidArgument` for an option of it that cannot
+        be kept: without it, the server might give more than it was to."""
         options = self._kept(present) if self.options is None else self.options
         return self.launcher.server(options, instead_of=server_of(present))
 

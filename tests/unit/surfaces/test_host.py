@@ -88,6 +88,30 @@ def test_settings_that_make_no_sense_are_told_before_anything_is_written(tmp_pat
     assert not (tmp_path / "home" / ".codex").exists()
 
 
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--repo-ref", "v1"], "no --repo-url"),
+        (["--project-path", "/nonexist"], "no such directory"),
+        (["--project-path", "/usr", "--repo-url", "https://example.com/r"], "two projects"),
+        (["--repo-url", "ext::x"], "no URL that is fetched"),
+    ],
+)
+def test_an_entry_that_could_never_start_is_not_written(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, options: list[str], told: str
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("PATH", f"{STANDINS}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.delenv("CODEX_HOME", raising=False)
+    target = tmp_path / "given"
+    for command in (["connect", "codex"], ["repair", "codex"], ["print-config", "cursor", "--output", str(target)]):
+        namespace = parse(["host", *command, *options])
+        with pytest.raises(InvalidArgument, match=told):
+            namespace.handler(namespace)
+    assert not (tmp_path / ".codex").exists()
+    assert not target.exists()
+
+
 def test_print_config_prints_the_entry_alone(tmp_path: Path) -> None:
     done = run(tmp_path / "home", "print-config", "opencode")
     assert json.loads(done.stdout)["mcp"]["pyro"]["type"] == "local"

@@ -126,6 +126,9 @@ def _wish(namespace: argparse.Namespace, where: Where, *, given: tuple[str, ...]
     from pyro_mcp.hosts.connect import Wish
     from pyro_mcp.hosts.launcher import find_launcher
 
+    if given is not None:
+        # An entry whose server never starts is told now, not by the host, which shows at most that it failed.
+        serve.defaults(namespace)
     dry_run = getattr(namespace, "dry_run", False)
     return Wish(namespace.name, find_launcher(where), given, serve.read_words, dry_run)
 
