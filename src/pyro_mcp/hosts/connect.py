@@ -83,14 +83,22 @@ def repair(host: ChatHost, scope: str | None, wish: Wish) -> list[HostChange]:
     return changes
 
 
-def disconnect(host: ChatHost, scope: str | None, name: str, *, dry_run: bool) -> HostChange:
-    """Remove the entry where it stands. Raises `Conflict` when it stands at several scopes and none is named."""
+def disconnect(host: ChatHost, scope: str | None, name: str, *, dry_run: bool) -> list[HostChange]:
+    """Remove the entry where it stands, from each file of that scope. Raises `Conflict` when it stands at several
+    scopes and none is named."""
     chosen = host.require_scope(scope) if scope else _only_scope(host, name)
-    with held(host.path(chosen, name)):
-        found = host.find(chosen, name)
+    paths = [host.path(chosen, name), *host.hidden(chosen, name)]
+    for path in paths:
+        _require_ours(host.find(chosen, name, path=path).entry, name, path)
+    return [_remove(host, chosen, name, path, dry_run) for path in paths]
+
+
+def _remove(host: ChatHost, chosen: Scope, name: str, path: Path, dry_run: bool) -> HostChange:
+    with held(path):
+        found = host.find(chosen, name, path=path)
         if found.entry is None:
             return _told(host, found, name, "absent", [], "", dry_run)
-        _require_ours(found.entry, name, found.file.path)
+        _require_ours(found.entry, name, path)
         diff = host.diff(found, name, None)
         if not dry_run:
             host.change(found, name, None)

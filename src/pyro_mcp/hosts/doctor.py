@@ -53,6 +53,9 @@ def examine(host: ChatHost, wish: Wish) -> HostReport:
         return _with(report, HostProblem(status="not-connected", detail=detail, remedy=connect))
     if len(found) > 1:
         report = _with(report, _duplicate(host, found))
+    hidden = host.hidden(found[-1].scope, wish.name)
+    if hidden:
+        report = _with(report, _hidden(host, found[-1], hidden))
     return _examine_entry(host, wish, found[-1], report)
 
 
@@ -124,6 +127,15 @@ def _duplicate(host: ChatHost, found: list[Found]) -> HostProblem:
         status="duplicate-scope",
         detail=f"the entry stands at several scopes: {', '.join(scopes)}; {scopes[-1]} wins",
         remedy=f"`pyro host disconnect {host.name} --scope SCOPE` for all but one",
+    )
+
+
+def _hidden(host: ChatHost, found: Found, hidden: list[Path]) -> HostProblem:
+    files = ", ".join(map(str, (found.file.path, *hidden)))
+    return HostProblem(
+        status="duplicate-scope",
+        detail=f"the entry stands in several files of scope {found.scope}: {files}; {found.file.path} wins",
+        remedy=f"remove it from the others by hand, or `pyro host disconnect {host.name}` from all and connect again",
     )
 
 

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import stat
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,6 +20,7 @@ from pyro_mcp.hosts import catalog
 from pyro_mcp.hosts.configfile import Unreadable
 from pyro_mcp.hosts.connect import connect, disconnect, put_into, repair
 from pyro_mcp.hosts.contract import EntryRefused, server_of
+from pyro_mcp.hosts.doctor import examine
 
 OTHERS = {
     "claude-code": '{"numStartups": 3, "mcpServers": {"other": {"command": "x", "env": {"KEY": "s3cr3t"}}}, "z": [1]}',
@@ -57,9 +59,9 @@ def test_connect_writes_once_and_disconnect_takes_it_back(lab: SimpleNamespace) 
     text = lab.file.read_bytes()
     assert connect(lab.host(), None, wish("--profile", "workspace-full")).action == "unchanged"
     assert lab.file.read_bytes() == text
-    assert disconnect(lab.host(), None, "pyro", dry_run=False).action == "removed"
+    assert disconnect(lab.host(), None, "pyro", dry_run=False)[0].action == "removed"
     assert entry(lab) is None
-    assert disconnect(lab.host(), None, "pyro", dry_run=False).action == "absent"
+    assert disconnect(lab.host(), None, "pyro", dry_run=False)[0].action == "absent"
     assert entry(lab, name="other") is not None
 
 
@@ -85,7 +87,7 @@ def test_a_dry_run_shows_and_changes_nothing(lab: SimpleNamespace) -> None:
     assert lab.file.read_text() == OTHERS[lab.name]
     connect(lab.host(), None, wish())
     text = lab.file.read_text()
-    assert disconnect(lab.host(), None, "pyro", dry_run=True).diff
+    assert disconnect(lab.host(), None, "pyro", dry_run=True)[0].diff
     damage(lab, "/gone/pyro")
     damaged = lab.file.read_text()
     assert repair(lab.host(), None, wish(keep=True, dry_run=True))[0].diff
@@ -252,7 +254,7 @@ def test_claudes_local_scope_belongs_to_the_checkout(home: Path, monkeypatch: py
     monkeypatch.chdir(home / "project" / "below")
     host = catalog.host("claude-code", where())
     assert host.find("local", "pyro").entry is not None
-    assert disconnect(host, None, "pyro", dry_run=False).scope == "local"
+    assert disconnect(host, None, "pyro", dry_run=False)[0].scope == "local"
     assert host.find("local", "pyro").entry is None
 
 
@@ -348,6 +350,40 @@ def test_opencodes_two_files(home: Path) -> None:
     change = connect(catalog.host("opencode", where()), None, wish())
     assert change.path.endswith(".jsonc")
     assert (directory / "opencode.json").read_text() == '{"mcp": {}}'
+
+
+def test_opencodes_entry_in_both_files_is_removed_from_both(home: Path) -> None:
+    directory = home / ".config" / "opencode"
+    host = catalog.host("opencode", where())
+    connect(host, None, wish())
+    text = (directory / "opencode.json").read_text()
+    second = directory / "opencode.jsonc"
+    second.write_text(text)
+    report = examine(host, wish())
+    assert report.status == "duplicate-scope"
+    assert f"{second}, {directory / 'opencode.json'}; {second} wins" in report.problems[0].detail
+    changes = disconnect(host, None, "pyro", dry_run=True)
+    assert [(one.action, one.path[-6:]) for one in changes] == [("removed", ".jsonc"), ("removed", "e.json")]
+    assert disconnect(host, None, "pyro", dry_run=False) == [replace(one, dry_run=False) for one in changes]
+    assert "serve" not in second.read_text() + (directory / "opencode.json").read_text()
+    assert (host.find("user", "pyro").entry, host.hidden("user", "pyro")) == (None, [])
+
+
+def test_of_opencodes_two_files_one_that_is_not_ours_keeps_both(home: Path) -> None:
+    directory = home / ".config" / "opencode"
+    host = catalog.host("opencode", where())
+    connect(host, None, wish())
+    other = directory / "opencode.jsonc"
+    other.symlink_to("opencode.json")
+    assert host.hidden("user", "pyro") == []
+    other.unlink()
+    other.write_text((directory / "opencode.json").read_text())
+    theirs = host.format.put("", "pyro", {"type": "local", "command": ["x"]})
+    (directory / "opencode.json").write_text(theirs)
+    with pytest.raises(Conflict, match=r"opencode\.json: it does not start pyro"):
+        disconnect(host, None, "pyro", dry_run=False)
+    assert host.find("user", "pyro", path=other).entry is not None
+    assert (directory / "opencode.json").read_text() == theirs
 
 
 def test_without_the_program_nothing_is_written(lab: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:

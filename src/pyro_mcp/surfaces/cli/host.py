@@ -73,8 +73,8 @@ def run_disconnect(namespace: argparse.Namespace) -> int:
     from pyro_mcp.hosts import catalog, connect
 
     host = catalog.host(namespace.host, _where())
-    change = connect.disconnect(host, namespace.scope, namespace.name, dry_run=namespace.dry_run)
-    return _show_changes(namespace, [change], [])
+    changes = connect.disconnect(host, namespace.scope, namespace.name, dry_run=namespace.dry_run)
+    return _show_changes(namespace, changes, [])
 
 
 def run_print(namespace: argparse.Namespace) -> int:
