@@ -297,15 +297,52 @@ def test_what_the_host_would_not_read_is_taken_back(home: Path, monkeypatch: pyt
         connect(catalog.host("opencode", where()), "project", wish())
 
 
-def test_when_claude_refuses_the_new_entry_the_old_one_is_back(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("scope", ["user", "project", "local"])
+def test_when_claude_fails_the_file_is_what_it_was(home: Path, monkeypatch: pytest.MonkeyPatch, scope: Any) -> None:
+    """Put back by us: the program that just failed may fail again."""
+    host = catalog.host("claude-code", where())
+    connect(host, scope, wish("--profile", "vm-run"))
+    file = host.find(scope, "pyro").file
+    file.path.write_text(file.path.read_text().replace("{", "{\n\n", 1))
+    before = file.path.read_bytes()
+    monkeypatch.setenv("STANDIN_REFUSES", "pyro")
+    with pytest.raises(EntryRefused, match="expected string"):
+        connect(catalog.host("claude-code", where()), scope, wish())
+    assert file.path.read_bytes() == before
+
+
+@pytest.mark.parametrize("scope", ["user", "project", "local"])
+def test_when_claude_fails_what_it_wrote_meanwhile_stays(
+    home: Path, monkeypatch: pytest.MonkeyPatch, scope: Any
+) -> None:
+    host = catalog.host("claude-code", where())
+    connect(host, scope, wish("--profile", "vm-run"))
+    found = host.find(scope, "pyro")
+
+    def fails(*_: Any) -> None:
+        found.file.path.write_text(json.dumps({"meanwhile": 1, **json.loads(found.file.path.read_text())}))
+        raise EntryRefused("cannot run")
+
+    monkeypatch.setattr(host, "_add", fails)
+    with pytest.raises(EntryRefused, match="cannot run"):
+        connect(host, scope, wish())
+    assert host.find(scope, "pyro").entry == found.entry
+    assert json.loads(found.file.path.read_text())["meanwhile"] == 1
+
+
+def test_an_entry_that_cannot_be_put_back_is_told(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     host = catalog.host("claude-code", where())
     connect(host, None, wish("--profile", "vm-run"))
-    before = host.find("user", "pyro").entry
-    monkeypatch.setattr(type(host), "entry", staticmethod(lambda server: {"command": 3}))
-    with pytest.raises(EntryRefused, match="expected string"):
+    path = home / ".claude.json"
+
+    def fails(*_: Any) -> None:
+        path.write_text("{ half")
+        raise EntryRefused("cannot run")
+
+    monkeypatch.setattr(host, "_add", fails)
+    with pytest.raises(EntryRefused, match="cannot put the entry back") as caught:
         connect(host, None, wish())
-    assert host.find("user", "pyro").entry == before
-    monkeypatch.undo()
+    assert "vm-run" in str(caught.value.hint)
 
 
 def test_an_entrys_keys_are_in_no_process_list(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
