@@ -369,6 +369,22 @@ def test_links_stay(lab: SimpleNamespace, home: Path) -> None:
     assert "serve" in (real / "config").read_text()
 
 
+@pytest.mark.parametrize("of", ["file", "directory"])
+def test_a_link_that_leads_nowhere_is_told_and_nothing_is_made(lab: SimpleNamespace, home: Path, of: str) -> None:
+    link = lab.file if of == "file" else lab.file.parent
+    if of == "directory" and lab.name != "claude-code":
+        link.rmdir()
+    elif of == "directory":
+        pytest.skip("Claude's file lies in the home directory itself")
+    link.symlink_to(home / "unmounted" / "dotfiles")
+    for act in (lambda: connect(lab.host(), None, wish()), lambda: repair(lab.host(), None, wish(keep=True))):
+        with pytest.raises(Conflict, match=f"is a link to {home}/unmounted/dotfiles, which is not there"):
+            act()
+    assert link.is_symlink()
+    assert not (home / "unmounted").exists()
+    assert examine(lab.host(), wish()).status == "unreadable-config"
+
+
 def test_a_projects_link_leads_nowhere_else(lab: SimpleNamespace, home: Path) -> None:
     outside = home / "outside"
     outside.write_text("{}" if lab.name != "codex" else "")
