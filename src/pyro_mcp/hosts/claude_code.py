@@ -107,11 +107,13 @@ class ClaudeCode(ChatHost):
             if now.data == left.data:
                 found.file.restore(now.text or "")
             else:
-                now.replace(self._format(found.scope).put(now.text or "", name, found.entry))
-        except (PyroError, ValueError) as error:
+                with now.blamed():
+                    text = self._format(found.scope).put(now.text or "", name, found.entry)
+                now.replace(text)
+        except PyroError as error:
             lost = json.dumps({name: found.entry})
             raise EntryRefused(
-                f"cannot put the entry back into {found.file.path}: {error}", hint=f"It was: {lost}"
+                f"cannot put the entry back into {found.file.path}: {error.message}", hint=f"It was: {lost}"
             ) from error
 
     def _format(self, scope: Scope) -> JsonFormat:
