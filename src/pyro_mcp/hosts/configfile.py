@@ -143,7 +143,7 @@ def held(path: Path) -> Iterator[None]:
     real = Path(os.path.realpath(path))
     with contextlib.ExitStack() as stack:
         with disk_errors(f"change {path}", on=path.parent):
-            for what in (real.parent, real):
+            for what in dict.fromkeys((real.parent, real)):
                 if what.exists():
                     _lock(stack, what, path)
         yield
@@ -164,7 +164,10 @@ def _require_no_dangling_link(path: Path) -> None:
 
 def _read(path: Path, real: Path) -> bytes:
     # Looked at before it is opened: opening a pipe would wait for who writes into it.
-    if not stat.S_ISREG(real.stat().st_mode):
+    mode = real.stat().st_mode
+    if stat.S_ISDIR(mode):
+        raise Unreadable(f"cannot read {path}: it is a directory", hint="Name a file.")
+    if not stat.S_ISREG(mode):
         raise Unreadable(f"cannot read {path}: it is no regular file")
     with open(real, "rb") as file:
         data = file.read(MAX_BYTES + 1)

@@ -145,7 +145,7 @@ def ends(pid: int) -> bool:
 @pytest.mark.parametrize(
     ("mode", "told"),
     [
-        ("dies", "exit code 1; it said: Traceback: no module named mcp"),
+        ("dies", "exit code 1; it said: Traceback: / no module named mcp"),
         ("babbles", "what is no message"),
         ("refuses", "refused initialize"),
         ("stays", "was still there"),

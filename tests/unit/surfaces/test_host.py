@@ -123,6 +123,12 @@ def test_print_config_prints_the_entry_alone(tmp_path: Path) -> None:
     assert '"type": "stdio"' in target.read_text()
 
 
+@pytest.mark.parametrize("target", ["/", "."])
+def test_print_config_into_a_directory_says_so(tmp_path: Path, target: str) -> None:
+    done = run(tmp_path / "home", "print-config", "cursor", "--output", target, "--json")
+    assert "it is a directory" in document(done)["error"]["message"]
+
+
 def test_errors_have_a_code_and_say_what_to_do(tmp_path: Path) -> None:
     home = tmp_path / "home"
     done = run(home, "connect", "cursor", "--json")
