@@ -55,9 +55,11 @@ class Wish:
             return self.read(option_words(present))
         except InvalidArgument as error:
             cause = error.message.removeprefix("cannot read the command line: ")
+            # Only a repair replaces what no longer names pyro.
+            verb = "connect" if _is_ours(present) else "repair"
             raise InvalidArgument(
                 f"cannot keep the options of the entry {self.name!r}: {cause}",
-                hint="Mend it by hand, or write it anew: `pyro host connect` with all options that it should have.",
+                hint=f"Mend it by hand, or write it anew: `pyro host {verb}` with all options that it should have.",
             ) from None
 
 
@@ -75,8 +77,11 @@ def repair(host: ChatHost, scope: str | None, wish: Wish) -> list[HostChange]:
     """Mend the entry wherever it stands; where there is none, at the user's scope, write it."""
     lacking = _lacking(host, wish)
     scopes = [host.require_scope(scope)] if scope else [one.scope for one in standing(host, wish.name)]
+    scopes = scopes or [host.require_scope("user")]
+    for chosen in scopes:
+        wish.server(host.find(chosen, wish.name).entry)  # refused before any is changed
     changes = []
-    for chosen in scopes or [host.require_scope("user")]:
+    for chosen in scopes:
         with held(host.path(chosen, wish.name)):
             found = host.find(chosen, wish.name)
             changes.append(_apply(host, found, wish, [*lacking, *_notes(host, chosen, wish)]))
@@ -221,9 +226,13 @@ def _only_scope(host: ChatHost, name: str) -> Scope:
     return scopes[0] if scopes else "user"
 
 
-def _require_ours(entry: object, name: str, path: Path) -> None:
+def _is_ours(entry: object) -> bool:
     server = server_of(entry)
-    if entry is None or (server is not None and server.starts_pyro):
+    return server is not None and server.starts_pyro
+
+
+def _require_ours(entry: object, name: str, path: Path) -> None:
+    if entry is None or _is_ours(entry):
         return
     raise Conflict(
         f"cannot change the entry {name!r} in {path}: it does not start pyro",

