@@ -156,8 +156,8 @@ Git = Annotated[
 RepoUrl = Annotated[
     str,
     Param(
-        help="start with a clean clone of this repository, which is kept and fetched again when it is older than ten"
-        " minutes",
+        help="start with a clean clone of this repository (https, ssh, git or file URL, user@host:path or an absolute"
+        " path), which is kept and fetched again when it is older than ten minutes",
         min_length=1,
         max_length=2048,
         metavar="URL",

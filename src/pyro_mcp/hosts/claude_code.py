@@ -1,7 +1,7 @@
 """Claude Code: `mcpServers.NAME`, written by `claude mcp add-json` alone, because Claude rewrites its file at any time.
 
 The user's and the local entries are in `.claude.json`, a project's in `.mcp.json`. A name that is taken is refused, so
-an entry is removed first; if the new one fails, the old one is added again.
+an entry is removed first; if the new one fails, the file gets back what it said: by us, for Claude just failed.
 """
 
 from __future__ import annotations
@@ -58,17 +58,20 @@ class ClaudeCode(ChatHost):
             return servers if isinstance(servers, dict) else {}
 
     def change(self, found: Found, name: str, entry: Entry | None) -> None:
-        if found.entry is not None:
-            self._claude("remove", "-s", found.scope, name)
         if entry is None:
+            self._remove(found.scope, name)
             self._prove(found, name, None)
             return
+        left = found.file
         try:
+            if found.entry is not None:
+                self._remove(found.scope, name)
+                left = ConfigFile.load(found.file.path)
             self._add(found.scope, name, entry)
             self._prove(found, name, entry)
         except BaseException:
             if found.entry is not None:
-                self._put_back(found, name)
+                self._put_back(found, name, left)
             raise
 
     def diff(self, found: Found, name: str, entry: Entry | None) -> str:
@@ -92,16 +95,30 @@ class ClaudeCode(ChatHost):
         # On standard input: an entry may hold keys, and a process list shows words.
         self._claude("add-json", "-s", scope, name, "-", input=json.dumps(entry))
 
-    def _put_back(self, found: Found, name: str) -> None:
-        with contextlib.suppress(PyroError):
-            self._claude("remove", "-s", found.scope, name)
+    def _remove(self, scope: Scope, name: str) -> None:
+        self._claude("remove", "-s", scope, name)
+
+    def _put_back(self, found: Found, name: str, left: ConfigFile) -> None:
+        """Undo a removal after which the file was `left`; what was written since stays."""
         try:
-            self._add(found.scope, name, found.entry)
+            now = ConfigFile.load(found.file.path)
+            if now.data == found.file.data:
+                return
+            if now.data == left.data:
+                found.file.restore(now.text or "")
+            else:
+                with now.blamed():
+                    text = self._format(found.scope).put(now.text or "", name, found.entry)
+                now.replace(text)
         except PyroError as error:
             lost = json.dumps({name: found.entry})
             raise EntryRefused(
                 f"cannot put the entry back into {found.file.path}: {error.message}", hint=f"It was: {lost}"
             ) from error
+
+    def _format(self, scope: Scope) -> JsonFormat:
+        place = ("projects", str(self._project())) if scope == "local" else ()
+        return JsonFormat(*place, *self.format.keys, comments=False)
 
     def _prove(self, found: Found, name: str, entry: Entry | None) -> None:
         seen = self.find(found.scope, name).entry

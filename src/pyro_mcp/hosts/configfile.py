@@ -1,7 +1,7 @@
 """Configfile: a file that belongs to another program and may change at any time.
 
 It is read once, and replaced only if it still says the same: whole, by one rename, with its mode, owner and attributes.
-A symbolic link stays one, and what it leads to is replaced.
+A symbolic link stays one, and what it leads to is replaced; what leads nowhere is nobody's file to make.
 """
 
 from __future__ import annotations
@@ -48,6 +48,7 @@ class ConfigFile:
                 real = Path(os.path.realpath(path, strict=False))
                 if os.path.lexists(path) and os.path.islink(real):
                     raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path))
+                _require_no_dangling_link(path)
                 data = _read(path, real)
             except (FileNotFoundError, NotADirectoryError):
                 data = None
@@ -142,15 +143,31 @@ def held(path: Path) -> Iterator[None]:
     real = Path(os.path.realpath(path))
     with contextlib.ExitStack() as stack:
         with disk_errors(f"change {path}", on=path.parent):
-            for what in (real.parent, real):
+            for what in dict.fromkeys((real.parent, real)):
                 if what.exists():
                     _lock(stack, what, path)
         yield
 
 
+def _require_no_dangling_link(path: Path) -> None:
+    for one in (path, *path.parents):
+        if not one.is_symlink():
+            continue
+        try:
+            one.stat()
+        except FileNotFoundError:
+            raise Conflict(
+                f"cannot use {path}: {one} is a link to {os.path.realpath(one)}, which is not there",
+                hint="Make what it leads to, such as by mounting it, or remove the link.",
+            ) from None
+
+
 def _read(path: Path, real: Path) -> bytes:
     # Looked at before it is opened: opening a pipe would wait for who writes into it.
-    if not stat.S_ISREG(real.stat().st_mode):
+    mode = real.stat().st_mode
+    if stat.S_ISDIR(mode):
+        raise Unreadable(f"cannot read {path}: it is a directory", hint="Name a file.")
+    if not stat.S_ISREG(mode):
         raise Unreadable(f"cannot read {path}: it is no regular file")
     with open(real, "rb") as file:
         data = file.read(MAX_BYTES + 1)

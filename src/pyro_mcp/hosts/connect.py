@@ -14,6 +14,7 @@ from pyro_mcp.hosts.contract import DEFAULT_NAME, ChatHost, Entry, Found, Scope,
 from pyro_mcp.hosts.filehost import unified
 from pyro_mcp.hosts.formats import same
 from pyro_mcp.hosts.launcher import Launcher, remedy
+from pyro_mcp.hosts.salvage import option_words
 from pyro_mcp.model.host import HostAction, HostChange
 
 if TYPE_CHECKING:
@@ -21,14 +22,14 @@ if TYPE_CHECKING:
 
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
-ReadOptions = Callable[[Sequence[str]], tuple[str, ...] | None]
-"""The words of `mcp serve` in their usual form; None when they are not understood."""
+ReadOptions = Callable[[Sequence[str]], tuple[str, ...]]
+"""The words of `mcp serve` in their usual form. Raises `InvalidArgument` for what is not understood."""
 
 
 @dataclass(frozen=True)
 class Wish:
-    """What an entry called `name` should be: this launcher, with `options` of `mcp serve`; None: those it has, if they
-    are understood by `read`."""
+    """What an entry called `name` should be: this launcher, with `options` of `mcp serve`; None: those it has, as
+    `read` understands them."""
 
     name: str
     launcher: Launcher
@@ -43,13 +44,23 @@ class Wish:
                 hint=f"The usual one is {DEFAULT_NAME}.",
             )
 
-    def server(self, present: Server | None) -> Server:
-        """The server meant, in place of `present`."""
-        options = self.options
-        if options is None:
-            found = present.options if present else None
-            options = (self.read(found) if found is not None else None) or ()
-        return self.launcher.server(options, instead_of=present)
+    def server(self, present: object) -> Server:
+        """The server meant, in place of the entry `present`. Raises `InvalidArgument` for an option of it that cannot
+        be kept: without it, the server might give more than it was to."""
+        options = self._kept(present) if self.options is None else self.options
+        return self.launcher.server(options, instead_of=server_of(present))
+
+    def _kept(self, present: object) -> tuple[str, ...]:
+        try:
+            return self.read(option_words(present))
+        except InvalidArgument as error:
+            cause = error.message.removeprefix("cannot read the command line: ")
+            # Only a repair replaces what no longer names pyro.
+            verb = "connect" if _is_ours(present) else "repair"
+            raise InvalidArgument(
+                f"cannot keep the options of the entry {self.name!r}: {cause}",
+                hint=f"Mend it by hand, or write it anew: `pyro host {verb}` with all options that it should have.",
+            ) from None
 
 
 def connect(host: ChatHost, scope: str | None, wish: Wish) -> HostChange:
@@ -66,22 +77,33 @@ def repair(host: ChatHost, scope: str | None, wish: Wish) -> list[HostChange]:
     """Mend the entry wherever it stands; where there is none, at the user's scope, write it."""
     lacking = _lacking(host, wish)
     scopes = [host.require_scope(scope)] if scope else [one.scope for one in standing(host, wish.name)]
+    scopes = scopes or [host.require_scope("user")]
+    for chosen in scopes:
+        wish.server(host.find(chosen, wish.name).entry)  # refused before any is changed
     changes = []
-    for chosen in scopes or [host.require_scope("user")]:
+    for chosen in scopes:
         with held(host.path(chosen, wish.name)):
             found = host.find(chosen, wish.name)
             changes.append(_apply(host, found, wish, [*lacking, *_notes(host, chosen, wish)]))
     return changes
 
 
-def disconnect(host: ChatHost, scope: str | None, name: str, *, dry_run: bool) -> HostChange:
-    """Remove the entry where it stands. Raises `Conflict` when it stands at several scopes and none is named."""
+def disconnect(host: ChatHost, scope: str | None, name: str, *, dry_run: bool) -> list[HostChange]:
+    """Remove the entry where it stands, from each file of that scope. Raises `Conflict` when it stands at several
+    scopes and none is named."""
     chosen = host.require_scope(scope) if scope else _only_scope(host, name)
-    with held(host.path(chosen, name)):
-        found = host.find(chosen, name)
+    paths = [host.path(chosen, name), *host.hidden(chosen, name)]
+    for path in paths:
+        _require_ours(host.find(chosen, name, path=path).entry, name, path)
+    return [_remove(host, chosen, name, path, dry_run) for path in paths]
+
+
+def _remove(host: ChatHost, chosen: Scope, name: str, path: Path, dry_run: bool) -> HostChange:
+    with held(path):
+        found = host.find(chosen, name, path=path)
         if found.entry is None:
             return _told(host, found, name, "absent", [], "", dry_run)
-        _require_ours(found.entry, name, found.file.path)
+        _require_ours(found.entry, name, path)
         diff = host.diff(found, name, None)
         if not dry_run:
             host.change(found, name, None)
@@ -141,7 +163,7 @@ def _lacking(host: ChatHost, wish: Wish) -> list[str]:
 
 
 def _apply(host: ChatHost, found: Found, wish: Wish, notes: list[str]) -> HostChange:
-    server = wish.server(server_of(found.entry))
+    server = wish.server(found.entry)
     entry = mended(host, found.entry, server)
     if same(found.entry, entry):
         return _told(host, found, wish.name, "unchanged", [server.command, *server.args], "", wish.dry_run, notes)
@@ -204,9 +226,13 @@ def _only_scope(host: ChatHost, name: str) -> Scope:
     return scopes[0] if scopes else "user"
 
 
-def _require_ours(entry: object, name: str, path: Path) -> None:
+def _is_ours(entry: object) -> bool:
     server = server_of(entry)
-    if entry is None or (server is not None and server.starts_pyro):
+    return server is not None and server.starts_pyro
+
+
+def _require_ours(entry: object, name: str, path: Path) -> None:
+    if entry is None or _is_ours(entry):
         return
     raise Conflict(
         f"cannot change the entry {name!r} in {path}: it does not start pyro",

@@ -102,6 +102,10 @@ class ChatHost(ABC):
     def path(self, scope: Scope, name: str) -> Path:
         """The file that holds, or would hold, the entry called `name`."""
 
+    def hidden(self, scope: Scope, name: str) -> list[Path]:
+        """Further files at `scope` that hold an entry called `name`, which the one in `path` hides."""
+        return []
+
     @staticmethod
     @abstractmethod
     def entry(server: Server) -> Entry:
@@ -131,9 +135,10 @@ class ChatHost(ABC):
         found = entry.get("env")
         return found if isinstance(found, dict) else {}
 
-    def find(self, scope: Scope, name: str) -> Found:
-        """The entry called `name`. Raises `PyroError` for a file that cannot be read."""
-        file = ConfigFile.load(self.path(scope, name), within=self.where.cwd if scope == "project" else None)
+    def find(self, scope: Scope, name: str, *, path: Path | None = None) -> Found:
+        """The entry called `name`, the one that counts or that in `path`. Raises `PyroError` for a file that cannot be
+        read."""
+        file = ConfigFile.load(path or self.path(scope, name), within=self.where.cwd if scope == "project" else None)
         return Found(scope, file, self.read(file, scope).get(name))
 
     def read(self, file: ConfigFile, scope: Scope) -> Mapping[str, Any]:

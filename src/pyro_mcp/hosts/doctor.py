@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
-from pyro_mcp.errors import PyroError
+from pyro_mcp.errors import InvalidArgument, PyroError
 from pyro_mcp.hosts.connect import Wish, drift, standing
 from pyro_mcp.hosts.contract import ChatHost, Entry, Found, Server, server_of
 from pyro_mcp.hosts.launcher import remedy, risk_of
@@ -53,18 +53,26 @@ def examine(host: ChatHost, wish: Wish) -> HostReport:
         return _with(report, HostProblem(status="not-connected", detail=detail, remedy=connect))
     if len(found) > 1:
         report = _with(report, _duplicate(host, found))
+    hidden = host.hidden(found[-1].scope, wish.name)
+    if hidden:
+        report = _with(report, _hidden(host, found[-1], hidden))
     return _examine_entry(host, wish, found[-1], report)
 
 
 def _examine_entry(host: ChatHost, wish: Wish, found: Found, report: HostReport) -> HostReport:
     server = server_of(found.entry)
-    wanted = host.entry(wish.server(server))
+    detail, mend = "differs from what `pyro host connect` writes", f"`pyro host repair {host.name}` shows and mends it"
+    refused = False
+    try:
+        wanted = host.entry(wish.server(found.entry))
+    except InvalidArgument as error:
+        refused = True
+        wanted, detail, mend = host.entry(wish.launcher.server(())), error.message, str(error.hint)
     keys = drift(host, found.entry, wanted) if isinstance(found.entry, dict) else ["command"]
     words = [server.command, *server.args] if server else []
     report = replace(report, scope=found.scope, path=str(found.file.path), command=words)
     if keys:
-        detail = f"differs from what `pyro host connect` writes: {', '.join(keys)}"
-        mend = f"`pyro host repair {host.name}` shows and mends it"
+        detail = detail if refused else f"{detail}: {', '.join(keys)}"
         report = _with(report, HostProblem(status="drifted", detail=detail, remedy=mend, entry_keys=keys))
     if server is None:
         return _with(report, HostProblem(status="command-missing", detail="the entry starts no program"))
@@ -121,6 +129,15 @@ def _duplicate(host: ChatHost, found: list[Found]) -> HostProblem:
         status="duplicate-scope",
         detail=f"the entry stands at several scopes: {', '.join(scopes)}; {scopes[-1]} wins",
         remedy=f"`pyro host disconnect {host.name} --scope SCOPE` for all but one",
+    )
+
+
+def _hidden(host: ChatHost, found: Found, hidden: list[Path]) -> HostProblem:
+    files = ", ".join(map(str, (found.file.path, *hidden)))
+    return HostProblem(
+        status="duplicate-scope",
+        detail=f"the entry stands in several files of scope {found.scope}: {files}; {found.file.path} wins",
+        remedy=f"remove it from the others by hand, or `pyro host disconnect {host.name}` from all and connect again",
     )
 
 

@@ -33,15 +33,23 @@ class Opencode(FileHost):
     defaults: ClassVar[Mapping[str, Any]] = {"enabled": True}
 
     def path(self, scope: Scope, name: str) -> Path:
-        # Of the two, opencode.jsonc is read last and wins.
+        holding = self._holding(scope, name)
+        there = [path for path in self._files(scope) if path.exists()]
+        return next(iter((*holding, *there)), self._files(scope)[-1])
+
+    def hidden(self, scope: Scope, name: str) -> list[Path]:
+        first, *others = self._holding(scope, name) or [Path()]
+        return [path for path in others if path.resolve() != first.resolve()]
+
+    def _files(self, scope: Scope) -> tuple[Path, Path]:
+        """Of the two, opencode.jsonc is read last and wins."""
         config = self.where.directory("XDG_CONFIG_HOME", ".config") / "opencode"
         directory = self.where.cwd if scope == "project" else config
-        there = [path for path in (directory / "opencode.jsonc", directory / "opencode.json") if path.exists()]
-        for path in there:
-            file = ConfigFile.load(path)
-            if name in self.read(file, scope):
-                return path
-        return there[0] if there else directory / "opencode.json"
+        return directory / "opencode.jsonc", directory / "opencode.json"
+
+    def _holding(self, scope: Scope, name: str) -> list[Path]:
+        there = [path for path in self._files(scope) if path.exists()]
+        return [path for path in there if name in self.read(ConfigFile.load(path), scope)]
 
     @staticmethod
     def entry(server: Server) -> Entry:

@@ -209,4 +209,6 @@ def _end(child: subprocess.Popen[bytes]) -> None:
 
 def _tail(errors: IO[bytes]) -> str:
     errors.seek(max(0, errors.seek(0, os.SEEK_END) - _TAIL_BYTES))
-    return errors.read().decode("utf-8", "replace").strip()
+    # It may begin amid a character.
+    lines = errors.read().decode("utf-8", "replace").lstrip("\ufffd").splitlines()
+    return " / ".join(line.strip() for line in lines if line.strip())

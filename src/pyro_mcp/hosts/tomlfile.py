@@ -1,9 +1,14 @@
-"""Tomlfile: a table of servers in TOML. `tomllib` says what a file means, `tomlkit` changes it and keeps its form."""
+"""Tomlfile: a table of servers in TOML. `tomllib` says what a file means, `tomlkit` changes it and keeps its form.
+
+To `tomlkit`, the comments and blank lines before the next header belong to the table above and go with it, so a table
+is removed by its lines.
+"""
 
 from __future__ import annotations
 
+import io
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pyro_mcp.errors import Unsupported
@@ -20,6 +25,10 @@ class TomlFormat(Format):
         import tomlkit
         from tomlkit.exceptions import TOMLKitError
 
+        if entry is None:
+            left = _cut(text, (*self.keys, name))
+            if _whole(left) and name not in self.entries(left):
+                return left
         try:
             document = tomlkit.parse(text)
             table: Any = document
@@ -39,6 +48,54 @@ class TomlFormat(Format):
             raise Unsupported(
                 f"cannot change the {'.'.join(self.keys)} of this file: {error}", hint="Change it by hand."
             ) from error
+
+
+def _cut(text: str, path: tuple[str, ...]) -> str:
+    """`text` without the lines of the tables at and below `path`. What stands before the next header stays."""
+    kept: list[str] = []
+    own: list[str] = []
+    lines = list(io.StringIO(text, newline="\n"))
+    ours = False
+    for at, line in enumerate(lines):
+        header = _header(line)
+        # What looks like a header may stand in a string or a list of several lines.
+        if (ours and header) or header[: len(path)] == path:
+            ours = header[: len(path)] == path if _whole("".join(lines[:at])) else ours
+        if own and not ours:
+            kept += _beside(own, kept)
+            own = []
+        (own if ours else kept).append(line)
+    return "".join([*kept, *_beside(own, kept)])
+
+
+def _header(line: str) -> tuple[str, ...]:
+    """The table that `line` begins, if it is a header."""
+    path: list[str] = []
+    if line.lstrip().startswith("[") and _whole(line):
+        table: Any = tomllib.loads(line)
+        while isinstance(table, dict) and table:
+            (key,) = table
+            path.append(key)
+            table = table[key]
+    return tuple(path)
+
+
+def _whole(text: str) -> bool:
+    try:
+        tomllib.loads(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _beside(own: Sequence[str], before: Sequence[str]) -> Sequence[str]:
+    """The comments and blank lines after a table; of the blank lines around it, one was its own."""
+    end = len(own)
+    while end and (not own[end - 1].strip() or own[end - 1].lstrip().startswith("#")):
+        end -= 1
+    rest = own[end:]
+    parted = not before or not before[-1].strip()
+    return rest[1:] if parted and rest and not rest[0].strip() else rest
 
 
 def _update(table: Any, entry: Mapping[str, Any]) -> None:

@@ -15,6 +15,8 @@ import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from pyro_mcp.errors import InvalidArgument
+
 PROTOCOLS = ("https", "ssh", "git", "file")
 _KEPT = ("HOME", "PATH", "XDG_CONFIG_HOME", "TMPDIR")
 _KEPT_TO_FETCH = (
@@ -37,6 +39,8 @@ _FORCED = {
     "submodule.recurse": "false",
 }
 _CREDENTIALS = re.compile(rb"([A-Za-z][A-Za-z0-9+.-]*://)([^/\s'\"<>]*)@")
+_URL = re.compile(rf"({'|'.join(PROTOCOLS)})://\S+|[A-Za-z0-9._-]+@[A-Za-z0-9._-]+:\S+|/\S.*")
+_REF = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._/+@-]{0,254}")
 LIST_SECONDS = 60.0
 
 
@@ -116,6 +120,22 @@ def without_credentials(text: bytes) -> bytes:
         return scheme + name + b"@" if name and scheme.lower() == b"ssh://" else scheme
 
     return _CREDENTIALS.sub(bare, text)
+
+
+def plain_url(url: str) -> str:
+    """`url` without a login, to be shown and kept."""
+    return os.fsdecode(without_credentials(os.fsencode(url)))
+
+
+def require_source(url: str, ref: str | None) -> None:
+    """Raises `InvalidArgument` for what is never fetched, be it there or not."""
+    if not _URL.fullmatch(url):
+        raise InvalidArgument(
+            f"cannot clone {plain_url(url)[:300]!a}: it is no URL that is fetched from here",
+            hint="Give https://…, ssh://…, git://…, file://…, user@host:path or an absolute path",
+        )
+    if ref is not None and (not _REF.fullmatch(ref) or ".." in ref or "@{" in ref):
+        raise InvalidArgument(f"cannot check out {ref[:100]!a}: it is no branch, tag or commit")
 
 
 def top_level(path: Path) -> Path | None:

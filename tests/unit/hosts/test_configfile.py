@@ -69,10 +69,13 @@ def test_a_link_stays_and_what_it_leads_to_changes(tmp_path: Path) -> None:
     assert (os.readlink(link), real.read_text()) == ("dotfiles/c", "new")
 
 
-def test_a_dangling_link_is_filled_and_a_loop_refused(tmp_path: Path) -> None:
+def test_a_dangling_link_and_a_loop_are_refused(tmp_path: Path) -> None:
     (tmp_path / "c").symlink_to("later")
-    ConfigFile.load(tmp_path / "c").replace("new")
-    assert (tmp_path / "later").read_text() == "new"
+    (tmp_path / "d").symlink_to("c")
+    for path, link in (("c", "c"), ("d", "d"), ("d/below/c", "d")):
+        with pytest.raises(Conflict, match=f"/{link} is a link to {tmp_path}/later, which is not there"):
+            ConfigFile.load(tmp_path / path)
+    assert not (tmp_path / "later").exists()
     (tmp_path / "loop").symlink_to("loop")
     with pytest.raises(PyroError, match="symbolic links"):
         ConfigFile.load(tmp_path / "loop")

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import stat
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,6 +20,7 @@ from pyro_mcp.hosts import catalog
 from pyro_mcp.hosts.configfile import Unreadable
 from pyro_mcp.hosts.connect import connect, disconnect, put_into, repair
 from pyro_mcp.hosts.contract import EntryRefused, server_of
+from pyro_mcp.hosts.doctor import examine
 
 OTHERS = {
     "claude-code": '{"numStartups": 3, "mcpServers": {"other": {"command": "x", "env": {"KEY": "s3cr3t"}}}, "z": [1]}',
@@ -57,9 +59,9 @@ def test_connect_writes_once_and_disconnect_takes_it_back(lab: SimpleNamespace) 
     text = lab.file.read_bytes()
     assert connect(lab.host(), None, wish("--profile", "workspace-full")).action == "unchanged"
     assert lab.file.read_bytes() == text
-    assert disconnect(lab.host(), None, "pyro", dry_run=False).action == "removed"
+    assert disconnect(lab.host(), None, "pyro", dry_run=False)[0].action == "removed"
     assert entry(lab) is None
-    assert disconnect(lab.host(), None, "pyro", dry_run=False).action == "absent"
+    assert disconnect(lab.host(), None, "pyro", dry_run=False)[0].action == "absent"
     assert entry(lab, name="other") is not None
 
 
@@ -85,7 +87,7 @@ def test_a_dry_run_shows_and_changes_nothing(lab: SimpleNamespace) -> None:
     assert lab.file.read_text() == OTHERS[lab.name]
     connect(lab.host(), None, wish())
     text = lab.file.read_text()
-    assert disconnect(lab.host(), None, "pyro", dry_run=True).diff
+    assert disconnect(lab.host(), None, "pyro", dry_run=True)[0].diff
     damage(lab, "/gone/pyro")
     damaged = lab.file.read_text()
     assert repair(lab.host(), None, wish(keep=True, dry_run=True))[0].diff
@@ -115,13 +117,121 @@ def test_repair_mends_and_keeps_options_and_what_a_person_added(lab: SimpleNames
     assert "vm-run" in json.dumps(entry(lab))
 
 
-@pytest.mark.parametrize("wrong", ["words", "serve", "kind"])
+NARROW = ("--profile", "vm-run", "--no-project-source", "--state-dir", "/s", "--cache-dir", "/c")
+
+
+def written(lab: SimpleNamespace, words: list[str]) -> None:
+    """The entry at the user's scope, with other words after the program."""
+    command = wish().launcher.command
+    changed = {"command": [command, *words]} if lab.name == "opencode" else {"command": command, "args": words}
+    lab.file.write_text(lab.host().format.put(lab.file.read_text(), "pyro", {**entry(lab), **changed}))
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["mcp", "server", *NARROW],
+        ["mcp", *NARROW],
+        ["srv", *NARROW],
+        [*NARROW],
+        [*NARROW, "mcp", "serve"],
+        ["pyro", "mcp", "serve", *NARROW],
+        [f"mcp serve {' '.join(NARROW)}"],
+    ],
+)
+def test_repair_keeps_the_options_wherever_the_damage_is(lab: SimpleNamespace, words: list[str]) -> None:
+    connect(lab.host(), None, wish(*NARROW))
+    whole = entry(lab)
+    written(lab, words)
+    assert repair(lab.host(), None, wish(keep=True))[0].action == "updated"
+    assert entry(lab) == whole
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (["mcp", "serve", "--profile", "vmrun", "--no-project-source"], "vmrun"),
+        (["mcp", "serve", "--no-such-option"], "--no-such-option"),
+        (["mcp", "serve", "-profile", "vm-run"], "-profile"),
+        (["mcp", "serve", "vm-run"], "vm-run"),
+        (["mcp", "start", "--profile", "vm-run"], "start"),
+        (["mcp", "--serve", "--profile", "vm-run"], "--serve"),
+        (["--profile", "vmrun", "mcp", "serve"], "vmrun"),
+        (["mcp", "serve", "--profile"], "--profile"),
+    ],
+)
+def test_repair_leaves_out_no_option_that_it_does_not_understand(
+    lab: SimpleNamespace, words: list[str], named: str
+) -> None:
+    """Without it the server might give more than it was to."""
+    connect(lab.host(), None, wish(*NARROW))
+    written(lab, words)
+    text = lab.file.read_bytes()
+    with pytest.raises(InvalidArgument, match=f"cannot keep the options of the entry 'pyro'.*{named}") as caught:
+        repair(lab.host(), None, wish(keep=True))
+    assert "pyro host connect" in str(caught.value.hint)
+    assert lab.file.read_bytes() == text
+    connect(lab.host(), None, wish("--profile", "vm-run"))
+    assert repair(lab.host(), None, wish(keep=True))[0].action == "unchanged"
+
+
+@pytest.mark.parametrize(
+    "damaged",
+    [
+        "/bin/pyro mcp serve --port 3",
+        {"args": ["mcp", "serve", "--profile", 3]},
+        {"command": "pyro", "args": "mcp serve --profile=vmrun"},
+        {"command": ["pyro", "mcp", "serve"], "args": ["--profile", "vmrun"]},
+        {"command": "pyro mcp serve --profile vmrun"},
+        {"command": "uvx", "args": ["--from", "pyro-mcp", "pyro", "mcp", "serve", "vmrun"]},
+        {"command": "docker", "args": ["run", "image", "mcp", "serve", "vmrun"]},
+    ],
+)
+def test_options_are_seen_in_an_entry_of_any_form(home: Path, damaged: Any) -> None:
+    with pytest.raises(InvalidArgument, match="cannot keep the options"):
+        wish(keep=True).server(damaged)
+
+
+def test_the_way_out_of_a_refused_repair_works(lab: SimpleNamespace) -> None:
+    """For an entry that names pyro no more, `connect` is none."""
+    command = {"command": ["box", "--x"]} if lab.name == "opencode" else {"command": "box", "args": ["--x"]}
+    lab.file.write_text(lab.host().format.put("", "pyro", {**lab.host().entry(wish().launcher.server(())), **command}))
+    with pytest.raises(InvalidArgument, match="--x") as caught:
+        repair(lab.host(), None, wish(keep=True))
+    assert "`pyro host repair` with all options" in str(caught.value.hint)
+    assert repair(lab.host(), None, wish("--profile", "vm-run"))[0].action == "updated"
+    assert server_of(entry(lab)) == wish().launcher.server(("--profile", "vm-run"))
+
+
+def test_when_one_scope_is_refused_none_is_mended(home: Path) -> None:
+    host = catalog.host("claude-code", where())
+    connect(host, "user", wish())
+    connect(host, "project", wish())
+    user, project = home / ".claude.json", Path.cwd() / ".mcp.json"
+    user.write_text(user.read_text().replace('"serve"', '"srv"'))
+    project.write_text(project.read_text().replace('"serve"', '"serve", "--no-such-option"'))
+    before = user.read_bytes()
+    with pytest.raises(InvalidArgument, match="--no-such-option"):
+        repair(host, None, wish(keep=True))
+    assert user.read_bytes() == before
+
+
+def test_another_programs_own_words_are_no_options(home: Path) -> None:
+    for launcher in (
+        ["uvx", "--from", "pyro-mcp", "pyro"],
+        ["python3", "-m", "pyro_mcp"],
+        ["docker", "run", "-i", "x"],
+    ):
+        present = {"command": launcher[0], "args": [*launcher[1:], "mcp", "serve", "--profile", "vm-run"]}
+        assert wish(keep=True).server(present).args[-4:] == ("mcp", "serve", "--profile", "vm-run")
+
+
+@pytest.mark.parametrize("wrong", ["serve", "kind"])
 def test_repair_replaces_what_makes_no_sense(lab: SimpleNamespace, wrong: str) -> None:
     connect(lab.host(), None, wish())
     whole = entry(lab)
     text = lab.file.read_text()
     broken = {
-        "words": lambda: text.replace('"serve"', '"serve", "--no-such-option"'),
         "serve": lambda: text.replace('"serve"', '"srv"'),
         "kind": lambda: lab.host().format.put(text, "pyro", {"url": "http://127.0.0.1:1"}),
     }[wrong]()
@@ -168,7 +278,7 @@ def test_claudes_local_scope_belongs_to_the_checkout(home: Path, monkeypatch: py
     monkeypatch.chdir(home / "project" / "below")
     host = catalog.host("claude-code", where())
     assert host.find("local", "pyro").entry is not None
-    assert disconnect(host, None, "pyro", dry_run=False).scope == "local"
+    assert disconnect(host, None, "pyro", dry_run=False)[0].scope == "local"
     assert host.find("local", "pyro").entry is None
 
 
@@ -211,15 +321,52 @@ def test_what_the_host_would_not_read_is_taken_back(home: Path, monkeypatch: pyt
         connect(catalog.host("opencode", where()), "project", wish())
 
 
-def test_when_claude_refuses_the_new_entry_the_old_one_is_back(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("scope", ["user", "project", "local"])
+def test_when_claude_fails_the_file_is_what_it_was(home: Path, monkeypatch: pytest.MonkeyPatch, scope: Any) -> None:
+    """Put back by us: the program that just failed may fail again."""
+    host = catalog.host("claude-code", where())
+    connect(host, scope, wish("--profile", "vm-run"))
+    file = host.find(scope, "pyro").file
+    file.path.write_text(file.path.read_text().replace("{", "{\n\n", 1))
+    before = file.path.read_bytes()
+    monkeypatch.setenv("STANDIN_REFUSES", "pyro")
+    with pytest.raises(EntryRefused, match="expected string"):
+        connect(catalog.host("claude-code", where()), scope, wish())
+    assert file.path.read_bytes() == before
+
+
+@pytest.mark.parametrize("scope", ["user", "project", "local"])
+def test_when_claude_fails_what_it_wrote_meanwhile_stays(
+    home: Path, monkeypatch: pytest.MonkeyPatch, scope: Any
+) -> None:
+    host = catalog.host("claude-code", where())
+    connect(host, scope, wish("--profile", "vm-run"))
+    found = host.find(scope, "pyro")
+
+    def fails(*_: Any) -> None:
+        found.file.path.write_text(json.dumps({"meanwhile": 1, **json.loads(found.file.path.read_text())}))
+        raise EntryRefused("cannot run")
+
+    monkeypatch.setattr(host, "_add", fails)
+    with pytest.raises(EntryRefused, match="cannot run"):
+        connect(host, scope, wish())
+    assert host.find(scope, "pyro").entry == found.entry
+    assert json.loads(found.file.path.read_text())["meanwhile"] == 1
+
+
+def test_an_entry_that_cannot_be_put_back_is_told(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     host = catalog.host("claude-code", where())
     connect(host, None, wish("--profile", "vm-run"))
-    before = host.find("user", "pyro").entry
-    monkeypatch.setattr(type(host), "entry", staticmethod(lambda server: {"command": 3}))
-    with pytest.raises(EntryRefused, match="expected string"):
+    path = home / ".claude.json"
+
+    def fails(*_: Any) -> None:
+        path.write_text("{ half")
+        raise EntryRefused("cannot run")
+
+    monkeypatch.setattr(host, "_add", fails)
+    with pytest.raises(EntryRefused, match="cannot put the entry back") as caught:
         connect(host, None, wish())
-    assert host.find("user", "pyro").entry == before
-    monkeypatch.undo()
+    assert "vm-run" in str(caught.value.hint)
 
 
 def test_an_entrys_keys_are_in_no_process_list(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -246,6 +393,22 @@ def test_links_stay(lab: SimpleNamespace, home: Path) -> None:
     assert "serve" in (real / "config").read_text()
 
 
+@pytest.mark.parametrize("of", ["file", "directory"])
+def test_a_link_that_leads_nowhere_is_told_and_nothing_is_made(lab: SimpleNamespace, home: Path, of: str) -> None:
+    link = lab.file if of == "file" else lab.file.parent
+    if of == "directory" and lab.name != "claude-code":
+        link.rmdir()
+    elif of == "directory":
+        pytest.skip("Claude's file lies in the home directory itself")
+    link.symlink_to(home / "unmounted" / "dotfiles")
+    for act in (lambda: connect(lab.host(), None, wish()), lambda: repair(lab.host(), None, wish(keep=True))):
+        with pytest.raises(Conflict, match=f"is a link to {home}/unmounted/dotfiles, which is not there"):
+            act()
+    assert link.is_symlink()
+    assert not (home / "unmounted").exists()
+    assert examine(lab.host(), wish()).status == "unreadable-config"
+
+
 def test_a_projects_link_leads_nowhere_else(lab: SimpleNamespace, home: Path) -> None:
     outside = home / "outside"
     outside.write_text("{}" if lab.name != "codex" else "")
@@ -264,6 +427,40 @@ def test_opencodes_two_files(home: Path) -> None:
     change = connect(catalog.host("opencode", where()), None, wish())
     assert change.path.endswith(".jsonc")
     assert (directory / "opencode.json").read_text() == '{"mcp": {}}'
+
+
+def test_opencodes_entry_in_both_files_is_removed_from_both(home: Path) -> None:
+    directory = home / ".config" / "opencode"
+    host = catalog.host("opencode", where())
+    connect(host, None, wish())
+    text = (directory / "opencode.json").read_text()
+    second = directory / "opencode.jsonc"
+    second.write_text(text)
+    report = examine(host, wish())
+    assert report.status == "duplicate-scope"
+    assert f"{second}, {directory / 'opencode.json'}; {second} wins" in report.problems[0].detail
+    changes = disconnect(host, None, "pyro", dry_run=True)
+    assert [(one.action, one.path[-6:]) for one in changes] == [("removed", ".jsonc"), ("removed", "e.json")]
+    assert disconnect(host, None, "pyro", dry_run=False) == [replace(one, dry_run=False) for one in changes]
+    assert "serve" not in second.read_text() + (directory / "opencode.json").read_text()
+    assert (host.find("user", "pyro").entry, host.hidden("user", "pyro")) == (None, [])
+
+
+def test_of_opencodes_two_files_one_that_is_not_ours_keeps_both(home: Path) -> None:
+    directory = home / ".config" / "opencode"
+    host = catalog.host("opencode", where())
+    connect(host, None, wish())
+    other = directory / "opencode.jsonc"
+    other.symlink_to("opencode.json")
+    assert host.hidden("user", "pyro") == []
+    other.unlink()
+    other.write_text((directory / "opencode.json").read_text())
+    theirs = host.format.put("", "pyro", {"type": "local", "command": ["x"]})
+    (directory / "opencode.json").write_text(theirs)
+    with pytest.raises(Conflict, match=r"opencode\.json: it does not start pyro"):
+        disconnect(host, None, "pyro", dry_run=False)
+    assert host.find("user", "pyro", path=other).entry is not None
+    assert (directory / "opencode.json").read_text() == theirs
 
 
 def test_without_the_program_nothing_is_written(lab: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:

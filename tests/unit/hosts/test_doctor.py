@@ -100,7 +100,9 @@ def test_drift_names_the_keys(lab: SimpleNamespace, standin: Callable[..., Wish]
     host.change(found, "pyro", {**found.entry, key: wrong})
     report = examine(lab.host(), replace(standin("well"), options=None))
     assert (report.problems[0].status, report.problems[0].entry_keys) == ("drifted", [key])
-    assert f"pyro host repair {lab.name}" in str(report.problems[0].remedy)
+    lost = key == "args"
+    assert ("--no-such-option" in report.problems[0].detail) is lost
+    assert ("pyro host connect" if lost else f"pyro host repair {lab.name}") in str(report.problems[0].remedy)
 
 
 def test_other_options_are_drift_only_when_some_are_asked_for(
@@ -143,7 +145,7 @@ def ends(pid: int) -> bool:
 @pytest.mark.parametrize(
     ("mode", "told"),
     [
-        ("dies", "exit code 1; it said: Traceback: no module named mcp"),
+        ("dies", "exit code 1; it said: Traceback: / no module named mcp"),
         ("babbles", "what is no message"),
         ("refuses", "refused initialize"),
         ("stays", "was still there"),

@@ -62,3 +62,29 @@ def test_an_entrys_own_tables_stay() -> None:
 def test_what_is_no_table_is_refused(text: str) -> None:
     with pytest.raises((ValueError, Unsupported)):
         SERVERS.put(text, "pyro", ENTRY)
+
+
+MINE = '[mcp_servers.pyro]\ncommand = "x"\nargs = [\n  "a", # one\n]\n[mcp_servers.pyro.env]\nA = "1"\n'
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "left"),
+    [
+        ("a = 1\n", "\n[zed]\nb = 1\n", None),
+        ("a = 1\n\n", "\n[zed]\nb = 1\n", "a = 1\n\n[zed]\nb = 1\n"),
+        ("a = 1\n\n", "[zed]\nb = 1\n", None),
+        ("", "\n# theirs\n\n[zed]\nb = 1\n", "# theirs\n\n[zed]\nb = 1\n"),
+        ("[mcp_servers.a]\nx = 1\n", "\n# theirs\n[mcp_servers.b]\nx = 1\n", None),
+        ("[[list]]\nx = 1\n\n", "\n\n[[list]]\nx = 2\n", "[[list]]\nx = 1\n\n\n[[list]]\nx = 2\n"),
+        ("a = 1\n", "# the end", None),
+        ("a = 1\n\n", "", None),
+        ("a = '''\n[mcp_servers.pyro]\n'''\n", "\n[zed]\nb = 1\n", None),
+    ],
+)
+def test_what_stands_beside_an_entry_stays_to_the_line(before: str, after: str, left: str | None) -> None:
+    assert SERVERS.drop(before + MINE + after, "pyro") == (before + after if left is None else left)
+
+
+def test_each_part_of_an_entry_goes_wherever_it_stands() -> None:
+    text = '[mcp_servers.pyro]\ncommand = "x"\n\n[zed] # z\nb = 1\n\n["mcp_servers" . \'pyro\'.env]\nA = "1"\n'
+    assert SERVERS.drop(text, "pyro") == "[zed] # z\nb = 1\n\n"

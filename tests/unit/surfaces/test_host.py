@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from pyro_mcp.errors import InvalidArgument
 from pyro_mcp.surfaces.cli import serve
 from pyro_mcp.surfaces.cli.parser import parse
 
@@ -48,9 +49,9 @@ def test_the_options_of_serve_go_into_the_entry_whatever_they_are(monkeypatch: p
     assert serve.read_words(words) == words
     assert serve.words(parse(["mcp", "serve", *given])) == words
     assert serve.words(parse(["host", "connect", "codex"])) == ()
-    assert serve.read_words(["--no-such-option"]) is None
-    assert serve.read_words(["--profile", "none"]) is None
-    assert serve.read_words(["surplus"]) is None
+    for wrong in (["--no-such-option"], ["--profile", "none"], ["surplus"], ["--environment"]):
+        with pytest.raises(InvalidArgument, match=wrong[-1]):
+            serve.read_words(wrong)
 
 
 def test_from_connect_to_disconnect_in_json(tmp_path: Path) -> None:
@@ -87,6 +88,30 @@ def test_settings_that_make_no_sense_are_told_before_anything_is_written(tmp_pat
     assert not (tmp_path / "home" / ".codex").exists()
 
 
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--repo-ref", "v1"], "no --repo-url"),
+        (["--project-path", "/nonexist"], "no such directory"),
+        (["--project-path", "/usr", "--repo-url", "https://example.com/r"], "two projects"),
+        (["--repo-url", "ext::x"], "no URL that is fetched"),
+    ],
+)
+def test_an_entry_that_could_never_start_is_not_written(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, options: list[str], told: str
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("PATH", f"{STANDINS}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.delenv("CODEX_HOME", raising=False)
+    target = tmp_path / "given"
+    for command in (["connect", "codex"], ["repair", "codex"], ["print-config", "cursor", "--output", str(target)]):
+        namespace = parse(["host", *command, *options])
+        with pytest.raises(InvalidArgument, match=told):
+            namespace.handler(namespace)
+    assert not (tmp_path / ".codex").exists()
+    assert not target.exists()
+
+
 def test_print_config_prints_the_entry_alone(tmp_path: Path) -> None:
     done = run(tmp_path / "home", "print-config", "opencode")
     assert json.loads(done.stdout)["mcp"]["pyro"]["type"] == "local"
@@ -96,6 +121,12 @@ def test_print_config_prints_the_entry_alone(tmp_path: Path) -> None:
     assert run(tmp_path / "home", "print-config", "vscode", "--output", str(target)).returncode == 0
     assert "// mine" in target.read_text()
     assert '"type": "stdio"' in target.read_text()
+
+
+@pytest.mark.parametrize("target", ["/", "."])
+def test_print_config_into_a_directory_says_so(tmp_path: Path, target: str) -> None:
+    done = run(tmp_path / "home", "print-config", "cursor", "--output", target, "--json")
+    assert "it is a directory" in document(done)["error"]["message"]
 
 
 def test_errors_have_a_code_and_say_what_to_do(tmp_path: Path) -> None:

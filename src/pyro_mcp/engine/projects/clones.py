@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from pyro_mcp.engine.faults import Faults
-from pyro_mcp.errors import Cancelled, InvalidArgument, NotFound, PyroError
+from pyro_mcp.errors import Cancelled, NotFound, PyroError
 from pyro_mcp.operations.call import Call
 from pyro_mcp.system import git
 from pyro_mcp.system.atomic import disk_errors, make_directory, sync_directory, write_file
@@ -39,8 +39,6 @@ FRESH_SECONDS = 600.0
 
 FETCH_SECONDS = 1800.0
 CHECKOUT_SECONDS = 600.0
-_URL = re.compile(r"(https|ssh|git|file)://\S+|[A-Za-z0-9._-]+@[A-Za-z0-9._-]+:\S+|/\S.*")
-_REF = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._/+@-]{0,254}")
 _COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 _WORK = ".new-"
 _ORIGIN = '[remote "origin"]\n\turl = "{url}"\n\tfetch = +refs/heads/*:refs/remotes/origin/*\n'
@@ -55,11 +53,6 @@ class Clone:
 
     root: Path
     url: str
-
-
-def plain_url(url: str) -> str:
-    """`url` without a login, to be shown and kept."""
-    return os.fsdecode(git.without_credentials(os.fsencode(url)))
 
 
 class Clones:
@@ -78,19 +71,19 @@ class Clones:
         Where the network fails, what was fetched before is used, and that is said. Raises `InvalidArgument`,
         `NotFound`, `PyroError`, `MissingDependency`, `DiskFull` and `Cancelled`.
         """
-        _check(url, ref)
+        git.require_source(url, ref)
         cancelled = threading.Event()
         forget = call.on_cancel(cancelled.set)
         digest = hashlib.sha256(url.encode("utf-8", "surrogateescape")).hexdigest()[:32]
         try:
-            with disk_errors(f"clone {plain_url(url)}"):
+            with disk_errors(f"clone {git.plain_url(url)}"):
                 home = make_directory(self._home / digest)
-                waiting = lambda: call.progress(f"waiting for another use of {plain_url(url)}")  # noqa: E731
+                waiting = lambda: call.progress(f"waiting for another use of {git.plain_url(url)}")  # noqa: E731
                 with locked(home / "lock", on_wait=waiting, cancelled=cancelled):
                     one = _Refresh(call, home, url, ref, environ, cancelled, self._clock, self._faults)
                     one.freshen()
                     one.check_out()
-                    yield Clone(one.repo, plain_url(url))
+                    yield Clone(one.repo, git.plain_url(url))
         finally:
             forget()
 
@@ -142,7 +135,7 @@ class _Refresh:
         except Cancelled:
             raise
         except PyroError as error:
-            self._call.notice(f"{plain_url(self._url)} cannot be fetched; what was fetched {_ago(age)} ago is used")
+            self._call.notice(f"{git.plain_url(self._url)} cannot be fetched; what was fetched {_ago(age)} ago is used")
             _log.warning(f"{error}")
 
     def _make(self, repo: Path) -> None:
@@ -152,11 +145,11 @@ class _Refresh:
         made.mkdir(0o700)
         git.work(("init", "--quiet", "--template="), git_dir=made, work_tree=repo, env=self._offline, timeout=60.0)
         with (made / "config").open("a") as config:
-            config.write(_ORIGIN.format(url=plain_url(self._url).replace("\\", "\\\\").replace('"', '\\"')))
+            config.write(_ORIGIN.format(url=git.plain_url(self._url).replace("\\", "\\\\").replace('"', '\\"')))
         self._fetch(repo)
 
     def _fetch(self, repo: Path) -> None:
-        name = plain_url(self._url)
+        name = git.plain_url(self._url)
         with ticking(self._call.progress, f"Fetching {name}"), _named(name):
             self._run_fetch(repo, *REFSPECS)
             head = self._ask_head(repo)
@@ -206,7 +199,7 @@ class _Refresh:
             self._tree("clean", "--quiet", "-ffdx")
         except CommandFailed as error:
             raise PyroError(
-                f"cannot check out {plain_url(self._url)}: {error.message}",
+                f"cannot check out {git.plain_url(self._url)}: {error.message}",
                 hint=f"Remove {self._home} to have it cloned anew",
             ) from None
         self._faults("clone checked out")
@@ -225,7 +218,7 @@ class _Refresh:
         names = [name.removeprefix("refs/remotes/origin/").removeprefix("refs/tags/") for name in self._refs()]
         what = "its HEAD" if self._ref is None else repr(self._ref)
         hint = f"It has: {', '.join(names[:20])}" if names else "It has no branch and no tag"
-        return NotFound(f"cannot check out {what} of {plain_url(self._url)}: there is none", hint=hint)
+        return NotFound(f"cannot check out {what} of {git.plain_url(self._url)}: there is none", hint=hint)
 
     def _refs(self) -> list[str]:
         words = ("for-each-ref", "--format=%(refname)", "refs/remotes", "refs/tags")
@@ -261,16 +254,6 @@ class _Refresh:
             about: dict[str, Any] = json.loads((self.repo / ".git" / "pyro-fetched").read_text())
             return about if isinstance(about.get("at"), int | float) else None
         return None
-
-
-def _check(url: str, ref: str | None) -> None:
-    if not _URL.fullmatch(url):
-        raise InvalidArgument(
-            f"cannot clone {plain_url(url)[:300]!a}: it is no URL that is fetched from here",
-            hint="Give https://…, ssh://…, git://…, file://…, user@host:path or an absolute path",
-        )
-    if ref is not None and (not _REF.fullmatch(ref) or ".." in ref or "@{" in ref):
-        raise InvalidArgument(f"cannot check out {ref[:100]!a}: it is no branch, tag or commit")
 
 
 @contextlib.contextmanager

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from pyro_mcp.engine.fleet.networks import Networks
-from pyro_mcp.engine.projects.clones import Clones, plain_url
+from pyro_mcp.engine.projects.clones import Clones
 from pyro_mcp.engine.projects.file import NETWORK, PORTS, Declared, ProjectFile, read_file, require_file
 from pyro_mcp.engine.projects.trust import Trust
 from pyro_mcp.engine.seed import SeedRequest
@@ -34,7 +34,7 @@ from pyro_mcp.model.size import MachineSize
 from pyro_mcp.model.workspace import Workspace
 from pyro_mcp.operations.call import Call
 from pyro_mcp.settings import host_environ
-from pyro_mcp.system.git import project_top, top_level
+from pyro_mcp.system.git import plain_url, project_top, top_level
 
 SETUP_SECONDS = 1800
 _OUTPUT = 2000

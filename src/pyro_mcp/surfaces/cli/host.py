@@ -73,8 +73,8 @@ def run_disconnect(namespace: argparse.Namespace) -> int:
     from pyro_mcp.hosts import catalog, connect
 
     host = catalog.host(namespace.host, _where())
-    change = connect.disconnect(host, namespace.scope, namespace.name, dry_run=namespace.dry_run)
-    return _show_changes(namespace, [change], [])
+    changes = connect.disconnect(host, namespace.scope, namespace.name, dry_run=namespace.dry_run)
+    return _show_changes(namespace, changes, [])
 
 
 def run_print(namespace: argparse.Namespace) -> int:
@@ -126,6 +126,9 @@ def _wish(namespace: argparse.Namespace, where: Where, *, given: tuple[str, ...]
     from pyro_mcp.hosts.connect import Wish
     from pyro_mcp.hosts.launcher import find_launcher
 
+    if given is not None:
+        # An entry whose server never starts is told now, not by the host, which shows at most that it failed.
+        serve.defaults(namespace)
     dry_run = getattr(namespace, "dry_run", False)
     return Wish(namespace.name, find_launcher(where), given, serve.read_words, dry_run)
 

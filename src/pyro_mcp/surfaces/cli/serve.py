@@ -5,12 +5,16 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from pyro_mcp.errors import InvalidArgument
 from pyro_mcp.model.names import DEFAULT_ENVIRONMENT
 from pyro_mcp.surfaces import catalog
 from pyro_mcp.surfaces.cli.invoke import settings_of
 from pyro_mcp.surfaces.cli.parser import Parser, add_leaf, common_options
+
+if TYPE_CHECKING:
+    from pyro_mcp.surfaces.mcp.defaults import ServerDefaults
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -57,7 +61,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="project that workspaces start with: a path in a git checkout, or another directory; the checkout around"
         " the working directory if none is given",
     )
-    group.add_argument("--repo-url", metavar="URL", help="repository that workspaces start with, as a clean clone")
+    group.add_argument(
+        "--repo-url",
+        metavar="URL",
+        help="repository that workspaces start with, as a clean clone: https, ssh, git or file URL, user@host:path or"
+        " an absolute path",
+    )
     group.add_argument("--repo-ref", metavar="REF", help="branch, tag or commit of --repo-url (default: its HEAD)")
     group.add_argument("--no-project-source", action="store_true", help="let workspaces start empty")
 
@@ -110,12 +119,9 @@ def words(namespace: argparse.Namespace) -> tuple[str, ...]:
     return tuple(found)
 
 
-def read_words(given: Sequence[str]) -> tuple[str, ...] | None:
-    """Options as `words` gives them; None for what `serve` would refuse."""
-    try:
-        return words(_parser().parse_args(list(given)))
-    except InvalidArgument:
-        return None
+def read_words(given: Sequence[str]) -> tuple[str, ...]:
+    """Options as `words` gives them. Raises `InvalidArgument` for what `serve` would refuse."""
+    return words(_parser().parse_args(list(given)))
 
 
 def _parser() -> Parser:
@@ -129,25 +135,30 @@ def _absolute(path: str) -> str:
     return os.path.abspath(os.path.expanduser(path))
 
 
-def run(namespace: argparse.Namespace) -> int:
-    """Serve until the host closes standard input or a signal comes. Does not return."""
-    from pyro_mcp.surfaces.mcp import server
+def defaults(namespace: argparse.Namespace) -> ServerDefaults:
+    """The defaults that a server started with these options has. Raises `InvalidArgument` if it would not start."""
     from pyro_mcp.surfaces.mcp.defaults import ServerDefaults
-    from pyro_mcp.surfaces.mcp.stdio import serve_stdio
 
-    settings = settings_of(namespace)
-    defaults = ServerDefaults.of(
+    return ServerDefaults.of(
         environment=namespace.environment,
         project_path=namespace.project_path,
         repo_url=namespace.repo_url,
         repo_ref=namespace.repo_ref,
         no_project_source=namespace.no_project_source,
     )
+
+
+def run(namespace: argparse.Namespace) -> int:
+    """Serve until the host closes standard input or a signal comes. Does not return."""
+    from pyro_mcp.surfaces.mcp import server
+    from pyro_mcp.surfaces.mcp.stdio import serve_stdio
+
+    settings = settings_of(namespace)
     offered = server.offer(
         namespace.profile,
         allow_host_compat=namespace.allow_host_compat,
         host_paths=namespace.host_path,
-        defaults=defaults,
+        defaults=defaults(namespace),
     )
     http = {name: getattr(namespace, name) for name in ("host", "port", "token_file")}
     if namespace.transport == TRANSPORTS[0]:

@@ -17,7 +17,7 @@ from pyro_mcp.model.names import DEFAULT_ENVIRONMENT
 from pyro_mcp.operations.coerce import coerce
 from pyro_mcp.operations.fields import Field
 from pyro_mcp.operations.operation import Operation
-from pyro_mcp.system.git import project_top, top_level
+from pyro_mcp.system.git import project_top, require_source, top_level
 
 FILE = "pyro.toml"
 _SOURCES = ("seed_path", "git", "empty")
@@ -53,6 +53,7 @@ class ServerDefaults:
             raise InvalidArgument("cannot use --repo-ref: there is no --repo-url", hint="Give both, or neither")
         source: Mapping[str, Any] = {}
         if repo_url is not None:
+            require_source(repo_url, repo_ref)
             source = {"repo_url": repo_url, **({"repo_ref": repo_ref} if repo_ref is not None else {})}
         elif project_path is not None:
             source = _path_source(Path(project_path).expanduser())

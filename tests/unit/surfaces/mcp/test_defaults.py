@@ -97,6 +97,12 @@ def test_what_contradicts_itself_is_refused_at_the_start(repo: Path, tmp_path: P
         ServerDefaults.of(repo_ref="main", no_project_source=False)
     with pytest.raises(InvalidArgument, match="no such directory"):
         ServerDefaults.of(project_path=tmp_path / "gone")
+    for url in ("ext::sh -c x", "http://example.com/r.git", "r.git"):
+        with pytest.raises(InvalidArgument, match="no URL that is fetched") as caught:
+            ServerDefaults.of(repo_url=url)
+        assert "https://" in str(caught.value.hint)
+    with pytest.raises(InvalidArgument, match="no branch"):
+        ServerDefaults.of(repo_url=URL, repo_ref="--upload-pack=x")
 
 
 def test_a_repository_is_what_the_server_was_started_with(tmp_path: Path) -> None:
