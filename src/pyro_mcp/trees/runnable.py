@@ -44,8 +44,8 @@ def runnable(files: Iterable[str]) -> list[str]:
 
 
 def runs_there(place: Path, root: Path) -> bool:
-    """Whether a program of the host may run by itself what is put at `place`, below `root`: in git's own directory, among
-    the settings of an editor or an agent, or under such a file's name."""
+    """Whether a program of the host may run by itself what is put at `place`, below `root`: in git's own directory,
+    among the settings of an editor or an agent, or under such a file's name."""
     parts = place.relative_to(root).parts
     if any(is_git_directory(part) or part.casefold() in _FOLDERS for part in parts) or (parts and _runs(parts[-1])):
         return True

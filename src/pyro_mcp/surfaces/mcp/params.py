@@ -25,7 +25,8 @@ def requested(operation: Operation[Any, Any], fields: tuple[Field, ...], given: 
     for field in operation.fields:
         if field.param.tool_forms:
             joined = _joined(operation, field, joined)
-        elif field.param.stream and field.name in joined:
+        elif (field.param.stream or field.param.tool_max is not None) and field.name in joined and field.name in shown:
+            # In the words and the range that the tool shows.
             validate(operation.name, (shown[field.name],), {field.name: joined[field.name]})
     params, streams = operation.separated(joined)
     typed = operation.validate(params)

@@ -44,8 +44,8 @@ def require_inside(tool: str, fields: Iterable[Field], params: Mapping[str, Any]
             if field.param.host_output and all(_runs_at(Path(os.path.normpath(path)), real, root) for root in holding):
                 raise PermissionDenied(
                     f"cannot call {tool}: a program of the host may run by itself what is put at {field.name} {path}",
-                    hint="Choose a path outside of .git and of the settings of editors, shells and agents; your user can "
-                    "look at it there and move it.",
+                    hint="Choose a path outside of .git and of the settings of editors, shells and agents; your user"
+                    " can look at it there and move it.",
                 )
 
 

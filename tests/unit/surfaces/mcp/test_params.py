@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
 
-from pyro_mcp.errors import InvalidArgument
+from pyro_mcp.errors import InvalidArgument, PyroError
+from pyro_mcp.operations.validate import validate
 from pyro_mcp.surfaces import catalog
-from pyro_mcp.surfaces.mcp.tools import BoundTool
+from pyro_mcp.surfaces.mcp.tools import BoundTool, tool_wording
 from pyro_mcp.surfaces.wording import SDK
 
 TOOLS = {
@@ -120,3 +123,40 @@ def test_following_gathers_a_page_unless_something_else_is_asked_for() -> None:
     assert logs.params({"workspace_id": "w", "sequence": 1, "until": "done"})["until"] == "done"
     with pytest.raises(InvalidArgument, match="until: expected one of output, page, done"):
         logs.params({"workspace_id": "w", "sequence": 1, "until": "end"})
+
+
+WRONG: tuple[Any, ...] = (
+    *("a\0b", "line\n", "ABC", "", -1, 1.5, True),
+    *({"x": [1]}, [[1]], [{"no": 1}], [{}], [], {}),
+)
+FORMS = {"argv"}
+"""Only part of a parameter, and refused under its name."""
+
+
+@pytest.mark.parametrize("name", TOOLS)
+def test_no_refusal_shows_a_name_that_was_not_put_in(name: str) -> None:
+    tool, wording = TOOLS[name], tool_wording(TOOLS)
+
+    def told(check: Callable[[], Any]) -> list[str]:
+        try:
+            check()
+        except PyroError as error:
+            return [f"{wording.error(error)} {error.hint}"]
+        return []
+
+    for field in tool.fields:
+        # Alone, so that each is looked at whatever else a call lacks, and as a call.
+        alone = [one for one in (field, *tool.operation.fields) if one.name == field.name][-1:]
+        checks = [partial(validate, tool.operation.name, tuple(alone), {field.name: value}) for value in WRONG]
+        calls = [partial(tool.params, {field.name: value}) for value in WRONG]
+        texts = [text for check in (*checks, *calls) for text in told(check)]
+        assert texts, field.name
+        assert not [text for text in texts if "<<" in text and field.name not in FORMS], field.name
+        assert not [text for call in calls for text in told(call) if "<<" in text], field.name
+
+
+def test_a_range_is_told_as_the_tool_has_it() -> None:
+    with pytest.raises(InvalidArgument, match="expected 200 to 8000, got 100") as caught:
+        TOOLS["workspace_diff"].params({"workspace_id": "w", "max_chars": 100})
+    assert "200 to 8000" in str(caught.value.hint)
+    assert TOOLS["workspace_diff"].params({"workspace_id": "w", "max_chars": 9_000_000})["max_chars"] == 8_000
