@@ -18,7 +18,7 @@ from pyro_mcp.operations.wording import Wording, command_line
 from pyro_mcp.surfaces import catalog
 from pyro_mcp.surfaces.mcp.defaults import ServerDefaults, checkout_of
 from pyro_mcp.surfaces.mcp.fit import fit
-from pyro_mcp.surfaces.mcp.params import requested
+from pyro_mcp.surfaces.mcp.params import renamed, requested
 from pyro_mcp.surfaces.mcp.paths import require_inside
 from pyro_mcp.surfaces.mcp.schema import OUTPUT_SCHEMA, input_schema
 from pyro_mcp.surfaces.mcp.short import short
@@ -100,6 +100,7 @@ class BoundTool:
     def params(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
         """The arguments as parameters. Raises `InvalidArgument`, also for a parameter this server does not show."""
         known = {field.name: field for field in self.fields}
+        arguments = renamed(self.fields, arguments)
         for name in arguments:
             if name not in known:
                 raise InvalidArgument(
