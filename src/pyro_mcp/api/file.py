@@ -157,7 +157,7 @@ def view_workspace_files(
     """Read a text file of the workspace, or several at once, by lines.
 
     Each line comes as number→text; number and arrow are not part of the file. Long lines are cut, and what is too much
-    for one answer: `next_offset` then reads on.
+    for one answer: `next_offset` then reads on; a cut line says how to see its rest.
     """
     return call.engine.files.view(call, workspace_id, path=path, paths=paths, offset=offset, limit=limit)
 

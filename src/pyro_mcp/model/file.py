@@ -82,9 +82,10 @@ class FileProblem(Result):
 class FileView(Result):
     """Lines of a text file, each with its number before it, which is not part of the file.
 
-    `offset` is the number of the first line, `next_offset` that of the next one when there are more. `line_count` and
-    `sha256` are the whole file's, null when it is too large to be read in passing. `line_ends` is `crlf` when every
-    line shown ends so, which is not shown. A `binary` file has no content.
+    `offset` is the number of the first line, `next_offset` that of the next one when there are more. `cut_lines` of
+    those shown are too long to be shown whole, and say so. `line_count` and `sha256` are the whole file's, null when it
+    is too large to be read in passing. `line_ends` is `crlf` when every line shown ends so, which is not shown. A
+    `binary` file has no content.
     """
 
     path: str | None = None
@@ -93,6 +94,7 @@ class FileView(Result):
     offset: int = 1
     next_offset: int | None = None
     truncated: bool = False
+    cut_lines: int = 0
     binary: bool = False
     line_ends: Literal["crlf"] | None = None
     sha256: str | None = None
