@@ -27,13 +27,18 @@ class FileEntry(Result):
 
 @dataclass(frozen=True, kw_only=True)
 class FileList(Result):
-    """What is below `path`, or `path` itself when it is no directory. `truncated`: there is more than was asked for."""
+    """What is below `path`, or `path` itself when it is no directory: `count` entries after the first `offset`.
+
+    `truncated`: there is more than was asked for, which `next_offset` reads.
+    """
 
     workspace_id: str
     path: str
     recursive: bool
     pattern: str | None
     count: int
+    offset: int = 0
+    next_offset: int | None = None
     truncated: bool
     execution_mode: ExecutionMode
     isolation: Isolation
@@ -165,7 +170,8 @@ class FileMatch(Result):
 
 @dataclass(frozen=True, kw_only=True)
 class FileSearch(Result):
-    """The lines that match. `truncated`: there may be more; `timed_out`: because the time was up.
+    """The lines that match, after the first `offset`. `truncated`: there may be more, which `next_offset` reads;
+    `timed_out`: because the time was up.
 
     `files_skipped` counts those that are binary or too large to be searched.
     """
@@ -175,6 +181,8 @@ class FileSearch(Result):
     pattern: str
     glob: str | None
     count: int
+    offset: int = 0
+    next_offset: int | None = None
     truncated: bool
     timed_out: bool
     files_searched: int
