@@ -242,7 +242,8 @@ def _piece(text: str, room: int) -> str:
 def _entry_size(one: FileDiff) -> int:
     """What its entry takes, without the patch."""
     told = {name: value for name, value in asdict(one).items() if value and name != "text_patch"}
-    return _size(told) + 2
+    # Some write a space after each colon and comma.
+    return _size(told) + 2 * len(told) + 2
 
 
 def _size(value: Any) -> int:

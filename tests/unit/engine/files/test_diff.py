@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import socket
@@ -21,6 +22,7 @@ from pyro_mcp.engine.session import Session
 from pyro_mcp.errors import InvalidArgument, NotFound, ProtocolError
 from pyro_mcp.model.diff import DiffResult
 from pyro_mcp.operations.call import Call
+from pyro_mcp.operations.encode import encode
 from pyro_mcp.protocol.channel import Channel, Stream
 from pyro_mcp.protocol.pipe import Pipe
 
@@ -301,7 +303,8 @@ def test_a_page_of_a_stat_is_full(based: Lab) -> None:
     for number in range(200):
         (based.root / f"new-{number:03}").write_text("x\n")
     pages = read_pages(based, 8_000, stat=True)
-    assert len(pages[0].entries) > 75
+    shown = [{name: value for name, value in encode(one).items() if value} for one in pages[0].entries]
+    assert 7_500 < len(json.dumps(shown)) <= 8_000
     assert sum(len(page.entries) for page in pages) == 200
 
 
