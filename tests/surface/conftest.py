@@ -166,7 +166,8 @@ class McpSurface:
         lines = read["content"].split("\n") if read.get("content") else []
         content = "".join(line.partition("→")[2] + end for line in lines)
         size = read.get("size_bytes", 0)
-        return {**read, "content": content if len(content.encode()) <= size else content.removesuffix(end)}
+        read["content"] = content if len(content.encode()) <= size else content.removesuffix(end)
+        return read
 
     def call(self, tool: str, arguments: dict[str, Any]) -> dict[str, Any]:
         result = self._portal.call(self._client.call_tool, tool, arguments)
