@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import anyio
@@ -208,24 +209,44 @@ def test_a_workspace_is_read_as_resources(environ: dict[str, str], mode: str) ->
 
             made = await host.call_tool("workspace_create", {"environment": "debian:12", "name": f"read-{mode}"})
             workspace = made.structured_content["workspace_id"]  # type: ignore[index]
-            place = {"workspace_id": workspace, "path": "a dir/b%.txt"}
-            await host.call_tool("workspace_file_write", {**place, "text": "héllo\n" * 5_000})
-            assert workspace in await read("")
-            assert f'"name": "read-{mode}"' in await read(f"/{workspace}/summary")
-            assert "+héllo" in await read(f"/read-{mode}/diff")
-            text = await read(f"/{workspace}/files/a%20dir/b%25.txt")
-            assert text.startswith("héllo\nhéllo\n")
-            assert "left out; workspace_file_read shows more" in text[-100:]
-            assert len(text) < 12_000
-            for end, code in (
-                (f"/{workspace}/files/no", -32602),
-                ("/no/diff", -32602),
-                (f"/{workspace}/files/../x", -32602),
-            ):
-                with pytest.raises(MCPError) as caught:
-                    await read(end)
-                assert caught.value.error.code == code, caught.value
-            await host.call_tool("workspace_delete", {"workspace_id": workspace})
+            try:
+                await check(host, read, workspace)
+            finally:
+                await host.call_tool("workspace_delete", {"workspace_id": workspace})
+
+    async def check(host: Client, read: Callable[[str], Awaitable[str]], workspace: str) -> None:
+        async def write(path: str, text: str) -> None:
+            arguments = {"workspace_id": workspace, "path": path, "text": text}
+            assert not (await host.call_tool("workspace_file_write", arguments)).is_error
+
+        written = "héllo\n" * 5_000 + "no end"
+        await write("a dir/b%.txt", written)
+        assert workspace in await read("")
+        assert f'"name": "read-{mode}"' in await read(f"/{workspace}/summary")
+        assert await read(f"/{workspace}/files/a%20dir/b%25.txt") == written
+        patch = await read(f"/read-{mode}/diff")
+        assert patch.count("+héllo\n") == 5_000
+        assert patch.endswith("No newline at end of file\n"), "whole, without a mark"
+        await write("long", "0123456\n" * 50_000)
+        text = await read(f"/{workspace}/files/long")
+        line = 256 * 1024 // 8 + 1
+        mark = f"[... {50_000 * 8 - 256 * 1024} bytes left out; workspace_file_read with offset {line} reads on ...]\n"
+        assert text == "0123456\n" * (line - 1) + mark
+        make = {"workspace_id": workspace, "command": "head -c 99 /dev/zero >a0; echo z >z"}
+        await host.call_tool("workspace_exec", make)
+        first, second = (await read(f"/{workspace}/diff")).splitlines()[-2:]
+        assert first.startswith("[... 1 change that a patch cannot say"), first
+        assert second == '[... 2 changes left out or cut; workspace_diff with cursor "a0" shows them ...]'
+        for end, code, words in (
+            (f"/{workspace}/files/no", -32602, "no"),
+            (f"/{workspace}/files/a0", -32602, "binary"),
+            ("/no/diff", -32602, "no"),
+            (f"/{workspace}/files/../x", -32602, "x"),
+        ):
+            with pytest.raises(MCPError, match=words) as caught:
+                await read(end)
+            assert caught.value.error.code == code, caught.value
+            assert "<<" not in str(caught.value)
 
     anyio.run(talk)
 

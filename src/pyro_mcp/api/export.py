@@ -21,6 +21,7 @@ Output = Annotated[
         max_length=4096,
         metavar="HOST_PATH",
         host_path=True,
+        host_output=True,
     ),
 ]
 

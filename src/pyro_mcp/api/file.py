@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated
 
-from pyro_mcp.api.params import WorkspacePath, WorkspaceRef
+from pyro_mcp.api.params import PageOffset, WorkspacePath, WorkspaceRef
 from pyro_mcp.model.file import FileContent, FileEdit, FileEdited, FileList, FileSearch, FileViews, FileWritten
 from pyro_mcp.operations.fields import Param
 from pyro_mcp.operations.operation import Effects, operation
@@ -111,12 +111,15 @@ def list_workspace_files(
     recursive: Recursive = False,
     pattern: GlobPattern | None = None,
     limit: ListLimit = 1000,
+    offset: PageOffset = 0,
 ) -> FileList:
     """List a directory of the workspace, or find files by name with a pattern.
 
     Links are shown, not followed. A recursive list comes to `.git` last.
     """
-    return call.engine.files.list(call, workspace_id, path, recursive=recursive, pattern=pattern, limit=limit)
+    return call.engine.files.list(
+        call, workspace_id, path, recursive=recursive, pattern=pattern, limit=limit, offset=offset
+    )
 
 
 @operation(
@@ -157,7 +160,7 @@ def view_workspace_files(
     """Read a text file of the workspace, or several at once, by lines.
 
     Each line comes as number→text; number and arrow are not part of the file. Long lines are cut, and what is too much
-    for one answer: `next_offset` then reads on.
+    for one answer: `next_offset` then reads on; a cut line says how to see its rest.
     """
     return call.engine.files.view(call, workspace_id, path=path, paths=paths, offset=offset, limit=limit)
 
@@ -217,11 +220,12 @@ def search_workspace_files(
     glob: GlobPattern | None = None,
     ignore_case: IgnoreCase = False,
     limit: SearchLimit = 200,
+    offset: PageOffset = 0,
 ) -> FileSearch:
     """Search the workspace's text files for lines that match a regular expression.
 
     Binary and very large files, and what is in `.git`, are left out.
     """
     return call.engine.files.search(
-        call, workspace_id, pattern, path=path, glob=glob, ignore_case=ignore_case, limit=limit
+        call, workspace_id, pattern, path=path, glob=glob, ignore_case=ignore_case, limit=limit, offset=offset
     )

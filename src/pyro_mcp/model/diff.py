@@ -29,6 +29,7 @@ class DiffEntry(Result):
     `artifact_type` is what stands there now, or stood there when it is deleted. `text_patch` is null where text cannot
     say the change, or was not asked to; `reason` then says why: `binary`, `directory`, `too large`, `permissions`,
     `git internals`. Those are one entry for each `.git`, and `file_count` is the number of changes in it.
+    `patch_chars_left` is how much of a long patch comes only with `next_cursor`.
     """
 
     path: str
@@ -38,16 +39,18 @@ class DiffEntry(Result):
     added_lines: int = 0
     deleted_lines: int = 0
     file_count: int = 0
+    patch_chars_left: int = 0
     text_patch: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class DiffResult(Result):
-    """The live /workspace against the baseline. `patch` joins all text patches and is what `git apply` takes.
+    """The live /workspace against the baseline. `patch` joins all text patches and is what `git apply` takes; of
+    several pages, all patches together.
 
     `truncated`: there are more changes than `entries` holds. The summary counts all that were found, at most 20,000;
-    `next_cursor` reads on after the last entry. `ignored_count` is the number of new files that were left out because a
-    .gitignore names them.
+    `next_cursor` reads on after the last entry, or within its patch. `ignored_count` is the number of new files that
+    were left out because a .gitignore names them.
     """
 
     workspace_id: str

@@ -27,13 +27,18 @@ class FileEntry(Result):
 
 @dataclass(frozen=True, kw_only=True)
 class FileList(Result):
-    """What is below `path`, or `path` itself when it is no directory. `truncated`: there is more than was asked for."""
+    """What is below `path`, or `path` itself when it is no directory: `count` entries after the first `offset`.
+
+    `truncated`: there is more than was asked for, which `next_offset` reads.
+    """
 
     workspace_id: str
     path: str
     recursive: bool
     pattern: str | None
     count: int
+    offset: int = 0
+    next_offset: int | None = None
     truncated: bool
     execution_mode: ExecutionMode
     isolation: Isolation
@@ -82,9 +87,10 @@ class FileProblem(Result):
 class FileView(Result):
     """Lines of a text file, each with its number before it, which is not part of the file.
 
-    `offset` is the number of the first line, `next_offset` that of the next one when there are more. `line_count` and
-    `sha256` are the whole file's, null when it is too large to be read in passing. `line_ends` is `crlf` when every
-    line shown ends so, which is not shown. A `binary` file has no content.
+    `offset` is the number of the first line, `next_offset` that of the next one when there are more. `cut_lines` of
+    those shown are too long to be shown whole, and say so. `line_count` and `sha256` are the whole file's, null when it
+    is too large to be read in passing. `line_ends` is `crlf` when every line shown ends so, which is not shown. A
+    `binary` file has no content.
     """
 
     path: str | None = None
@@ -93,6 +99,7 @@ class FileView(Result):
     offset: int = 1
     next_offset: int | None = None
     truncated: bool = False
+    cut_lines: int = 0
     binary: bool = False
     line_ends: Literal["crlf"] | None = None
     sha256: str | None = None
@@ -163,7 +170,8 @@ class FileMatch(Result):
 
 @dataclass(frozen=True, kw_only=True)
 class FileSearch(Result):
-    """The lines that match. `truncated`: there may be more; `timed_out`: because the time was up.
+    """The lines that match, after the first `offset`. `truncated`: there may be more, which `next_offset` reads;
+    `timed_out`: because the time was up.
 
     `files_skipped` counts those that are binary or too large to be searched.
     """
@@ -173,6 +181,8 @@ class FileSearch(Result):
     pattern: str
     glob: str | None
     count: int
+    offset: int = 0
+    next_offset: int | None = None
     truncated: bool
     timed_out: bool
     files_searched: int

@@ -33,7 +33,8 @@ class Param:
     bytes, which `tool_help` explains. What has several types takes in a tool one parameter for each, of which exactly
     one is given: `tool_forms` are their (name, help), in the order of the types, the first under its own name. A
     `host_path` is made absolute by the client, because the node has another working directory; of a mapping, the values
-    are; left out, it is the client's working directory where the parameters named by `here_when` are all true. Of a
+    are; left out, it is the client's working directory where the parameters named by `here_when` are all true. A
+    `host_output` is a `host_path` that is written. Of a
     list with a meaning when it is empty, `empty` says it: there, the option given once with '' is that list. A `secret`
     value is shown in no error. A mapping whose keys are fixed takes on the command line one option for each of them:
     `key_flags` are (key, flag, metavar, help). `opens_network`: it can let something through between a guest and what
@@ -52,6 +53,7 @@ class Param:
     flag: str | None = None
     file_flag: str | None = None
     host_path: bool = False
+    host_output: bool = False
     here_when: tuple[str, ...] | None = None
     secret: bool = False
     opens_network: bool = False

@@ -12,13 +12,13 @@ import re
 import types
 from collections.abc import Mapping
 from functools import cache
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints, is_typeddict
 
 import msgspec
 
 from pyro_mcp.errors import InvalidArgument
 from pyro_mcp.model.count import count_of
-from pyro_mcp.operations.coerce import coerce
+from pyro_mcp.operations.coerce import coerce, members_of
 from pyro_mcp.operations.fields import Field
 
 _TYPES = re.compile(r"^Expected `([a-z| ]+)`, got `\w+`$")
@@ -54,6 +54,8 @@ def _value(verb: str, field: Field, params: Mapping[str, Any]) -> Any:
     value = params[field.name] if field.param.stream else coerce(params[field.name], field.type)
     if _has_nul(value):
         raise _refused(verb, field, "it contains a NUL character")
+    if (reason := _unknown_key(value, field.type)) is not None:
+        raise _refused(verb, field, reason)
     max_ = field.param.max_bytes
     if max_ is not None and (size := _size(value)) > max_:
         raise InvalidArgument(
@@ -67,6 +69,19 @@ def _value(verb: str, field: Field, params: Mapping[str, Any]) -> Any:
         return msgspec.convert(value, json_type(field))
     except msgspec.ValidationError as error:
         raise _refused(verb, field, _reason(field, str(error), value)) from None
+
+
+def _unknown_key(value: Any, kind: Any) -> str | None:
+    """What is wrong with a mapping of fixed keys, here or in a list, that has another one."""
+    for member in members_of(kind):
+        if is_typeddict(member) and isinstance(value, dict):
+            keys = get_type_hints(member)
+            unknown = next((str(name) for name in value if name not in keys), None)
+            return None if unknown is None else f"it has no key {unknown[:64]!r}, only {', '.join(keys)}"
+        if get_origin(member) is list and isinstance(value, list):
+            found = (_unknown_key(part, *get_args(member)) for part in value)
+            return next((one for one in found if one is not None), None)
+    return None
 
 
 def json_type(field: Field) -> Any:
@@ -125,10 +140,19 @@ def _reason(field: Field, text: str, value: Any) -> str:
         whole = "a whole number, " if field.type is int and isinstance(value, float) else ""
         core = f"expected {whole}{field.param.limits}"
     where = f" at {at.group(1)}" if at and at.group(1) else ""
+    if where == " at [...]" and isinstance(value, dict):
+        where = f" at {_at_key(value)}"
     if field.param.secret:
         return f"{core[:1].lower()}{core[1:]}"
     shown = _shown(value)
     return f"{core[:1].lower()}{core[1:]}{where}, got {shown if len(shown) <= 80 else shown[:77] + '...'}"
+
+
+def _at_key(texts: dict[Any, Any]) -> str:
+    """Where in a mapping of texts there is none, and how what stands there would be written as one."""
+    name, value = next((pair for pair in texts.items() if not isinstance(pair[1], str)), ("[...]", None))
+    plain = isinstance(value, bool | int | float)
+    return str(name)[:64] + (f", such as {json.dumps(json.dumps(value))}" if plain else "")
 
 
 def _shown(value: Any) -> str:

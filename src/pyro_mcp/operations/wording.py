@@ -17,7 +17,7 @@ from pyro_mcp.errors import PyroError
 from pyro_mcp.operations.fields import Field
 from pyro_mcp.operations.operation import Operation
 
-PLACEHOLDER = re.compile(r"<<([a-z_]+)(?:\.([a-z_]+)(?:=([^<>]*))?|\(([^<>()]*)\))?>>")
+PLACEHOLDER = re.compile(r"<<([a-z_]+)(?:\.([a-z0-9_]+)(?:=([^<>]*))?|\(([^<>()]*)\))?>>")
 _HINTS = frozenset({"hint", "remedy"})
 """The fields of results that hold hints."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from pathlib import Path
 
 from pyro_mcp.trees.names import is_git_directory
 
@@ -40,6 +41,17 @@ def runnable(files: Iterable[str]) -> list[str]:
     """Those of `files` (paths below the export) to look at before working in the export on the host, sorted."""
     paths = set(files)
     return sorted(path for path in paths if _runs(path) or _in_bare_repository(path, paths))
+
+
+def runs_there(place: Path, root: Path) -> bool:
+    """Whether a program of the host may run by itself what is put at `place`, below `root`: in git's own directory,
+    among the settings of an editor or an agent, or under such a file's name."""
+    parts = place.relative_to(root).parts
+    if any(is_git_directory(part) or part.casefold() in _FOLDERS for part in parts) or (parts and _runs(parts[-1])):
+        return True
+    above = [one for one in place.parents if one.is_relative_to(root)]
+    # A repository of git under any other name.
+    return any((one / "HEAD").is_file() and (one / "objects").is_dir() for one in above)
 
 
 def _runs(path: str) -> bool:

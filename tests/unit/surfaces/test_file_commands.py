@@ -112,6 +112,8 @@ def test_a_listing_is_a_table(capfd: pytest.CaptureFixture[str]) -> None:
     assert "l -> a" in out
     assert "there are more" in out
     assert "\x1b" not in out
+    page = FileList(**common, count=3, offset=3, next_offset=6, truncated=True, entries=entries)
+    assert "3; there are more (--offset 6)" in drawn(capfd, "list_workspace_files", page)[0]
     empty = FileList(**common, count=0, truncated=False, entries=[])
     assert drawn(capfd, "list_workspace_files", empty)[0] == "nothing in /workspace\n"
 

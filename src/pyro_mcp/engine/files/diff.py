@@ -14,7 +14,7 @@ import msgspec
 from pyro_mcp.engine.agent import checked
 from pyro_mcp.engine.files.files import Count
 from pyro_mcp.engine.session import Session
-from pyro_mcp.errors import ProtocolError
+from pyro_mcp.errors import InvalidArgument, ProtocolError
 from pyro_mcp.model.diff import DiffEntry, DiffResult
 from pyro_mcp.operations.call import Call
 from pyro_mcp.protocol.entries import EntryError, safe_path
@@ -28,6 +28,10 @@ MAX_CHANGES = 20_000
 ANSWER_BYTES = 24 * 1024 * 1024
 """JSON bytes of one answer to a client."""
 _ENTRY_BYTES = 200
+_WITHIN = "//"
+"""Between a path, which never holds it, and a place in its patch."""
+MIN_PIECE = 150
+"""So much of a patch is shown whatever else there is."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +68,8 @@ def diff(
     cursor: str | None = None,
     max_chars: int = ANSWER_BYTES,
 ) -> DiffResult:
-    """The live /workspace against the baseline, sorted by path: those after `cursor`, as many as `max_chars` hold."""
+    """The live /workspace against the baseline, sorted by path: those after `cursor`, as many as `max_chars` hold; a
+    patch that is longer comes in pieces."""
     call.progress("comparing with the baseline", None)
     gathered = _Gathered()
     params = {
@@ -77,11 +82,12 @@ def diff(
     }
     said = session.agent.request(call, "changes", params, _Diffed, on_data=gathered.on_data, on_event=gathered.on_event)
     found = sorted(gathered.finish(), key=lambda one: one.path)
-    after = [one for one in found if cursor is None or one.path > cursor]
+    after = _after(found, cursor)
     if stat:
         after = [replace(one, text_patch=None) for one in after]
-    diffs = _fitting(_page(after, max_chars))
-    more = len(diffs) < len(after)
+    page, rest = _page(after, max_chars)
+    diffs = _fitting(page)
+    more = len(diffs) < len(after) or rest > 0
     kept = {} if stat else {one.path: one for one in diffs}
     return DiffResult(
         **session.stamp,
@@ -89,8 +95,8 @@ def diff(
         summary=totals(kept.get(one.path, one) for one in found),
         truncated=said.truncated or more,
         ignored_count=said.ignored_count,
-        next_cursor=diffs[-1].path if more and diffs else None,
-        entries=[DiffEntry(**asdict(one)) for one in diffs],
+        next_cursor=_cursor(diffs[-1], found, rest) if more and diffs else None,
+        entries=[DiffEntry(**asdict(one), patch_chars_left=rest if one is page[-1] else 0) for one in diffs],
         patch=joined(diffs),
     )
 
@@ -182,16 +188,66 @@ def _version(fields: _VersionFields | None, text: bytes | None) -> Version | Non
     return Version(fields.artifact_type, fields.mode, text if fields.artifact_type == "file" else None)
 
 
-def _page(diffs: list[FileDiff], room: int) -> list[FileDiff]:
-    """As many as fit whole into `room` characters, but always one."""
+def _after(found: list[FileDiff], cursor: str | None) -> list[FileDiff]:
+    """What `cursor` leaves to be read: it is the path of the last entry, or of one and a place in its patch."""
+    if cursor is None:
+        return found
+    path, _, place = cursor.partition(_WITHIN)
+    after = [one for one in found if one.path > path]
+    if not place:
+        return after
+    cut = next((one for one in found if one.path == path and one.text_patch), None)
+    if not place.isascii() or not place.isdigit() or len(place) > 9:
+        raise InvalidArgument(f"cannot read on at {cursor[:200]!r}: it is no next_cursor", hint="Begin without one.")
+    # What has changed since is shown from there on all the same; what is gone, not.
+    rest = cut.text_patch[int(place) :] if cut and cut.text_patch else ""
+    return [replace(cut, text_patch=rest), *after] if cut and rest else after
+
+
+def _cursor(last: FileDiff, found: list[FileDiff], rest: int) -> str:
+    if not rest:
+        return last.path
+    whole = next(one.text_patch or "" for one in found if one.path == last.path)
+    return f"{last.path}{_WITHIN}{len(whole) - rest}"
+
+
+def _page(diffs: list[FileDiff], room: int) -> tuple[list[FileDiff], int]:
+    """As many as fit whole into `room` characters, but always one, whose patch is cut where it is too long for a page;
+    and how many characters of that patch are left."""
     kept: list[FileDiff] = []
     for one in diffs:
-        room -= len(encode_json({"path": one.path})) + _ENTRY_BYTES
-        room -= len(encode_json({"": one.text_patch})) if one.text_patch else 0
-        if room < 0 and kept:
+        entry = _entry_size(one)
+        patch = _size(one.text_patch) if one.text_patch else 0
+        if entry + patch > room and kept:
             break
+        room -= entry
+        if patch > room and one.text_patch:
+            piece = _piece(one.text_patch, max(room, MIN_PIECE))
+            return [replace(one, text_patch=piece)], len(one.text_patch) - len(piece)
         kept.append(one)
-    return kept
+        room -= patch
+    return kept, 0
+
+
+def _piece(text: str, room: int) -> str:
+    """The beginning of `text` that takes `room`, up to the end of a line if one ends there."""
+    piece = text[:room]
+    while _size(piece) > room and len(piece) > 1:
+        piece = piece[: max(1, len(piece) * room // _size(piece))]
+    if len(piece) == len(text):
+        return piece
+    return piece[: piece.rfind("\n") + 1] or piece
+
+
+def _entry_size(one: FileDiff) -> int:
+    """What its entry takes, without the patch."""
+    told = {name: value for name, value in asdict(one).items() if value and name != "text_patch"}
+    # Some write a space after each colon and comma.
+    return _size(told) + 2 * len(told) + 2
+
+
+def _size(value: Any) -> int:
+    return len(encode_json(value))
 
 
 def _fitting(diffs: list[FileDiff]) -> list[FileDiff]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
@@ -75,12 +76,14 @@ class Collected:
 
 
 def list_files(
-    call: Call[Any], session: Session, path: str, *, recursive: bool, pattern: str | None, limit: int
+    call: Call[Any], session: Session, path: str, *, recursive: bool, pattern: str | None, limit: int, offset: int = 0
 ) -> FileList:
     """What is below `path`. A pattern looks at all levels, as `**` in it would mean little otherwise."""
     params: dict[str, Any] = {"path": path, "recursive": recursive or pattern is not None, "limit": limit}
     if pattern is not None:
         params["pattern"] = pattern
+    if offset:
+        params["offset"] = offset
     found = session.agent.request(call, "file_list", params, _Listed)
     return FileList(
         **session.stamp,
@@ -88,6 +91,8 @@ def list_files(
         recursive=params["recursive"],
         pattern=pattern,
         count=len(found.entries),
+        offset=offset,
+        next_offset=_next(offset, found.entries, more=found.truncated),
         truncated=found.truncated,
         entries=found.entries,
     )
@@ -156,11 +161,14 @@ def search_files(
     glob: str | None,
     ignore_case: bool,
     limit: int,
+    offset: int = 0,
 ) -> FileSearch:
     """The lines that match the regular expression `pattern`, in files whose names match `glob`."""
     params: dict[str, Any] = {"pattern": pattern, "path": path, "limit": limit, "ignore_case": ignore_case}
     if glob is not None:
         params["glob"] = glob
+    if offset:
+        params["offset"] = offset
     said = session.agent.request(call, "file_search", params, _Searched)
     return FileSearch(
         **session.stamp,
@@ -168,12 +176,19 @@ def search_files(
         pattern=pattern,
         glob=glob,
         count=len(said.matches),
+        offset=offset,
+        # Whoever asks again after the time was up waits for the same end.
+        next_offset=_next(offset, said.matches, more=said.truncated and not said.timed_out),
         truncated=said.truncated,
         timed_out=said.timed_out,
         files_searched=said.files_searched,
         files_skipped=said.files_skipped,
         matches=said.matches,
     )
+
+
+def _next(offset: int, shown: Sequence[Any], *, more: bool) -> int | None:
+    return offset + len(shown) if more and shown else None
 
 
 def _begin(data: bytes) -> int:

@@ -134,7 +134,8 @@ class _View:
         windows = bool(ended) and all(line.endswith(b"\r") for line in ended)
         texts = self._texts([line.removesuffix(b"\r") for line in lines] if windows else lines, dict(said.cut))
         binary = said.binary or texts is None
-        shown = [] if texts is None or binary else self._numbered(texts, room)
+        shown, halved = ([], False) if texts is None or binary else self._numbered(texts, room)
+        cut_lines = sum(number < self._first + len(shown) for number, _ in said.cut) or int(halved)
         after = self._first + len(shown)
         more = not binary and (said.truncated or len(shown) < len(lines))
         return FileView(
@@ -145,6 +146,7 @@ class _View:
             next_offset=after if more else None,
             truncated=more,
             binary=binary,
+            cut_lines=cut_lines,
             line_ends="crlf" if windows and not binary else None,
             sha256=said.sha256,
             content="\n".join(shown),
@@ -157,25 +159,31 @@ class _View:
             text = _decoded(line, cut=number in cut)
             if text is None:
                 return None
-            note = f" [... {count_of(cut[number], 'byte')} of this line left out ...]" if number in cut else ""
-            texts.append(text + note)
+            texts.append(text + (_note(number, text, f"{count_of(cut[number], 'byte')} ") if number in cut else ""))
         return texts
 
-    def _numbered(self, texts: list[str], room: int) -> list[str]:
-        """As many as there is room for, but always one."""
+    def _numbered(self, texts: list[str], room: int) -> tuple[list[str], bool]:
+        """As many as there is room for, but always one, and whether that is cut for it."""
         width = len(str(self._first + len(texts) - 1))
         shown: list[str] = []
-        left = room
+        left, halved = room, False
         for number, text in enumerate(texts, self._first):
-            line = f"{number:>{width}}→{text}"
-            while not shown and _size(line) > room:
+            line, begin = f"{number:>{width}}→{text}", text
+            while not shown and _size(line) > room and begin:
                 # JSON writes some characters as six.
-                line = line[: len(line) // 2] + " [... cut here ...]"
+                begin, halved = begin[: len(begin) // 2], True
+                line = f"{number:>{width}}→{begin}{_note(number, begin, '')}"
             left -= _size(line)
             if left < 0 and shown:
                 break
             shown.append(line)
-        return shown
+        return shown, halved
+
+
+def _note(number: int, shown: str, left: str) -> str:
+    """What stands in a line of which only `shown` is shown, and how to see what follows."""
+    how = f"`sed -n {number}p FILE | cut -b {len(shown.encode()) + 1}-` shows on"
+    return f" [... {left}of this line left out; {how} ...]" if left else f" [... cut here; {how} ...]"
 
 
 def _ask(

@@ -48,15 +48,17 @@ class AgentFiles:
         self._tree = tree
 
     def list(self, stream: Stream) -> dict[str, Any]:
-        """path, recursive, pattern?, limit → path, entries[{path,artifact_type,size_bytes,link_target}], truncated."""
+        """path, recursive, pattern?, limit, offset? → path, entries[{path,artifact_type,size_bytes,link_target}] after
+        the first `offset`, truncated."""
         parts = relative("list", stream.params.get("path", "."))
         pattern = stream.params.get("pattern")
         glob = None if pattern is None else Glob(read.text(stream.params, "pattern", limit=1024))
         limit = read.integer({"limit": 1000, **stream.params}, "limit", min_=1, max_=MAX_LIST)
+        offset = read.integer({"offset": 0, **stream.params}, "offset", min_=0, max_=MAX_SIZE)
         flow = Flow(stream)
         try:
             with self._tree.existing(parts) as place:
-                found = _Found(limit)
+                found = _Found(limit, offset)
                 if place.is_directory():
                     deep = read.flag(stream.params, "recursive")
                     for path, fd in walk(place, recursive=deep, check=flow.check):
@@ -205,15 +207,19 @@ def _check_target(place: ResolvedPath, path: list[bytes], expected: object) -> N
 
 
 class _Found:
-    """Entries up to a count, and up to what one answer may weigh."""
+    """Entries after the first `skip`, up to a count, and up to what one answer may weigh."""
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, skip: int) -> None:
         self.entries: list[dict[str, Any]] = []
         self.truncated = False
         self._limit = limit
+        self._skip = skip
         self._weight = 0
 
     def add(self, path: list[bytes], fd: int) -> bool:
+        if self._skip:
+            self._skip -= 1
+            return True
         entry = describe(absolute(path), fd)
         self._weight += len(encode_json(entry)) + 1
         if len(self.entries) >= self._limit or self._weight > MAX_ANSWER:

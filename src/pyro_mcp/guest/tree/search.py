@@ -23,6 +23,7 @@ from pyro_mcp.guest.tree.files import GIT, MAX_ANSWER, SNIFF, walk
 from pyro_mcp.guest.tree.glob import Glob
 from pyro_mcp.guest.tree.paths import ResolvedPath, Tree, absolute, failure, relative, reopen
 from pyro_mcp.protocol.channel import Stream
+from pyro_mcp.protocol.entries import MAX_SIZE
 from pyro_mcp.protocol.frames import encode_json
 
 MAX_FILE = 32 * 1024 * 1024
@@ -37,9 +38,9 @@ class Search:
         self._tree = tree
 
     def search(self, stream: Stream) -> dict[str, Any]:
-        """pattern, path, glob?, limit, max_line, ignore_case, timeout_seconds →
-        matches[{path,line,text}], truncated, timed_out, files_searched, files_skipped."""
-        p = {"limit": 200, "max_line": 400, "timeout_seconds": SECONDS, **stream.params}
+        """pattern, path, glob?, limit, offset?, max_line, ignore_case, timeout_seconds →
+        matches[{path,line,text}] after the first `offset`, truncated, timed_out, files_searched, files_skipped."""
+        p = {"limit": 200, "offset": 0, "max_line": 400, "timeout_seconds": SECONDS, **stream.params}
         parts = relative("search", p.get("path", "."))
         hunt = _Hunt(p)
         seconds = read.seconds(p, "timeout_seconds", max_=300.0) or SECONDS
@@ -62,6 +63,7 @@ class _Hunt:
         glob = p.get("glob")
         self._glob = None if glob is None else Glob(read.text(p, "glob", limit=1024))
         self.limit = read.integer(p, "limit", min_=1, max_=MAX_MATCHES)
+        self._offset = read.integer(p, "offset", min_=0, max_=MAX_SIZE)
         self._max_line = read.integer(p, "max_line", min_=1, max_=16384)
         flags = re.MULTILINE | (re.IGNORECASE if read.flag(p, "ignore_case") else 0)
         try:
@@ -71,7 +73,7 @@ class _Hunt:
 
     def run(self, place: ResolvedPath, out: int) -> None:
         """In the child: write one JSON line for each match, then a last one with the counts."""
-        searched = skipped = 0
+        searched = skipped = passed = 0
         for path, fd in _files(place):
             below = b"/".join(path[len(place.parts) :]) or place.name
             if self._glob is not None and not self._glob.matches(below):
@@ -83,6 +85,9 @@ class _Hunt:
             searched += 1
             shown = os.fsdecode(absolute(path))
             for number, line in self._lines(text):
+                passed += 1
+                if passed <= self._offset:
+                    continue
                 _say(out, {"path": shown, "line": number, "text": line})
         _say(out, {"searched": searched, "skipped": skipped})
 

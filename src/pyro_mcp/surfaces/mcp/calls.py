@@ -59,9 +59,21 @@ class ToolCalls:
         tool = self._tool(name)
         params = tool.params(arguments)
         project = tool.defaults.asks_project(tool.operation, arguments)
+        payload = await self.ask(context, tool.operation, params, project)
+        # What the server filled in is news.
+        return tool.answer(self._wording.result(payload), {key: params[key] for key in arguments if key in params})
+
+    async def ask(
+        self,
+        context: ServerRequestContext[Any],
+        operation: Operation[Any, Any],
+        params: dict[str, Any],
+        project: dict[str, Any] | None = None,
+    ) -> dict[str, Any]:
+        """What the node answers to `params`, whole. Raises `PyroError`."""
         if self._limiter is None:
             self._limiter = anyio.CapacityLimiter(MAX_CALLS)
-        job = ToolCall(self._client, tool.operation, params, project)
+        job = ToolCall(self._client, operation, params, project)
         try:
             async with anyio.create_task_group() as group:
                 group.start_soon(job.relay, context)
@@ -73,8 +85,7 @@ class ToolCalls:
             with anyio.CancelScope(shield=True):
                 await anyio.to_thread.run_sync(job.cancel)
             raise
-        # What the server filled in is news.
-        return tool.answer(self._wording.result(payload), {key: params[key] for key in arguments if key in params})
+        return payload
 
 
 class ToolCall:

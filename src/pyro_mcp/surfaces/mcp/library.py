@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from mcp.server import Server, ServerRequestContext
 from mcp.shared.exceptions import MCPError
 from mcp.types import (
-    CallToolResult,
     GetPromptRequestParams,
     GetPromptResult,
     ListPromptsResult,
@@ -28,10 +27,11 @@ from mcp.types import (
 from pydantic import BaseModel
 
 from pyro_mcp.errors import InvalidArgument, PyroError
-from pyro_mcp.model.count import count_of
+from pyro_mcp.node.verbs import every_operation
 from pyro_mcp.surfaces.client import Client
 from pyro_mcp.surfaces.mcp.calls import ToolCalls
 from pyro_mcp.surfaces.mcp.resources import ResourceKind, find
+from pyro_mcp.surfaces.mcp.tools import encodable
 from pyro_mcp.surfaces.mcp.wire import INTERNAL_ERROR, INVALID_PARAMS
 
 if TYPE_CHECKING:
@@ -106,22 +106,18 @@ class Resources:
     async def read(self, context: Context, params: ReadResourceRequestParams) -> ReadResourceResult:
         try:
             kind, arguments = find(params.uri, self._offer.resources)
-            text = _shown(kind, await self._calls.run(context, kind.tool, arguments))
+            text = await self._text(context, kind, arguments)
         except PyroError as error:
             raise _refusal(self._offer.wording.error(error), {"uri": params.uri}) from None
         return ReadResourceResult(contents=[TextResourceContents(uri=params.uri, mime_type=kind.mime_type, text=text)])
 
-
-def _shown(kind: ResourceKind, answer: CallToolResult) -> str:
-    """What is shown of a tool's answer, which is within its bounds already."""
-    if kind.part is None:
-        return "".join(one.text for one in answer.content if isinstance(one, TextContent))
-    structure = answer.structured_content or {}
-    text = structure.get(kind.part)
-    if not isinstance(text, str):
-        raise InvalidArgument("cannot read it as a text: it is binary", hint=f"{kind.tool} says what it is.")
-    left_out = structure.get(f"{kind.part}_bytes_left_out")
-    return f"{text}\n[... {count_of(left_out, 'byte')} left out; {kind.tool} shows more ...]\n" if left_out else text
+    async def _text(self, context: Context, kind: ResourceKind, arguments: dict[str, str]) -> str:
+        if kind.whole is None:
+            answer = await self._calls.run(context, kind.tool, arguments)
+            return "".join(one.text for one in answer.content if isinstance(one, TextContent))
+        operation = every_operation()[kind.whole.verb]
+        answered = await self._calls.ask(context, operation, {**arguments, **kind.whole.asked})
+        return kind.whole.shown(encodable(answered))
 
 
 def _refusal(error: PyroError, data: dict[str, str] | None = None) -> MCPError:

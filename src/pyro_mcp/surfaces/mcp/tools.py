@@ -18,7 +18,7 @@ from pyro_mcp.operations.wording import Wording, command_line
 from pyro_mcp.surfaces import catalog
 from pyro_mcp.surfaces.mcp.defaults import ServerDefaults, checkout_of
 from pyro_mcp.surfaces.mcp.fit import fit
-from pyro_mcp.surfaces.mcp.params import requested
+from pyro_mcp.surfaces.mcp.params import renamed, requested
 from pyro_mcp.surfaces.mcp.paths import require_inside
 from pyro_mcp.surfaces.mcp.schema import OUTPUT_SCHEMA, input_schema
 from pyro_mcp.surfaces.mcp.short import short
@@ -100,6 +100,7 @@ class BoundTool:
     def params(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
         """The arguments as parameters. Raises `InvalidArgument`, also for a parameter this server does not show."""
         known = {field.name: field for field in self.fields}
+        arguments = renamed(self.fields, arguments)
         for name in arguments:
             if name not in known:
                 raise InvalidArgument(
@@ -142,7 +143,7 @@ def answer(payload: Mapping[str, Any], shorten: Callable[[Mapping[str, Any]], di
     """A result, structured and as text, both complete. What it leaves out, `shorten` leaves out."""
     from mcp.types import CallToolResult, TextContent
 
-    whole = clip(_short_commands(_encodable(payload)))
+    whole = clip(_short_commands(encodable(payload)))
     shown = fit(shorten(whole), ANSWER_CHARS, whole)
     text = json.dumps(shown, ensure_ascii=False)
     return CallToolResult(content=[TextContent(text=text)], structured_content=shown)
@@ -172,7 +173,7 @@ def refusal(error: PyroError) -> CallToolResult:
     parts = [f"{error.message} [{error.code}]"]
     if error.hint:
         parts.append(f"Hint: {error.hint}")
-    text = str(_encodable("\n".join(parts)))
+    text = str(encodable("\n".join(parts)))
     return CallToolResult(content=[TextContent(text=text)], is_error=True)
 
 
@@ -232,12 +233,12 @@ def _rest(payload: Mapping[str, Any], name: str, head: str) -> str:
     return f'workspace_logs with sequence {payload["sequence"]} and cursor "{cursor}" {how}'
 
 
-def _encodable(value: Any) -> Any:
+def encodable(value: Any) -> Any:
     """`value` with lone surrogates, which no JSON host can read, replaced."""
     if isinstance(value, str):
         return value.encode("utf-8", "replace").decode("utf-8")
     if isinstance(value, Mapping):
-        return {_encodable(name): _encodable(part) for name, part in value.items()}
+        return {encodable(name): encodable(part) for name, part in value.items()}
     if isinstance(value, list):
-        return [_encodable(part) for part in value]
+        return [encodable(part) for part in value]
     return value

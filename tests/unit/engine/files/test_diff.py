@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import socket
@@ -21,6 +22,7 @@ from pyro_mcp.engine.session import Session
 from pyro_mcp.errors import InvalidArgument, NotFound, ProtocolError
 from pyro_mcp.model.diff import DiffResult
 from pyro_mcp.operations.call import Call
+from pyro_mcp.operations.encode import encode
 from pyro_mcp.protocol.channel import Channel, Stream
 from pyro_mcp.protocol.pipe import Pipe
 
@@ -254,6 +256,56 @@ def test_a_stat_counts_without_the_patch(based: Lab) -> None:
     assert {entry.text_patch for entry in short.entries} == {None}
     lines = [(entry.path, entry.added_lines, entry.deleted_lines) for entry in whole.entries]
     assert [(entry.path, entry.added_lines, entry.deleted_lines) for entry in short.entries] == lines
+
+
+def read_pages(based: Lab, max_chars: int, *, stat: bool = False) -> list[DiffResult]:
+    pages, cursor = [], None
+    while True:
+        page = diff(based.call, based.place, cursor=cursor, max_chars=max_chars, stat=stat)
+        pages.append(page)
+        assert page.truncated == (page.next_cursor is not None)
+        cursor = page.next_cursor
+        if cursor is None:
+            return pages
+
+
+@pytest.mark.parametrize("max_chars", [200, 900, 3000])
+def test_a_patch_that_is_longer_than_a_page_comes_in_pieces(based: Lab, tmp_path: Path, max_chars: int) -> None:
+    change(based.root)
+    (based.root / "src/app.py").write_text("".join(f'grüße "{number}"\n' for number in range(400)))
+    (based.root / "src/wide.js").write_text("\\x" * 4000)
+    whole, pages = diff(based.call, based.place), read_pages(based, max_chars)
+    assert "".join(page.patch for page in pages) == whole.patch
+    assert {path for page in pages for path in paths(page)} == set(paths(whole))
+    assert {page.summary.total for page in pages} == {whole.summary.total}
+    for page in pages:
+        assert len(page.patch) <= max(max_chars, 150)
+        for entry in page.entries:
+            assert (entry.patch_chars_left > 0) == ("//" in (page.next_cursor or "") and entry is page.entries[-1])
+    assert any(entry.patch_chars_left for page in pages for entry in page.entries)
+
+
+@pytest.mark.parametrize("cursor", ["src/app.py//x", "src/app.py//-1", "src/app.py//9999999999"])
+def test_what_is_no_cursor_is_refused(based: Lab, cursor: str) -> None:
+    change(based.root)
+    with pytest.raises(InvalidArgument, match="no next_cursor"):
+        diff(based.call, based.place, cursor=cursor)
+
+
+def test_a_cursor_within_what_has_shrunk_goes_on_behind_it(based: Lab) -> None:
+    change(based.root)
+    names = paths(diff(based.call, based.place))
+    left = diff(based.call, based.place, cursor="src/app.py//999999")
+    assert paths(left) == names[names.index("src/app.py") + 1 :]
+
+
+def test_a_page_of_a_stat_is_full(based: Lab) -> None:
+    for number in range(200):
+        (based.root / f"new-{number:03}").write_text("x\n")
+    pages = read_pages(based, 8_000, stat=True)
+    shown = [{name: value for name, value in encode(one).items() if value} for one in pages[0].entries]
+    assert 7_500 < len(json.dumps(shown)) <= 8_000
+    assert sum(len(page.entries) for page in pages) == 200
 
 
 def test_pages_hold_whole_entries_and_lose_none(based: Lab) -> None:

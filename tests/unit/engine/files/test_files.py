@@ -13,7 +13,7 @@ from pyro_mcp.engine.files import edit as editing
 from pyro_mcp.engine.files.edit import edit_file
 from pyro_mcp.engine.files.files import ABSENT, list_files, read_file, search_files, write_file
 from pyro_mcp.errors import Conflict, InvalidArgument, NotFound
-from pyro_mcp.model.file import FileEdit, FileEdited, FileList
+from pyro_mcp.model.file import FileEdit, FileEdited, FileList, FileSearch
 from pyro_mcp.trees.edit import Edit, Edited, edit
 
 
@@ -56,6 +56,45 @@ def test_a_long_listing_says_that_it_was_cut(lab: Lab) -> None:
         lab.put(f"f{number}")
     found = list_files(lab.call, lab.place, ".", recursive=False, pattern=None, limit=3)
     assert (found.count, found.truncated) == (3, True)
+
+
+@pytest.mark.parametrize("deep", [False, True])
+def test_a_listing_is_read_page_by_page(lab: Lab, deep: bool) -> None:
+    for number in range(7):
+        lab.put(f"d{number % 2}/f{number}" if deep else f"f{number}")
+    whole, seen, offset = listed(lab, recursive=deep), [], 0
+    while True:
+        page = list_files(lab.call, lab.place, ".", recursive=deep, pattern=None, limit=3, offset=offset)
+        assert (page.offset, page.count, page.truncated) == (offset, len(page.entries), page.next_offset is not None)
+        seen += page.entries
+        if page.next_offset is None:
+            break
+        assert page.next_offset == offset + 3
+        offset = page.next_offset
+    assert seen == whole.entries
+    beyond = list_files(lab.call, lab.place, ".", recursive=deep, pattern=None, limit=3, offset=99)
+    assert (beyond.entries, beyond.next_offset, beyond.truncated) == ([], None, False)
+
+
+def test_a_search_is_read_page_by_page(lab: Lab) -> None:
+    for number in range(4):
+        lab.put(f"f{number}", "a hit\nnone\nb hit\n")
+
+    def search(limit: int, offset: int = 0) -> FileSearch:
+        return search_files(
+            lab.call, lab.place, "hit", path=".", glob=None, ignore_case=False, limit=limit, offset=offset
+        )
+
+    pages, offset = [], 0
+    while True:
+        pages.append(search(3, offset))
+        assert pages[-1].offset == offset
+        if pages[-1].next_offset is None:
+            break
+        offset = pages[-1].next_offset
+    assert [page.count for page in pages] == [3, 3, 2]
+    assert [one for page in pages for one in page.matches] == search(100).matches
+    assert not search(3, 99).truncated
 
 
 def test_names_that_are_not_utf8_survive(lab: Lab) -> None:

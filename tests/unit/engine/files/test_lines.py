@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
+import subprocess
 from dataclasses import replace
 from hashlib import sha256
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -75,12 +78,25 @@ def test_pages_are_bounded_and_lose_no_line(lab: Lab, line: str) -> None:
         if len(line.encode()) <= LINE_BYTES and "\x01" not in line:
             assert {one.partition("→")[2] for one in shown} == {line}
         else:
-            assert all("left out ...]" in one or "cut here" in one for one in shown)
+            assert all("of this line left out" in one or "cut here" in one for one in shown)
+        assert page.cut_lines == sum(one.endswith("shows on ...]") for one in shown)
         seen += len(shown)
         if page.next_offset is None:
             break
         at = page.next_offset
     assert seen == 400
+
+
+@pytest.mark.parametrize("line", ["0123456789" * 300, "é" * 1500, "\x01" * 5000])
+def test_a_cut_line_says_how_to_see_its_rest(lab: Lab, tmp_path: Path, line: str) -> None:
+    lab.put("f", f"short\n{line}\n")
+    page = view(lab, "f", offset=2)
+    assert (page.cut_lines, page.truncated) == (1, False)
+    found = re.fullmatch(r"2→(.*) \[\.\.\. .*`(sed -n 2p FILE \| cut -b \d+-)` shows on \.\.\.\]", page.content, re.S)
+    assert found, page.content[-200:]
+    (tmp_path / "FILE").write_text(f"short\n{line}\n")
+    rest = subprocess.run(["sh", "-c", found[2]], cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+    assert found[1] + rest == f"{line}\n"
 
 
 def test_what_is_no_text_is_told(lab: Lab) -> None:

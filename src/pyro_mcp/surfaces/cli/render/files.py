@@ -26,7 +26,8 @@ def draw_list(console: Console, result: FileList) -> None:
         rows.add_row(_MARKS.get(entry.artifact_type) or size(entry.size_bytes), _name(entry, result.path))
     put(console, rows)
     if result.truncated:
-        console.print(f"the first {result.count}; there are more (--limit)")
+        how = "--limit" if result.next_offset is None else f"--offset {result.next_offset}"
+        console.print(f"{'the first ' if not result.offset else ''}{result.count}; there are more ({how})")
 
 
 def _name(entry: FileEntry, root: str) -> str:
@@ -79,7 +80,7 @@ def draw_search(console: Console, result: FileSearch) -> None:
     for match in result.matches:
         name = match.path.removeprefix("/workspace/")
         console.print(f"{plain(name)}:{match.line}: {plain(match.text)}", soft_wrap=True)
-    more = "; there may be more (--limit)" if result.truncated and not result.timed_out else ""
+    more = f"; there may be more (--offset {result.next_offset})" if result.next_offset is not None else ""
     more = "; the time was up, there may be more" if result.timed_out else more
     found, searched = len({match.path for match in result.matches}), f"{result.files_searched} searched"
     skipped = f", {result.files_skipped} binary or large left out" if result.files_skipped else ""
