@@ -28,7 +28,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from pyro_mcp.errors import InvalidArgument, PyroError
 from pyro_mcp.settings import Settings, given_mcp_token
-from pyro_mcp.surfaces.mcp.sessions import App, Receive, Scope, Send, Sessions
+from pyro_mcp.surfaces.mcp.sessions import App, HttpSessions, Receive, Scope, Send
 from pyro_mcp.surfaces.mcp.wire import MAX_LINE
 from pyro_mcp.system.atomic import disk_errors, make_directory, write_file
 from pyro_mcp.system.locks import locked
@@ -63,13 +63,13 @@ def http_config(server: Server[Any], *, token: str, port: int) -> uvicorn.Config
     app = server.streamable_http_app(
         streamable_http_path=PATH,
         max_request_body_size=MAX_LINE,
-        # More than there can be: `Sessions` ends what nobody uses, where the library would refuse who comes.
+        # More than there can be: `HttpSessions` ends what nobody uses, where the library would refuse who comes.
         max_sessions=MAX_SESSIONS + 2 * MAX_CONNECTIONS,
         # The gate has looked at host and origin; the library's look takes `LOCALHOST` for another host.
         transport_security=TransportSecuritySettings(enable_dns_rebinding_protection=False),
     )
     return uvicorn.Config(
-        Gate(Sessions(app, MAX_SESSIONS), token=token, port=port),
+        Gate(HttpSessions(app, MAX_SESSIONS), token=token, port=port),
         http=BoundedConnection,
         ws="none",
         loop="asyncio",

@@ -23,7 +23,7 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 ID_HEADER = b"mcp-session-id"
 
 
-class _Head(msgspec.Struct):
+class _RequestHead(msgspec.Struct):
     """What of a message says which request it is."""
 
     id: int | str | None = None
@@ -31,7 +31,7 @@ class _Head(msgspec.Struct):
 
 
 @dataclass
-class _Session:
+class _HttpSession:
     open: int = 0
     """How many of its requests are being answered."""
 
@@ -39,14 +39,14 @@ class _Session:
     """The calls that nobody waits for any more."""
 
 
-class Sessions:
+class HttpSessions:
     """Tends the sessions of an ASGI application that serves MCP, of which `idle_max` may be without a connection."""
 
     def __init__(self, app: App, idle_max: int) -> None:
         self._app = app
         self._idle_max = idle_max
         # The one that was used longest ago comes first.
-        self._sessions: dict[bytes, _Session] = {}
+        self._sessions: dict[bytes, _HttpSession] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -64,11 +64,11 @@ class Sessions:
             if session is not None:
                 session.open -= 1
         if name is None:
-            name, session = one.opened, _Session()
+            name, session = one.opened, _HttpSession()
         if name is not None and session is not None:
             await self._used(inner, name, session, one)
 
-    async def _used(self, scope: Scope, name: bytes, session: _Session, one: _Exchange) -> None:
+    async def _used(self, scope: Scope, name: bytes, session: _HttpSession, one: _Exchange) -> None:
         self._sessions.pop(name, None)
         if one.status == 404 or scope["method"] == "DELETE":
             return
@@ -141,7 +141,7 @@ def _session_of(headers: list[tuple[bytes, bytes]]) -> bytes | None:
 
 def _request_id(body: bytes) -> int | str | None:
     try:
-        head = msgspec.json.decode(body, type=_Head)
+        head = msgspec.json.decode(body, type=_RequestHead)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None
     return head.id if head.method is not None else None
