@@ -49,7 +49,8 @@ def test_a_signal_is_named(sandbox: Sandbox) -> None:
 def test_a_timeout_ends_the_whole_group(sandbox: Sandbox) -> None:
     mark = uuid.uuid4().hex
     begun = time.monotonic()
-    done = sandbox.run("sh", "-c", f"trap '' TERM; sh -c 'sleep 987; : {mark}' & sleep 987", timeout_seconds=1)
+    script = f"trap '' TERM; sh -c 'sleep 987; : {mark}' & (setsid sh -c 'sleep 987; : {mark}' &); sleep 987"
+    done = sandbox.run("sh", "-c", script, timeout_seconds=1)
     assert done.result["timed_out"] is True
     assert done.exit_code == 124
     assert time.monotonic() - begun < 10
@@ -74,7 +75,8 @@ def test_the_nodes_clock_ends_a_command_whatever_the_agents_says(
 
 def test_cancel_ends_the_whole_group(sandbox: Sandbox) -> None:
     mark = uuid.uuid4().hex
-    stream = sandbox.start("sh", "-c", f"echo up; sh -c 'sleep 987; : {mark}' & wait")
+    script = f"(setsid sh -c 'sleep 987; : {mark}' &); echo up; sh -c 'sleep 987; : {mark}' & wait"
+    stream = sandbox.start("sh", "-c", script)
     assert isinstance(stream.receive(10), Data)
     stream.cancel()
     with contextlib.suppress(RemoteError):

@@ -61,7 +61,10 @@ def test_a_model_runs_a_command_and_each_step_is_shown(environ: dict[str, str]) 
     assert {"command", "environment"} <= set(tool["function"]["parameters"]["properties"])
     assert "network" not in tool["function"]["parameters"]["properties"]
     assert [message["role"] for message in second["messages"]] == ["user", "assistant", "tool"]
-    assert json.loads(*told(second))["stdout"].startswith("git version 2.")
+    answered = json.loads(*told(second))
+    assert answered["stdout"].startswith("git version 2.")
+    # It is the short answer that chat hosts get.
+    assert not {"stderr", "timed_out", "environment", "command", "cleanup"} & answered.keys()
 
 
 @pytest.mark.guest
@@ -112,6 +115,16 @@ def test_quiet_is_one_line_and_verbose_shows_the_messages(environ: dict[str, str
     assert "let me see" in verbose.stdout
     assert "\x1b" not in verbose.stdout
     assert verbose.stdout.count("\nmessage {") == 4
+
+
+@pytest.mark.guest
+def test_a_model_that_calls_and_calls_and_never_answers_has_not_done_it(environ: dict[str, str]) -> None:
+    with ScriptedOllama([calls({**GIT, "command": "true"})]) as ollama:
+        done = demo(ollama.url, environ)
+    assert done.returncode == Unsupported.exit_code
+    assert "in 8 rounds qwen3:8b ran 8 commands and never answered" in done.stderr
+    assert "done" not in done.stdout
+    assert len(ollama.chats) == 8
 
 
 def test_a_model_that_never_calls_ends_the_demo_and_starts_no_node(nowhere: dict[str, str]) -> None:

@@ -98,6 +98,22 @@ def test_nothing_runs_for_who_is_not_let_in(environ: dict[str, str], tmp_path: P
     server.close()
 
 
+def test_case_is_no_reason_to_refuse(server: HttpServer) -> None:
+    """Names of hosts and of schemes have none."""
+    hello = json.dumps({"jsonrpc": "2.0", "id": 0, "method": "initialize", "params": HELLO}).encode()
+    port = server.port
+    for changes in (
+        {"Host": f"LOCALHOST:{port}"},
+        {"Host": f"LocalHost:{port}", "Origin": f"HTTP://LOCALHOST:{port}"},
+        {"Authorization": f"bearer {server.token}"},
+        {"Authorization": f"BEARER  {server.token}"},
+    ):
+        for version in (None, "2025-06-18"):
+            assert server.post(hello, mcp_protocol_version=version, **changes)[0] == 200, changes
+    for wrong in (server.token, f"Basic {server.token}", f"Bearer {server.token.swapcase()}", "Bearer", "Bearer "):
+        assert server.post(hello, Authorization=wrong)[0] == 401
+
+
 @pytest.mark.parametrize("mode", ["legacy", "auto"])
 def test_the_client_of_the_library_is_served_in_both_eras(server: HttpServer, mode: str) -> None:
     async def talk() -> None:
@@ -153,6 +169,74 @@ def test_clients_have_nothing_to_do_with_each_other(server: HttpServer, mode: st
             group.start_soon(works)
             group.start_soon(leaves)
         assert done[0].structured_content["stdout"] == "done\n"
+
+    anyio.run(talk)
+
+
+def test_clients_that_left_without_a_word_lock_nobody_out(environ: dict[str, str]) -> None:
+    server = HttpServer(environ)
+    hello = json.dumps({"jsonrpc": "2.0", "id": 0, "method": "initialize", "params": HELLO}).encode()
+    ping = json.dumps({"jsonrpc": "2.0", "id": 1, "method": "ping"}).encode()
+    opened = [server.post(hello)[1]["mcp-session-id"] for _ in range(10)]
+    # The first has a stream open, the second asks at times; the third is the one unused for longest.
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)
+    headers = {"Authorization": f"Bearer {server.token}", "Accept": "text/event-stream", "Mcp-Session-Id": opened[0]}
+    with contextlib.closing(connection):
+        connection.request("GET", "/mcp", headers=headers)
+        assert connection.getresponse().status == 200
+        assert server.post(ping, mcp_session_id=opened[1])[0] == 200
+        for _ in range(56):
+            status, headers, _body = server.post(hello)
+            assert status == 200
+        assert server.post(ping, mcp_session_id=headers["mcp-session-id"])[0] == 200
+        assert [server.post(ping, mcp_session_id=one)[0] for one in opened[:4]] == [200, 200, 404, 200]
+    server.close()
+
+
+KILLED = """
+import anyio, sys
+from mcp import Client
+from mcp.client.streamable_http import streamable_http_client
+from mcp.shared._httpx_utils import create_mcp_http_client
+
+async def talk(url, token, mode, workspace):
+    async with create_mcp_http_client({"Authorization": "Bearer " + token}) as by_http:
+        async with Client(streamable_http_client(url, http_client=by_http), mode=mode) as client:
+            await client.call_tool(
+                "workspace_exec", {"workspace_id": workspace, "command": "sleep 500", "timeout_seconds": 600}
+            )
+
+anyio.run(talk, *sys.argv[1:])
+"""
+
+
+@pytest.mark.guest
+@pytest.mark.parametrize("mode", ["legacy", "auto"])
+def test_the_call_of_a_killed_client_ends(server: HttpServer, mode: str) -> None:
+    async def talk() -> None:
+        async with server.client("auto") as client:
+
+            async def ask(name: str, **arguments: Any) -> Any:
+                return (await client.call_tool(name, arguments)).structured_content
+
+            workspace = (await ask("workspace_create", empty=True, environment="debian:12"))["workspace_id"]
+
+            async def wait_for(running: int) -> None:
+                def count(status: dict[str, Any]) -> int:
+                    return int(status.get("running_command_count", 0))
+
+                while count(await ask("workspace_status", workspace_id=workspace)) != running:
+                    await anyio.sleep(0.1)
+
+            words = [sys.executable, "-c", KILLED, server.url, server.token, mode, workspace]
+            with subprocess.Popen(words) as killed, anyio.fail_after(60):
+                try:
+                    await wait_for(1)
+                finally:
+                    killed.kill()
+            with anyio.fail_after(10):
+                await wait_for(0)
+            await ask("workspace_delete", workspace_id=workspace)
 
     anyio.run(talk)
 

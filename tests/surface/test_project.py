@@ -99,6 +99,34 @@ def test_a_server_started_in_a_checkout_gives_it_to_workspaces(environ: dict[str
 
 
 @pytest.mark.guest
+def test_what_takes_no_project_needs_no_file_of_it(environ: dict[str, str], project: Path, tmp_path: Path) -> None:
+    (project / "pyro.toml").write_text("environment = [\n")
+    other = tmp_path / "other"
+    other.mkdir()
+
+    async def talk(client: Client) -> None:
+        for arguments in ({}, {"seed_path": str(project)}):
+            refused = await client.call_tool("workspace_create", arguments)
+            assert refused.is_error
+            assert "pyro.toml" in refused.content[0].text  # type: ignore[union-attr]
+        for arguments in ({"empty": True}, {"seed_path": str(other)}):
+            made = (await client.call_tool("workspace_create", {**arguments, "mem_mib": 512})).structured_content
+            assert made is not None
+            assert made["environment"] == "debian:12"
+            await client.call_tool("workspace_delete", {"workspace_id": made["workspace_id"]})
+        told: list[str | None] = []
+
+        async def heard(progress: float, total: float | None, message: str | None) -> None:
+            told.append(message)
+
+        ran = await client.call_tool("vm_run", {"command": "sleep 2"}, progress_callback=heard)
+        assert not ran.is_error, ran
+        assert any("using debian:12, as the project names none: cannot " in (one or "") for one in told), told
+
+    with_client(environ, project, ["--environment", "debian:12", "--host-path", str(other)], talk)
+
+
+@pytest.mark.guest
 def test_a_server_with_a_repository_starts_from_a_clean_clone(
     environ: dict[str, str], project: Path, tmp_path: Path
 ) -> None:
@@ -121,21 +149,29 @@ def test_a_server_with_a_repository_starts_from_a_clean_clone(
 
 
 def served(environ: dict[str, str], cwd: Path, options: list[str], talk: Callable[[Ask], Any]) -> None:
-    """A conversation with `pyro mcp serve`, started in `cwd`."""
+    """A conversation with `pyro mcp serve`, started in `cwd`, in which every call succeeds."""
 
+    async def run(client: Client) -> None:
+        async def ask(tool: str, arguments: dict[str, Any]) -> dict[str, Any]:
+            result = await client.call_tool(tool, arguments)
+            assert not result.is_error, result.content
+            answer: dict[str, Any] = result.structured_content or {}
+            return answer
+
+        await talk(ask)
+
+    with_client(environ, cwd, options, run)
+
+
+def with_client(
+    environ: dict[str, str], cwd: Path, options: list[str], talk: Callable[[Client], Awaitable[None]]
+) -> None:
     async def run() -> None:
         parameters = StdioServerParameters(
             command=PYRO[0], args=[*PYRO[1:], "mcp", "serve", *options], env=environ, cwd=cwd
         )
         async with Client(stdio_client(parameters)) as client:  # type: ignore[arg-type]
-
-            async def ask(tool: str, arguments: dict[str, Any]) -> dict[str, Any]:
-                result = await client.call_tool(tool, arguments)
-                assert not result.is_error, result.content
-                answer: dict[str, Any] = result.structured_content or {}
-                return answer
-
-            await talk(ask)
+            await talk(client)
 
     anyio.run(run)
 

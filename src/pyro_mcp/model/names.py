@@ -19,8 +19,8 @@ BASELINE = "baseline"
 NAME_MAX, LABELS_MAX, LABEL_KEY_MAX, LABEL_VALUE_MAX = 64, 32, 64, 256
 LABEL_KEY_RULE = "a letter or digit, then up to 63 letters, digits, and . _ / -"
 VARIABLE_RULE = "a letter or _, then up to 127 letters, digits and _"
-OWN_VARIABLES = ("PYRO_MACHINE", "PYRO_SERVICE")
-"""By these the leftovers of a machine and of a service are known on a host (`host_compat`)."""
+OWN_VARIABLES = ("PYRO_COMMAND", "PYRO_MACHINE", "PYRO_SERVICE")
+"""By these the leftovers of a command are known, and on a host (`host_compat`) those of a machine and of a service."""
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
 _LABEL_KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,63}")
 _WORKSPACE_ID = re.compile(WORKSPACE_ID)

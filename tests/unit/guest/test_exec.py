@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -121,6 +122,30 @@ def test_timeout_kills_the_whole_group(agent: Client, tmp_path: Path) -> None:
     assert (outcome.exit_code, outcome.result["timed_out"], outcome.result["signal"]) == (124, True, "SIGKILL")
 
 
+# What leaves its group and its parent, and what has left before the command was ended.
+LEAVES = "(setsid sh -c 'echo $$ > {0}/child; exec sleep 60' &); until test -s {0}/child; do sleep 0.01; done; "
+
+
+def test_a_timeout_ends_what_has_left_the_group(agent: Client, tmp_path: Path) -> None:
+    begun = time.monotonic()
+    assert agent.exec("sh", "-c", LEAVES.format(tmp_path) + "sleep 60", timeout_seconds=1).exit_code == 124
+    assert not alive(int((tmp_path / "child").read_text()))
+    assert time.monotonic() - begun < 20
+
+
+def test_a_cancel_ends_what_has_left_the_group_and_nothing_of_others(agent: Client, tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    assert agent.exec("sh", "-c", LEAVES.format(tmp_path / "other")).exit_code == 0
+    stream = agent.channel.open("exec", {"argv": ["sh", "-c", LEAVES.format(tmp_path) + "echo up; sleep 60"]})
+    assert isinstance(stream.receive(10), Data)
+    child, other = (int((path / "child").read_text()) for path in (tmp_path, tmp_path / "other"))
+    stream.cancel()
+    until(lambda: not alive(child))
+    # What a command that ended by itself has left runs on.
+    assert alive(other)
+    os.kill(other, signal.SIGKILL)
+
+
 def test_timeout_ends_a_stopped_command_and_one_that_leaves_children(agent: Client, tmp_path: Path) -> None:
     assert agent.exec("sh", "-c", "kill -STOP $$", timeout_seconds=0.2).exit_code == 124
     script = f"(trap '' TERM; sleep 60 & echo $! > {tmp_path}/child; wait) & wait"
@@ -196,7 +221,8 @@ def test_not_executable(agent: Client, tmp_path: Path) -> None:
 def test_environment_is_the_given_one_on_top_of_a_small_one(agent: Client) -> None:
     lines = agent.exec("env", env={"GREETING": "grüß dich", "HOME": "/tmp"}).stdout.decode().splitlines()
     assert set(lines) >= {"GREETING=grüß dich", "HOME=/tmp", "LANG=C.UTF-8", "TERM=dumb"}
-    assert len(lines) == 6
+    assert [line for line in lines if line.startswith("PYRO_")] == [lines[-1]]
+    assert len(lines) == 7
 
 
 def test_the_given_path_finds_the_program(agent: Client, tmp_path: Path) -> None:

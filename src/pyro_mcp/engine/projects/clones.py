@@ -2,7 +2,8 @@
 
 `cache_dir/projects/<digest of the URL>/repo` is a checkout that nobody else writes to; `pyro-fetched` in its
 repository says when, and which branch the remote's HEAD names. A login in the URL is not kept. A clone is whole or
-absent: it is fetched beside its place and renamed; a refresh that was killed is done over by the next.
+absent: it is fetched beside its place and renamed; a refresh that was killed is done over by the next. One that has
+been damaged since is made anew.
 
 The user's own git configuration counts while something is fetched, for that needs their credentials, and at no other
 time: what was fetched may be hostile.
@@ -82,7 +83,7 @@ class Clones:
                 with locked(home / "lock", on_wait=waiting, cancelled=cancelled):
                     one = _Refresh(call, home, url, ref, environ, cancelled, self._clock, self._faults)
                     one.freshen()
-                    one.check_out()
+                    one.check_out_or_renew()
                     yield Clone(one.repo, git.plain_url(url))
         finally:
             forget()
@@ -119,24 +120,72 @@ class _Refresh:
         for left in self._home.glob(f"{_WORK}*"):
             remove_tree(left)
         if about is None:
-            with work_directory(self._home, _WORK) as work:
-                self._make(work / "repo")
-                remove_tree(self.repo)
-                os.rename(work / "repo", self.repo)
-                sync_directory(self._home)
-            self._faults("clone made")
+            self._make_anew()
             return
         age = self._clock.wall() - float(about["at"])
         if 0 <= age < FRESH_SECONDS and self._start() is not None:
             return
+        if not self._sound():
+            self._renew()
+            return
         _unlock(self.repo / ".git")
         try:
-            self._fetch(self.repo)
+            self._fetch_or_renew()
         except Cancelled:
             raise
         except PyroError as error:
             self._call.notice(f"{git.plain_url(self._url)} cannot be fetched; what was fetched {_ago(age)} ago is used")
             _log.warning(f"{error}")
+
+    def check_out_or_renew(self) -> None:
+        """Check out; what is damaged further down than a look at its refs shows is made anew, once."""
+        try:
+            self._check_out()
+        except CommandFailed as error:
+            _log.warning(f"{error}")
+            self._renew()
+            try:
+                self._check_out()
+            except CommandFailed as again:
+                raise PyroError(
+                    f"cannot check out {git.plain_url(self._url)}: {again.message}",
+                    hint="Run `pyro env prune` and try again; clone it yourself to see what is wrong with it",
+                ) from None
+        self._faults("clone checked out")
+
+    def _fetch_or_renew(self) -> None:
+        """Fetch; where that fails although the remote answers, it is the clone that is damaged."""
+        try:
+            self._fetch(self.repo)
+        except Cancelled:
+            raise
+        except PyroError:
+            with contextlib.suppress(CommandFailed):
+                self._ask_head(self.repo)
+                self._renew()
+                return
+            raise
+
+    def _renew(self) -> None:
+        self._call.notice(f"the kept clone of {git.plain_url(self._url)} is damaged; it is made anew")
+        self._make_anew()
+
+    def _make_anew(self) -> None:
+        with work_directory(self._home, _WORK) as work:
+            self._make(work / "repo")
+            remove_tree(self.repo)
+            os.rename(work / "repo", self.repo)
+            sync_directory(self._home)
+        self._faults("clone made")
+
+    def _sound(self) -> bool:
+        """Whether it is a repository whose refs lead to objects that are there."""
+        try:
+            words = ("for-each-ref", "--format=%(objecttype)", "refs/remotes", "refs/tags")
+            git.ask(words, git_dir=self.repo / ".git", env=self._offline)
+        except CommandFailed:
+            return False
+        return True
 
     def _make(self, repo: Path) -> None:
         """A repository of ours with nothing in it but what is fetched."""
@@ -184,25 +233,18 @@ class _Refresh:
         found = re.match(rb"ref: refs/heads/(\S+)\tHEAD\n", said)
         return os.fsdecode(found[1]) if found else None
 
-    def check_out(self) -> None:
-        """The work tree as the ref has it, whatever a killed predecessor has left there."""
+    def _check_out(self) -> None:
+        """The work tree as the ref has it, whatever a killed predecessor has left there. Raises `CommandFailed`."""
         found = self._start()
         if found is None:
             raise self._no_such_ref()
         _unlock(self.repo / ".git")
         start, branch = found
-        try:
-            self._tree("checkout", "--quiet", "--force", "--detach", start)
-            self._forget_branches()
-            if branch is not None:
-                self._tree("checkout", "--quiet", "--force", "--no-track", "-B", branch, start)
-            self._tree("clean", "--quiet", "-ffdx")
-        except CommandFailed as error:
-            raise PyroError(
-                f"cannot check out {git.plain_url(self._url)}: {error.message}",
-                hint=f"Remove {self._home} to have it cloned anew",
-            ) from None
-        self._faults("clone checked out")
+        self._tree("checkout", "--quiet", "--force", "--detach", start)
+        self._forget_branches()
+        if branch is not None:
+            self._tree("checkout", "--quiet", "--force", "--no-track", "-B", branch, start)
+        self._tree("clean", "--quiet", "-ffdx")
 
     def _start(self) -> tuple[str, str | None] | None:
         """What is to be checked out, and as which branch; None when it is not here."""
@@ -250,9 +292,9 @@ class _Refresh:
         return True
 
     def _about(self) -> dict[str, Any] | None:
-        with contextlib.suppress(FileNotFoundError, ValueError):
-            about: dict[str, Any] = json.loads((self.repo / ".git" / "pyro-fetched").read_text())
-            return about if isinstance(about.get("at"), int | float) else None
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError, ValueError):
+            about = json.loads((self.repo / ".git" / "pyro-fetched").read_text())
+            return about if isinstance(about, dict) and isinstance(about.get("at"), int | float) else None
         return None
 
 

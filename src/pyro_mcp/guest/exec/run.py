@@ -5,7 +5,8 @@ which the channel's reader reports input, credit and cancellation. There are no 
 thread hand-over costs more than the fork. Output is read only when the peer has granted credit, so a stalled consumer
 stalls the command and never the agent; a timeout or a cancel still reaches the group meanwhile.
 
-A command ends with its channel, unless it is a job (`jobs`).
+A command ends with its channel, unless it is a job (`jobs`). When it is ended, by that, by who asks or by its timeout,
+everything it has started ends, also what has left its group; when it ends by itself, what it has left behind runs on.
 """
 
 from __future__ import annotations
@@ -26,10 +27,12 @@ from pyro_mcp.guest.exec.command import command, programs
 from pyro_mcp.guest.exec.end import TimeoutKiller, not_started, result_of
 from pyro_mcp.guest.exec.jobs import AgentJob, Jobs, job_name
 from pyro_mcp.guest.exec.secrets import AgentSecrets
+from pyro_mcp.guest.exec.tagged import Tagged
 from pyro_mcp.protocol.channel import Data, End, Message, Stream
 from pyro_mcp.protocol.exchange import buffer
 from pyro_mcp.protocol.wake import Wake
 
+RUN_TAG = b"PYRO_COMMAND"
 QUIET_SECONDS = 0.1
 LINGER_SECONDS = 1.0
 SMALL_READ = 4096
@@ -103,6 +106,8 @@ class _Run:
         self._with_input = with_input
         self._poll = select.poll()
         self._child: Child | None = None
+        self._run = os.urandom(12).hex().encode()
+        self._over = False
         self._outputs: dict[int, int] = {}
         self._backlog: dict[int, int] = {}
         self._armed = False
@@ -131,7 +136,7 @@ class _Run:
                 self._outputs[ours] = tag
                 mine.append(theirs)
             found = programs(argv[0], environment.get(b"PATH", b"/usr/bin:/bin"))
-            flat = [name + b"=" + value for name, value in environment.items()]
+            flat = [name + b"=" + value for name, value in {**environment, RUN_TAG: self._run}.items()]
             self._child = spawn(argv, found, directory, flat, (mine[0], mine[1], mine[2]))
         except OSError as error:
             raise AgentError("capacity", f"cannot exec: {cause(error)}") from None
@@ -149,6 +154,8 @@ class _Run:
         if self._child:
             self._child.kill_group(signal.SIGKILL)
             self._child.reap()
+            if not self._over:
+                self._end_the_rest()
 
     def loop(self, begun: float, timeout: float | None) -> dict[str, Any]:
         """Move data until the command has ended and its pipes are drained; then the result."""
@@ -169,11 +176,19 @@ class _Run:
         while not self._turn(child.pidfd, killer.act()):
             pass
         self._poll.unregister(child.pidfd)
-        status = child.reap(kill_group=killer.timed_out or self._stream.cancelled)
+        ended = killer.timed_out or self._stream.cancelled
+        status = child.reap(kill_group=ended)
+        if ended:
+            self._end_the_rest()
+        self._over = True
         duration = time.monotonic() - begun
         if not self._stream.cancelled:
             self._drain()
         return result_of(status, killer.timed_out, duration)
+
+    def _end_the_rest(self) -> None:
+        """What has left the group."""
+        Tagged(RUN_TAG, self._run).kill()
 
     # -- the loop
 

@@ -8,16 +8,14 @@ that carries the service's run tag in its environment, which a program can shed;
 from __future__ import annotations
 
 import os
-import signal
-import time
 from collections.abc import Callable
 from typing import Protocol
 
+from pyro_mcp.guest.exec.tagged import Tagged
 from pyro_mcp.guest.syscalls import MS_NODEV, MS_NOEXEC, MS_NOSUID, mount
 
 HOME = "/run/pyro/cgroup"
 RUN_TAG = b"PYRO_SERVICE"
-ROUNDS, REST_SECONDS = 100, 0.002
 
 
 class Group(Protocol):
@@ -81,36 +79,16 @@ class TaggedGroup:
     enter: Callable[[], None] | None = None
 
     def __init__(self, run: str) -> None:
-        self._tag = RUN_TAG + b"=" + run.encode()
+        self._tagged = Tagged(RUN_TAG, run.encode())
 
     def kill(self) -> None:
-        """Kill all. Repeated, because a process may fork between the look and the kill."""
-        for _ in range(ROUNDS):
-            found = self._members()
-            for pid in found:
-                try:
-                    os.kill(pid, signal.SIGKILL)
-                except (ProcessLookupError, PermissionError):
-                    pass
-            if not found:
-                return
-            time.sleep(REST_SECONDS)
+        self._tagged.kill()
 
     def empty(self) -> bool:
-        return not self._members()
+        return not self._tagged.members()
 
     def close(self) -> None:
         """Nothing is kept."""
-
-    def _members(self) -> list[int]:
-        return [int(name) for name in os.listdir("/proc") if name.isdigit() and self._is_member(name)]
-
-    def _is_member(self, name: str) -> bool:
-        try:
-            with open(f"/proc/{name}/environ", "rb") as file:
-                return self._tag in file.read().split(b"\0")
-        except OSError:
-            return False
 
 
 def _mounted() -> None:

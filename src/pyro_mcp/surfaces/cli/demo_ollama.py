@@ -64,7 +64,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run_demo(namespace: argparse.Namespace) -> int:
-    """Exit code 0 once the model has run a command; else raises `PyroError`."""
+    """Exit code 0 once the model has run a command and answered; else raises `PyroError`."""
     if not namespace.timeout_seconds > 0:
         raise InvalidArgument("cannot read the command line: --timeout-seconds takes a number above 0")
     say = _Narration(namespace.output, verbose=namespace.verbose, quiet=namespace.quiet)
@@ -141,17 +141,20 @@ class _Tool:
 
     def call(self, name: str, arguments: Any) -> tuple[str, dict[str, Any] | None]:
         """What the model is told, and the result if it was one."""
-        from pyro_mcp.surfaces.mcp.tools import answer, refusal
+        from pyro_mcp.surfaces.mcp.tools import refusal
 
         try:
             if name != self.name:
                 raise InvalidArgument(f"cannot call {name[:64]!r}: there is no such tool", hint=f"Call {self.name}.")
-            payload = self._client.call(self._bound.operation, self._params(arguments), callbacks=self._callbacks)
+            given = self._given(arguments)
+            params = self._bound.params(given)
+            payload = self._client.call(self._bound.operation, params, callbacks=self._callbacks)
         except MODELS_MISTAKES as error:
             return _text(refusal(self._wording.error(error))), None
-        return _text(answer(self._wording.result(payload))), payload
+        sent = {name: params[name] for name in given if name in params}
+        return _text(self._bound.answer(self._wording.result(payload), sent)), payload
 
-    def _params(self, arguments: Any) -> dict[str, Any]:
+    def _given(self, arguments: Any) -> Mapping[str, Any]:
         if isinstance(arguments, str):
             # Some models write their arguments as a text.
             try:
@@ -160,7 +163,7 @@ class _Tool:
                 arguments = None
         if not isinstance(arguments, Mapping):
             raise InvalidArgument(f"cannot call {self.name}: its arguments are no JSON object")
-        return self._bound.params(arguments)
+        return arguments
 
 
 class _Conversation:
@@ -177,7 +180,7 @@ class _Conversation:
         self._refused = ""
 
     def run(self, task: str) -> None:
-        """Until the model has run a command and says so. Raises `Unsupported` when it does not come to that."""
+        """Until the model has run a command and answers. Raises `Unsupported` when it does not come to that."""
         self._say(f"ask     {task}")
         self._add({"role": "user", "content": task})
         for _ in range(MAX_ROUNDS):
@@ -192,8 +195,7 @@ class _Conversation:
                 return
             if not calls:
                 self._add({"role": "user", "content": AGAIN})
-        if not self.commands:
-            raise self._failed()
+        raise self._failed()
 
     def _answered(self, call: Any, number: int) -> dict[str, Any]:
         """The message that answers one call."""
@@ -222,7 +224,15 @@ class _Conversation:
         self._say.detail(message)
 
     def _failed(self) -> PyroError:
-        how = f"could not call vm_run; last: {self._refused}" if self._refused else "never called vm_run"
+        if self.commands:
+            ran = count_of(len(self.commands), "command")
+            how = f"ran {ran} and never answered"
+            if self._refused:
+                how += f"; last refused: {self._refused}"
+        elif self._refused:
+            how = f"could not call vm_run; last: {self._refused}"
+        else:
+            how = "never called vm_run"
         return Unsupported(
             f"cannot finish the demo: in {MAX_ROUNDS} rounds {plain(self._model)} {how}",
             hint="Take a larger model that is made for tools, such as `ollama pull qwen3`, and name it with --model.",

@@ -17,7 +17,7 @@ import anyio.to_thread
 from mcp.server import ServerRequestContext
 from mcp.types import CallToolRequestParams, CallToolResult
 
-from pyro_mcp.errors import InvalidArgument, PyroError
+from pyro_mcp.errors import Cancelled, InvalidArgument, PyroError
 from pyro_mcp.surfaces.client import Callbacks, Client, Request
 from pyro_mcp.surfaces.mcp.tools import BoundTool, refusal
 
@@ -59,7 +59,8 @@ class ToolCalls:
         tool = self._tool(name)
         params = tool.params(arguments)
         project = tool.defaults.asks_project(tool.operation, arguments)
-        payload = await self.ask(context, tool.operation, params, project)
+        takes = tool.defaults.takes_project(tool.operation, params)
+        payload = await self.ask(context, tool.operation, params, project, takes_project=takes)
         # What the server filled in is news.
         return tool.answer(self._wording.result(payload), {key: params[key] for key in arguments if key in params})
 
@@ -69,11 +70,13 @@ class ToolCalls:
         operation: Operation[Any, Any],
         params: dict[str, Any],
         project: dict[str, Any] | None = None,
+        *,
+        takes_project: bool = False,
     ) -> dict[str, Any]:
         """What the node answers to `params`, whole. Raises `PyroError`."""
         if self._limiter is None:
             self._limiter = anyio.CapacityLimiter(MAX_CALLS)
-        job = ToolCall(self._client, operation, params, project)
+        job = ToolCall(self._client, operation, params, project, takes_project=takes_project)
         try:
             async with anyio.create_task_group() as group:
                 group.start_soon(job.relay, context)
@@ -90,7 +93,7 @@ class ToolCalls:
 
 class ToolCall:
     """One call: the blocking part in a worker thread, its progress on the event loop. `project` is asked first for the
-    environment, where the model named none."""
+    environment, where the model named none; the call `takes_project` if it cannot do without."""
 
     def __init__(
         self,
@@ -98,11 +101,14 @@ class ToolCall:
         operation: Operation[Any, Any],
         params: dict[str, Any],
         project: dict[str, Any] | None = None,
+        *,
+        takes_project: bool = False,
     ) -> None:
         self._client = client
         self._operation = operation
         self._params, self._inputs = operation.separated(params)
         self._project = project
+        self._takes_project = takes_project
         self._lock = threading.Lock()
         self._request: Request | None = None
         self._cancelled = False
@@ -115,9 +121,21 @@ class ToolCall:
         """Blocks for the answer; the node knows the call until it has answered."""
         params = self._params
         if self._project is not None:
-            named = self._ask("show_project", self._project).get("environment")
-            params = {**params, "environment": named or params["environment"]}
+            params = {**params, "environment": self._projects_environment(self._project) or params["environment"]}
         return self._ask(self._operation.name, params, self._inputs)
+
+    def _projects_environment(self, project: dict[str, Any]) -> str | None:
+        """What the project's file names; None too where it cannot be read and is of no other use to the call."""
+        try:
+            named: str | None = self._ask("show_project", project).get("environment")
+        except Cancelled:
+            raise
+        except PyroError as error:
+            if self._takes_project:
+                raise
+            self._heard(f"using {self._params['environment']}, as the project names none: {error.message}", None)
+            return None
+        return named
 
     def _ask(self, verb: str, params: dict[str, Any], inputs: dict[str, Any] | None = None) -> dict[str, Any]:
         request = self._client.begin(verb, params, inputs)

@@ -110,6 +110,11 @@ class ServerDefaults:
         path = self.source["seed_path"]
         return {"path": path} if os.path.lexists(os.path.join(path, FILE)) else None
 
+    def takes_project(self, operation: Operation[Any, Any], params: Mapping[str, Any]) -> bool:
+        """Whether a call with `params`, complete ones, begins from the project, and so by its file."""
+        takes = any(one.name == "repo_url" for one in operation.fields)
+        return takes and all(params.get(name) == value for name, value in self.source.items())
+
 
 def checkout_of(params: Mapping[str, Any]) -> dict[str, Any]:
     """`params` with the top of the checkout in place of a path in it: what is taken is the whole of it."""

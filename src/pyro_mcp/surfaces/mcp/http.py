@@ -16,17 +16,19 @@ import secrets
 import socket
 import stat
 import sys
-from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from collections.abc import Iterable
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
 import uvicorn
 from mcp.server import Server
+from mcp.server.transport_security import TransportSecuritySettings
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from pyro_mcp.errors import InvalidArgument, PyroError
 from pyro_mcp.settings import Settings, given_mcp_token
+from pyro_mcp.surfaces.mcp.sessions import App, HttpSessions, Receive, Scope, Send
 from pyro_mcp.surfaces.mcp.wire import MAX_LINE
 from pyro_mcp.system.atomic import disk_errors, make_directory, write_file
 from pyro_mcp.system.locks import locked
@@ -35,16 +37,12 @@ PATH = "/mcp"
 TOKEN_MIN = 16
 MAX_CONNECTIONS = 128
 MAX_SESSIONS = 64
+"""How many sessions are kept for clients that have no connection just now."""
 MAX_HEADERS = 32 * 1024
 HEADER_SECONDS = 10.0
 """How long a connection may take to say what it wants."""
 GRACE_SECONDS = 2
 """How long requests may go on after the server was told to end."""
-
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
-App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
 def serve_http(settings: Settings, server: Server[Any], *, host: str, port: int, token_file: str | None) -> NoReturn:
@@ -63,10 +61,15 @@ def serve_http(settings: Settings, server: Server[Any], *, host: str, port: int,
 def http_config(server: Server[Any], *, token: str, port: int) -> uvicorn.Config:
     """How `server` is served on a loopback port to who knows `token`."""
     app = server.streamable_http_app(
-        streamable_http_path=PATH, max_request_body_size=MAX_LINE, max_sessions=MAX_SESSIONS
+        streamable_http_path=PATH,
+        max_request_body_size=MAX_LINE,
+        # More than there can be: `HttpSessions` ends what nobody uses, where the library would refuse who comes.
+        max_sessions=MAX_SESSIONS + 2 * MAX_CONNECTIONS,
+        # The gate has looked at host and origin; the library's look takes `LOCALHOST` for another host.
+        transport_security=TransportSecuritySettings(enable_dns_rebinding_protection=False),
     )
     return uvicorn.Config(
-        Gate(app, token=token, port=port),
+        Gate(HttpSessions(app, MAX_SESSIONS), token=token, port=port),
         http=BoundedConnection,
         ws="none",
         loop="asyncio",
@@ -85,7 +88,7 @@ class Gate:
 
     def __init__(self, app: App, *, token: str, port: int) -> None:
         self._app = app
-        self._credentials = f"Bearer {token}".encode()
+        self._token = token.encode()
         self._hosts = {f"{name}:{port}".encode() for name in ("127.0.0.1", "localhost", "[::1]")}
         self._origins = {b"http://" + host for host in self._hosts}
 
@@ -99,12 +102,13 @@ class Gate:
         headers: dict[bytes, list[bytes]] = {}
         for name, value in scope["headers"]:
             headers.setdefault(name, []).append(value)
-        if len(hosts := headers.get(b"host", [])) != 1 or hosts[0] not in self._hosts:
+        if len(hosts := headers.get(b"host", [])) != 1 or hosts[0].lower() not in self._hosts:
             return 403, "cannot serve this host name: only this host's own"
-        if not self._origins.issuperset(headers.get(b"origin", [])):
+        if not self._origins.issuperset(origin.lower() for origin in headers.get(b"origin", [])):
             return 403, "cannot serve a page of another origin"
         given = headers.get(b"authorization", [])
-        if len(given) != 1 or not hmac.compare_digest(given[0], self._credentials):
+        scheme, _, token = given[0].partition(b" ") if len(given) == 1 else (b"", b"", b"")
+        if scheme.lower() != b"bearer" or not hmac.compare_digest(token.lstrip(b" "), self._token):
             return 401, "cannot serve without the token: send `Authorization: Bearer TOKEN`"
         return None
 

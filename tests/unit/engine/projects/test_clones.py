@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import threading
 import warnings
@@ -165,6 +166,61 @@ def test_whatever_was_left_the_next_use_is_clean(lab: Lab, remote: Path) -> None
         (repo / ".git" / lock).touch()
     assert lab.read() == ("one", "trunk")
     (repo / ".git" / "pyro-fetched").write_text("{")
+    assert lab.read() == ("one", "trunk")
+
+
+def damage(repo: Path, what: str) -> None:
+    made = repo / ".git"
+    if what in ("objects", "both"):
+        shutil.rmtree(made / "objects")
+    if what in ("HEAD", "both"):
+        (made / "HEAD").write_text("bad\n")
+    if what == "empty":
+        shutil.rmtree(made / "objects")
+        (made / "objects").mkdir()
+    if what == "refs":
+        (made / "refs" / "remotes" / "origin" / "side").write_text("bad\n")
+    if what == "about":
+        (made / "pyro-fetched").write_text("[]")
+    if what == "git":
+        shutil.rmtree(made)
+        made.write_text("no repository")
+    if what == "blob":
+        name = git(repo, "rev-parse", "HEAD:file").strip()
+        for pack in (made / "objects" / "pack").glob("*.pack"):
+            data = pack.read_bytes()
+            pack.unlink()
+            subprocess.run(["git", "unpack-objects", "-q"], cwd=repo, env=OWN, input=data, check=True)
+        (made / "objects" / name[:2] / name[2:]).unlink()
+        (repo / "file").unlink()
+    if what == "index":
+        (made / "index").write_text("bad")
+
+
+@pytest.mark.parametrize("what", ["objects", "HEAD", "both", "empty", "refs", "about", "git", "blob", "index"])
+@pytest.mark.parametrize("old", [False, True])
+def test_what_is_damaged_is_made_anew(lab: Lab, remote: Path, what: str, old: bool) -> None:
+    lab.read()
+    (repo,) = lab.home.glob("*/repo")
+    damage(repo, what)
+    lab.clock.now += module.FRESH_SECONDS if old else 0
+    assert lab.read() == ("one", "trunk")
+    assert lab.read("side") == ("one", "side")
+    made = lab.steps.count("clone made")
+    assert made <= 2
+    if what not in ("about", "git"):
+        assert lab.notices == [f"the kept clone of {lab.url} is damaged; it is made anew"] * (made - 1)
+
+
+def test_what_is_damaged_and_cannot_be_made_anew_is_told(lab: Lab, remote: Path) -> None:
+    lab.read()
+    (repo,) = lab.home.glob("*/repo")
+    damage(repo, "both")
+    remote.rename(remote.with_name("away"))
+    with pytest.raises(PyroError, match="cannot fetch file://") as caught:
+        lab.read()
+    assert "git ls-remote" in (caught.value.hint or "")
+    remote.with_name("away").rename(remote)
     assert lab.read() == ("one", "trunk")
 
 
