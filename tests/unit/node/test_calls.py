@@ -115,7 +115,11 @@ def test_what_the_host_lacks_is_told_as_capacity_and_a_bug_is_not(node: Node, mo
     channel = client(node)
     for number, code in ((errno.EMFILE, "capacity"), (errno.ENOMEM, "capacity"), (errno.EINVAL, "internal")):
         failing = OSError(number, os.strerror(number))
-        monkeypatch.setattr(node.engine.lifecycle, "listing", lambda failing=failing: (_ for _ in ()).throw(failing))
+
+        def fail(limit: int, offset: int, failing: OSError = failing) -> None:
+            raise failing
+
+        monkeypatch.setattr(node.engine.lifecycle, "listing", fail)
         monkeypatch.setattr(sys, "excepthook", lambda *_: None)
         with pytest.raises(RemoteError) as caught:
             channel.call("list_workspaces", timeout=30)

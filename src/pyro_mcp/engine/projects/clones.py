@@ -149,7 +149,7 @@ class _Refresh:
             except CommandFailed as again:
                 raise PyroError(
                     f"cannot check out {git.plain_url(self._url)}: {again.message}",
-                    hint="Run `pyro env prune` and try again; clone it yourself to see what is wrong with it",
+                    hint="Run <<prune_environments>> and try again; clone it yourself to see what is wrong with it",
                 ) from None
         self._faults("clone checked out")
 

@@ -71,7 +71,7 @@ def test_what_asks_for_nothing_more_needs_no_consent(tmp_path: Path) -> None:
         ("[services.'a b']\ncommand = 'x'", r"services\.a b\.service_name: expected a letter"),
         ("[services.web]\ncwd = 'x'", r"services\.web\.command is missing"),
         ("[services.web]\ncommand = 'x'\nready_interval_ms = 1", r"services\.web\.ready_interval_ms: expected 10 to"),
-        ("[services.web]\ncommand = 'x'\nreadiness = { tpc = 'x' }", r"services\.web: "),
+        ("[services.web]\ncommand = 'x'\nreadiness = { tpc = 'x' }", r"services\.web\.readiness: it has no key 'tpc'"),
         ("[services.web]\ncommand = 'x'\npublished_ports = ['x:y']", r"services\.web: "),
         ("secrets = { A = 'b' }", "unknown key secrets"),
         ("seed_path = '/etc'", "unknown key seed_path"),
