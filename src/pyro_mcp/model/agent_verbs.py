@@ -12,6 +12,7 @@ _IN_WORDS = {
     "exec": "run the command",
     "exec_forget": "forget the command",
     "exec_resume": "go on with the command",
+    "file_lines": "read the file",
     "file_list": "list files",
     "file_search": "search files",
     "network_up": "set up the network",
