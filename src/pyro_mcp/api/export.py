@@ -38,7 +38,6 @@ def export_workspace(
     """Copy one file or directory of the workspace to a new path of the host, whole or not at all.
 
     Setuid bits and write permission for others are removed; links that lead out are left out and listed. Look at the
-    files in `can_run` before working there: a program of the host may execute or obey them. `masked` names files in
-    which the bytes of a secret were overwritten.
+    files in `can_run` before working there: a program of the host may execute or obey them.
     """
     return call.engine.files.export(call, workspace_id, path, output)

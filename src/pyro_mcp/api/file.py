@@ -115,7 +115,7 @@ def list_workspace_files(
 ) -> FileList:
     """List a directory of the workspace, or find files by name with a pattern.
 
-    Links are shown, not followed. A recursive list comes to `.git` last.
+    Links are shown, not followed.
     """
     return call.engine.files.list(
         call, workspace_id, path, recursive=recursive, pattern=pattern, limit=limit, offset=offset

@@ -76,7 +76,6 @@ def delete_snapshot(call: Call[Engine], workspace_id: WorkspaceRef, snapshot_nam
 def reset_workspace(call: Call[Engine], workspace_id: WorkspaceRef, *, snapshot: ResetTo = BASELINE) -> ResetWorkspace:
     """Throw the whole sandbox away, build it again, and restore /workspace from a snapshot.
 
-    What ran in it ends, what was installed in it is gone, and its command history is cleared. A reset that fails
-    leaves the workspace as it was.
+    What ran in it ends, what was installed in it is gone, and its command history is cleared.
     """
     return call.engine.snapshots.reset(call, workspace_id, snapshot)

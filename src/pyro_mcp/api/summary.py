@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 def summarize_workspace(call: Call[Engine], workspace_id: WorkspaceRef) -> WorkspaceSummary:
     """Show on one page what happened in a workspace since its last reset, for whoever reviews the work.
 
-    What ran, failures first; what changed; what was written, imported and exported. A stopped workspace is not started
-    for it.
+    What ran, failures first; what changed; what was written, imported and exported.
     """
     return call.engine.summaries.summarize(call, workspace_id)

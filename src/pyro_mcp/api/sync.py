@@ -37,6 +37,6 @@ def push_workspace_sync(
     """Copy a directory, an archive or a file of the host into the workspace, all of it or nothing.
 
     An archive is unpacked, any other file keeps its name. Directories are merged, equal files left alone. Links are
-    stored, not followed; sockets, pipes and devices are left out and listed. The baseline stays what it was.
+    stored, not followed; sockets, pipes and devices are left out and listed.
     """
     return call.engine.files.push(call, workspace_id, source_path, dest)
