@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
+import msgspec
 import pytest
 
 from pyro_mcp.api.run import run_in_vm
@@ -11,7 +12,7 @@ from pyro_mcp.api.vm import status_vm
 from pyro_mcp.errors import InvalidArgument, ProtocolError
 from pyro_mcp.model.process import Cleanup, RunResult
 from pyro_mcp.operations.call import Call
-from pyro_mcp.operations.encode import decode, encode, schema
+from pyro_mcp.operations.encode import decode, encode
 from pyro_mcp.operations.fields import Param
 from pyro_mcp.operations.operation import Effects, Operation, operation
 from pyro_mcp.operations.validate import json_type
@@ -31,6 +32,14 @@ RESULT = RunResult(
     environment="debian:12",
     cleanup=Cleanup(deleted=True, reason="one-shot"),
 )
+
+
+def schema(kind: Any) -> dict[str, Any]:
+    """The JSON schema of `kind`, which msgspec refuses to give of what it cannot check."""
+    document = msgspec.json.schema(kind)
+    name = document.get("$ref", "").rpartition("/")[2]
+    found: dict[str, Any] = document["$defs"][name] if name else document
+    return found
 
 
 @pytest.mark.parametrize("verb", VERBS, ids=lambda verb: verb.name)
