@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent / "support"))
+HERE = Path(__file__).parent
+sys.path[:0] = [str(HERE / "support"), str(HERE.parent / "tests" / "surface" / "support")]
 
 
 @pytest.fixture(scope="session")

@@ -7,41 +7,31 @@ conversation is, so nothing is remembered between requests; after the last step 
 from __future__ import annotations
 
 import json
-import threading
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
+
+from scripted_server import ScriptedServer
 
 Step = tuple[str, dict[str, Any] | str]
 
 
 @dataclass
-class ScriptedOpenAI:
+class ScriptedOpenAI(ScriptedServer):
     """Use as a context manager. `answers` are those of the tools in the longest conversation."""
 
     steps: list[Step]
     answers: list[Any] = field(default_factory=list)
     tools: list[str] = field(default_factory=list)
 
-    def __enter__(self) -> ScriptedOpenAI:
-        scripted = self
-
-        class Handler(_Handler):
-            script = scripted
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._server.shutdown()
-        self._server.server_close()
+    @property
+    def handler(self) -> type[BaseHTTPRequestHandler]:
+        return _Handler
 
     @property
     def environ(self) -> dict[str, str]:
         """What makes the `openai` package, and those that use it, ask this server."""
-        url = f"http://127.0.0.1:{self._server.server_port}/v1"
+        url = f"{self.url}/v1"
         return {"OPENAI_BASE_URL": url, "OPENAI_API_BASE": url, "OPENAI_API_KEY": "none", "OPENAI_MODEL": "scripted"}
 
     def next_step(self, answers: list[Any]) -> tuple[str, str] | None:
@@ -54,7 +44,7 @@ class ScriptedOpenAI:
 
 
 class _Handler(BaseHTTPRequestHandler):
-    script: ScriptedOpenAI
+    scripted: ScriptedOpenAI
 
     def log_message(self, *_: object) -> None:
         """Tests have a terminal of their own."""
@@ -63,7 +53,7 @@ class _Handler(BaseHTTPRequestHandler):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         assert not body.get("stream")
         shape = {"/v1/responses": _response, "/v1/chat/completions": _completion}[self.path]
-        data = json.dumps(shape(self.script, body)).encode()
+        data = json.dumps(shape(self.scripted, body)).encode()
         self.send_response(200)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(data)))

@@ -10,8 +10,10 @@ import json
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
+
+from scripted_server import ScriptedServer
 
 Step = tuple[str, dict[str, Any]]
 
@@ -25,31 +27,16 @@ class Seen:
 
 
 @dataclass
-class ScriptedModel:
+class ScriptedModel(ScriptedServer):
     """Use as a context manager; `steps` name a tool by the end of its name."""
 
     steps: list[Step]
     seen: list[Seen] = field(default_factory=list)
     answered: threading.Condition = field(default_factory=threading.Condition)
 
-    def __enter__(self) -> ScriptedModel:
-        model = self
-
-        class Handler(_Handler):
-            script = model
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-
     @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self._server.server_port}"
+    def handler(self) -> type[BaseHTTPRequestHandler]:
+        return _Handler
 
     @property
     def answers(self) -> list[str]:
@@ -78,7 +65,7 @@ class ScriptedModel:
 
 
 class _Handler(BaseHTTPRequestHandler):
-    script: ScriptedModel
+    scripted: ScriptedModel
     protocol_version = "HTTP/1.1"
 
     def log_message(self, *_: Any) -> None:
@@ -95,7 +82,7 @@ class _Handler(BaseHTTPRequestHandler):
         path = self.path.partition("?")[0]
         for end, talk in (("/responses", _responses), ("/messages", _messages), ("/chat/completions", _completions)):
             if path.endswith(end):
-                events = "".join(talk(self.script, body))
+                events = "".join(talk(self.scripted, body))
                 return self._send(200, events.encode(), "text/event-stream")
         if path.endswith("/count_tokens"):
             return self._send(200, b'{"input_tokens": 10}', "application/json")

@@ -6,11 +6,12 @@ It answers `/api/chat` with one message of the script after the other, the last 
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
+
+from scripted_server import ScriptedServer
 
 Reply = Callable[[BaseHTTPRequestHandler], None]
 
@@ -27,31 +28,16 @@ def calls(*arguments: Any, name: str = "vm_run") -> dict[str, Any]:
 
 
 @dataclass
-class ScriptedOllama:
+class ScriptedOllama(ScriptedServer):
     """Use as a context manager. `models` maps a name to its capabilities; a reply is a message or writes by itself."""
 
     script: list[dict[str, Any] | Reply]
     models: dict[str, list[str]] = field(default_factory=lambda: {"qwen3:8b": ["completion", "tools"]})
     chats: list[dict[str, Any]] = field(default_factory=list)
 
-    def __enter__(self) -> ScriptedOllama:
-        scripted = self
-
-        class Handler(_Handler):
-            server_script = scripted
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-
     @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self._server.server_port}"
+    def handler(self) -> type[BaseHTTPRequestHandler]:
+        return _Handler
 
 
 def answer(handler: BaseHTTPRequestHandler, status: int, body: Any, kind: str = "application/json") -> None:
@@ -65,7 +51,7 @@ def answer(handler: BaseHTTPRequestHandler, status: int, body: Any, kind: str = 
 
 
 class _Handler(BaseHTTPRequestHandler):
-    server_script: ScriptedOllama
+    scripted: ScriptedOllama
 
     def log_message(self, *_: object) -> None:
         """Tests have a terminal of their own."""
@@ -73,12 +59,12 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         if self.path != "/api/tags":
             return answer(self, 404, b"404 page not found", "text/plain")
-        listed = [{"name": name, "model": name, "details": {}} for name in self.server_script.models]
+        listed = [{"name": name, "model": name, "details": {}} for name in self.scripted.models]
         return answer(self, 200, {"models": listed})
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        known = self.server_script.models.get(body["model"])
+        known = self.scripted.models.get(body["model"])
         if self.path not in ("/api/chat", "/api/show"):
             answer(self, 404, b"404 page not found", "text/plain")
         elif known is None:
@@ -91,7 +77,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._chat(body)
 
     def _chat(self, body: dict[str, Any]) -> None:
-        script = self.server_script
+        script = self.scripted
         assert body["stream"] is False
         script.chats.append(body)
         reply = script.script[min(len(script.chats), len(script.script)) - 1]
